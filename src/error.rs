@@ -1,0 +1,112 @@
+//! The one error type: every failure names the operation, what was expected and what came.
+//!
+//! Nothing here prints or exits; the command-line program maps every error to exit code 2.
+
+use std::path::{Path, PathBuf};
+
+/// What the software driver is called where no GPU is found.
+pub const INSTALL_HINT: &str = "on Debian or Ubuntu install Mesa's software driver: \
+     apt-get install -y --no-install-recommends mesa-vulkan-drivers libvulkan1 (scripts/with-gpu does it)";
+
+/// Any failure of the library.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The machine offers no adapter that can run compute shaders.
+    #[error("no GPU adapter found (looked for Vulkan, Metal and DX12); {INSTALL_HINT}")]
+    NoAdapter,
+    /// `--adapter` named something that does not exist.
+    #[error("adapter `{wanted}` not found; available: {available}")]
+    UnknownAdapter {
+        /// What was asked for: a part of a name, or an index.
+        wanted: String,
+        /// The adapters that exist, as `index: name`.
+        available: String,
+    },
+    /// The device failed: lost, out of memory, or a validation error (a bug of ours).
+    #[error("GPU device: {0}")]
+    Device(String),
+    /// An operation got operands whose shapes do not fit each other.
+    #[error("{op}: expected {expected}, got {got}")]
+    Shape {
+        /// The operation, e.g. `gemm`.
+        op: &'static str,
+        /// What it needs.
+        expected: String,
+        /// What it was given.
+        got: String,
+    },
+    /// A kernel's WGSL, its bindings or its parameters do not agree with the launch.
+    #[error("kernel {kernel}: {message}")]
+    Kernel {
+        /// The kernel's name.
+        kernel: String,
+        /// What does not agree.
+        message: String,
+    },
+    /// A setting is impossible or unknown.
+    #[error("config: {field}: {message}")]
+    Config {
+        /// The setting, as written in `config.toml`, e.g. `model.top_k`.
+        field: String,
+        /// What was expected and what came.
+        message: String,
+    },
+    /// The training or evaluation text cannot be used.
+    #[error("data: {0}")]
+    Data(String),
+    /// A file could not be read or written.
+    #[error("{action} {}: {source}", path.display())]
+    Io {
+        /// What was being done, e.g. `writing`.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A checkpoint or run folder is damaged or belongs to something else.
+    #[error("checkpoint {}: {message}", path.display())]
+    Checkpoint {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A number that must be finite is not.
+    #[error("step {step}: {what} is {value}; training stopped, the last good checkpoint is kept")]
+    NotFinite {
+        /// The step, counted from 1.
+        step: u64,
+        /// Which number.
+        what: &'static str,
+        /// Its value: NaN or infinite.
+        value: f32,
+    },
+}
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// A [`Error::Shape`].
+    pub fn shape(op: &'static str, expected: impl Into<String>, got: impl Into<String>) -> Self {
+        Error::Shape { op, expected: expected.into(), got: got.into() }
+    }
+
+    /// A [`Error::Config`].
+    pub fn config(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Error::Config { field: field.into(), message: message.into() }
+    }
+
+    /// A [`Error::Checkpoint`].
+    pub fn checkpoint(path: &Path, message: impl Into<String>) -> Self {
+        Error::Checkpoint { path: path.to_owned(), message: message.into() }
+    }
+
+    /// Turns an [`std::io::Error`] into an [`Error::Io`]: `.map_err(Error::io("reading", path))`.
+    pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.to_owned();
+        move |source| Error::Io { action, path, source }
+    }
+}

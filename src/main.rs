@@ -1,0 +1,3 @@
+//! The `sdmoe` program.
+
+fn main() {}

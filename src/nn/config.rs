@@ -1,0 +1,343 @@
+//! The model's and the spectral decoupling's settings, with their presets and their checks.
+//!
+//! Symbols: `d` model width, `f` expert hidden width, `E` routed experts, `K` experts a token, `k` common rank.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// Shape of a decoder-only Mixture-of-Experts language model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelConfig {
+    /// Number of distinct tokens; 256 for bytes.
+    pub vocab: usize,
+    /// Model width *d*.
+    pub d_model: usize,
+    /// Decoder layers.
+    pub layers: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key/value heads; divides `heads` (grouped-query attention).
+    pub kv_heads: usize,
+    /// Width of one head; even, because RoPE turns pairs.
+    pub head_dim: usize,
+    /// RoPE base frequency.
+    pub rope_theta: f32,
+    /// Added to the mean square in RMSNorm.
+    pub norm_eps: f32,
+    /// Whether the output head is the embedding, transposed.
+    pub tied_head: bool,
+    /// The Mixture-of-Experts layer.
+    pub moe: MoeConfig,
+}
+
+/// How a token's expert scores come from its router logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Score {
+    /// Softmax over all experts (Qwen, Mixtral, DeepSeek-V2).
+    Softmax,
+    /// Sigmoid of each logit (DeepSeek-V3).
+    Sigmoid,
+}
+
+/// Which experts a token visits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Routing {
+    /// The `top_k` experts of highest score; ties go to the lower index. No token is dropped.
+    TopK,
+    /// All experts, weighted by their scores.
+    Soft,
+}
+
+/// The always-on expert beside the routed ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SharedGate {
+    /// Added as it is (DeepSeek).
+    None,
+    /// Multiplied by `sigmoid(x w)` (Qwen).
+    Sigmoid,
+}
+
+/// Settings of the Mixture-of-Experts layer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MoeConfig {
+    /// Routed experts *E*.
+    pub experts: usize,
+    /// Experts a token visits, *K*; with soft routing it must equal `experts`.
+    pub top_k: usize,
+    /// Hidden width *f* of a routed expert.
+    pub d_expert: usize,
+    /// Hidden width of the shared expert; 0 for none.
+    pub d_shared: usize,
+    /// Gate of the shared expert.
+    pub shared_gate: SharedGate,
+    /// Scores from logits.
+    pub score: Score,
+    /// Top-K or soft.
+    pub routing: Routing,
+    /// Whether the K combine weights are renormalised to sum 1 (Mixtral).
+    pub renormalize: bool,
+    /// Factor on the combine weights (DeepSeek's `routed_scaling_factor`).
+    pub scaling: f32,
+    /// Weight of the load-balance loss `E * sum_e f_e P_e`; 0 turns it off.
+    pub balance_loss: f32,
+    /// Weight of the router z-loss `mean(logsumexp(logits)^2)`; 0 turns it off.
+    pub z_loss: f32,
+    /// Step of the loss-free bias balancing (DeepSeek-V3): each step adds it, with the sign of the missing load,
+    /// to a bias that only the choice of experts sees; 0 turns it off.
+    pub balance_bias: f32,
+}
+
+/// What a basis refresh does with the parts of `W_u` that the turned basis has uncovered (METHOD: the paper is silent).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Realign {
+    /// Nothing, as published.
+    None,
+    /// `W_u,i` is projected back into the double orthogonal complement.
+    Project,
+    /// As `project`, and the experts' mean of the removed parts is added to `W_c`, so that the function changes least.
+    Absorb,
+}
+
+/// How the gradient is split; both forms agree to rounding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GradientForm {
+    /// Direct above `T_e = 1.33 m n / (m + n)` routed tokens per expert and step, token-space below.
+    Auto,
+    /// Skinny products with the finished weight gradient.
+    Direct,
+    /// Projections of the activations and output gradients before the weight-gradient product.
+    TokenSpace,
+}
+
+/// An expert's three matrices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExpertMatrix {
+    /// `W_gate: d x f`.
+    Gate,
+    /// `W_up: d x f`.
+    Up,
+    /// `W_down: f x d`.
+    Down,
+}
+
+impl ExpertMatrix {
+    /// All three, in the order of their names in a checkpoint.
+    pub const ALL: [ExpertMatrix; 3] = [ExpertMatrix::Gate, ExpertMatrix::Up, ExpertMatrix::Down];
+
+    /// `gate`, `up` or `down`.
+    pub fn name(self) -> &'static str {
+        match self {
+            ExpertMatrix::Gate => "gate",
+            ExpertMatrix::Up => "up",
+            ExpertMatrix::Down => "down",
+        }
+    }
+}
+
+/// Settings of the spectral decoupling (SD-MoE, arXiv 2602.12556).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SpectralConfig {
+    /// Whether the routed experts are decoupled at all.
+    pub enabled: bool,
+    /// Rank *k* of the shared bases U and V; 8 in the paper. 0 leaves plain MoE.
+    pub rank: usize,
+    /// Steps between two refreshes of the bases; 16 in the paper.
+    pub refresh_every: u64,
+    /// What a refresh does with `W_u` (the paper does not say).
+    pub realign: Realign,
+    /// Whether the optimizer's update is projected like the gradient was (the paper does not say).
+    pub project_update: bool,
+    /// Which of the experts' matrices are decoupled.
+    pub matrices: Vec<ExpertMatrix>,
+    /// Which form of the gradient split runs.
+    pub gradient_form: GradientForm,
+    /// Oversampling *p* of the randomized SVD.
+    pub oversampling: usize,
+    /// Power iterations *q* of the randomized SVD.
+    pub power_iterations: usize,
+    /// The paper's choices in one word: overrides `realign` with `none` and `project_update` with `false`.
+    pub as_published: bool,
+}
+
+impl Default for ModelConfig {
+    fn default() -> Self {
+        Preset::Tiny.model()
+    }
+}
+
+impl Default for MoeConfig {
+    fn default() -> Self {
+        Self {
+            experts: 8,
+            top_k: 2,
+            d_expert: 128,
+            d_shared: 128,
+            shared_gate: SharedGate::None,
+            score: Score::Softmax,
+            routing: Routing::TopK,
+            renormalize: true,
+            scaling: 1.0,
+            balance_loss: 0.01,
+            z_loss: 0.001,
+            balance_bias: 0.0,
+        }
+    }
+}
+
+impl Default for SpectralConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            rank: 8,
+            refresh_every: 16,
+            realign: Realign::Absorb,
+            project_update: true,
+            matrices: ExpertMatrix::ALL.to_vec(),
+            gradient_form: GradientForm::Auto,
+            oversampling: 8,
+            power_iterations: 2,
+            as_published: false,
+        }
+    }
+}
+
+/// Named model sizes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Preset {
+    /// d = 128, 4 layers, 8 experts top-2 and a shared one: minutes on a software driver.
+    Tiny,
+    /// d = 256, 4 layers, 8.0M parameters: the shape that the benchmarks use.
+    Small,
+    /// d = 512, 8 layers, 16 experts: for a GPU.
+    Base,
+}
+
+impl Preset {
+    /// The preset's model.
+    pub fn model(self) -> ModelConfig {
+        let (d, layers, heads, kv_heads, experts, f) = match self {
+            Preset::Tiny => (128, 4, 4, 2, 8, 128),
+            Preset::Small => (256, 4, 8, 4, 8, 256),
+            Preset::Base => (512, 8, 8, 4, 16, 512),
+        };
+        ModelConfig {
+            vocab: 256,
+            d_model: d,
+            layers,
+            heads,
+            kv_heads,
+            head_dim: d / heads,
+            rope_theta: 10_000.0,
+            norm_eps: 1e-6,
+            tied_head: true,
+            moe: MoeConfig { experts, d_expert: f, d_shared: f, ..MoeConfig::default() },
+        }
+    }
+}
+
+fn require(ok: bool, field: &str, message: impl FnOnce() -> String) -> Result<()> {
+    if ok { Ok(()) } else { Err(Error::config(field, message())) }
+}
+
+impl ModelConfig {
+    /// Checks that the sizes fit each other.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names the first setting that is impossible, what it needs and what it is.
+    pub fn validate(&self) -> Result<()> {
+        for (field, value) in [
+            ("model.vocab", self.vocab),
+            ("model.d_model", self.d_model),
+            ("model.layers", self.layers),
+            ("model.heads", self.heads),
+            ("model.kv_heads", self.kv_heads),
+            ("model.head_dim", self.head_dim),
+            ("model.moe.experts", self.moe.experts),
+            ("model.moe.top_k", self.moe.top_k),
+            ("model.moe.d_expert", self.moe.d_expert),
+        ] {
+            require(value >= 1, field, || "expected at least 1, got 0".into())?;
+        }
+        require(self.heads % self.kv_heads == 0, "model.kv_heads", || {
+            format!("expected a divisor of model.heads = {}, got {}", self.heads, self.kv_heads)
+        })?;
+        require(self.head_dim % 2 == 0, "model.head_dim", || {
+            format!("expected an even number (RoPE turns pairs), got {}", self.head_dim)
+        })?;
+        require(self.head_dim <= 128, "model.head_dim", || {
+            format!("expected at most 128 (the attention kernel's register budget), got {}", self.head_dim)
+        })?;
+        require(self.rope_theta > 0.0 && self.rope_theta.is_finite(), "model.rope_theta", || {
+            format!("expected a positive number, got {}", self.rope_theta)
+        })?;
+        require(self.norm_eps > 0.0 && self.norm_eps.is_finite(), "model.norm_eps", || {
+            format!("expected a positive number, got {}", self.norm_eps)
+        })?;
+        self.moe.validate()
+    }
+}
+
+impl MoeConfig {
+    fn validate(&self) -> Result<()> {
+        require(self.top_k <= self.experts, "model.moe.top_k", || {
+            format!("expected at most model.moe.experts = {}, got {}", self.experts, self.top_k)
+        })?;
+        require(self.routing == Routing::TopK || self.top_k == self.experts, "model.moe.top_k", || {
+            format!("soft routing visits every expert: expected {}, got {}", self.experts, self.top_k)
+        })?;
+        require(self.experts <= 1024, "model.moe.experts", || format!("expected at most 1024, got {}", self.experts))?;
+        require(self.top_k <= 64, "model.moe.top_k", || format!("expected at most 64, got {}", self.top_k))?;
+        for (field, value) in [
+            ("model.moe.scaling", self.scaling),
+            ("model.moe.balance_loss", self.balance_loss),
+            ("model.moe.z_loss", self.z_loss),
+            ("model.moe.balance_bias", self.balance_bias),
+        ] {
+            require(value >= 0.0 && value.is_finite(), field, || format!("expected a number >= 0, got {value}"))?;
+        }
+        Ok(())
+    }
+}
+
+impl SpectralConfig {
+    /// The settings that hold: `as_published` applied.
+    pub fn resolved(&self) -> Self {
+        let mut c = self.clone();
+        if c.as_published {
+            c.realign = Realign::None;
+            c.project_update = false;
+        }
+        c
+    }
+
+    /// Whether `matrix` is decoupled.
+    pub fn covers(&self, matrix: ExpertMatrix) -> bool {
+        self.enabled && self.rank > 0 && self.matrices.contains(&matrix)
+    }
+
+    /// Checks the settings against a model.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the rank does not fit the expert matrices or an interval is zero.
+    pub fn validate(&self, model: &ModelConfig) -> Result<()> {
+        let limit = model.d_model.min(model.moe.d_expert);
+        require(self.rank <= limit, "spectral.rank", || {
+            format!("expected at most min(d_model, d_expert) = {limit}, got {}", self.rank)
+        })?;
+        require(self.rank + self.oversampling <= 64, "spectral.oversampling", || {
+            format!("expected rank + oversampling <= 64, got {}", self.rank + self.oversampling)
+        })?;
+        require(self.refresh_every >= 1, "spectral.refresh_every", || "expected at least 1, got 0".into())
+    }
+}

@@ -1,0 +1,3 @@
+//! Layers and the model they make.
+
+pub mod config;
