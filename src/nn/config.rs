@@ -269,10 +269,10 @@ impl ModelConfig {
         ] {
             require(value >= 1, field, || "expected at least 1, got 0".into())?;
         }
-        require(self.heads % self.kv_heads == 0, "model.kv_heads", || {
+        require(self.heads.is_multiple_of(self.kv_heads), "model.kv_heads", || {
             format!("expected a divisor of model.heads = {}, got {}", self.heads, self.kv_heads)
         })?;
-        require(self.head_dim % 2 == 0, "model.head_dim", || {
+        require(self.head_dim.is_multiple_of(2), "model.head_dim", || {
             format!("expected an even number (RoPE turns pairs), got {}", self.head_dim)
         })?;
         require(self.head_dim <= 128, "model.head_dim", || {

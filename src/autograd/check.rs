@@ -1,0 +1,156 @@
+//! One check for every op: its forward against its f64 reference, its backward against the reference's central
+//! differences.
+//!
+//! With `L = <w, f(x)>` for random `w`, the gradient that the device gives for input `x` is compared with
+//! `(L(x + h d) - L(x - h d)) / 2h` along random directions `d`, and along each axis where the input is small.
+
+use super::{Array, Op, Tape};
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::tensor::Tensor;
+
+/// An input of the op under test.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Differentiated.
+    Tracked(Array),
+    /// f32, not differentiated.
+    Frozen(Array),
+    /// u32 indices.
+    Index(Array),
+}
+
+impl Input {
+    fn array(&self) -> &Array {
+        match self {
+            Input::Tracked(a) | Input::Frozen(a) | Input::Index(a) => a,
+        }
+    }
+}
+
+/// How far device and reference may differ, in units of the largest absolute value of what is compared.
+#[derive(Clone, Copy, Debug)]
+pub struct Tolerance {
+    /// Of the output.
+    pub forward: f64,
+    /// Of a directional derivative, relative to `|gradient| |direction|`.
+    pub backward: f64,
+}
+
+impl Default for Tolerance {
+    /// A few dozen rounding errors of f32 (6e-8 each).
+    fn default() -> Self {
+        Self { forward: 2e-6, backward: 5e-6 }
+    }
+}
+
+/// Axis-aligned directions are tried for inputs of at most this many elements.
+const SMALL: usize = 48;
+/// Random directions for each input.
+const DIRECTIONS: u64 = 4;
+
+/// Compares `got` with `want`; the message names the worst element.
+///
+/// # Errors
+/// A description of the largest difference, when it exceeds `tolerance * max |want|`, or of a shape mismatch or a
+/// number that is not finite.
+pub fn compare(what: &str, got: &[f32], want: &Array, tolerance: f64) -> Result<(), String> {
+    if got.len() != want.data.len() {
+        return Err(format!("{what}: {} elements, expected {:?}", got.len(), want.shape));
+    }
+    let scale = want.max_abs();
+    let worst = got
+        .iter()
+        .zip(&want.data)
+        .map(|(&g, &w)| if g.is_finite() { (f64::from(g) - w).abs() } else { f64::INFINITY })
+        .enumerate()
+        .max_by(|a, b| a.1.total_cmp(&b.1));
+    match worst {
+        Some((i, error)) if error > tolerance * scale + 1e-30 => Err(format!(
+            "{what} of {:?}: element {i} is {}, expected {}; off by {error:.3e}, allowed {:.3e}",
+            want.shape,
+            got[i],
+            want.data[i],
+            tolerance * scale
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Checks forward and backward of `op`.
+///
+/// # Errors
+/// A description of the first failure; a device error as text.
+pub async fn check(
+    gpu: &Gpu,
+    op: impl Op + 'static,
+    inputs: &[Input],
+    tolerance: Tolerance,
+    seed: u64,
+) -> Result<(), String> {
+    let arrays: Vec<Array> = inputs.iter().map(|i| i.array().clone()).collect();
+    let want = op.reference(&arrays);
+    let name = op.name();
+    let fail = |e: crate::Error| format!("{name}: {e}");
+
+    // The op moves to the tape; the reference is needed after: keep what it gives at the displaced points first.
+    let weights = Array::random(&want.shape, seed ^ 0x5eed);
+    let loss = |arrays: &[Array]| op.reference(arrays).dot(&weights);
+    let mut derivatives = Vec::new();
+    for (i, input) in inputs.iter().enumerate() {
+        let Input::Tracked(x) = input else { continue };
+        for d in directions(x, seed.wrapping_add(i as u64)) {
+            let h = 1e-5 * x.max_abs().max(1e-3) / d.max_abs().max(1e-30);
+            let shifted = |sign: f64| {
+                let mut moved = arrays.clone();
+                moved[i] = x.zip(&d, |a, b| a + sign * h * b);
+                loss(&moved)
+            };
+            derivatives.push((i, (shifted(1.0) - shifted(-1.0)) / (2.0 * h), d));
+        }
+    }
+
+    let mut tape = Tape::new(gpu);
+    let mut vars = Vec::new();
+    for input in inputs {
+        let a = input.array();
+        let var = match input {
+            Input::Index(_) => tape.constant(&Tensor::from_u32(gpu, &a.shape, &a.to_u32()).map_err(fail)?),
+            Input::Frozen(_) => tape.constant(&Tensor::from_f32(gpu, &a.shape, &a.to_f32()).map_err(fail)?),
+            Input::Tracked(_) => tape.variable(&Tensor::from_f32(gpu, &a.shape, &a.to_f32()).map_err(fail)?),
+        };
+        vars.push(var);
+    }
+    let output = tape.apply(op, &vars).map_err(fail)?;
+    let got = tape.value(output).to_f32().await.map_err(fail)?;
+    compare(&format!("{name} forward (seed {seed})"), &got, &want, tolerance.forward)?;
+
+    let dy = Tensor::from_f32(gpu, tape.value(output).shape(), &weights.to_f32()).map_err(fail)?;
+    let gradients = tape.backward(&[(output, dy)]).map_err(fail)?;
+    let mut host: Vec<Option<Array>> = vec![None; inputs.len()];
+    for (i, (input, var)) in inputs.iter().zip(&vars).enumerate() {
+        if let (Input::Tracked(x), Some(gradient)) = (input, gradients.of(*var)) {
+            host[i] = Some(Array::from_f32(&x.shape, &gradient.to_f32().await.map_err(fail)?));
+        }
+    }
+    for (i, want, d) in derivatives {
+        let gradient = host[i].as_ref().ok_or_else(|| format!("{name}: no gradient for input {i}"))?;
+        let got = gradient.dot(&d);
+        let allowed = tolerance.backward * gradient.norm() * d.norm() + 1e-7 * want.abs() + 1e-9;
+        if !(got - want).abs().le(&allowed) {
+            return Err(format!(
+                "{name} backward (seed {seed}), input {i} of {:?}: derivative {got}, expected {want}; allowed {allowed:.3e}",
+                gradient.shape
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn directions(x: &Array, seed: u64) -> Vec<Array> {
+    let mut all: Vec<Array> = (0..DIRECTIONS).map(|k| Array::random(&x.shape, seed * 31 + k)).collect();
+    if x.data.len() <= SMALL {
+        all.extend((0..x.data.len()).map(|j| Array::from_fn(&x.shape, |i| f64::from(u8::from(i == j)))));
+    }
+    all
+}

@@ -1,0 +1,134 @@
+//! A launch: a kernel with its buffers, bound by the WGSL variable's name, and its parameters.
+
+use super::kernel::{Kernel, KernelParams, ParamScalar};
+use super::pool::BufferSlice;
+use super::recorder::grid;
+use super::reflect::BindingKind;
+use super::{Gpu, lock};
+use crate::error::{Error, Result};
+
+type Fields = &'static [(&'static str, ParamScalar)];
+
+/// A dispatch being put together. The WGSL variable of the parameters is named `params`.
+#[must_use = "nothing is recorded until `run`"]
+pub struct Launch<'a> {
+    kernel: &'static Kernel,
+    constants: Vec<(&'static str, f64)>,
+    params: Option<(&'a [u8], Fields)>,
+    bindings: Vec<(&'static str, BufferSlice, bool)>,
+    groups: u64,
+}
+
+impl<'a> Launch<'a> {
+    /// A launch of `kernel` with one workgroup.
+    pub fn new(kernel: &'static Kernel) -> Self {
+        Self { kernel, constants: Vec::new(), params: None, bindings: Vec::with_capacity(8), groups: 1 }
+    }
+
+    /// Sets an `override` constant; each combination is a pipeline of its own.
+    pub fn constant(mut self, name: &'static str, value: impl Into<f64>) -> Self {
+        self.constants.push((name, value.into()));
+        self
+    }
+
+    /// Sets the parameters.
+    pub fn params<P: KernelParams>(mut self, params: &'a P) -> Self {
+        self.params = Some((bytemuck::bytes_of(params), P::FIELDS));
+        self
+    }
+
+    /// Binds `slice` to the `var<storage, read>` called `name`.
+    pub fn read(mut self, name: &'static str, slice: impl Into<BufferSlice>) -> Self {
+        self.bindings.push((name, slice.into(), false));
+        self
+    }
+
+    /// Binds `slice` to the `var<storage, read_write>` called `name`.
+    pub fn write(mut self, name: &'static str, slice: impl Into<BufferSlice>) -> Self {
+        self.bindings.push((name, slice.into(), true));
+        self
+    }
+
+    /// Sets the number of workgroups. They are laid out in two dimensions where one does not suffice, so a kernel finds
+    /// its number by `workgroup_index` of `lib/grid.wgsl` and leaves when it is past its last.
+    pub fn workgroups(mut self, groups: impl TryInto<u64>) -> Self {
+        self.groups = groups.try_into().unwrap_or(u64::MAX);
+        self
+    }
+
+    /// As many workgroups of `size` threads as `threads` need.
+    pub fn threads(self, threads: usize, size: u32) -> Self {
+        self.workgroups(threads.div_ceil(size as usize))
+    }
+
+    fn fail(&self, message: String) -> Error {
+        Error::Kernel { kernel: self.kernel.name.into(), message }
+    }
+
+    /// Records the dispatch. No workgroups is no dispatch.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] when a binding is missing, unknown, of the wrong access, too large or misaligned, or when the
+    /// parameters do not match the WGSL struct; [`Error::Device`] when the device has failed.
+    pub fn run(self, gpu: &Gpu) -> Result<()> {
+        if self.groups == 0 {
+            return Ok(());
+        }
+        let groups = grid(self.groups, gpu.0.device.limits().max_compute_workgroups_per_dimension)?;
+        let mut state = lock(&gpu.0.state);
+        let pipeline = state.pipeline(&gpu.0.device, self.kernel, &self.constants)?;
+        let mut slices = Vec::with_capacity(self.bindings.len());
+        let mut uniform = false;
+        for binding in &pipeline.reflection.bindings {
+            if let BindingKind::Uniform { fields, .. } = &binding.kind {
+                uniform = true;
+                self.check_params(&binding.name, fields)?;
+                continue;
+            }
+            let found = self.bindings.iter().find(|(name, ..)| *name == binding.name);
+            let (_, slice, write) =
+                found.ok_or_else(|| self.fail(format!("expected a buffer for `{}`, got none", binding.name)))?;
+            if *write != (binding.kind == BindingKind::Write) {
+                let (wants, got) = if *write { ("read", "write") } else { ("read_write", "read") };
+                return Err(self.fail(format!("`{}` is var<storage, {wants}>, bound by {got}()", binding.name)));
+            }
+            self.check_slice(gpu, &binding.name, slice)?;
+            slices.push(slice);
+        }
+        if slices.len() != self.bindings.len() || self.params.is_some() != uniform {
+            let known = pipeline.reflection.bindings.iter().map(|b| b.name.as_str()).collect::<Vec<_>>();
+            let got = self.bindings.iter().map(|(name, ..)| *name).collect::<Vec<_>>();
+            let params = if self.params.is_some() { " and params" } else { "" };
+            return Err(self.fail(format!("expected bindings {known:?}, got {got:?}{params}")));
+        }
+        state.dispatch(&gpu.0.device, &pipeline, self.params.map(|(bytes, _)| bytes), &slices, groups);
+        drop(state);
+        gpu.flush_if_full()
+    }
+
+    fn check_params(&self, name: &str, fields: &[(String, ParamScalar)]) -> Result<()> {
+        let Some((_, own)) = self.params else {
+            return Err(self.fail(format!("expected parameters for `{name}`, got none")));
+        };
+        let same = name == "params"
+            && own.len() == fields.len()
+            && own.iter().zip(fields).all(|(a, b)| a.0 == b.0 && a.1 == b.1);
+        if same { Ok(()) } else { Err(self.fail(format!("`{name}`: WGSL has {fields:?}, Rust has {own:?}"))) }
+    }
+
+    fn check_slice(&self, gpu: &Gpu, name: &str, slice: &BufferSlice) -> Result<()> {
+        let (limit, alignment) = (gpu.max_binding_bytes(), gpu.offset_alignment());
+        if slice.size > limit {
+            return Err(self.fail(format!("`{name}`: expected at most {limit} bytes, got {}", slice.size)));
+        }
+        if !slice.offset.is_multiple_of(alignment) {
+            return Err(
+                self.fail(format!("`{name}`: expected a multiple of {alignment} as offset, got {}", slice.offset))
+            );
+        }
+        if slice.size == 0 {
+            return Err(self.fail(format!("`{name}`: expected at least one element, got none")));
+        }
+        Ok(())
+    }
+}

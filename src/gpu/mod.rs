@@ -1,0 +1,317 @@
+//! The device: adapter choice, kernels bound by name, one recorder of commands, pooled buffers, timing.
+//!
+//! A [`Gpu`] is a cheap handle. Work is *recorded* by [`Launch::run`] and friends, and reaches the queue in a few
+//! submissions of bounded length ([`Gpu::flush`]). Nothing here blocks; reading back is a future. Nothing here knows
+//! what a tensor or a layer is.
+
+mod adapter;
+mod kernel;
+mod launch;
+mod pool;
+mod profile;
+mod readback;
+mod recorder;
+mod reflect;
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+pub use adapter::{AdapterChoice, AdapterReport, Tier, adapters};
+pub use kernel::{Kernel, KernelParams, ParamScalar, ScalarType};
+pub use launch::Launch;
+pub use pool::{Buffer, BufferSlice};
+pub use profile::KernelTime;
+pub use readback::Readback;
+pub use reflect::{Binding, BindingKind, Reflection, compose, reflect};
+
+use crate::error::{Error, Result};
+
+/// What the library counts; after the first steps of a training run only `dispatches` and `submissions` still grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// GPU buffers created, staging buffers included.
+    pub buffers_created: u64,
+    /// Bind groups created.
+    pub bind_groups_created: u64,
+    /// Compute pipelines compiled.
+    pub pipelines_created: u64,
+    /// Times the host waited for the device.
+    pub waits: u64,
+    /// Dispatches recorded.
+    pub dispatches: u64,
+    /// Submissions to the queue.
+    pub submissions: u64,
+    /// Bytes of all live buffers, pooled ones included.
+    pub bytes_allocated: u64,
+    /// The most that `bytes_allocated` has been.
+    pub peak_bytes: u64,
+}
+
+/// How to open a device.
+#[derive(Clone, Debug, Default)]
+pub struct GpuOptions {
+    /// Which adapter.
+    pub adapter: AdapterChoice,
+    /// The kernel family, instead of the adapter's own; must be one it can run.
+    pub tier: Option<Tier>,
+    /// A lower limit than the adapter's on the bytes of one binding; tensors beyond it are split.
+    pub max_binding_bytes: Option<u64>,
+}
+
+/// A device with its queue, kernels and buffers. Cloning shares it.
+#[derive(Clone)]
+pub struct Gpu(Arc<Inner>);
+
+struct Inner {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    report: AdapterReport,
+    tier: Tier,
+    max_binding_bytes: u64,
+    offset_alignment: u64,
+    state: Mutex<recorder::State>,
+    pool: Arc<pool::Pool>,
+    failure: Arc<Mutex<Option<String>>>,
+}
+
+impl std::fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Gpu({}, {:?})", self.0.report.name, self.0.tier)
+    }
+}
+
+/// Ignores poisoning: the state stays consistent because every update of it is a single push or insert.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+impl Gpu {
+    /// Opens the adapter that `options` names.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`], [`Error::UnknownAdapter`], or [`Error::Device`] when the driver refuses the device or the
+    /// adapter cannot run the tier asked for.
+    pub async fn open(options: &GpuOptions) -> Result<Self> {
+        let (adapter, report) = adapter::choose(&options.adapter).await?;
+        let wanted = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
+        let (device, queue) = adapter
+            .request_device(&wgpu::DeviceDescriptor {
+                label: Some("sdmoe"),
+                required_features: adapter.features() & wanted,
+                required_limits: adapter.limits(),
+                memory_hints: wgpu::MemoryHints::Performance,
+                ..Default::default()
+            })
+            .await
+            .map_err(|e| Error::Device(format!("{}: {e}", report.name)))?;
+        let gpu = Self::build(device, queue, report, options)?;
+        let failure = gpu.0.failure.clone();
+        gpu.0.device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            lock(&failure).get_or_insert_with(|| error.to_string());
+        }));
+        Ok(gpu)
+    }
+
+    /// Uses a device that exists already, as an application that draws with wgpu has one. The device's own error
+    /// handler is left alone. Subgroup kernels and profiling are used only where the device has the features.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when `options.tier` needs a feature that the device lacks.
+    pub fn from_device(device: wgpu::Device, queue: wgpu::Queue, options: &GpuOptions) -> Result<Self> {
+        let report = AdapterReport::new(0, &device.adapter_info(), device.features(), &device.limits());
+        Self::build(device, queue, report, options)
+    }
+
+    fn build(device: wgpu::Device, queue: wgpu::Queue, report: AdapterReport, options: &GpuOptions) -> Result<Self> {
+        let tier = options.tier.unwrap_or(report.tier);
+        if !report.runs(tier) {
+            return Err(Error::Device(format!("{}: the {tier:?} kernels need a feature it lacks", report.name)));
+        }
+        let limits = device.limits();
+        let own_limit = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
+        let max_binding_bytes = options.max_binding_bytes.map_or(own_limit, |b| b.min(own_limit));
+        let offset_alignment =
+            u64::from(limits.min_storage_buffer_offset_alignment.max(limits.min_uniform_buffer_offset_alignment));
+        let pool = Arc::new(pool::Pool::default());
+        let state = Mutex::new(recorder::State::new(&device, &pool));
+        Ok(Gpu(Arc::new(Inner {
+            device,
+            queue,
+            report,
+            tier,
+            max_binding_bytes,
+            offset_alignment,
+            state,
+            pool,
+            failure: Arc::default(),
+        })))
+    }
+
+    /// The adapter: names, limits, features.
+    pub fn adapter(&self) -> &AdapterReport {
+        &self.0.report
+    }
+
+    /// The kernel family in use.
+    pub fn tier(&self) -> Tier {
+        self.0.tier
+    }
+
+    /// The wgpu device.
+    pub fn device(&self) -> &wgpu::Device {
+        &self.0.device
+    }
+
+    /// The wgpu queue.
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.0.queue
+    }
+
+    /// Bytes that one binding may have; larger tensors are processed in slices.
+    pub fn max_binding_bytes(&self) -> u64 {
+        self.0.max_binding_bytes
+    }
+
+    /// Bytes to which the start of a slice must be aligned.
+    pub fn offset_alignment(&self) -> u64 {
+        self.0.offset_alignment
+    }
+
+    /// A buffer of at least `bytes` from the pool, with whatever it holds; it returns to the pool when dropped.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when `bytes` exceeds the device's largest buffer.
+    pub fn allocate(&self, bytes: u64) -> Result<Arc<Buffer>> {
+        self.check_size(bytes)?;
+        Ok(pool::Pool::allocate(&self.0.pool, &self.0.device, bytes))
+    }
+
+    /// A buffer of its own for something that lives as long as the model, zeroed; freed when dropped.
+    ///
+    /// # Errors
+    /// As [`Gpu::allocate`].
+    pub fn allocate_persistent(&self, bytes: u64) -> Result<Arc<Buffer>> {
+        self.check_size(bytes)?;
+        Ok(pool::Pool::allocate_persistent(&self.0.pool, &self.0.device, bytes))
+    }
+
+    fn check_size(&self, bytes: u64) -> Result<()> {
+        let limit = self.0.device.limits().max_buffer_size;
+        if bytes > limit {
+            return Err(Error::Device(format!("a buffer of {bytes} bytes; the adapter's largest is {limit}")));
+        }
+        Ok(())
+    }
+
+    /// Writes `data` to the start of `slice`. Work recorded before sees the old content, work recorded after the new.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when `data` is longer than the slice; [`Error::Device`] as [`Gpu::flush`].
+    pub fn write(&self, slice: &BufferSlice, data: &[u8]) -> Result<()> {
+        if data.len() as u64 > slice.size {
+            return Err(Error::shape("write", format!("at most {} bytes", slice.size), format!("{}", data.len())));
+        }
+        if lock(&self.0.state).pending() {
+            self.flush()?;
+        }
+        self.0.queue.write_buffer(slice.buffer.raw(), slice.offset, data);
+        Ok(())
+    }
+
+    /// Records a copy of `source` to `target`, which must be of one size.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the sizes differ.
+    pub fn copy(&self, source: &BufferSlice, target: &BufferSlice) -> Result<()> {
+        if source.size != target.size {
+            let got = format!("{} and {} bytes", source.size, target.size);
+            return Err(Error::shape("copy", "slices of one size", got));
+        }
+        lock(&self.0.state).copy(source, target);
+        self.flush_if_full()
+    }
+
+    /// Records that `slice` becomes zero.
+    ///
+    /// # Errors
+    /// [`Error::Device`] as [`Gpu::flush`].
+    pub fn clear(&self, slice: &BufferSlice) -> Result<()> {
+        lock(&self.0.state).clear(slice);
+        self.flush_if_full()
+    }
+
+    /// Submits what is recorded.
+    ///
+    /// # Errors
+    /// [`Error::Device`] with the first failure that the device has reported, if any.
+    pub fn flush(&self) -> Result<()> {
+        lock(&self.0.state).flush(&self.0.device, &self.0.queue, &self.0.pool);
+        self.check()
+    }
+
+    fn flush_if_full(&self) -> Result<()> {
+        let full = lock(&self.0.state).full();
+        if full { self.flush() } else { Ok(()) }
+    }
+
+    /// The first failure the device has reported, if any, as an error.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn check(&self) -> Result<()> {
+        match lock(&self.0.failure).as_ref() {
+            Some(message) => Err(Error::Device(message.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Starts reading `slice` back: the copy is recorded here, the bytes arrive when the future is awaited.
+    ///
+    /// # Errors
+    /// [`Error::Device`] as [`Gpu::flush`].
+    pub fn read(&self, slice: &BufferSlice) -> Result<Readback> {
+        readback::start(self, slice)
+    }
+
+    /// Submits what is recorded and resolves when the device has finished it.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub async fn finish(&self) -> Result<()> {
+        let buffer = self.allocate(4)?;
+        let slice = BufferSlice { size: 4, offset: 0, buffer };
+        self.read(&slice)?.await.map(drop)
+    }
+
+    /// The counters so far.
+    pub fn counters(&self) -> Counters {
+        let mut counters = lock(&self.0.state).counters;
+        self.0.pool.count(&mut counters);
+        counters
+    }
+
+    /// Starts timing every dispatch by timestamp queries; each then runs in a pass of its own.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the device has no timestamp queries.
+    pub fn start_profile(&self) -> Result<()> {
+        self.flush()?;
+        if !self.0.device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
+            return Err(Error::Device(format!("{}: no timestamp queries", self.0.report.name)));
+        }
+        lock(&self.0.state).profile = Some(profile::Profile::default());
+        Ok(())
+    }
+
+    /// Ends timing: the time of every kernel since [`Gpu::start_profile`], longest first.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub async fn finish_profile(&self) -> Result<Vec<KernelTime>> {
+        self.flush()?;
+        let profile = lock(&self.0.state).profile.take();
+        match profile {
+            Some(profile) => profile.collect(self).await,
+            None => Ok(Vec::new()),
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Buffers: a pool for what lives within a step, and buffers of their own for what lives as long as the model.
+//!
+//! A pooled buffer goes back when its last handle is dropped and may be handed out again at once: commands run in the
+//! order they are recorded in. The pool hands out the free buffer of lowest id within a size class, so which buffer a
+//! request gets depends only on the *set* of free buffers. A training step starts from the same set each time, hence
+//! gets the same buffers, hence finds its bind groups cached.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use super::{Counters, lock};
+
+/// A GPU buffer that returns to its pool, or is freed, when dropped.
+#[derive(Debug)]
+pub struct Buffer {
+    raw: Option<wgpu::Buffer>,
+    id: u64,
+    pool: Arc<Pool>,
+    pooled: bool,
+}
+
+impl Buffer {
+    /// The wgpu buffer.
+    pub fn raw(&self) -> &wgpu::Buffer {
+        self.raw.as_ref().expect("present until drop")
+    }
+
+    /// Identity, for caches.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let Some(raw) = self.raw.take() else { return };
+        if self.pooled {
+            let mut free = lock(&self.pool.free);
+            let class = free.entry(raw.size()).or_default();
+            class.ids.insert(self.id);
+            class.buffers.insert(self.id, raw);
+        } else {
+            self.pool.bytes.fetch_sub(raw.size(), Ordering::Relaxed);
+        }
+    }
+}
+
+/// A range of a buffer.
+#[derive(Clone, Debug)]
+pub struct BufferSlice {
+    /// The buffer.
+    pub buffer: Arc<Buffer>,
+    /// First byte.
+    pub offset: u64,
+    /// Bytes.
+    pub size: u64,
+}
+
+#[derive(Debug, Default)]
+struct Class {
+    ids: BTreeSet<u64>,
+    buffers: HashMap<u64, wgpu::Buffer>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    free: Mutex<HashMap<u64, Class>>,
+    next_id: AtomicU64,
+    created: AtomicU64,
+    bytes: AtomicU64,
+    peak: AtomicU64,
+}
+
+/// Rounds up to a multiple of an eighth of the next lower power of two: at most 12.5 % are wasted.
+fn size_class(bytes: u64) -> u64 {
+    let bytes = bytes.max(256);
+    let step = (1 << bytes.ilog2()) / 8;
+    bytes.div_ceil(step) * step
+}
+
+impl Pool {
+    pub(super) fn allocate(pool: &Arc<Pool>, device: &wgpu::Device, bytes: u64) -> Arc<Buffer> {
+        let size = size_class(bytes).min(device.limits().max_buffer_size & !3).max(bytes.next_multiple_of(4));
+        let reused = lock(&pool.free).get_mut(&size).and_then(|class| {
+            let id = class.ids.pop_first()?;
+            class.buffers.remove(&id).map(|raw| (id, raw))
+        });
+        let (id, raw) = reused.unwrap_or_else(|| pool.create(device, size));
+        Arc::new(Buffer { raw: Some(raw), id, pool: pool.clone(), pooled: true })
+    }
+
+    pub(super) fn allocate_persistent(pool: &Arc<Pool>, device: &wgpu::Device, bytes: u64) -> Arc<Buffer> {
+        let (id, raw) = pool.create(device, bytes.next_multiple_of(4).max(4));
+        Arc::new(Buffer { raw: Some(raw), id, pool: pool.clone(), pooled: false })
+    }
+
+    fn create(&self, device: &wgpu::Device, size: u64) -> (u64, wgpu::Buffer) {
+        self.note_created(size);
+        let raw = device.create_buffer(&wgpu::BufferDescriptor {
+            label: None,
+            size,
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        (self.next_id.fetch_add(1, Ordering::Relaxed), raw)
+    }
+
+    /// Counts a buffer that lives outside the pool for good: the uniform arena, staging buffers.
+    pub(super) fn note_created(&self, size: u64) {
+        self.created.fetch_add(1, Ordering::Relaxed);
+        let now = self.bytes.fetch_add(size, Ordering::Relaxed) + size;
+        self.peak.fetch_max(now, Ordering::Relaxed);
+    }
+
+    pub(super) fn count(&self, counters: &mut Counters) {
+        counters.buffers_created = self.created.load(Ordering::Relaxed);
+        counters.bytes_allocated = self.bytes.load(Ordering::Relaxed);
+        counters.peak_bytes = self.peak.load(Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size_class;
+
+    #[test]
+    fn size_classes_waste_at_most_an_eighth() {
+        for bytes in (1..4000).chain([65_537, 1_000_003, (1 << 27) + 4]) {
+            let class = size_class(bytes);
+            assert!(class >= bytes && class.is_multiple_of(4), "{bytes} -> {class}");
+            assert!(bytes < 256 || (class - bytes) * 8 <= bytes, "{bytes} -> {class}");
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Reading back without blocking: a copy to a staging buffer, mapped when the device is done.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_channel::oneshot;
+
+use super::pool::BufferSlice;
+use super::{Gpu, lock};
+use crate::error::{Error, Result};
+
+/// Bytes on their way from the device. Awaiting it gives them; [`Readback::try_take`] looks without waiting.
+#[derive(Debug)]
+pub struct Readback {
+    gpu: Gpu,
+    staging: Option<wgpu::Buffer>,
+    size: u64,
+    mapped: oneshot::Receiver<Result<(), wgpu::BufferAsyncError>>,
+    submission: wgpu::SubmissionIndex,
+}
+
+pub(super) fn start(gpu: &Gpu, slice: &BufferSlice) -> Result<Readback> {
+    let class = slice.size.next_multiple_of(4).max(256).next_power_of_two();
+    let mut state = lock(&gpu.0.state);
+    let staging = state.staging.get_mut(&class).and_then(Vec::pop).unwrap_or_else(|| {
+        gpu.0.pool.note_created(class);
+        gpu.0.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("staging"),
+            size: class,
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        })
+    });
+    state.copy_raw(slice, staging.clone(), 0);
+    let submission = state.flush(&gpu.0.device, &gpu.0.queue, &gpu.0.pool);
+    drop(state);
+    gpu.check()?;
+    let submission = submission.ok_or_else(|| Error::Device("nothing to submit".into()))?;
+    let (sender, mapped) = oneshot::channel();
+    let bytes = slice.size.next_multiple_of(4).max(4);
+    // The receiver may be gone: then nobody wants the bytes.
+    staging.map_async(wgpu::MapMode::Read, 0..bytes, move |result| drop(sender.send(result)));
+    Ok(Readback { gpu: gpu.clone(), staging: Some(staging), size: slice.size, mapped, submission })
+}
+
+impl Readback {
+    /// The bytes if they have arrived.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the device has failed.
+    pub fn try_take(&mut self) -> Option<Result<Vec<u8>>> {
+        // A failed poll shows as a failed mapping.
+        drop(self.gpu.0.device.poll(wgpu::PollType::Poll));
+        match self.mapped.try_recv() {
+            Ok(None) => None,
+            Ok(Some(result)) => Some(self.take(result)),
+            Err(oneshot::Canceled) => Some(Err(Error::Device("the readback was abandoned".into()))),
+        }
+    }
+
+    fn take(&mut self, result: Result<(), wgpu::BufferAsyncError>) -> Result<Vec<u8>> {
+        self.gpu.check()?;
+        result.map_err(|e| Error::Device(format!("readback: {e}")))?;
+        let staging = self.staging.take().ok_or_else(|| Error::Device("readback taken twice".into()))?;
+        let bytes = self.size.next_multiple_of(4).max(4);
+        let view = staging.slice(0..bytes).get_mapped_range();
+        let view = view.map_err(|e| Error::Device(format!("readback: {e}")))?;
+        let data = view[..self.size as usize].to_vec();
+        drop(view);
+        staging.unmap();
+        lock(&self.gpu.0.state).staging.entry(staging.size()).or_default().push(staging);
+        Ok(data)
+    }
+}
+
+impl Future for Readback {
+    type Output = Result<Vec<u8>>;
+
+    /// On native targets nothing but polling the device moves it along, so this waits for the submission; in a browser
+    /// the event loop does, and this only registers the waker.
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if cfg!(not(target_arch = "wasm32")) {
+            lock(&self.gpu.0.state).counters.waits += 1;
+            let wait = wgpu::PollType::Wait { submission_index: Some(self.submission.clone()), timeout: None };
+            if let Err(error) = self.gpu.0.device.poll(wait) {
+                return Poll::Ready(Err(Error::Device(format!("waiting: {error}"))));
+            }
+        }
+        match Pin::new(&mut self.mapped).poll(context) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(result)) => Poll::Ready(self.take(result)),
+            Poll::Ready(Err(oneshot::Canceled)) => Poll::Ready(Err(Error::Device("the readback was abandoned".into()))),
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! The list of commands that waits for the queue, the pipelines and bind groups it reuses, and the uniform arena.
+//!
+//! Parameters of all dispatches of a submission lie in one arena buffer, one slot a dispatch, bound with a dynamic
+//! offset: `write_buffer` takes effect before the whole submission, so two dispatches must not share a slot, and a bind
+//! group must not depend on the slot.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::pool::{BufferSlice, Pool};
+use super::profile::Profile;
+use super::reflect::{BindingKind, Reflection, compose, reflect};
+use super::{Counters, Kernel};
+use crate::error::{Error, Result};
+
+/// Bytes of an arena slot: the largest `min_uniform_buffer_offset_alignment` that WebGPU allows.
+pub(super) const SLOT: u64 = 256;
+/// Commands a submission has at most: enough to amortise the submit, few enough to start the device early.
+const COMMANDS: usize = 256;
+/// Bind groups kept; a training step needs a few hundred. Past this the cache starts anew.
+const BIND_GROUPS: usize = 1 << 14;
+
+pub(super) struct Pipeline {
+    pub(super) raw: wgpu::ComputePipeline,
+    pub(super) layout: wgpu::BindGroupLayout,
+    pub(super) reflection: Reflection,
+    pub(super) name: &'static str,
+    id: usize,
+}
+
+enum Command {
+    Dispatch { pipeline: Arc<Pipeline>, bind_group: Arc<wgpu::BindGroup>, slot: Option<u32>, groups: [u32; 3] },
+    Copy { source: wgpu::Buffer, source_offset: u64, target: wgpu::Buffer, target_offset: u64, size: u64 },
+    Clear { target: wgpu::Buffer, offset: u64, size: u64 },
+}
+
+type PipelineKey = (&'static str, Vec<(&'static str, u64)>);
+type GroupKey = (usize, Vec<(u64, u64, u64)>);
+
+pub(super) struct State {
+    pub(super) counters: Counters,
+    pub(super) profile: Option<Profile>,
+    commands: Vec<Command>,
+    arena: wgpu::Buffer,
+    arena_bytes: Vec<u8>,
+    pipelines: HashMap<PipelineKey, Arc<Pipeline>>,
+    bind_groups: HashMap<GroupKey, Arc<wgpu::BindGroup>>,
+    pub(super) staging: HashMap<u64, Vec<wgpu::Buffer>>,
+}
+
+impl State {
+    pub(super) fn new(device: &wgpu::Device, pool: &Pool) -> Self {
+        let size = SLOT * COMMANDS as u64;
+        pool.note_created(size);
+        let arena = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("parameters"),
+            size,
+            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        Self {
+            counters: Counters::default(),
+            profile: None,
+            commands: Vec::with_capacity(COMMANDS),
+            arena,
+            arena_bytes: Vec::with_capacity(size as usize),
+            pipelines: HashMap::new(),
+            bind_groups: HashMap::new(),
+            staging: HashMap::new(),
+        }
+    }
+
+    pub(super) fn pending(&self) -> bool {
+        !self.commands.is_empty()
+    }
+
+    pub(super) fn full(&self) -> bool {
+        self.commands.len() >= COMMANDS
+    }
+
+    /// The pipeline of `kernel` with these override constants, compiled at its first use.
+    pub(super) fn pipeline(
+        &mut self,
+        device: &wgpu::Device,
+        kernel: &'static Kernel,
+        constants: &[(&'static str, f64)],
+    ) -> Result<Arc<Pipeline>> {
+        let key = (kernel.name, constants.iter().map(|(n, v)| (*n, v.to_bits())).collect::<Vec<_>>());
+        if let Some(pipeline) = self.pipelines.get(&key) {
+            return Ok(pipeline.clone());
+        }
+        let reflection = reflect(kernel)?;
+        let id = self.pipelines.len();
+        let pipeline = Arc::new(compile(device, kernel, constants, reflection, id));
+        self.counters.pipelines_created += 1;
+        self.pipelines.insert(key, pipeline.clone());
+        Ok(pipeline)
+    }
+
+    /// Records a dispatch. `slices` are the storage bindings in binding order.
+    pub(super) fn dispatch(
+        &mut self,
+        device: &wgpu::Device,
+        pipeline: &Arc<Pipeline>,
+        params: Option<&[u8]>,
+        slices: &[&BufferSlice],
+        groups: [u32; 3],
+    ) {
+        let key = (pipeline.id, slices.iter().map(|s| (s.buffer.id(), s.offset, s.size)).collect::<Vec<_>>());
+        let bind_group = match self.bind_groups.get(&key) {
+            Some(group) => group.clone(),
+            None => {
+                if self.bind_groups.len() >= BIND_GROUPS {
+                    self.bind_groups.clear();
+                }
+                let group = Arc::new(bind(device, pipeline, &self.arena, slices));
+                self.counters.bind_groups_created += 1;
+                self.bind_groups.insert(key, group.clone());
+                group
+            }
+        };
+        let slot = params.map(|bytes| {
+            let slot = self.arena_bytes.len();
+            self.arena_bytes.extend_from_slice(bytes);
+            self.arena_bytes.resize(slot + SLOT as usize, 0);
+            slot as u32
+        });
+        self.counters.dispatches += 1;
+        self.commands.push(Command::Dispatch { pipeline: pipeline.clone(), bind_group, slot, groups });
+    }
+
+    pub(super) fn copy(&mut self, source: &BufferSlice, target: &BufferSlice) {
+        self.copy_raw(source, target.buffer.raw().clone(), target.offset);
+    }
+
+    pub(super) fn copy_raw(&mut self, source: &BufferSlice, target: wgpu::Buffer, target_offset: u64) {
+        self.commands.push(Command::Copy {
+            source: source.buffer.raw().clone(),
+            source_offset: source.offset,
+            target,
+            target_offset,
+            size: source.size.next_multiple_of(4),
+        });
+    }
+
+    pub(super) fn clear(&mut self, slice: &BufferSlice) {
+        self.commands.push(Command::Clear {
+            target: slice.buffer.raw().clone(),
+            offset: slice.offset,
+            size: slice.size.next_multiple_of(4),
+        });
+    }
+
+    /// Submits all commands; returns the submission to wait for, if there was anything to submit.
+    pub(super) fn flush(
+        &mut self,
+        device: &wgpu::Device,
+        queue: &wgpu::Queue,
+        pool: &Pool,
+    ) -> Option<wgpu::SubmissionIndex> {
+        if self.commands.is_empty() {
+            return None;
+        }
+        queue.write_buffer(&self.arena, 0, &self.arena_bytes);
+        self.arena_bytes.clear();
+        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let commands = std::mem::take(&mut self.commands);
+        match &mut self.profile {
+            None => encode(&mut encoder, &commands),
+            Some(profile) => encode_timed(&mut encoder, &commands, profile, device, pool),
+        }
+        self.commands = commands;
+        self.commands.clear();
+        self.counters.submissions += 1;
+        Some(queue.submit([encoder.finish()]))
+    }
+}
+
+fn dispatch(pass: &mut wgpu::ComputePass<'_>, command: &Command) {
+    if let Command::Dispatch { pipeline, bind_group, slot, groups } = command {
+        pass.set_pipeline(&pipeline.raw);
+        pass.set_bind_group(0, &**bind_group, slot.as_ref().map_or(&[][..], std::slice::from_ref));
+        pass.dispatch_workgroups(groups[0], groups[1], groups[2]);
+    }
+}
+
+fn transfer(encoder: &mut wgpu::CommandEncoder, command: &Command) {
+    match command {
+        Command::Copy { source, source_offset, target, target_offset, size } => {
+            encoder.copy_buffer_to_buffer(source, *source_offset, target, *target_offset, *size);
+        }
+        Command::Clear { target, offset, size } => encoder.clear_buffer(target, *offset, Some(*size)),
+        Command::Dispatch { .. } => {}
+    }
+}
+
+/// Runs of dispatches share a pass; copies and clears stand between passes.
+fn encode(encoder: &mut wgpu::CommandEncoder, commands: &[Command]) {
+    for run in commands.chunk_by(|a, b| is_dispatch(a) && is_dispatch(b)) {
+        if is_dispatch(&run[0]) {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            run.iter().for_each(|command| dispatch(&mut pass, command));
+        } else {
+            run.iter().for_each(|command| transfer(encoder, command));
+        }
+    }
+}
+
+fn is_dispatch(command: &Command) -> bool {
+    matches!(command, Command::Dispatch { .. })
+}
+
+fn encode_timed(
+    encoder: &mut wgpu::CommandEncoder,
+    commands: &[Command],
+    profile: &mut Profile,
+    device: &wgpu::Device,
+    pool: &Pool,
+) {
+    let names: Vec<&'static str> = commands
+        .iter()
+        .filter_map(|command| match command {
+            Command::Dispatch { pipeline, .. } => Some(pipeline.name),
+            _ => None,
+        })
+        .collect();
+    let batch = profile.begin(device, pool, names);
+    let mut query = 0;
+    for command in commands {
+        if is_dispatch(command) {
+            let timestamp_writes = batch.as_ref().map(|batch| batch.writes(query));
+            query += 1;
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes });
+            dispatch(&mut pass, command);
+        } else {
+            transfer(encoder, command);
+        }
+    }
+    if let Some(batch) = batch {
+        batch.resolve(encoder);
+        profile.batches.push(batch);
+    }
+}
+
+fn compile(
+    device: &wgpu::Device,
+    kernel: &'static Kernel,
+    constants: &[(&'static str, f64)],
+    reflection: Reflection,
+    id: usize,
+) -> Pipeline {
+    let entries: Vec<_> = reflection
+        .bindings
+        .iter()
+        .map(|binding| wgpu::BindGroupLayoutEntry {
+            binding: binding.index,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer {
+                ty: match binding.kind {
+                    BindingKind::Uniform { .. } => wgpu::BufferBindingType::Uniform,
+                    BindingKind::Read => wgpu::BufferBindingType::Storage { read_only: true },
+                    BindingKind::Write => wgpu::BufferBindingType::Storage { read_only: false },
+                },
+                has_dynamic_offset: matches!(binding.kind, BindingKind::Uniform { .. }),
+                min_binding_size: None,
+            },
+            count: None,
+        })
+        .collect();
+    let layout = device
+        .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(kernel.name), entries: &entries });
+    let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+        label: Some(kernel.name),
+        bind_group_layouts: &[Some(&layout)],
+        immediate_size: 0,
+    });
+    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+        label: Some(kernel.name),
+        source: wgpu::ShaderSource::Wgsl(compose(kernel).into()),
+    });
+    let all: Vec<(&str, f64)> = kernel.constants.iter().chain(constants).copied().collect();
+    let raw = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: Some(kernel.name),
+        layout: Some(&pipeline_layout),
+        module: &module,
+        entry_point: Some(kernel.entry),
+        compilation_options: wgpu::PipelineCompilationOptions {
+            constants: &all,
+            // Every kernel writes workgroup memory before it reads it.
+            zero_initialize_workgroup_memory: false,
+        },
+        cache: None,
+    });
+    Pipeline { raw, layout, reflection, name: kernel.name, id }
+}
+
+fn bind(device: &wgpu::Device, pipeline: &Pipeline, arena: &wgpu::Buffer, slices: &[&BufferSlice]) -> wgpu::BindGroup {
+    let mut storage = slices.iter();
+    let entries: Vec<_> = pipeline
+        .reflection
+        .bindings
+        .iter()
+        .filter_map(|binding| {
+            let buffer = match &binding.kind {
+                BindingKind::Uniform { size, .. } => {
+                    wgpu::BufferBinding { buffer: arena, offset: 0, size: u64::from(*size).try_into().ok() }
+                }
+                _ => {
+                    let slice = storage.next()?;
+                    let size = slice.size.next_multiple_of(4).try_into().ok();
+                    wgpu::BufferBinding { buffer: slice.buffer.raw(), offset: slice.offset, size }
+                }
+            };
+            Some(wgpu::BindGroupEntry { binding: binding.index, resource: wgpu::BindingResource::Buffer(buffer) })
+        })
+        .collect();
+    device.create_bind_group(&wgpu::BindGroupDescriptor {
+        label: Some(pipeline.name),
+        layout: &pipeline.layout,
+        entries: &entries,
+    })
+}
+
+/// Splits a count of workgroups over two dimensions: one dimension takes 65535.
+pub(super) fn grid(groups: u64, limit: u32) -> Result<[u32; 3], Error> {
+    let limit = u64::from(limit);
+    let rows = groups.div_ceil(limit).max(1);
+    if rows > limit {
+        return Err(Error::Device(format!("a dispatch of {groups} workgroups; the adapter takes {}", limit * limit)));
+    }
+    Ok([groups.div_ceil(rows) as u32, rows as u32, 1])
+}

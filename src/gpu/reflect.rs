@@ -1,0 +1,99 @@
+//! What an entry point binds, read from its WGSL by naga, so that Rust binds buffers by name.
+
+use naga::{AddressSpace, Scalar, ScalarKind, StorageAccess, TypeInner};
+
+use super::{Kernel, ParamScalar};
+use crate::error::{Error, Result};
+
+/// How an entry point uses a binding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BindingKind {
+    /// `var<storage, read>`.
+    Read,
+    /// `var<storage, read_write>`.
+    Write,
+    /// `var<uniform>`, with the fields of its struct and its size in bytes.
+    Uniform {
+        /// Names and types in order.
+        fields: Vec<(String, ParamScalar)>,
+        /// Bytes.
+        size: u32,
+    },
+}
+
+/// A binding that an entry point uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Binding {
+    /// The WGSL variable's name.
+    pub name: String,
+    /// Its binding number in group 0.
+    pub index: u32,
+    /// How it is used.
+    pub kind: BindingKind,
+}
+
+/// The bindings of an entry point, by binding number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reflection {
+    /// The bindings.
+    pub bindings: Vec<Binding>,
+}
+
+/// The kernel's whole WGSL.
+pub fn compose(kernel: &Kernel) -> String {
+    kernel.sources.join("\n")
+}
+
+/// Parses and validates a kernel and lists what it binds.
+///
+/// # Errors
+/// [`Error::Kernel`] with naga's message, or what this project's conventions forbid: a binding outside group 0, a
+/// uniform whose fields are not all `f32` or `u32`.
+pub fn reflect(kernel: &Kernel) -> Result<Reflection> {
+    let fail = |message: String| Error::Kernel { kernel: kernel.name.into(), message };
+    let source = compose(kernel);
+    let module = naga::front::wgsl::parse_str(&source).map_err(|e| fail(e.emit_to_string(&source)))?;
+    let mut validator =
+        naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::all());
+    let info = validator.validate(&module).map_err(|e| fail(e.emit_to_string(&source)))?;
+    let position = module.entry_points.iter().position(|e| e.name == kernel.entry);
+    let position = position.ok_or_else(|| fail(format!("no entry point `{}`", kernel.entry)))?;
+    let uses = info.get_entry_point(position);
+    let mut bindings = Vec::new();
+    for (handle, variable) in module.global_variables.iter() {
+        let Some(binding) = variable.binding else { continue };
+        if uses[handle].is_empty() {
+            continue;
+        }
+        let name = variable.name.clone().unwrap_or_default();
+        if binding.group != 0 {
+            return Err(fail(format!("`{name}`: expected @group(0), got @group({})", binding.group)));
+        }
+        let kind = match variable.space {
+            AddressSpace::Storage { access } if access.contains(StorageAccess::STORE) => BindingKind::Write,
+            AddressSpace::Storage { .. } => BindingKind::Read,
+            AddressSpace::Uniform => uniform(&module, variable.ty).map_err(|m| fail(format!("`{name}`: {m}")))?,
+            other => return Err(fail(format!("`{name}`: expected storage or uniform, got {other:?}"))),
+        };
+        bindings.push(Binding { name, index: binding.binding, kind });
+    }
+    bindings.sort_by_key(|b| b.index);
+    Ok(Reflection { bindings })
+}
+
+fn uniform(module: &naga::Module, ty: naga::Handle<naga::Type>) -> Result<BindingKind, String> {
+    let TypeInner::Struct { members, span } = &module.types[ty].inner else {
+        return Err("expected a struct".into());
+    };
+    let mut fields = Vec::new();
+    for member in members {
+        let name = member.name.clone().unwrap_or_default();
+        let scalar = match module.types[member.ty].inner {
+            TypeInner::Scalar(Scalar { kind: ScalarKind::Float, width: 4 }) => ParamScalar::F32,
+            TypeInner::Scalar(Scalar { kind: ScalarKind::Uint, width: 4 }) => ParamScalar::U32,
+            _ => return Err(format!("field `{name}`: expected f32 or u32")),
+        };
+        fields.push((name, scalar));
+    }
+    Ok(BindingKind::Uniform { fields, size: *span })
+}

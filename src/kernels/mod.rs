@@ -1,0 +1,28 @@
+//! Launches that several ops share, and the list of all kernels.
+
+pub mod elementwise;
+pub mod gemm;
+pub mod grouped;
+
+use crate::gpu::Kernel;
+
+/// A kernel with the override constants of one of its variants.
+#[derive(Clone, Debug)]
+pub struct Variant {
+    /// The kernel.
+    pub kernel: &'static Kernel,
+    /// The constants, as its launch sets them.
+    pub constants: Vec<(&'static str, f64)>,
+}
+
+impl From<&'static Kernel> for Variant {
+    fn from(kernel: &'static Kernel) -> Self {
+        Variant { kernel, constants: Vec::new() }
+    }
+}
+
+/// Every kernel of the project in every variant: what `tests/shaders.rs` validates and translates without a GPU.
+pub fn all() -> Vec<Variant> {
+    let kernels: [&'static Kernel; 3] = [&elementwise::AXPBY, &elementwise::FILL, &gemm::GEMM_PLAIN];
+    kernels.into_iter().map(Variant::from).collect()
+}

@@ -1,0 +1,161 @@
+//! The model's parameters, laid out so that the optimizer needs few dispatches.
+//!
+//! Parameters of one [`Group`] lie behind each other in one buffer, and so do their gradients. An expert matrix kind is a
+//! group of its own over all layers, `[layers, E, m, n]`, because spectral decoupling treats all of it at once.
+
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::nn::config::ExpertMatrix;
+use crate::tensor::{DType, Tensor};
+
+/// Parameters that the optimizer treats alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Group {
+    /// Vectors: no weight decay.
+    NoDecay,
+    /// Matrices.
+    Decay,
+    /// The routed experts' matrices of one kind, `[layers, E, m, n]`.
+    Experts(ExpertMatrix),
+}
+
+impl Group {
+    /// All groups, in the order of their memory.
+    pub const ALL: [Group; 5] = [
+        Group::NoDecay,
+        Group::Decay,
+        Group::Experts(ExpertMatrix::Gate),
+        Group::Experts(ExpertMatrix::Up),
+        Group::Experts(ExpertMatrix::Down),
+    ];
+}
+
+/// A parameter in a [`ParamSet`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ParamId(usize);
+
+/// One parameter: views into its group's buffers.
+#[derive(Clone, Debug)]
+pub struct Param {
+    /// The name in checkpoints.
+    pub name: String,
+    /// Its group.
+    pub group: Group,
+    /// The weights.
+    pub value: Tensor,
+    /// Their gradient.
+    pub gradient: Tensor,
+}
+
+/// The buffers of one group: flat, padding included (zero in value and gradient, so harmless to any update).
+#[derive(Clone, Debug)]
+pub struct GroupBuffers {
+    /// The group.
+    pub group: Group,
+    /// All its weights, `[n]`.
+    pub values: Tensor,
+    /// All its gradients, `[n]`.
+    pub gradients: Tensor,
+    /// For an expert group, weights and gradients again as stacks `[layers, E, m, n]`: one of all layers, or one of each
+    /// layer where the matrices' size would leave the next layer misaligned.
+    pub stacks: Vec<(Tensor, Tensor)>,
+}
+
+/// Collects names and shapes before the buffers are made.
+#[derive(Debug, Default)]
+pub struct ParamBuilder {
+    entries: Vec<(String, Group, Vec<usize>)>,
+}
+
+impl ParamBuilder {
+    /// Adds a parameter.
+    pub fn add(&mut self, name: impl Into<String>, group: Group, shape: &[usize]) -> ParamId {
+        self.entries.push((name.into(), group, shape.to_vec()));
+        ParamId(self.entries.len() - 1)
+    }
+
+    /// Makes the buffers, zeroed.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when a group exceeds the adapter's largest buffer; [`Error::Shape`] when the matrices of an
+    /// expert group differ in shape.
+    pub fn build(self, gpu: &Gpu) -> Result<ParamSet> {
+        // A view must start aligned in every group.
+        let align = (gpu.offset_alignment() / 4) as usize;
+        let mut views: Vec<Option<(Tensor, Tensor)>> = vec![None; self.entries.len()];
+        let mut groups = Vec::new();
+        for group in Group::ALL {
+            let members: Vec<usize> = (0..self.entries.len()).filter(|&i| self.entries[i].1 == group).collect();
+            let Some(&first) = members.first() else { continue };
+            let shape = &self.entries[first].2;
+            let expert = matches!(group, Group::Experts(_));
+            if let Some(&other) = members.iter().find(|&&i| expert && self.entries[i].2 != *shape) {
+                return Err(Error::shape("parameters", format!("{shape:?}"), format!("{:?}", self.entries[other].2)));
+            }
+            let padded = |i: usize| self.entries[i].2.iter().product::<usize>().next_multiple_of(align);
+            let total: usize = members.iter().map(|&i| padded(i)).sum();
+            let values = Tensor::persistent(gpu, [total], DType::F32)?;
+            let gradients = Tensor::persistent(gpu, [total], DType::F32)?;
+            let mut start = 0;
+            for &i in &members {
+                let shape = &self.entries[i].2;
+                let size: usize = shape.iter().product();
+                let view = |flat: &Tensor| flat.slice(start..start + size)?.reshape(shape);
+                views[i] = Some((view(&values)?, view(&gradients)?));
+                start += padded(i);
+            }
+            let mut stacks = Vec::new();
+            if expert {
+                let size = shape.iter().product::<usize>();
+                let count = if size % align == 0 { members.len() } else { 1 };
+                let stacked: Vec<usize> = std::iter::once(count).chain(shape.iter().copied()).collect();
+                for start in (0..total).step_by(count * padded(first)) {
+                    let view = |flat: &Tensor| flat.slice(start..start + count * size)?.reshape(&stacked);
+                    stacks.push((view(&values)?, view(&gradients)?));
+                }
+            }
+            groups.push(GroupBuffers { group, values, gradients, stacks });
+        }
+        let params = self
+            .entries
+            .into_iter()
+            .zip(views)
+            .filter_map(|((name, group, _), view)| view.map(|(value, gradient)| Param { name, group, value, gradient }))
+            .collect();
+        Ok(ParamSet { params, groups })
+    }
+}
+
+/// All parameters of a model.
+#[derive(Clone, Debug)]
+pub struct ParamSet {
+    params: Vec<Param>,
+    groups: Vec<GroupBuffers>,
+}
+
+impl ParamSet {
+    /// The parameter `id`.
+    pub fn get(&self, id: ParamId) -> &Param {
+        &self.params[id.0]
+    }
+
+    /// All parameters in the order they were added.
+    pub fn iter(&self) -> impl Iterator<Item = &Param> {
+        self.params.iter()
+    }
+
+    /// The groups that have members.
+    pub fn groups(&self) -> &[GroupBuffers] {
+        &self.groups
+    }
+
+    /// The buffers of `group`, if it has members.
+    pub fn group(&self, group: Group) -> Option<&GroupBuffers> {
+        self.groups.iter().find(|g| g.group == group)
+    }
+
+    /// Number of weights, padding not counted.
+    pub fn numel(&self) -> usize {
+        self.params.iter().map(|p| p.value.numel()).sum()
+    }
+}

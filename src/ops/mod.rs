@@ -1,0 +1,1 @@
+//! Differentiable operations, one a file: equation, launch, backward, f64 reference.

@@ -1,0 +1,357 @@
+//! [`Tensor`]: a cheap handle to a row-major array on the device, its [`Shape`], and the way to the host and back.
+//!
+//! A tensor does no arithmetic; `kernels`, `ops` and `linalg` do.
+
+use std::fmt;
+use std::ops::Range;
+
+use crate::error::{Error, Result};
+use crate::gpu::{BufferSlice, Gpu, Readback};
+
+/// Element types; both have 4 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DType {
+    /// `f32`.
+    F32,
+    /// `u32`: tokens, indices, counts.
+    U32,
+}
+
+/// Sizes of up to four dimensions, outermost first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    dims: [usize; 4],
+    rank: u8,
+}
+
+impl Shape {
+    /// The sizes.
+    pub fn dims(&self) -> &[usize] {
+        &self.dims[..self.rank as usize]
+    }
+
+    /// Product of the sizes; 1 for a scalar.
+    pub fn numel(&self) -> usize {
+        self.dims().iter().product()
+    }
+}
+
+impl fmt::Debug for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.dims())
+    }
+}
+
+impl From<&[usize]> for Shape {
+    /// Of more than four dimensions the outer ones are merged.
+    fn from(dims: &[usize]) -> Self {
+        let split = dims.len().saturating_sub(4);
+        let mut shape = Shape { dims: [1; 4], rank: dims.len().min(4) as u8 };
+        shape.dims[..dims.len() - split].copy_from_slice(&dims[split..]);
+        if let (Some(first), true) = (shape.dims.first_mut(), split > 0) {
+            *first *= dims[..split].iter().product::<usize>();
+        }
+        shape
+    }
+}
+
+impl<const N: usize> From<[usize; N]> for Shape {
+    fn from(dims: [usize; N]) -> Self {
+        dims.as_slice().into()
+    }
+}
+
+impl From<&Vec<usize>> for Shape {
+    fn from(dims: &Vec<usize>) -> Self {
+        dims.as_slice().into()
+    }
+}
+
+/// A row-major array on a device. Cloning shares the buffer.
+#[derive(Clone)]
+pub struct Tensor {
+    gpu: Gpu,
+    slice: BufferSlice,
+    shape: Shape,
+    dtype: DType,
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tensor<{:?}>{:?}", self.dtype, self.shape)
+    }
+}
+
+impl From<&Tensor> for BufferSlice {
+    fn from(tensor: &Tensor) -> Self {
+        tensor.slice.clone()
+    }
+}
+
+impl Tensor {
+    /// A tensor with unspecified content, from the pool.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when it exceeds the adapter's largest buffer.
+    pub fn empty(gpu: &Gpu, shape: impl Into<Shape>, dtype: DType) -> Result<Self> {
+        let shape = shape.into();
+        let size = shape.numel() as u64 * 4;
+        let slice = BufferSlice { buffer: gpu.allocate(size)?, offset: 0, size };
+        Ok(Self { gpu: gpu.clone(), slice, shape, dtype })
+    }
+
+    /// An f32 tensor with unspecified content, from the pool.
+    ///
+    /// # Errors
+    /// As [`Tensor::empty`].
+    pub fn empty_f32(gpu: &Gpu, shape: impl Into<Shape>) -> Result<Self> {
+        Self::empty(gpu, shape, DType::F32)
+    }
+
+    /// A u32 tensor with unspecified content, from the pool.
+    ///
+    /// # Errors
+    /// As [`Tensor::empty`].
+    pub fn empty_u32(gpu: &Gpu, shape: impl Into<Shape>) -> Result<Self> {
+        Self::empty(gpu, shape, DType::U32)
+    }
+
+    /// A tensor of zeros, from the pool.
+    ///
+    /// # Errors
+    /// As [`Tensor::empty`].
+    pub fn zeros(gpu: &Gpu, shape: impl Into<Shape>) -> Result<Self> {
+        let tensor = Self::empty_f32(gpu, shape)?;
+        tensor.clear()?;
+        Ok(tensor)
+    }
+
+    /// A tensor of zeros in a buffer of its own: parameters, optimizer state, whatever lives as long as the model.
+    ///
+    /// # Errors
+    /// As [`Tensor::empty`].
+    pub fn persistent(gpu: &Gpu, shape: impl Into<Shape>, dtype: DType) -> Result<Self> {
+        let shape = shape.into();
+        let size = shape.numel() as u64 * 4;
+        let slice = BufferSlice { buffer: gpu.allocate_persistent(size)?, offset: 0, size };
+        Ok(Self { gpu: gpu.clone(), slice, shape, dtype })
+    }
+
+    /// A pooled f32 tensor with `data`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when `data` does not fill `shape`.
+    pub fn from_f32(gpu: &Gpu, shape: impl Into<Shape>, data: &[f32]) -> Result<Self> {
+        let tensor = Self::empty_f32(gpu, shape)?;
+        tensor.write_f32(data)?;
+        Ok(tensor)
+    }
+
+    /// A pooled u32 tensor with `data`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when `data` does not fill `shape`.
+    pub fn from_u32(gpu: &Gpu, shape: impl Into<Shape>, data: &[u32]) -> Result<Self> {
+        let tensor = Self::empty_u32(gpu, shape)?;
+        tensor.write_u32(data)?;
+        Ok(tensor)
+    }
+
+    /// Replaces the content.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when `data` does not fill the shape or the type differs.
+    pub fn write_f32(&self, data: &[f32]) -> Result<()> {
+        self.check_fill(data.len(), DType::F32)?;
+        self.gpu.write(&self.slice, bytemuck::cast_slice(data))
+    }
+
+    /// Replaces the content.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when `data` does not fill the shape or the type differs.
+    pub fn write_u32(&self, data: &[u32]) -> Result<()> {
+        self.check_fill(data.len(), DType::U32)?;
+        self.gpu.write(&self.slice, bytemuck::cast_slice(data))
+    }
+
+    fn check_fill(&self, len: usize, dtype: DType) -> Result<()> {
+        if len != self.numel() || dtype != self.dtype {
+            return Err(Error::shape("write", format!("{self:?}"), format!("{len} elements of {dtype:?}")));
+        }
+        Ok(())
+    }
+
+    /// The device it lives on.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// The sizes, outermost first.
+    pub fn dims(&self) -> &[usize] {
+        self.shape.dims()
+    }
+
+    /// The shape.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Number of elements.
+    pub fn numel(&self) -> usize {
+        self.shape.numel()
+    }
+
+    /// Bytes.
+    pub fn bytes(&self) -> u64 {
+        self.slice.size
+    }
+
+    /// Size of the last dimension; 1 for a scalar.
+    pub fn cols(&self) -> usize {
+        self.dims().last().copied().unwrap_or(1)
+    }
+
+    /// Product of all dimensions but the last.
+    pub fn rows(&self) -> usize {
+        self.dims().split_last().map_or(1, |(_, outer)| outer.iter().product())
+    }
+
+    /// The same elements in another shape.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the number of elements differs.
+    pub fn reshape(&self, shape: impl Into<Shape>) -> Result<Self> {
+        let shape = shape.into();
+        if shape.numel() != self.numel() {
+            return Err(Error::shape("reshape", format!("{} elements", self.numel()), format!("{shape:?}")));
+        }
+        Ok(Self { shape, ..self.clone() })
+    }
+
+    /// A view of a range of the outermost dimension.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the range leaves the tensor.
+    pub fn slice(&self, range: Range<usize>) -> Result<Self> {
+        let outer = self.dims().first().copied().unwrap_or(1);
+        if range.start > range.end || range.end > outer {
+            return Err(Error::shape("slice", format!("a range within 0..{outer}"), format!("{range:?}")));
+        }
+        let inner: usize = self.dims().iter().skip(1).product();
+        let mut shape = self.shape;
+        shape.dims[0] = range.len();
+        let mut slice = self.slice.clone();
+        slice.offset += (range.start * inner * 4) as u64;
+        slice.size = (range.len() * inner * 4) as u64;
+        Ok(Self { gpu: self.gpu.clone(), slice, shape, dtype: self.dtype })
+    }
+
+    /// Records that every element becomes zero.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn clear(&self) -> Result<()> {
+        if self.slice.size == 0 { Ok(()) } else { self.gpu.clear(&self.slice) }
+    }
+
+    /// Records a copy of `source`'s elements into this tensor.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the numbers of elements differ.
+    pub fn copy_from(&self, source: &Tensor) -> Result<()> {
+        self.gpu.copy(&source.slice, &self.slice)
+    }
+
+    /// A copy in a pooled buffer of its own.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn duplicate(&self) -> Result<Self> {
+        let copy = Self::empty(&self.gpu, self.shape, self.dtype)?;
+        copy.copy_from(self)?;
+        Ok(copy)
+    }
+
+    /// Whether no other handle shares the buffer.
+    pub fn is_unique(&self) -> bool {
+        std::sync::Arc::strong_count(&self.slice.buffer) == 1
+    }
+
+    /// Starts reading the content back.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn read(&self) -> Result<Readback> {
+        self.gpu.read(&self.slice)
+    }
+
+    /// The content.
+    ///
+    /// # Errors
+    /// [`Error::Device`]; [`Error::Shape`] when the tensor is not f32.
+    pub async fn to_f32(&self) -> Result<Vec<f32>> {
+        self.expect_dtype(DType::F32)?;
+        if self.numel() == 0 {
+            return Ok(Vec::new());
+        }
+        Ok(bytemuck::pod_collect_to_vec(&self.read()?.await?))
+    }
+
+    /// The content.
+    ///
+    /// # Errors
+    /// [`Error::Device`]; [`Error::Shape`] when the tensor is not u32.
+    pub async fn to_u32(&self) -> Result<Vec<u32>> {
+        self.expect_dtype(DType::U32)?;
+        if self.numel() == 0 {
+            return Ok(Vec::new());
+        }
+        Ok(bytemuck::pod_collect_to_vec(&self.read()?.await?))
+    }
+
+    fn expect_dtype(&self, dtype: DType) -> Result<()> {
+        if self.dtype == dtype { Ok(()) } else { Err(Error::shape("read", format!("{dtype:?}"), format!("{self:?}"))) }
+    }
+}
+
+/// Cuts `rows` rows into ranges whose slices fit one binding and start aligned. `row_elements` is the longest row, in
+/// elements, of all tensors that the launch binds by these rows.
+///
+/// # Errors
+/// [`Error::Shape`] when a group of rows that starts aligned does not fit one binding.
+pub fn row_chunks(
+    gpu: &Gpu,
+    op: &'static str,
+    rows: usize,
+    row_elements: &[usize],
+) -> Result<impl Iterator<Item = Range<usize>> + use<>> {
+    let limit = gpu.max_binding_bytes();
+    let alignment = gpu.offset_alignment();
+    let row_bytes = row_elements.iter().copied().max().unwrap_or(1) as u64 * 4;
+    let chunk = if rows as u64 * row_bytes <= limit {
+        rows.max(1)
+    } else {
+        // Every row has a multiple of 4 bytes, so alignment / 4 rows always start aligned.
+        let group = row_elements
+            .iter()
+            .map(|&e| (alignment / 4) / gcd(alignment / 4, (e as u64).max(1)))
+            .fold(1, |a, b| a / gcd(a, b) * b);
+        let groups = limit / (row_bytes * group);
+        if groups == 0 {
+            let expected = format!("{group} rows within {limit} bytes");
+            return Err(Error::shape(op, expected, format!("rows of {row_bytes} bytes")));
+        }
+        (groups * group) as usize
+    };
+    Ok((0..rows.div_ceil(chunk)).map(move |i| i * chunk..rows.min((i + 1) * chunk)))
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
