@@ -1,0 +1,38 @@
+//! The byte tokenizer: token `t` is byte `t`, so the vocabulary is 256 and nothing can be out of it.
+
+/// Number of tokens.
+pub const VOCAB: usize = 256;
+
+/// Bytes as tokens.
+pub fn encode(bytes: &[u8]) -> Vec<u32> {
+    bytes.iter().map(|b| u32::from(*b)).collect()
+}
+
+/// Tokens as bytes; a token beyond 255 keeps its low byte, as a wider vocabulary has no byte for it.
+pub fn decode(tokens: &[u32]) -> Vec<u8> {
+    tokens.iter().map(|t| *t as u8).collect()
+}
+
+/// Tokens as text for a terminal: what is not UTF-8 and control characters other than line ends and tabs become `\u{FFFD}`.
+pub fn printable(tokens: &[u32]) -> String {
+    String::from_utf8_lossy(&decode(tokens))
+        .chars()
+        .map(|c| if c.is_control() && c != '\n' && c != '\t' { char::REPLACEMENT_CHARACTER } else { c })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_survives_the_round_trip() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        assert_eq!(decode(&encode(&bytes)), bytes);
+    }
+
+    #[test]
+    fn escape_sequences_and_broken_utf8_do_not_reach_the_terminal() {
+        assert_eq!(printable(&encode(b"a\x1b[2J\xffz\n")), "a\u{FFFD}[2J\u{FFFD}z\n");
+    }
+}
