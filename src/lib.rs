@@ -1,6 +1,9 @@
 //! Mixture-of-Experts training with spectral decoupling (SD-MoE) on any GPU, through wgpu.
 
+pub mod checkpoint;
+pub mod data;
 pub mod error;
 pub mod nn;
+pub mod optim;
 
 pub use error::{Error, Result};
