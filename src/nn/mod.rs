@@ -1,3 +1,4 @@
 //! Layers and the model they make.
 
 pub mod config;
+pub mod sample;
