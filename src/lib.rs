@@ -1,11 +1,16 @@
 //! Mixture-of-Experts training with spectral decoupling (SD-MoE) on any GPU, through wgpu.
 
 pub mod autograd;
+pub mod checkpoint;
+pub mod cli;
+pub mod data;
 pub mod error;
 pub mod gpu;
 pub mod kernels;
 pub mod nn;
 pub mod ops;
+pub mod optim;
 pub mod tensor;
+pub mod train;
 
 pub use error::{Error, Result};

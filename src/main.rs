@@ -1,3 +1,8 @@
 //! The `sdmoe` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    env_logger::init();
+    sdmoe::cli::run(std::env::args_os())
+}

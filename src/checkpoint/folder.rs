@@ -1,0 +1,183 @@
+//! Replacing a checkpoint folder so that a reader, or a crash at any point, finds a complete old or new one.
+//!
+//! The protocol, for a checkpoint named `checkpoint`:
+//!
+//! 1. Everything is written to `checkpoint.tmp`, then each file and the folder are flushed to the disk.
+//! 2. `checkpoint` is renamed to `checkpoint.old`, `checkpoint.tmp` to `checkpoint`, and the parent is flushed.
+//! 3. `checkpoint.old` is removed.
+//!
+//! So the names `checkpoint` and `checkpoint.old` only ever belong to complete folders, and one of them always exists
+//! once the first checkpoint was written. Between the two renames only `checkpoint.old` does: [`locate`] takes it, and the
+//! next write first renames it back. A `checkpoint.tmp` is never read; the next write removes it.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// `path` with `suffix` added to its last component.
+fn sibling(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.file_name().map(OsString::from).unwrap_or_default();
+    name.push(suffix);
+    path.with_file_name(name)
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn remove(folder: &Path) -> Result<()> {
+    if folder.exists() { fs::remove_dir_all(folder).map_err(Error::io("removing", folder)) } else { Ok(()) }
+}
+
+fn rename(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).map_err(Error::io("renaming to", to))
+}
+
+/// Flushes a folder's entries; Windows cannot open folders and needs no such flush.
+fn sync_folder(folder: &Path) -> Result<()> {
+    if cfg!(unix) {
+        File::open(folder).and_then(|f| f.sync_all()).map_err(Error::io("flushing", folder))?;
+    }
+    Ok(())
+}
+
+fn sync_files(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(Error::io("reading", folder))? {
+        let path = entry.map_err(Error::io("reading", folder))?.path();
+        // Windows flushes only what is open for writing.
+        let open = fs::OpenOptions::new().write(true).open(&path);
+        open.and_then(|f| f.sync_all()).map_err(Error::io("flushing", &path))?;
+    }
+    sync_folder(folder)
+}
+
+/// Replaces the folder `dir` by what `files` writes into the folder that it is handed (plain files, no folders).
+///
+/// When `files` fails, `dir` is as before and the unfinished folder is gone.
+///
+/// # Errors
+/// What `files` returns, or [`Error::Io`].
+pub fn write_atomically(dir: &Path, files: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let (temporary, old) = (sibling(dir, ".tmp"), sibling(dir, ".old"));
+    if !dir.exists() && old.exists() {
+        rename(&old, dir)?;
+    }
+    remove(&old)?;
+    remove(&temporary)?;
+    fs::create_dir_all(&temporary).map_err(Error::io("creating", &temporary))?;
+    if let Err(e) = files(&temporary).and_then(|()| sync_files(&temporary)) {
+        // The failure that matters is `e`; what cannot be removed now is removed by the next write.
+        let _ = fs::remove_dir_all(&temporary);
+        return Err(e);
+    }
+    if dir.exists() {
+        rename(dir, &old)?;
+    }
+    rename(&temporary, dir)?;
+    sync_folder(parent(dir))?;
+    remove(&old)
+}
+
+/// The complete checkpoint that belongs to the name `dir`: `dir` itself, or `dir.old` after a crash between two renames.
+///
+/// # Errors
+/// [`Error::Checkpoint`] when there is neither.
+pub fn locate(dir: &Path) -> Result<PathBuf> {
+    [dir.to_owned(), sibling(dir, ".old")]
+        .into_iter()
+        .find(|p| p.is_dir())
+        .ok_or_else(|| Error::checkpoint(dir, "expected a checkpoint folder, found none"))
+}
+
+/// Replaces one file by `content`: written beside it, flushed, renamed.
+///
+/// # Errors
+/// [`Error::Io`]; the old file is then as before.
+pub fn write_file_atomically(path: &Path, content: &[u8]) -> Result<()> {
+    let temporary = sibling(path, ".tmp");
+    let write = || {
+        let mut file = File::create(&temporary)?;
+        file.write_all(content)?;
+        file.sync_all()
+    };
+    if let Err(e) = write() {
+        let _ = fs::remove_file(&temporary);
+        return Err(Error::io("writing", path)(e));
+    }
+    rename(&temporary, path)?;
+    sync_folder(parent(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(text: &str) -> impl FnOnce(&Path) -> Result<()> {
+        move |dir| fs::write(dir.join("a"), text).map_err(Error::io("writing", dir))
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_new_checkpoint_replaces_the_old_one_and_leaves_nothing_else() {
+        let run = tempfile::tempdir().unwrap();
+        let dir = run.path().join("checkpoint");
+        write_atomically(&dir, put("1")).unwrap();
+        write_atomically(&dir, put("2")).unwrap();
+        assert_eq!(fs::read_to_string(dir.join("a")).unwrap(), "2");
+        assert_eq!(names(run.path()), ["checkpoint"]);
+    }
+
+    #[test]
+    fn a_write_that_fails_keeps_the_old_checkpoint() {
+        let run = tempfile::tempdir().unwrap();
+        let dir = run.path().join("checkpoint");
+        write_atomically(&dir, put("1")).unwrap();
+        let full = |part: &Path| {
+            fs::write(part.join("a"), "half").unwrap();
+            Err(Error::io("writing", part)(std::io::ErrorKind::StorageFull.into()))
+        };
+        assert!(matches!(write_atomically(&dir, full), Err(Error::Io { .. })));
+        assert_eq!(fs::read_to_string(dir.join("a")).unwrap(), "1");
+        assert_eq!(names(run.path()), ["checkpoint"]);
+    }
+
+    #[test]
+    fn a_crash_at_any_point_is_recovered_from() {
+        let run = tempfile::tempdir().unwrap();
+        let dir = run.path().join("checkpoint");
+        assert!(locate(&dir).is_err());
+        // Before the first rename: a complete old one, a temporary of unknown state.
+        write_atomically(&dir, put("1")).unwrap();
+        fs::create_dir(run.path().join("checkpoint.tmp")).unwrap();
+        assert_eq!(locate(&dir).unwrap(), dir);
+        // Between the renames: a failing write then restores the name, a good one replaces it.
+        fs::rename(&dir, run.path().join("checkpoint.old")).unwrap();
+        assert_eq!(fs::read_to_string(locate(&dir).unwrap().join("a")).unwrap(), "1");
+        write_atomically(&dir, |d| Err(Error::checkpoint(d, "injected"))).unwrap_err();
+        assert_eq!(names(run.path()), ["checkpoint"]);
+        // After both renames, before the removal.
+        fs::create_dir(run.path().join("checkpoint.old")).unwrap();
+        write_atomically(&dir, put("2")).unwrap();
+        assert_eq!(fs::read_to_string(locate(&dir).unwrap().join("a")).unwrap(), "2");
+        assert_eq!(names(run.path()), ["checkpoint"]);
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole() {
+        let run = tempfile::tempdir().unwrap();
+        let path = run.path().join("config.toml");
+        write_file_atomically(&path, b"one").unwrap();
+        write_file_atomically(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(names(run.path()), ["config.toml"]);
+    }
+}

@@ -1,0 +1,15 @@
+//! Checkpoints on disk: tensors in safetensors files, and whole folders that are replaced in one step.
+//!
+//! Knows files and bytes; what the tensors mean is the business of whoever saves and loads them.
+
+pub mod folder;
+pub mod tensors;
+
+pub use folder::{locate, write_atomically, write_file_atomically};
+pub use tensors::{TensorFile, TensorToSave, load_tensors, save_tensors};
+
+/// The file of the model's parameters within a checkpoint folder.
+pub const MODEL_FILE: &str = "model.safetensors";
+
+/// The file of the optimizer's state within a checkpoint folder.
+pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";

@@ -1,0 +1,66 @@
+//! `sdmoe generate`: text from a checkpoint, printed as it comes.
+
+use std::path::PathBuf;
+
+use crate::data::tokenizer::Printer;
+use crate::error::{Error, Result};
+use crate::train::Generation;
+use crate::train::saved::SavedModel;
+
+/// Flags of `sdmoe generate`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Checkpoint folder, or the folder of a run
+    #[arg(long, value_name = "DIR")]
+    checkpoint: PathBuf,
+    /// Text to go on from
+    #[arg(long, value_name = "TEXT")]
+    prompt: String,
+    /// Bytes to generate
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    tokens: usize,
+    /// Divides the logits: below 1 safer, above 1 wilder; 0 always takes the likeliest byte
+    #[arg(long, value_name = "T", default_value_t = 0.8)]
+    temperature: f32,
+    /// Draw from the likeliest bytes that together have this probability
+    #[arg(long, value_name = "P", default_value_t = 0.95)]
+    top_p: f32,
+    /// Seed of the draws
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    seed: u64,
+    /// Adapter, by a part of its name or by its index
+    #[arg(long, value_name = "NAME|INDEX")]
+    adapter: Option<String>,
+}
+
+/// Generates.
+pub(super) fn run(args: &Args) -> Result<()> {
+    if args.prompt.is_empty() {
+        return Err(Error::config("--prompt", "expected at least one byte, got none"));
+    }
+    if !(args.temperature >= 0.0 && args.temperature.is_finite()) {
+        return Err(Error::config(
+            "--temperature",
+            format!("expected a number of at least 0, got {}", args.temperature),
+        ));
+    }
+    if !(args.top_p > 0.0 && args.top_p <= 1.0) {
+        return Err(Error::config("--top-p", format!("expected a number above 0, at most 1, got {}", args.top_p)));
+    }
+    let model = SavedModel::open(&args.checkpoint)?;
+    let what = Generation {
+        prompt: args.prompt.clone().into_bytes(),
+        tokens: args.tokens,
+        temperature: args.temperature,
+        top_p: args.top_p,
+        seed: args.seed,
+    };
+    let mut printer = Printer::default();
+    // The prompt comes with the first byte, so that a device that fails leaves nothing on standard output.
+    let mut prompt = Some(args.prompt.as_str());
+    crate::train::generate(&model, args.adapter.as_deref(), &what, |byte| {
+        super::print(prompt.take().unwrap_or_default())?;
+        super::print(&printer.push(byte))
+    })?;
+    super::print(&format!("{}{}\n", prompt.unwrap_or_default(), printer.finish()))
+}

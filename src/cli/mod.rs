@@ -1,0 +1,77 @@
+//! The `sdmoe` program: reads flags, checks what can be checked, calls the library, prints.
+//!
+//! Everything that is wrong with flags, files and data is found before a device is opened and before anything is
+//! written. Exit codes: 0 when all went well, 2 for any error, with one line on standard error.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::{Error, Result};
+
+mod devices;
+mod eval;
+mod generate;
+mod train;
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sdmoe",
+    version,
+    about = "Trains Mixture-of-Experts language models with spectral decoupling (SD-MoE)"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train a byte-level model; without arguments a tiny one, on sdmoe's own sources, in minutes
+    Train(Box<train::Args>),
+    /// Generate text from a checkpoint
+    Generate(generate::Args),
+    /// Measure the loss of a checkpoint on a text
+    Eval(eval::Args),
+    /// List the GPU adapters
+    Devices,
+}
+
+/// Runs the program with the command line `args`, whose first entry is its name.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help and version come here too, with code 0; nothing is left to say when even this cannot be printed.
+            let _ = e.print();
+            return ExitCode::from(e.exit_code() as u8);
+        }
+    };
+    let result = match cli.command {
+        Command::Train(args) => train::run(&args),
+        Command::Generate(args) => generate::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Devices => devices::run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {}", e.to_string().replace('\n', " "));
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Prints to standard output; a reader that went away (`sdmoe ... | head`) is not a failure.
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::io("writing", std::path::Path::new("standard output"))(e))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,211 @@
+//! `sdmoe train`: from flags to a checked plan, then the run, then what came of it.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::data::Corpus;
+use crate::error::{Error, Result};
+use crate::nn::config::Preset;
+use crate::train::config::RunConfig;
+use crate::train::metrics::{Side, Summary};
+use crate::train::progress::Display;
+use crate::train::run_folder::RunFolder;
+use crate::train::saved::SavedRun;
+use crate::train::{Outcome, Plan};
+
+/// Exit code of a program that an interrupt ended at once, by the shells' convention: 128 + SIGINT.
+const INTERRUPTED: i32 = 130;
+
+/// Flags of `sdmoe train`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Files or folders to train on, any text or bytes; the last part is held out for validation
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    data: Vec<PathBuf>,
+    /// Settings to start from: tiny, small or base [default: tiny]
+    #[arg(long, value_parser = preset, value_name = "NAME", conflicts_with = "resume")]
+    preset: Option<Preset>,
+    /// File of settings, over the preset's; other flags go over it
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    config: Option<PathBuf>,
+    /// Optimizer steps of the whole run
+    #[arg(long, value_name = "N")]
+    steps: Option<u64>,
+    /// Sequences a batch
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
+    /// Bytes a sequence
+    #[arg(long, value_name = "N")]
+    seq: Option<usize>,
+    /// Highest learning rate
+    #[arg(long, value_name = "LR")]
+    lr: Option<f32>,
+    /// Seed of the parameters and of the order of the data
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+    /// Spectral decoupling of the experts [default: on]
+    #[arg(long, value_name = "on|off")]
+    spectral: Option<Switch>,
+    /// Rank k of the experts' common bases
+    #[arg(long, value_name = "K")]
+    rank: Option<usize>,
+    /// Adapter, by a part of its name or by its index (see `sdmoe devices`)
+    #[arg(long, value_name = "NAME|INDEX")]
+    adapter: Option<String>,
+    /// Folder of the run [default: runs/<preset>-<n>, the first number that is free]
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
+    out: Option<PathBuf>,
+    /// Go on with the run in this folder, from its last checkpoint; its own settings hold, flags go over them
+    #[arg(long, value_name = "DIR")]
+    resume: Option<PathBuf>,
+    /// Show no progress
+    #[arg(long)]
+    quiet: bool,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+fn preset(name: &str) -> Result<Preset, String> {
+    match name {
+        "tiny" => Ok(Preset::Tiny),
+        "small" => Ok(Preset::Small),
+        "base" => Ok(Preset::Base),
+        _ => Err("expected tiny, small or base".into()),
+    }
+}
+
+fn preset_name(preset: Preset) -> &'static str {
+    match preset {
+        Preset::Tiny => "tiny",
+        Preset::Small => "small",
+        Preset::Base => "base",
+    }
+}
+
+impl Args {
+    /// The settings: preset, file, flags, each over the last; for a resumed run its own settings, then flags.
+    fn settings(&self) -> Result<RunConfig> {
+        let mut config = match (&self.resume, &self.config) {
+            (Some(dir), _) => RunConfig::from_file(&RunFolder::resume(dir)?.config_path(), None)?,
+            (None, Some(file)) => RunConfig::from_file(file, self.preset)?,
+            (None, None) => RunConfig::preset(self.preset.unwrap_or(Preset::Tiny)),
+        };
+        fn set<T: Clone>(setting: &mut T, flag: &Option<T>) {
+            if let Some(value) = flag {
+                *setting = value.clone();
+            }
+        }
+        set(&mut config.train.steps, &self.steps);
+        set(&mut config.train.batch, &self.batch);
+        set(&mut config.train.seq, &self.seq);
+        set(&mut config.optimizer.lr, &self.lr);
+        set(&mut config.seed, &self.seed);
+        set(&mut config.spectral.enabled, &self.spectral.map(|s| matches!(s, Switch::On)));
+        set(&mut config.spectral.rank, &self.rank);
+        if self.adapter.is_some() {
+            config.adapter.clone_from(&self.adapter);
+        }
+        if !self.data.is_empty() {
+            config.data.paths.clone_from(&self.data);
+        }
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks everything that needs no device; writes nothing.
+    fn plan(&self) -> Result<Plan> {
+        let config = self.settings()?;
+        let folder = match (&self.resume, &self.out) {
+            (Some(dir), _) => RunFolder::resume(dir)?,
+            (None, Some(dir)) => RunFolder::create(dir)?,
+            (None, None) => RunFolder::first_free(Path::new("runs"), preset_name(config.preset)),
+        };
+        let resume = self.resume.as_ref().map(|_| SavedRun::open(&folder.checkpoint_path())).transpose()?;
+        if let Some(saved) = &resume {
+            saved.model.accepts(&config)?;
+        }
+        let corpus = Corpus::load(&config.data.paths, config.data.validation_fraction)?;
+        corpus.require(config.train.seq)?;
+        Ok(Plan { config, corpus, folder, resume })
+    }
+}
+
+/// Trains.
+pub(super) fn run(args: &Args) -> Result<()> {
+    let plan = args.plan()?;
+    let display = match args.quiet {
+        true => Display::Quiet,
+        false if std::io::stderr().is_terminal() => Display::Bar,
+        false => Display::Lines,
+    };
+    if !args.quiet {
+        eprintln!("data: {}", plan.corpus.description());
+        eprintln!("run:  {}", plan.folder.dir().display());
+    }
+    if plan.resume.as_ref().is_some_and(|saved| !saved.model.trained_on(plan.corpus.fingerprint())) {
+        eprintln!("note: the data are not those that this run was started with");
+    }
+    let dir = plan.folder.dir().to_owned();
+    let stop = stop_on_interrupt()?;
+    match crate::train::run(plan, display, &stop)? {
+        Outcome::Finished { summary, sample } => super::print(&report(&summary, &sample, &dir)),
+        Outcome::Interrupted { step } => {
+            super::print(&format!("stopped after step {step}; go on with: sdmoe train --resume {}\n", dir.display()))
+        }
+    }
+}
+
+/// A flag that the first Ctrl-C sets; the second one ends the program at once.
+fn stop_on_interrupt() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    let handler = move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(INTERRUPTED);
+        }
+        eprintln!("\nfinishing this step and writing a checkpoint; press Ctrl-C again to stop at once");
+    };
+    ctrlc::set_handler(handler).map_err(|e| Error::Device(format!("cannot handle Ctrl-C: {e}")))?;
+    Ok(stop)
+}
+
+/// The final figures for a person.
+fn report(summary: &Summary, sample: &str, dir: &Path) -> String {
+    let mut lines = Vec::new();
+    let mut line = |s: String| lines.push(s);
+    line(format!("sample:\n{sample}\n"));
+    line(format!("validation loss {:.4} nats per byte = {:.4} bits per byte", summary.val_loss, summary.bits_per_byte));
+    line(format!(
+        "{} steps, {} bytes, {:.0} tokens/s on {}",
+        summary.steps, summary.tokens, summary.tokens_per_second, summary.adapter
+    ));
+    line(format!(
+        "{} parameters, {} of them active for a token; {:.0} MiB of GPU memory at most",
+        summary.parameters,
+        summary.active_parameters,
+        summary.peak_gpu_bytes as f64 / f64::from(1 << 20)
+    ));
+    for (side, name) in [(Side::Model, "model"), (Side::Hidden, "hidden")] {
+        let of_side: Vec<_> = summary.similarity.iter().filter(|s| s.side == side).collect();
+        if of_side.is_empty() {
+            continue;
+        }
+        let mean = |f: fn(&&crate::train::metrics::Similarity) -> f32| {
+            of_side.iter().map(f).sum::<f32>() / of_side.len() as f32
+        };
+        line(format!(
+            "similarity of the experts, {name} side: merged {:.3}, unique parts {:.3}, chance {:.3}",
+            mean(|s| s.merged),
+            mean(|s| s.unique),
+            mean(|s| s.chance)
+        ));
+    }
+    line(format!("metrics, summary and checkpoint: {}\n", dir.display()));
+    lines.join("\n")
+}

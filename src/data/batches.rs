@@ -1,0 +1,129 @@
+//! Windows of the corpus as batches: random ones to train on, fixed and evenly spaced ones to validate on.
+//!
+//! A batch is `tokens: [batch, seq]` and `targets: [batch, seq]`, the same window one byte later, both row-major.
+
+use super::corpus;
+use super::offsets::offsets;
+use crate::error::Result;
+
+/// One batch, both parts `[batch, seq]` flattened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// What the model reads.
+    pub tokens: Vec<u32>,
+    /// What it must predict: `tokens` moved by one.
+    pub targets: Vec<u32>,
+}
+
+/// Training batches: which windows a step sees is a pure function of the seed, the step and the micro-batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Batches<'a> {
+    bytes: &'a [u8],
+    batch: usize,
+    seq: usize,
+    seed: u64,
+}
+
+/// Validation batches: always the same windows, evenly spaced over the bytes.
+#[derive(Clone, Debug)]
+pub struct Validation<'a> {
+    bytes: &'a [u8],
+    starts: Vec<usize>,
+    batch: usize,
+    seq: usize,
+}
+
+fn gather(bytes: &[u8], starts: &[usize], seq: usize) -> Batch {
+    let take =
+        |shift: usize| starts.iter().flat_map(|s| &bytes[s + shift..s + shift + seq]).map(|b| u32::from(*b)).collect();
+    Batch { tokens: take(0), targets: take(1) }
+}
+
+impl<'a> Batches<'a> {
+    /// Batches of `batch` windows of `seq` bytes.
+    ///
+    /// # Errors
+    /// [`crate::Error::Data`] when `bytes` are shorter than `seq + 1`.
+    pub fn new(bytes: &'a [u8], batch: usize, seq: usize, seed: u64) -> Result<Self> {
+        corpus::require(bytes, seq, "the part to train on")?;
+        Ok(Self { bytes, batch, seq, seed })
+    }
+
+    /// Micro-batch `micro_batch` (from 0) of step `step` (from 1).
+    pub fn batch(&self, step: u64, micro_batch: u64) -> Batch {
+        let starts = offsets(self.seed, step, micro_batch, self.batch, self.bytes.len() - self.seq);
+        gather(self.bytes, &starts, self.seq)
+    }
+}
+
+impl<'a> Validation<'a> {
+    /// Up to `limit` batches (none: as many as the bytes hold without overlap); at least one, whose windows overlap where
+    /// the bytes are few.
+    ///
+    /// # Errors
+    /// [`crate::Error::Data`] when `bytes` are shorter than `seq + 1`.
+    pub fn new(bytes: &'a [u8], batch: usize, seq: usize, limit: Option<usize>) -> Result<Self> {
+        corpus::require(bytes, seq, "the text to evaluate on")?;
+        let last = bytes.len() - seq - 1;
+        let whole = (bytes.len() - 1) / seq / batch;
+        let windows = batch * whole.min(limit.unwrap_or(whole)).max(1);
+        let starts = (0..windows).map(|i| (i as u128 * last as u128 / (windows - 1).max(1) as u128) as usize).collect();
+        Ok(Self { bytes, starts, batch, seq })
+    }
+
+    /// Number of batches.
+    pub fn len(&self) -> usize {
+        self.starts.len() / self.batch
+    }
+
+    /// Never: there is at least one batch.
+    pub fn is_empty(&self) -> bool {
+        self.starts.is_empty()
+    }
+
+    /// Bytes predicted over all batches.
+    pub fn predicted(&self) -> usize {
+        self.starts.len() * self.seq
+    }
+
+    /// The batches, in order.
+    pub fn iter(&self) -> impl Iterator<Item = Batch> {
+        self.starts.chunks(self.batch).map(|starts| gather(self.bytes, starts, self.seq))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_the_tokens_one_later_and_batches_repeat() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        let batches = Batches::new(&bytes, 3, 10, 7).unwrap();
+        let batch = batches.batch(5, 1);
+        assert_eq!(batch.tokens.len(), 30);
+        assert!(batch.tokens.iter().zip(&batch.targets).all(|(x, y)| x + 1 == *y));
+        assert_eq!(batch, batches.batch(5, 1));
+        assert_ne!(batch, batches.batch(6, 1));
+        assert_ne!(batch, batches.batch(5, 0));
+    }
+
+    #[test]
+    fn the_shortest_text_has_one_window() {
+        let batch = Batches::new(b"abc", 2, 2, 0).unwrap().batch(1, 0);
+        assert_eq!(batch.tokens, [97, 98, 97, 98]);
+        assert_eq!(Validation::new(b"abc", 2, 2, None).unwrap().iter().next().unwrap(), batch);
+        assert!(Batches::new(b"ab", 2, 2, 0).is_err());
+    }
+
+    #[test]
+    fn validation_windows_are_evenly_spaced_and_do_not_overlap_where_there_is_room() {
+        let bytes = vec![1u8; 1001];
+        let all = Validation::new(&bytes, 5, 10, None).unwrap();
+        assert_eq!((all.len(), all.predicted()), (20, 1000));
+        assert_eq!(all.starts, (0..100).map(|i| i * 10).collect::<Vec<_>>());
+        let some = Validation::new(&bytes, 5, 10, Some(2)).unwrap();
+        assert_eq!((some.starts[0], some.starts[9], some.iter().count()), (0, 990, 2));
+        assert!(some.starts.windows(2).all(|w| w[1] - w[0] >= 10));
+    }
+}

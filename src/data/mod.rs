@@ -1,0 +1,11 @@
+//! Text to train on: the corpus, its bytes as tokens, and which window of it a step sees.
+//!
+//! Reads files, and nothing else: no randomness but the hash of [`offsets`], no clock, no state between two calls.
+
+pub mod batches;
+pub mod corpus;
+pub mod offsets;
+pub mod tokenizer;
+
+pub use batches::{Batch, Batches, Validation};
+pub use corpus::{Corpus, read};

@@ -1,0 +1,50 @@
+//! Causal self-attention with rotary positions and grouped key/value heads.
+
+use crate::autograd::{Tape, Var};
+use crate::error::Result;
+use crate::nn::config::ModelConfig;
+use crate::nn::params::{Group, ParamBuilder, ParamId};
+use crate::nn::pass::Pass;
+use crate::ops::{Attention, MatMul, Rope};
+
+/// `attn(x) = attention(rope(x W_q), rope(x W_k), x W_v) W_o`.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionLayer {
+    wq: ParamId,
+    wk: ParamId,
+    wv: ParamId,
+    wo: ParamId,
+}
+
+impl AttentionLayer {
+    /// Registers the parameters under `prefix`.
+    pub fn new(params: &mut ParamBuilder, prefix: &str, config: &ModelConfig) -> Self {
+        let (d, q, kv) = (config.d_model, config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let mut add = |name: &str, shape: [usize; 2]| params.add(format!("{prefix}.{name}"), Group::Decay, &shape);
+        Self { wq: add("wq", [d, q]), wk: add("wk", [d, kv]), wv: add("wv", [d, kv]), wo: add("wo", [q, d]) }
+    }
+
+    /// `x: [tokens, d_model]`, whole sequences behind each other, to the same shape.
+    ///
+    /// # Errors
+    /// What the ops return.
+    pub fn forward(&self, tape: &mut Tape, pass: &Pass<'_>, config: &ModelConfig, x: Var) -> Result<Var> {
+        let mut project = |id, tape: &mut Tape| {
+            let w = pass.param(tape, id);
+            tape.apply(MatMul { trans_b: false }, &[x, w])
+        };
+        let (q, k, v) = (project(self.wq, tape)?, project(self.wk, tape)?, project(self.wv, tape)?);
+        let rope = |heads| Rope { heads, head_dim: config.head_dim, seq: pass.seq, theta: config.rope_theta };
+        let q = tape.apply(rope(config.heads), &[q])?;
+        let k = tape.apply(rope(config.kv_heads), &[k])?;
+        let op = Attention {
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            seq: pass.seq,
+        };
+        let mixed = tape.apply(op, &[q, k, v])?;
+        let wo = pass.param(tape, self.wo);
+        tape.apply(MatMul { trans_b: false }, &[mixed, wo])
+    }
+}

@@ -1,0 +1,140 @@
+//! The Mixture-of-Experts layer: router, routed SwiGLU experts, shared expert, auxiliary losses.
+//!
+//! `moe(x)_t = sum_j w_tj expert_{i_tj}(x_t) + gate(x_t) shared(x_t)` with `expert(x) = (silu(x W_gate) * (x W_up)) W_down`.
+//! Every routed pair is computed (dropless); which expert a row belongs to never leaves the device.
+
+use crate::autograd::{Tape, Var};
+use crate::error::Result;
+use crate::kernels::grouped::tile_rows;
+use crate::kernels::routing::{Routing, route};
+use crate::nn::config::{ExpertMatrix, MoeConfig, ModelConfig, SharedGate};
+use crate::nn::params::{Group, ParamBuilder, ParamId};
+use crate::nn::pass::{Mode, Pass};
+use crate::ops::{
+    Add, Combine, CombineWeights, ExpertMatMul, LoadBalance, MatMul, Permute, RouterScores, SigmoidGate, SwiGlu, ZLoss,
+};
+use crate::tensor::Tensor;
+
+/// The layer's parameters.
+#[derive(Clone, Copy, Debug)]
+pub struct MoeLayer {
+    layer: usize,
+    router: ParamId,
+    experts: [ParamId; 3],
+    shared: Option<[ParamId; 3]>,
+    shared_gate: Option<ParamId>,
+}
+
+/// What the layer gives.
+pub struct MoeOutput {
+    /// `[tokens, d_model]`.
+    pub output: Var,
+    /// Auxiliary losses, `[1]` each, their weights applied.
+    pub losses: Vec<Var>,
+    /// Who went where.
+    pub routing: Routing,
+}
+
+impl MoeLayer {
+    /// Registers the parameters of layer `layer` under `prefix`.
+    pub fn new(params: &mut ParamBuilder, prefix: &str, layer: usize, config: &ModelConfig) -> Self {
+        let (d, moe) = (config.d_model, &config.moe);
+        let router = params.add(format!("{prefix}.router"), Group::Decay, &[d, moe.experts]);
+        let experts = ExpertMatrix::ALL.map(|matrix| {
+            let (m, n) = expert_shape(matrix, d, moe.d_expert);
+            params.add(format!("{prefix}.experts.{}", matrix.name()), Group::Experts(matrix), &[moe.experts, m, n])
+        });
+        let shared = (moe.d_shared > 0).then(|| {
+            ExpertMatrix::ALL.map(|matrix| {
+                let (m, n) = expert_shape(matrix, d, moe.d_shared);
+                params.add(format!("{prefix}.shared.{}", matrix.name()), Group::Decay, &[m, n])
+            })
+        });
+        let gated = moe.d_shared > 0 && moe.shared_gate == SharedGate::Sigmoid;
+        let shared_gate = gated.then(|| params.add(format!("{prefix}.shared_gate"), Group::Decay, &[d, 1]));
+        Self { layer, router, experts, shared, shared_gate }
+    }
+
+    /// The routed experts' matrices in the order of [`ExpertMatrix::ALL`], `[E, m, n]` each.
+    pub fn experts(&self) -> [ParamId; 3] {
+        self.experts
+    }
+
+    /// `x: [tokens, d_model]`. `bias: [E]` is added to the scores where experts are chosen, and only there.
+    ///
+    /// # Errors
+    /// What the ops return.
+    pub fn forward(
+        &self,
+        tape: &mut Tape,
+        pass: &Pass<'_>,
+        config: &MoeConfig,
+        bias: Option<&Tensor>,
+        x: Var,
+    ) -> Result<MoeOutput> {
+        let router = pass.param(tape, self.router);
+        let logits = tape.apply(MatMul { trans_b: false }, &[x, router])?;
+        let scores = tape.apply(RouterScores { score: config.score }, &[logits])?;
+        let routing = route(tape.value(scores), bias, config.top_k, tile_rows(tape.gpu()))?;
+        let index = tape.constant(&routing.index);
+        let slot = tape.constant(&routing.slot);
+        let source = tape.constant(&routing.source);
+        let combine = CombineWeights { renormalize: config.renormalize, scaling: config.scaling };
+        let weights = tape.apply(combine, &[scores, index])?;
+
+        let grouped = tape.apply(Permute, &[x, source, slot])?;
+        let mut expert = |tape: &mut Tape, matrix: ExpertMatrix, x: Var| {
+            let w = pass.param(tape, self.experts[matrix as usize]);
+            let token_space = (pass.token_space)(self.layer, matrix);
+            tape.apply(ExpertMatMul { groups: routing.groups.clone(), token_space }, &[x, w])
+        };
+        let gate = expert(tape, ExpertMatrix::Gate, grouped)?;
+        let up = expert(tape, ExpertMatrix::Up, grouped)?;
+        let hidden = tape.apply(SwiGlu, &[gate, up])?;
+        let down = expert(tape, ExpertMatrix::Down, hidden)?;
+        let mut output = tape.apply(Combine, &[down, weights, slot, source])?;
+        if let Some(shared) = self.shared {
+            let shared = self.shared_expert(tape, pass, shared, x)?;
+            output = tape.apply(Add, &[output, shared])?;
+        }
+
+        let mut losses = Vec::new();
+        if pass.mode != Mode::Inference {
+            if config.balance_loss > 0.0 {
+                let counts = tape.constant(&routing.groups.counts);
+                let op = LoadBalance { coefficient: config.balance_loss, top_k: config.top_k };
+                losses.push(tape.apply(op, &[scores, counts])?);
+            }
+            if config.z_loss > 0.0 {
+                losses.push(tape.apply(ZLoss { coefficient: config.z_loss }, &[logits])?);
+            }
+        }
+        Ok(MoeOutput { output, losses, routing })
+    }
+
+    fn shared_expert(&self, tape: &mut Tape, pass: &Pass<'_>, shared: [ParamId; 3], x: Var) -> Result<Var> {
+        let mut product = |tape: &mut Tape, id, x| {
+            let w = pass.param(tape, id);
+            tape.apply(MatMul { trans_b: false }, &[x, w])
+        };
+        let gate = product(tape, shared[0], x)?;
+        let up = product(tape, shared[1], x)?;
+        let hidden = tape.apply(SwiGlu, &[gate, up])?;
+        let output = product(tape, shared[2], hidden)?;
+        match self.shared_gate {
+            None => Ok(output),
+            Some(id) => {
+                let logit = product(tape, id, x)?;
+                tape.apply(SigmoidGate, &[output, logit])
+            }
+        }
+    }
+}
+
+/// Rows and columns of an expert's matrix.
+pub fn expert_shape(matrix: ExpertMatrix, d_model: usize, hidden: usize) -> (usize, usize) {
+    match matrix {
+        ExpertMatrix::Gate | ExpertMatrix::Up => (d_model, hidden),
+        ExpertMatrix::Down => (hidden, d_model),
+    }
+}

@@ -1,0 +1,44 @@
+//! What one forward pass of the model knows beside its input.
+
+use crate::autograd::{Tape, Var};
+use crate::nn::config::ExpertMatrix;
+use crate::nn::params::{ParamId, ParamSet};
+use crate::ops::TokenSpace;
+
+/// Whether gradients are wanted, and where they go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// No gradients: evaluation and generation.
+    Inference,
+    /// Gradients replace what the gradient buffers hold.
+    Train,
+    /// Gradients are added to what the gradient buffers hold: all micro-batches of a step but the first.
+    Accumulate,
+}
+
+/// Gives, for a layer and a matrix kind, where the token-space form of the gradient split reads its bases and leaves its
+/// common part; none for the plain gradient.
+pub type TokenSpaceOf<'a> = &'a dyn Fn(usize, ExpertMatrix) -> Option<TokenSpace>;
+
+/// One forward pass.
+pub struct Pass<'a> {
+    /// The parameters.
+    pub params: &'a ParamSet,
+    /// Tokens of a sequence.
+    pub seq: usize,
+    /// Whether gradients are wanted.
+    pub mode: Mode,
+    /// The token-space gradient split, where it is chosen.
+    pub token_space: TokenSpaceOf<'a>,
+}
+
+impl Pass<'_> {
+    /// Puts a parameter on the tape.
+    pub fn param(&self, tape: &mut Tape, id: ParamId) -> Var {
+        let param = self.params.get(id);
+        match self.mode {
+            Mode::Inference => tape.constant(&param.value),
+            mode => tape.parameter(&param.value, &param.gradient, mode == Mode::Accumulate),
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! The optimizer's settings: AdamW (Loshchilov, Hutter, arXiv 1711.05101), clipping and the learning rate's course.
+
+use serde::{Deserialize, Serialize};
+
+use super::schedule::LearningRate;
+use crate::error::{Error, Result};
+
+/// The `[optimizer]` table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OptimizerConfig {
+    /// Highest learning rate.
+    pub lr: f32,
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// Added to the root of the second moment.
+    pub eps: f32,
+    /// Decoupled weight decay, times the learning rate.
+    pub weight_decay: f32,
+    /// Largest global gradient norm; 0 turns clipping off.
+    pub clip: f32,
+    /// Steps over which the learning rate rises linearly to `lr`.
+    pub warmup_steps: u64,
+    /// The last step's learning rate as a share of `lr`; the way there is half a cosine.
+    pub min_lr_ratio: f32,
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        // beta2, weight decay, clip and the final tenth: the common choices for language models since GPT-3
+        // (arXiv 2005.14165, appendix B).
+        Self {
+            lr: 3e-3,
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            clip: 1.0,
+            warmup_steps: 30,
+            min_lr_ratio: 0.1,
+        }
+    }
+}
+
+impl OptimizerConfig {
+    /// The learning rate's course over a run of `steps` steps.
+    pub fn schedule(&self, steps: u64) -> LearningRate {
+        LearningRate { peak: self.lr, min_ratio: self.min_lr_ratio, warmup_steps: self.warmup_steps, steps }
+    }
+
+    /// Checks each setting's range.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names the first setting that is impossible.
+    pub fn validate(&self) -> Result<()> {
+        let check = |ok: bool, field: &str, expected: &str, got: f32| {
+            if ok {
+                return Ok(());
+            }
+            Err(Error::config(format!("optimizer.{field}"), format!("expected {expected}, got {got}")))
+        };
+        let positive = |x: f32| x > 0.0 && x.is_finite();
+        let share = |x: f32| (0.0..1.0).contains(&x);
+        check(positive(self.lr), "lr", "a number above 0", self.lr)?;
+        check(share(self.beta1), "beta1", "a number in [0, 1)", self.beta1)?;
+        check(share(self.beta2), "beta2", "a number in [0, 1)", self.beta2)?;
+        check(positive(self.eps), "eps", "a number above 0", self.eps)?;
+        let (decay, clip) = (self.weight_decay, self.clip);
+        check(decay >= 0.0 && decay.is_finite(), "weight_decay", "a number of at least 0", decay)?;
+        check(clip >= 0.0 && clip.is_finite(), "clip", "a number of at least 0", clip)?;
+        check((0.0..=1.0).contains(&self.min_lr_ratio), "min_lr_ratio", "a number in [0, 1]", self.min_lr_ratio)
+    }
+}

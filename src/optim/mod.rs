@@ -1,0 +1,4 @@
+//! What turns gradients into new parameters.
+
+pub mod config;
+pub mod schedule;

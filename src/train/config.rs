@@ -1,0 +1,299 @@
+//! The settings of a run: `config.toml`, complete, so that the file alone (and the data) reproduces the run.
+//!
+//! Layers, each over the last: the preset, the `--config` file, the flags. A file says only what it changes; what it
+//! leaves out comes from its preset.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use crate::error::{Error, Result};
+use crate::nn::config::{ModelConfig, Preset, SpectralConfig};
+use crate::optim::config::OptimizerConfig;
+
+/// All settings of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunConfig {
+    /// Where the settings started from.
+    pub preset: Preset,
+    /// Seed of the parameters and of the order of the data.
+    pub seed: u64,
+    /// The adapter, as a part of its name or its index; none for the best one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
+    /// What to train on.
+    pub data: DataConfig,
+    /// The model's shape.
+    pub model: ModelConfig,
+    /// The optimizer.
+    pub optimizer: OptimizerConfig,
+    /// How long, how much at a time, and what is reported when.
+    pub train: TrainConfig,
+    /// The spectral decoupling.
+    pub spectral: SpectralConfig,
+}
+
+/// The `[data]` table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DataConfig {
+    /// Files and folders, relative to the folder that the program is started in; none for sdmoe's own sources.
+    pub paths: Vec<PathBuf>,
+    /// Share of the bytes, from the end, that is held out for validation.
+    pub validation_fraction: f64,
+}
+
+/// The `[train]` table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainConfig {
+    /// Optimizer steps of the whole run.
+    pub steps: u64,
+    /// Sequences a micro-batch.
+    pub batch: usize,
+    /// Bytes a sequence.
+    pub seq: usize,
+    /// Micro-batches whose gradients make one step.
+    pub accumulate: u64,
+    /// Steps between two lines of `metrics.jsonl`.
+    pub log_every: u64,
+    /// Steps between two validations; 0 for one at the end only.
+    pub eval_every: u64,
+    /// Batches of a validation, at most.
+    pub eval_batches: usize,
+    /// Steps between two checkpoints; 0 for one at the end only.
+    pub checkpoint_every: u64,
+    /// Steps between two spectral blocks in the metrics; 0 for one at the end only.
+    pub spectral_every: u64,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        Self { paths: Vec::new(), validation_fraction: 0.1 }
+    }
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        RunConfig::preset(Preset::Tiny).train
+    }
+}
+
+impl Default for RunConfig {
+    fn default() -> Self {
+        Self::preset(Preset::Tiny)
+    }
+}
+
+impl RunConfig {
+    /// The preset's settings.
+    pub fn preset(preset: Preset) -> Self {
+        // The one table of what a preset sets beside the model.
+        let (steps, batch, seq, lr, warmup_steps) = match preset {
+            Preset::Tiny => (300, 8, 128, 3e-3, 30),
+            Preset::Small => (1_000, 8, 256, 1e-3, 50),
+            Preset::Base => (10_000, 16, 512, 6e-4, 500),
+        };
+        let (log_every, eval_every, eval_batches, checkpoint_every, spectral_every) = match preset {
+            Preset::Tiny => (5, 50, 8, 100, 50),
+            Preset::Small => (10, 100, 8, 250, 100),
+            Preset::Base => (10, 250, 16, 1_000, 250),
+        };
+        Self {
+            preset,
+            seed: 1,
+            adapter: None,
+            data: DataConfig::default(),
+            model: preset.model(),
+            optimizer: OptimizerConfig { lr, warmup_steps, ..OptimizerConfig::default() },
+            train: TrainConfig {
+                steps,
+                batch,
+                seq,
+                accumulate: 1,
+                log_every,
+                eval_every,
+                eval_batches,
+                checkpoint_every,
+                spectral_every,
+            },
+            spectral: SpectralConfig::default(),
+        }
+    }
+
+    /// Reads a file of settings over those of a preset: `preset`, or the file's, or `tiny`.
+    ///
+    /// # Errors
+    /// [`Error::Io`], or [`Error::Config`] with the file's name for a syntax error and with the setting's name else.
+    pub fn from_file(path: &Path, preset: Option<Preset>) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io("reading", path))?;
+        Self::from_toml(&text, &path.display().to_string(), preset)
+    }
+
+    /// As [`RunConfig::from_file`], from its text; `origin` names it in errors.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn from_toml(text: &str, origin: &str, preset: Option<Preset>) -> Result<Self> {
+        let mut file: Table = toml::from_str(text).map_err(|e| {
+            let line = e.span().map_or(0, |s| text[..s.start.min(text.len())].matches('\n').count() + 1);
+            Error::config(format!("{origin}, line {line}"), one_line(e.message()))
+        })?;
+        let preset = match (preset, file.get("preset")) {
+            (Some(preset), _) => preset,
+            (None, Some(name)) => {
+                name.clone().try_into().map_err(|e: toml::de::Error| Error::config("preset", one_line(e.message())))?
+            }
+            (None, None) => Preset::Tiny,
+        };
+        file.remove("preset");
+        let mut table = Self::preset(preset).to_table()?;
+        // The one setting that a complete file may lack has to be known too.
+        let mut known = table.clone();
+        known.insert("adapter".into(), Value::String(String::new()));
+        reject_unknown(&file, &known, "")?;
+        merge(&mut table, file);
+        Value::Table(table).try_into().map_err(|e: toml::de::Error| Error::config(origin, one_line(&e.to_string())))
+    }
+
+    /// The complete settings as the text of `config.toml`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when a value has no form in TOML: a path that is not UTF-8, an integer above 2^63.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|e| Error::config("config.toml", one_line(&e.to_string())))
+    }
+
+    fn to_table(&self) -> Result<Table> {
+        Table::try_from(self).map_err(|e| Error::config("config.toml", one_line(&e.to_string())))
+    }
+
+    /// Checks every setting that can be checked without data and device.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names the first impossible setting as `config.toml` does.
+    pub fn validate(&self) -> Result<()> {
+        self.model.validate()?;
+        // A byte-level model needs a token for every byte.
+        require(self.model.vocab >= 256, "model.vocab", "at least 256 (one for each byte)", self.model.vocab)?;
+        self.spectral.validate(&self.model)?;
+        self.optimizer.validate()?;
+        let fraction = self.data.validation_fraction;
+        require(fraction > 0.0 && fraction < 1.0, "data.validation_fraction", "a number between 0 and 1", fraction)?;
+        let t = &self.train;
+        for (field, value) in [
+            ("train.steps", t.steps),
+            ("train.batch", t.batch as u64),
+            ("train.seq", t.seq as u64),
+            ("train.accumulate", t.accumulate),
+            ("train.log_every", t.log_every),
+            ("train.eval_batches", t.eval_batches as u64),
+        ] {
+            require(value >= 1, field, "at least 1", value)?;
+            require(i64::try_from(value).is_ok(), field, "at most 2^63 - 1", value)?;
+        }
+        require(i64::try_from(self.seed).is_ok(), "seed", "at most 2^63 - 1", self.seed)?;
+        // Routed slots are counted in u32 on the device.
+        let slots = t.batch.checked_mul(t.seq).and_then(|n| n.checked_mul(self.model.moe.top_k));
+        let fits = slots.is_some_and(|n| n <= 1 << 31);
+        require(fits, "train.batch", "batch x seq x top_k of at most 2^31", format!("{} x {}", t.batch, t.seq))
+    }
+}
+
+fn require(ok: bool, field: &str, expected: &str, got: impl std::fmt::Display) -> Result<()> {
+    if ok { Ok(()) } else { Err(Error::config(field, format!("expected {expected}, got {got}"))) }
+}
+
+fn one_line(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Fails on the first key of `table` that `known` lacks, with its full name.
+fn reject_unknown(table: &Table, known: &Table, prefix: &str) -> Result<()> {
+    for (key, value) in table {
+        let field = format!("{prefix}{key}");
+        match (known.get(key), value) {
+            (None, _) => {
+                let names = known.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+                return Err(Error::config(field, format!("unknown setting; expected one of {names}")));
+            }
+            (Some(Value::Table(known)), Value::Table(inner)) => reject_unknown(inner, known, &format!("{field}."))?,
+            (Some(_), _) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Puts the values of `over` into `base`, table by table.
+fn merge(base: &mut Table, over: Table) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(Value::Table(base)), Value::Table(over)) => merge(base, over),
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        RunConfig::from_toml(text, "run.toml", None).and_then(|c| c.validate()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_complete_file_gives_back_the_run() {
+        for preset in [Preset::Tiny, Preset::Small, Preset::Base] {
+            let mut config = RunConfig::preset(preset);
+            config.validate().unwrap();
+            config.adapter = Some("llvm".into());
+            config.data.paths = vec!["a/b".into()];
+            config.spectral.matrices.pop();
+            let text = config.to_toml().unwrap();
+            assert!(text.contains("weight_decay = 0.1\n"), "f32 values are written short: {text}");
+            assert_eq!(RunConfig::from_toml(&text, "x", None).unwrap(), config);
+        }
+    }
+
+    #[test]
+    fn a_file_changes_its_preset_only_where_it_speaks() {
+        let text = "preset = \"small\"\n[model]\nlayers = 2\n[model.moe]\nexperts = 4\n[optimizer]\nlr = 0.5";
+        let config = RunConfig::from_toml(text, "x", None).unwrap();
+        let mut expected = RunConfig::preset(Preset::Small);
+        (expected.model.layers, expected.model.moe.experts, expected.optimizer.lr) = (2, 4, 0.5);
+        assert_eq!(config, expected);
+        let config = RunConfig::from_toml(text, "x", Some(Preset::Tiny)).unwrap();
+        assert_eq!((config.preset, config.model.d_model, config.model.layers), (Preset::Tiny, 128, 2));
+        assert_eq!(RunConfig::from_toml("", "x", None).unwrap(), RunConfig::default());
+    }
+
+    #[test]
+    fn mistakes_are_named_as_in_the_file() {
+        for (text, expected) in [
+            ("[model.moe]\nexpertz = 3", "config: model.moe.expertz: unknown setting; expected one of "),
+            ("sede = 3", "config: sede: unknown setting"),
+            ("preset = \"huge\"", "config: preset: unknown variant `huge`"),
+            ("seed = 1\nseed = ", "config: run.toml, line 2: "),
+            ("[train]\nsteps = \"many\"", "train"),
+            ("[train]\nsteps = -1", "train"),
+            ("model = 3", "model"),
+            ("[train]\nsteps = 0", "config: train.steps: expected at least 1, got 0"),
+            ("[train]\nbatch = 4611686018427387904", "config: train.batch: expected batch x seq"),
+            ("[model]\nvocab = 100", "config: model.vocab: expected at least 256"),
+            ("[model.moe]\ntop_k = 9", "config: model.moe.top_k: expected at most model.moe.experts = 8, got 9"),
+            ("[spectral]\nrank = 129", "config: spectral.rank: expected at most min(d_model, d_expert) = 128"),
+            ("[model]\nkv_heads = 3", "config: model.kv_heads: expected a divisor of model.heads = 4, got 3"),
+            ("[optimizer]\nlr = nan", "config: optimizer.lr: expected a number above 0, got NaN"),
+            ("[optimizer]\nbeta2 = 1", "optimizer"),
+            ("[data]\nvalidation_fraction = 1.0", "config: data.validation_fraction: expected a number between"),
+        ] {
+            let message = error(text);
+            assert!(message.contains(expected) && !message.contains('\n'), "{text:?} gave {message:?}");
+        }
+    }
+}

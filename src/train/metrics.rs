@@ -1,0 +1,234 @@
+//! What a run reports: the lines of `metrics.jsonl` and the content of `summary.json`.
+//!
+//! Losses are in nats per byte. A field that is not there was not measured at that step.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::write_file_atomically;
+use crate::error::{Error, Result};
+use crate::nn::config::ExpertMatrix;
+
+/// One line of `metrics.jsonl`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StepMetrics {
+    /// The step, from 1.
+    pub step: u64,
+    /// Cross-entropy on the training batch.
+    pub loss: f32,
+    /// Load-balance and z-loss, weighted, summed over layers.
+    pub aux_loss: f32,
+    /// Learning rate.
+    pub lr: f32,
+    /// Global norm of what the parameters receive, before clipping.
+    pub grad_norm: f32,
+    /// Bytes trained on per second since the last line.
+    pub tokens_per_second: f64,
+    /// Cross-entropy on the held-out part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub val_loss: Option<f32>,
+    /// Largest load of an expert over the even load, less 1; the worst layer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_max_violation: Option<f32>,
+    /// Experts without a token, over all layers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_experts: Option<u32>,
+    /// The spectral block.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub spectral: Option<SpectralMetrics>,
+}
+
+/// The spectral block of a line: means over layers and matrices, unless said otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SpectralMetrics {
+    /// Hidden-side top-r similarity of the merged experts `W_i`, mean over pairs.
+    pub similarity_merged: f32,
+    /// The same of `W_u,i`.
+    pub similarity_unique: f32,
+    /// Share of `W_u,i` inside the common basis on the model side.
+    pub drift_model: f32,
+    /// The same on the hidden side.
+    pub drift_hidden: f32,
+    /// sigma_k / sigma_{k+1} of `W_c`.
+    pub common_gap: f32,
+    /// Share of the energy of `W_c` beyond rank k.
+    pub common_energy_beyond_rank: f32,
+    /// Largest angle between the last two bases, in radians.
+    pub basis_angle: f32,
+    /// Share of the gradient's energy in the common part.
+    pub common_gradient_share: f32,
+}
+
+/// A side of an expert's matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    /// Width d: input of gate and up, output of down.
+    Model,
+    /// Width f: the other one.
+    Hidden,
+}
+
+/// Mean pairwise similarity of the experts of one layer, for one matrix and side.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Similarity {
+    /// The layer, from 0.
+    pub layer: usize,
+    /// The matrix.
+    pub matrix: ExpertMatrix,
+    /// The side.
+    pub side: Side,
+    /// Of the merged experts `W_i`.
+    pub merged: f32,
+    /// Of the unique parts `W_u,i`.
+    pub unique: f32,
+    /// Of random subspaces: r over the side's width.
+    pub chance: f32,
+}
+
+/// The content of `summary.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Summary {
+    /// Final cross-entropy on the held-out part.
+    pub val_loss: f32,
+    /// `val_loss / ln 2`.
+    pub bits_per_byte: f32,
+    /// Bytes trained on per second, without the first steps.
+    pub tokens_per_second: f64,
+    /// Steps done.
+    pub steps: u64,
+    /// Bytes trained on.
+    pub tokens: u64,
+    /// Trainable parameters.
+    pub parameters: u64,
+    /// Parameters that one token uses.
+    pub active_parameters: u64,
+    /// The adapter's name.
+    pub adapter: String,
+    /// Most GPU memory held at a time.
+    pub peak_gpu_bytes: u64,
+    /// Similarity of the experts, per layer, matrix and side.
+    pub similarity: Vec<Similarity>,
+}
+
+impl Summary {
+    /// Writes the summary, replacing an older one whole.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self).map_err(|e| Error::io("writing", path)(e.into()))?;
+        write_file_atomically(path, format!("{text}\n").as_bytes())
+    }
+}
+
+/// Appends whole lines to `metrics.jsonl`.
+#[derive(Debug)]
+pub struct MetricsWriter {
+    file: File,
+    path: PathBuf,
+}
+
+impl MetricsWriter {
+    /// Opens the file and keeps the lines up to step `last_step`; what a stopped run wrote after its last checkpoint, and a
+    /// line that it could not finish, are dropped.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn open(path: &Path, last_step: u64) -> Result<Self> {
+        if path.exists() {
+            let text = std::fs::read_to_string(path).map_err(Error::io("reading", path))?;
+            let step = |line: &str| serde_json::from_str::<StepMetrics>(line).ok().map(|m| m.step);
+            let keep = |line: &&str| line.ends_with('\n') && step(line).is_some_and(|s| s <= last_step);
+            let kept: String = text.split_inclusive('\n').take_while(keep).collect();
+            if kept != text {
+                write_file_atomically(path, kept.as_bytes())?;
+            }
+        }
+        let file = OpenOptions::new().create(true).append(true).open(path).map_err(Error::io("opening", path))?;
+        Ok(Self { file, path: path.to_owned() })
+    }
+
+    /// Appends one line.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(&mut self, line: &StepMetrics) -> Result<()> {
+        let text = serde_json::to_string(line).map_err(|e| Error::io("writing", &self.path)(e.into()))?;
+        // One call a line, without a buffer: a reader sees whole lines, and there is nothing left to flush.
+        self.file.write_all(format!("{text}\n").as_bytes()).map_err(Error::io("writing", &self.path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_holds_what_was_measured_and_nothing_else() {
+        let mut line = StepMetrics { step: 3, loss: 2.5, ..StepMetrics::default() };
+        let short = r#"{"step":3,"loss":2.5,"aux_loss":0.0,"lr":0.0,"grad_norm":0.0,"tokens_per_second":0.0}"#;
+        assert_eq!(serde_json::to_string(&line).unwrap(), short);
+        line.spectral = Some(SpectralMetrics { basis_angle: 0.25, ..SpectralMetrics::default() });
+        line.dead_experts = Some(1);
+        let text = serde_json::to_string(&line).unwrap();
+        assert!(text.contains(r#""dead_experts":1,"similarity_merged":0.0"#) && text.contains(r#""basis_angle":0.25"#));
+        assert_eq!(serde_json::from_str::<StepMetrics>(&text).unwrap(), line);
+        assert_eq!(serde_json::from_str::<StepMetrics>(short).unwrap().spectral, None);
+    }
+
+    #[test]
+    fn resuming_drops_the_lines_after_the_checkpoint_and_a_torn_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        let line = |step| StepMetrics { step, ..StepMetrics::default() };
+        let mut writer = MetricsWriter::open(&path, 0).unwrap();
+        (1..=4).for_each(|s| writer.write(&line(s)).unwrap());
+        // Whole but for its line end.
+        writer.file.write_all(b"{\"step\":5}").unwrap();
+        for (last, expected) in [(9, vec![1, 2, 3, 4, 10]), (2, vec![1, 2, 10])] {
+            MetricsWriter::open(&path, last).unwrap().write(&line(10)).unwrap();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let steps: Vec<u64> = text.lines().map(|l| serde_json::from_str::<StepMetrics>(l).unwrap().step).collect();
+            assert_eq!(steps, expected);
+        }
+    }
+
+    #[test]
+    fn the_summary_has_the_names_that_the_documents_promise() {
+        let similarity = Similarity {
+            layer: 0,
+            matrix: ExpertMatrix::Gate,
+            side: Side::Hidden,
+            merged: 0.5,
+            unique: 0.1,
+            chance: 0.0625,
+        };
+        let summary = Summary {
+            val_loss: 2.0,
+            bits_per_byte: 2.0 / std::f32::consts::LN_2,
+            tokens_per_second: 1.0,
+            steps: 1,
+            tokens: 1,
+            parameters: 1,
+            active_parameters: 1,
+            adapter: "llvmpipe".into(),
+            peak_gpu_bytes: 1,
+            similarity: vec![similarity],
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("summary.json");
+        summary.write(&path).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(serde_json::from_str::<Summary>(&text).unwrap(), summary);
+        let compact = text.split_whitespace().collect::<String>();
+        let expected = r#"{"layer":0,"matrix":"gate","side":"hidden","merged":0.5,"unique":0.1,"chance":0.0625}"#;
+        assert!(compact.contains(expected), "{text}");
+    }
+}

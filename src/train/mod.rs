@@ -1,0 +1,104 @@
+//! The training loop and what surrounds it: settings, run folder, metrics, progress.
+//!
+//! The program hands over what is already checked ([`Plan`], [`saved::SavedModel`]); everything that can be wrong without
+//! a device is found before one is opened.
+
+use std::sync::atomic::AtomicBool;
+
+use crate::data::Corpus;
+use crate::error::{Error, Result};
+
+pub mod config;
+pub mod metrics;
+pub mod progress;
+pub mod run_folder;
+pub mod saved;
+
+use config::RunConfig;
+use metrics::Summary;
+use progress::Display;
+use run_folder::RunFolder;
+use saved::{SavedModel, SavedRun};
+
+/// A run, checked and ready to start.
+#[derive(Debug)]
+pub struct Plan {
+    /// The settings.
+    pub config: RunConfig,
+    /// The data.
+    pub corpus: Corpus,
+    /// Where the run is kept; nothing is written before [`RunFolder::begin`].
+    pub folder: RunFolder,
+    /// Where to go on, for a run that is resumed.
+    pub resume: Option<SavedRun>,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// All steps are done.
+    Finished {
+        /// The final figures, as in `summary.json`.
+        summary: Summary,
+        /// Text that the model generated.
+        sample: String,
+    },
+    /// It was asked to stop, and wrote a checkpoint after `step`.
+    Interrupted {
+        /// The last step done.
+        step: u64,
+    },
+}
+
+/// What to generate.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generation {
+    /// What the text goes on from; at least one byte.
+    pub prompt: Vec<u8>,
+    /// Bytes to add.
+    pub tokens: usize,
+    /// Divides the logits; 0 takes the likeliest byte.
+    pub temperature: f32,
+    /// Share of the probability that is drawn from.
+    pub top_p: f32,
+    /// Seed of the draws.
+    pub seed: u64,
+}
+
+/// Cross-entropy over a text.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Evaluation {
+    /// Nats per byte.
+    pub loss: f32,
+    /// Bytes predicted.
+    pub bytes: u64,
+}
+
+/// Trains until the last step, or until `stop` is set.
+///
+/// # Errors
+/// No device, a device that fails, a disk that fails, or [`Error::NotFinite`].
+pub fn run(_plan: Plan, _display: Display, _stop: &AtomicBool) -> Result<Outcome> {
+    Err(Error::Device("training is not connected to the device yet".into()))
+}
+
+/// Goes on from a prompt, handing over each byte as it is drawn.
+///
+/// # Errors
+/// No device, a device that fails, or what `each` returns.
+pub fn generate(
+    _model: &SavedModel,
+    _adapter: Option<&str>,
+    _what: &Generation,
+    _each: impl FnMut(u8) -> Result<()>,
+) -> Result<()> {
+    Err(Error::Device("generation is not connected to the device yet".into()))
+}
+
+/// Evaluates a text, in windows of the model's training length.
+///
+/// # Errors
+/// No device, or a device that fails.
+pub fn evaluate(_model: &SavedModel, _adapter: Option<&str>, _text: &[u8]) -> Result<Evaluation> {
+    Err(Error::Device("evaluation is not connected to the device yet".into()))
+}

@@ -1,0 +1,108 @@
+//! What a person sees while a run goes on: a bar on a terminal, else a line every tenth of the way.
+
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// How much is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Display {
+    /// Nothing.
+    Quiet,
+    /// A line every tenth of the way, for files and pipes.
+    Lines,
+    /// A bar that redraws itself.
+    Bar,
+}
+
+/// Shows step, loss, tokens per second and the time left, on standard error.
+#[derive(Debug)]
+pub struct Progress {
+    display: Display,
+    bar: ProgressBar,
+    first: u64,
+    steps: u64,
+    started: Instant,
+}
+
+impl Progress {
+    /// For a run that has done `first` of its `steps` steps.
+    pub fn start(display: Display, first: u64, steps: u64) -> Self {
+        let target = if display == Display::Bar { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(Some(steps), target);
+        let template = "{bar:30} {pos}/{len} {msg} {eta} left";
+        // The template is a constant that the tests show to be valid; the default style is the worst that can happen.
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar.set_position(first);
+        bar.reset_eta();
+        Self { display, bar, first, steps, started: Instant::now() }
+    }
+
+    /// Shows that `step` is done.
+    pub fn step(&self, step: u64, loss: f32, tokens_per_second: f64) {
+        let message = format!("loss {loss:.3}  {tokens_per_second:.0} tokens/s");
+        if self.display == Display::Lines && tenth(step, self.steps) {
+            let left =
+                time_left(self.started.elapsed(), step.saturating_sub(self.first), self.steps.saturating_sub(step));
+            eprintln!("step {step}/{}  {message}  {left} left", self.steps);
+        }
+        self.bar.set_message(message);
+        self.bar.set_position(step);
+    }
+
+    /// Shows a line of its own, above the bar.
+    pub fn line(&self, text: &str) {
+        match self.display {
+            Display::Quiet => {}
+            Display::Lines => eprintln!("{text}"),
+            Display::Bar => self.bar.suspend(|| eprintln!("{text}")),
+        }
+    }
+
+    /// Removes the bar.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// Whether `step` is the first one, or the first one of another tenth of `steps`.
+fn tenth(step: u64, steps: u64) -> bool {
+    let part = |s: u64| u128::from(s) * 10 / u128::from(steps.max(1));
+    step <= 1 || part(step) != part(step - 1)
+}
+
+fn time_left(elapsed: Duration, done: u64, left: u64) -> String {
+    let seconds = (elapsed.as_secs_f64() * left as f64 / done.max(1) as f64).round() as u64;
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    if hours > 0 { format!("{hours}h{minutes:02}m") } else { format!("{minutes}m{seconds:02}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipe_gets_a_line_every_tenth() {
+        let steps: Vec<u64> = (1..=300).filter(|s| tenth(*s, 300)).collect();
+        assert_eq!(steps, [1, 30, 60, 90, 120, 150, 180, 210, 240, 270, 300]);
+        assert_eq!((1..=3).filter(|s| tenth(*s, 3)).count(), 3);
+    }
+
+    #[test]
+    fn the_time_left_is_in_proportion() {
+        assert_eq!(time_left(Duration::from_secs(60), 100, 200), "2m00s");
+        assert_eq!(time_left(Duration::from_secs(60), 1, 100), "1h40m");
+        assert_eq!(time_left(Duration::ZERO, 0, 0), "0m00s");
+    }
+
+    #[test]
+    fn the_template_is_valid() {
+        assert!(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} {eta} left").is_ok());
+        let progress = Progress::start(Display::Quiet, 3, 10);
+        progress.step(4, 1.0, 10.0);
+        assert_eq!(progress.bar.position(), 4);
+        progress.finish();
+    }
+}

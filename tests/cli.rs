@@ -1,0 +1,211 @@
+//! Bad input to the program: each mistake has its own message and exit code 2, and leaves nothing behind.
+//!
+//! Nothing here needs a GPU: these checks come before an adapter is opened.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use sdmoe::checkpoint::{MODEL_FILE, OPTIMIZER_FILE, TensorToSave, save_tensors};
+use sdmoe::train::config::RunConfig;
+use sdmoe::train::run_folder::RunFolder;
+use sdmoe::train::saved;
+
+/// A folder to start the program in.
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
+        fs::write(self.path(name), content).unwrap();
+    }
+
+    /// A run folder with a checkpoint of step 7.
+    fn run(&self, name: &str) -> RunFolder {
+        let folder = RunFolder::create(&self.path(name)).unwrap();
+        let config = RunConfig::default();
+        folder.begin(&config, 0).unwrap();
+        let w = [TensorToSave::f32("w", &[2], &[1.0, 2.0])];
+        saved::save(&folder.checkpoint_path(), &config, 7, &w, &w, 0).unwrap();
+        folder
+    }
+
+    /// Runs `sdmoe` with words split at spaces; it must fail with code 2 and `expected` in its one line, and write nothing.
+    fn fails(&self, args: &str, expected: &str) {
+        let before = tree(self.dir.path());
+        let output = Command::cargo_bin("sdmoe").unwrap();
+        let output = { output }.current_dir(self.dir.path()).args(args.split(' ')).output().unwrap();
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args}: {message}");
+        assert!(message.contains(expected), "{args}: expected `{expected}` in: {message}");
+        assert!(message.starts_with("error: "), "{args}: {message}");
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), "", "{args}");
+        // Usage mistakes come from clap, with a hint on further lines.
+        assert!(message.trim_end().lines().count() == 1 || message.contains("--help"), "{args}: {message}");
+        assert_eq!(tree(self.dir.path()), before, "{args}: nothing may be written");
+    }
+}
+
+/// Every file below `dir` with its content.
+fn tree(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.push((path.clone(), Vec::new()));
+            files.extend(tree(&path));
+        } else {
+            files.push((path.clone(), fs::read(&path).unwrap_or_default()));
+        }
+    }
+    files.sort();
+    files
+}
+
+#[test]
+fn data_that_cannot_be_used_is_told() {
+    let place = Place::new();
+    place.write("empty.txt", "");
+    place.write("short.txt", "x".repeat(100));
+    place.write("uneven.txt", "x".repeat(1000));
+    place.write("folder/binary", "\0");
+    place.fails("train --data empty.txt", "data: empty.txt: expected text, got no bytes");
+    place.fails("train --data folder", "data: folder: expected text, got no bytes in 0 files (1 binary passed over)");
+    place.fails("train --data missing.txt", "reading missing.txt: ");
+    place.fails("train --data short.txt", "at least 129 bytes (seq + 1), got 90");
+    place.fails("train --data uneven.txt", "the held-out part (data.validation_fraction) is shorter than one sequence: expected at least 129 bytes (seq + 1), got 100");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_unreadable_file_inside_a_folder_is_named() {
+    use std::os::unix::fs::symlink;
+    let place = Place::new();
+    place.write("folder/a.txt", "a");
+    // A link to nothing is unreadable for root too.
+    symlink("nowhere", place.path("folder/broken.txt")).unwrap();
+    place.fails("train --data folder", "broken.txt");
+}
+
+#[test]
+fn settings_that_are_unknown_or_impossible_are_named() {
+    let place = Place::new();
+    for (text, expected) in [
+        ("[model]\nwidth = 3", "config: model.width: unknown setting; expected one of "),
+        ("[train]\nsteps = ", "config: run.toml, line 2: "),
+        ("[train]\nsteps = \"many\"", "config: run.toml: invalid type"),
+        ("[model.moe]\ntop_k = 9", "config: model.moe.top_k: expected at most model.moe.experts = 8, got 9"),
+        ("[spectral]\nrank = 200", "config: spectral.rank: expected at most min(d_model, d_expert) = 128, got 200"),
+        ("[model]\nkv_heads = 3", "config: model.kv_heads: expected a divisor of model.heads = 4, got 3"),
+    ] {
+        place.write("run.toml", text);
+        place.fails("train --config run.toml", expected);
+    }
+    place.fails("train --config missing.toml", "reading missing.toml: ");
+    place.fails("train --rank 200", "config: spectral.rank: ");
+    place.fails("train --steps 0", "config: train.steps: expected at least 1, got 0");
+    place.fails("train --lr -1", "unexpected argument '-1'");
+    place.fails("train --lr=-1", "config: optimizer.lr: expected a number above 0, got -1");
+}
+
+#[test]
+fn flags_that_do_not_exist_or_contradict_each_other_are_refused() {
+    let place = Place::new();
+    place.fails("train --speed 3", "unexpected argument '--speed'");
+    place.fails("train --preset huge", "expected tiny, small or base");
+    place.fails("train --spectral maybe", "[possible values: on, off]");
+    place.fails("train --resume a --out b", "cannot be used with");
+    place.fails("fly", "unrecognized subcommand 'fly'");
+    place.fails("eval --checkpoint a", "--data");
+    place
+        .fails("generate --checkpoint a --prompt x --temperature=-1", "--temperature: expected a number of at least 0");
+    place.fails("generate --checkpoint a --prompt x --top-p 1.5", "--top-p: expected a number above 0, at most 1");
+    place.fails("generate --checkpoint a --prompt=", "--prompt: expected at least one byte");
+}
+
+#[test]
+fn a_folder_that_is_taken_is_left_alone() {
+    let place = Place::new();
+    place.write("photos/cat.png", "x");
+    place.write("file", "x");
+    place.run("done");
+    place.fails("train --out photos", "photos: exists, is not empty and is not a run");
+    place.fails("train --out file", "expected a folder for the run, found a file");
+    place.fails("train --out done", "already holds a run; go on with --resume done, or choose another --out");
+}
+
+#[test]
+fn a_run_that_cannot_go_on_is_told_and_kept() {
+    let place = Place::new();
+    place.write("photos/cat.png", "x");
+    place.run("done");
+    place.fails("train --resume photos", "expected the folder of a run to resume, found no config.toml");
+    place.fails("train --resume missing", "expected the folder of a run to resume");
+    place.fails(
+        "train --resume done --steps 7",
+        "config: train.steps: expected more than the 7 steps already done, got 7",
+    );
+    place.fails("train --resume done --rank 4", "config: spectral.rank: expected the checkpoint's 8, got 4");
+    RunFolder::create(&place.path("young")).unwrap().begin(&RunConfig::default(), 0).unwrap();
+    place.fails("train --resume young", "expected a checkpoint folder, found none");
+}
+
+#[test]
+fn a_truncated_checkpoint_is_told() {
+    for (file, commands) in [
+        (
+            MODEL_FILE,
+            &["train --resume done", "generate --checkpoint done --prompt x", "eval --checkpoint done --data d"][..],
+        ),
+        (OPTIMIZER_FILE, &["train --resume done"]),
+    ] {
+        let place = Place::new();
+        place.write("d", "x".repeat(200));
+        let path = place.run("done").checkpoint_path().join(file);
+        let whole = fs::read(&path).unwrap();
+        for len in [0, 5, 40, whole.len() - 1] {
+            fs::write(&path, &whole[..len]).unwrap();
+            for command in commands {
+                place.fails(command, "truncated");
+            }
+        }
+        fs::remove_file(&path).unwrap();
+        place.fails(commands[0], &format!("expected a checkpoint, found no {file} in it"));
+    }
+}
+
+#[test]
+fn a_foreign_checkpoint_is_told() {
+    let place = Place::new();
+    let path = place.run("done").checkpoint_path().join(MODEL_FILE);
+    let commands = ["train --resume done", "generate --checkpoint done --prompt x"];
+    fs::write(&path, "this is no safetensors file").unwrap();
+    commands.iter().for_each(|c| place.fails(c, "not a safetensors file"));
+    // As other programs write it: a header without our metadata.
+    let header = br#"{"__metadata__":{"format":"pt"},"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+    fs::write(&path, [&(header.len() as u64).to_le_bytes()[..], header, &[0; 4]].concat()).unwrap();
+    commands.iter().for_each(|c| place.fails(c, "not a checkpoint of sdmoe"));
+    // Our format without a model in it.
+    save_tensors(&path, &[], &Default::default()).unwrap();
+    commands.iter().for_each(|c| place.fails(c, "expected metadata `step`, found none"));
+    place.fails("generate --checkpoint missing --prompt x", "expected a checkpoint folder, found none");
+    place.fails("generate --checkpoint . --prompt x", "expected a checkpoint, found no model.safetensors in it");
+}
+
+#[test]
+fn a_text_too_short_to_evaluate_is_told() {
+    let place = Place::new();
+    place.run("done");
+    place.write("short.txt", "x".repeat(128));
+    place.fails("eval --checkpoint done --data short.txt", "expected at least 129 bytes (seq + 1), got 128");
+}
