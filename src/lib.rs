@@ -1,6 +1,7 @@
 //! Mixture-of-Experts training with spectral decoupling (SD-MoE) on any GPU, through wgpu.
 
 pub mod autograd;
+pub mod catalog;
 pub mod checkpoint;
 pub mod cli;
 pub mod data;

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::gpu::{Kernel, Launch};
+use crate::kernels::Variant;
 use crate::tensor::{Tensor, row_chunks};
 
 const SOURCES: &[&str] = &[include_str!("../../shaders/lib/grid.wgsl"), include_str!("../../shaders/elementwise.wgsl")];
@@ -61,4 +62,10 @@ pub fn fill(y: &Tensor, value: f32) -> Result<()> {
             .run(y.gpu())?;
     }
     Ok(())
+}
+
+/// This file's kernels.
+pub fn kernels() -> Vec<Variant> {
+    let all: [&'static Kernel; 2] = [&AXPBY, &FILL];
+    all.into_iter().map(Variant::from).collect()
 }

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::gpu::{Kernel, Launch};
+use crate::kernels::Variant;
 use crate::tensor::Tensor;
 
 /// Whether an operand is used transposed.
@@ -83,4 +84,10 @@ fn stack(x: &Tensor, trans: Trans) -> Result<(usize, usize, usize)> {
     };
     let batch = outer.iter().product();
     Ok(if trans == Trans::N { (*rows, *columns, batch) } else { (*columns, *rows, batch) })
+}
+
+/// This file's kernels.
+pub fn kernels() -> Vec<Variant> {
+    let all: [&'static Kernel; 1] = [&GEMM_PLAIN];
+    all.into_iter().map(Variant::from).collect()
 }

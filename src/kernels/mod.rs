@@ -1,4 +1,4 @@
-//! Launches that several ops share, and the list of all kernels.
+//! Launches that several ops share.
 
 pub mod elementwise;
 pub mod gemm;
@@ -19,10 +19,4 @@ impl From<&'static Kernel> for Variant {
     fn from(kernel: &'static Kernel) -> Self {
         Variant { kernel, constants: Vec::new() }
     }
-}
-
-/// Every kernel of the project in every variant: what `tests/shaders.rs` validates and translates without a GPU.
-pub fn all() -> Vec<Variant> {
-    let kernels: [&'static Kernel; 3] = [&elementwise::AXPBY, &elementwise::FILL, &gemm::GEMM_PLAIN];
-    kernels.into_iter().map(Variant::from).collect()
 }

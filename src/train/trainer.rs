@@ -1,0 +1,274 @@
+//! [`Trainer`]: model, optimizer and device, step by step. It touches no files and no clock.
+//!
+//! A step records everything, submits, and returns; its figures arrive some steps later ([`Trainer::reports`]), so that
+//! the device never waits for the host.
+
+use std::collections::VecDeque;
+
+use crate::autograd::{Tape, Var};
+use crate::data::Batch;
+use crate::error::{Error, Result};
+use crate::gpu::{Gpu, Readback};
+use crate::kernels::elementwise::{axpby, fill};
+use crate::nn::model::{Model, Output};
+use crate::nn::pass::{Mode, Pass};
+use crate::ops::CrossEntropy;
+use crate::optim::{Optimizer, SpectralInit};
+use crate::tensor::{DType, Tensor};
+use crate::train::config::RunConfig;
+
+/// Steps whose figures may be outstanding: enough that the host is ahead of the device, few enough that a failure is
+/// noticed soon.
+const IN_FLIGHT: usize = 2;
+/// Figures of a step; each lies at the start of a row of its own, because a view must start aligned.
+const FIGURES: usize = 3;
+/// Elements of such a row: 256 bytes, the largest alignment that WebGPU allows.
+const ROW: usize = 64;
+
+/// The figures of one step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// The step, from 1.
+    pub step: u64,
+    /// Cross-entropy, nats per token.
+    pub loss: f32,
+    /// Auxiliary losses, weighted, summed over layers.
+    pub aux_loss: f32,
+    /// Learning rate.
+    pub lr: f32,
+    /// Global norm of what the parameters receive, before clipping.
+    pub grad_norm: f32,
+}
+
+/// How evenly the experts are used.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Load {
+    /// Largest load of an expert over the even load, less 1; the worst layer.
+    pub max_violation: f32,
+    /// Experts without a token, over all layers.
+    pub dead_experts: u32,
+}
+
+/// A training run in memory.
+pub struct Trainer {
+    gpu: Gpu,
+    config: RunConfig,
+    model: Model,
+    optimizer: Optimizer,
+    step: u64,
+    tokens: Tensor,
+    targets: Tensor,
+    /// The weight of a micro-batch in the step's mean: what flows back into its losses.
+    share: Tensor,
+    figures: Tensor,
+    /// `u32 [layers, E]` in rows that start aligned: tokens of each expert in the last step.
+    counts: Tensor,
+    pending: VecDeque<(StepReport, Readback)>,
+}
+
+impl Trainer {
+    /// A fresh run: parameters drawn from `config.seed`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for impossible settings, [`Error::Device`] when the adapter cannot hold the model.
+    pub fn new(gpu: &Gpu, config: &RunConfig) -> Result<Self> {
+        let model = Model::new(gpu, &config.model)?;
+        model.init(config.seed)?;
+        Self::with_model(gpu, config, model, SpectralInit::Fresh)
+    }
+
+    /// A run around a model whose parameters are set.
+    ///
+    /// # Errors
+    /// As [`Trainer::new`].
+    pub fn with_model(gpu: &Gpu, config: &RunConfig, model: Model, init: SpectralInit) -> Result<Self> {
+        config.validate()?;
+        let spectral = config.spectral.resolved();
+        let train = &config.train;
+        let rows = train.batch * train.seq;
+        // Routed tokens of an expert and step, on average: what decides between the forms of the gradient split.
+        let routed = rows * train.accumulate as usize * config.model.moe.top_k;
+        let tokens_per_expert = routed as f64 / config.model.moe.experts as f64;
+        let optimizer =
+            Optimizer::new(gpu, model.params(), &config.optimizer, &spectral, tokens_per_expert, config.seed, init)?;
+        let share = Tensor::persistent(gpu, [1], DType::F32)?;
+        fill(&share, 1.0 / train.accumulate as f32)?;
+        let count_row = config.model.moe.experts.next_multiple_of(ROW);
+        Ok(Self {
+            gpu: gpu.clone(),
+            tokens: Tensor::persistent(gpu, [rows], DType::U32)?,
+            targets: Tensor::persistent(gpu, [rows], DType::U32)?,
+            share,
+            figures: Tensor::persistent(gpu, [FIGURES, ROW], DType::F32)?,
+            counts: Tensor::persistent(gpu, [config.model.layers, count_row], DType::U32)?,
+            config: config.clone(),
+            model,
+            optimizer,
+            step: 0,
+            pending: VecDeque::new(),
+        })
+    }
+
+    /// The device.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &RunConfig {
+        &self.config
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The optimizer with its spectral state.
+    pub fn optimizer(&self) -> &Optimizer {
+        &self.optimizer
+    }
+
+    /// Steps done.
+    pub fn step_number(&self) -> u64 {
+        self.step
+    }
+
+    /// Says that `step` steps are done: the state that was loaded is of that step.
+    pub fn resume_at(&mut self, step: u64) {
+        self.step = step;
+    }
+
+    /// Records and submits one optimizer step on `train.accumulate` micro-batches.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the micro-batches are not of the configured number and size; [`Error::Device`].
+    pub fn step(&mut self, batches: &[Batch]) -> Result<()> {
+        let wanted = self.config.train.accumulate as usize;
+        if batches.len() != wanted {
+            let got = format!("{}", batches.len());
+            return Err(Error::shape("step", format!("{wanted} micro-batches"), got));
+        }
+        self.step += 1;
+        let share = 1.0 / wanted as f32;
+        let mut routings = Vec::new();
+        for (i, batch) in batches.iter().enumerate() {
+            self.tokens.write_u32(&batch.tokens)?;
+            self.targets.write_u32(&batch.targets)?;
+            let mode = if i == 0 { Mode::Train } else { Mode::Accumulate };
+            let mut tape = Tape::new(&self.gpu);
+            let (output, loss) = self.forward(&mut tape, mode)?;
+            let keep = if i == 0 { 0.0 } else { 1.0 };
+            axpby(share, tape.value(loss), keep, &self.figure(0)?)?;
+            for (j, &aux) in output.losses.iter().enumerate() {
+                axpby(share, tape.value(aux), if j == 0 { keep } else { 1.0 }, &self.figure(1)?)?;
+            }
+            let seeds: Vec<_> = output.losses.iter().chain([&loss]).map(|&v| (v, self.share.clone())).collect();
+            routings = output.routings;
+            drop(tape.backward(&seeds)?);
+        }
+        let lr = self.config.optimizer.schedule(self.config.train.steps).lr(self.step);
+        let norm = self.optimizer.step(self.step, lr)?;
+        self.model.balance(&routings)?;
+        for (l, routing) in routings.iter().enumerate() {
+            let counts = &routing.groups.counts;
+            let row = self.counts.slice(l..l + 1)?.reshape([self.counts.cols()])?;
+            row.slice(0..counts.numel())?.copy_from(counts)?;
+        }
+        self.figure(2)?.copy_from(&norm)?;
+        let report = StepReport { step: self.step, loss: 0.0, aux_loss: 0.0, lr, grad_norm: 0.0 };
+        self.pending.push_back((report, self.figures.read()?));
+        Ok(())
+    }
+
+    fn figure(&self, i: usize) -> Result<Tensor> {
+        self.figures.slice(i..i + 1)?.reshape([ROW])?.slice(0..1)
+    }
+
+    fn forward(&self, tape: &mut Tape, mode: Mode) -> Result<(Output, Var)> {
+        let token_space = |layer, matrix| self.optimizer.token_space(layer, matrix, mode == Mode::Accumulate);
+        let pass = Pass { params: self.model.params(), seq: self.config.train.seq, mode, token_space: &token_space };
+        let output = self.model.forward(tape, &pass, &self.tokens)?;
+        let targets = tape.constant(&self.targets);
+        let loss = tape.apply(CrossEntropy, &[output.logits, targets])?;
+        Ok((output, loss))
+    }
+
+    /// The figures that have arrived, oldest first. Waits only where more than a few steps are outstanding, or for all of
+    /// them if `all`.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] for the first step whose loss or gradient norm is not finite; [`Error::Device`].
+    pub async fn reports(&mut self, all: bool) -> Result<Vec<StepReport>> {
+        let mut arrived = Vec::new();
+        while let Some((mut report, mut readback)) = self.pending.pop_front() {
+            let bytes = match readback.try_take() {
+                Some(bytes) => bytes?,
+                None if all || self.pending.len() >= IN_FLIGHT => readback.await?,
+                None => {
+                    self.pending.push_front((report, readback));
+                    break;
+                }
+            };
+            let figures: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
+            report.loss = figures[0];
+            report.aux_loss = figures[ROW];
+            report.grad_norm = figures[2 * ROW];
+            for (what, value) in
+                [("loss", report.loss), ("aux_loss", report.aux_loss), ("grad_norm", report.grad_norm)]
+            {
+                if !value.is_finite() {
+                    return Err(Error::NotFinite { step: report.step, what, value });
+                }
+            }
+            arrived.push(report);
+        }
+        Ok(arrived)
+    }
+
+    /// How evenly the experts were used in the last step.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub async fn load(&self) -> Result<Load> {
+        let experts = self.config.model.moe.experts;
+        let counts = self.counts.to_u32().await?;
+        let mut load = Load::default();
+        for row in counts.chunks(self.counts.cols()) {
+            let row = &row[..experts];
+            let total: u64 = row.iter().map(|&c| u64::from(c)).sum();
+            let most = row.iter().copied().max().unwrap_or(0);
+            let violation = f64::from(most) * experts as f64 / total.max(1) as f64 - 1.0;
+            load.max_violation = load.max_violation.max(violation as f32);
+            load.dead_experts += row.iter().filter(|&&c| c == 0).count() as u32;
+        }
+        Ok(load)
+    }
+
+    /// Mean cross-entropy over batches of the training shape, nats per token.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when there is no batch; [`Error::Shape`] for a batch of another size; [`Error::Device`].
+    pub async fn evaluate(&self, batches: impl IntoIterator<Item = Batch>) -> Result<f32> {
+        let (mut sum, mut count) = (0.0, 0u32);
+        for batch in batches {
+            self.tokens.write_u32(&batch.tokens)?;
+            self.targets.write_u32(&batch.targets)?;
+            let mut tape = Tape::new(&self.gpu);
+            let (_, loss) = self.forward(&mut tape, Mode::Inference)?;
+            sum += f64::from(tape.value(loss).to_f32().await?[0]);
+            count += 1;
+        }
+        if count == 0 {
+            return Err(Error::Data("expected at least one batch to evaluate, got none".into()));
+        }
+        Ok((sum / f64::from(count)) as f32)
+    }
+
+    /// Everything that a checkpoint holds beside the parameters and the step: optimizer, spectral and balance state.
+    pub fn state(&self) -> Vec<(String, Tensor)> {
+        let mut state = self.optimizer.state();
+        state.extend(self.model.state());
+        state
+    }
+}

@@ -1,0 +1,102 @@
+//! Every kernel in every variant is validated and translated to SPIR-V, MSL, HLSL and GLSL, without a GPU: a shader that
+//! only one vendor's compiler takes is found here.
+
+use std::collections::HashSet;
+
+use naga::back;
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use sdmoe::gpu::{BindingKind, compose, reflect};
+use sdmoe::kernels::Variant;
+
+fn validate(module: &naga::Module, name: &str) -> ModuleInfo {
+    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::all());
+    validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE);
+    validator.subgroup_operations(naga::valid::SubgroupOperationSet::all());
+    validator.validate(module).unwrap_or_else(|e| panic!("{name}: {e:?}"))
+}
+
+/// The module with this variant's override constants in place.
+fn specialise(variant: &Variant) -> (naga::Module, ModuleInfo) {
+    let kernel = variant.kernel;
+    let source = compose(kernel);
+    let module = naga::front::wgsl::parse_str(&source)
+        .unwrap_or_else(|e| panic!("{}: {}", kernel.name, e.emit_to_string(&source)));
+    let info = validate(&module, kernel.name);
+    let constants: naga::back::PipelineConstants =
+        kernel.constants.iter().chain(&variant.constants).map(|(n, v)| ((*n).to_owned(), *v)).collect();
+    let entry = Some((naga::ShaderStage::Compute, kernel.entry));
+    let (module, info) = back::pipeline_constants::process_overrides(&module, &info, entry, &constants)
+        .unwrap_or_else(|e| panic!("{}: {e}", kernel.name));
+    (module.into_owned(), info.into_owned())
+}
+
+#[test]
+fn every_kernel_translates_to_every_backend() {
+    let variants = sdmoe::catalog::kernels();
+    assert!(variants.len() >= 3);
+    for variant in &variants {
+        let (kernel, name) = (variant.kernel, variant.kernel.name);
+        let (module, info) = specialise(variant);
+        let capabilities = back::spv::Options { lang_version: (1, 3), ..Default::default() };
+        back::spv::write_vec(&module, &info, &capabilities, None).unwrap_or_else(|e| panic!("{name}: SPIR-V: {e}"));
+        let msl = back::msl::Options { lang_version: (2, 4), fake_missing_bindings: true, ..Default::default() };
+        back::msl::write_string(&module, &info, &msl, &back::msl::PipelineOptions::default())
+            .unwrap_or_else(|e| panic!("{name}: MSL: {e}"));
+        let hlsl = back::hlsl::Options {
+            shader_model: back::hlsl::ShaderModel::V6_0,
+            fake_missing_bindings: true,
+            ..Default::default()
+        };
+        let mut text = String::new();
+        back::hlsl::Writer::new(&mut text, &hlsl, &back::hlsl::PipelineOptions::default())
+            .write(&module, &info, None)
+            .unwrap_or_else(|e| panic!("{name}: HLSL: {e}"));
+        let glsl = back::glsl::Options { version: back::glsl::Version::new_gles(310), ..Default::default() };
+        let options = back::glsl::PipelineOptions {
+            shader_stage: naga::ShaderStage::Compute,
+            entry_point: kernel.entry.to_owned(),
+            multiview: None,
+        };
+        // GLES has no subgroups; what uses them never runs there.
+        if !compose(kernel).contains("subgroup") {
+            let policies = naga::proc::BoundsCheckPolicies::default();
+            let mut text = String::new();
+            back::glsl::Writer::new(&mut text, &module, &info, &glsl, &options, policies)
+                .and_then(|mut writer| writer.write())
+                .unwrap_or_else(|e| panic!("{name}: GLSL: {e}"));
+        }
+    }
+}
+
+#[test]
+fn every_kernel_keeps_to_the_default_limits_of_webgpu() {
+    for variant in sdmoe::catalog::kernels() {
+        let (module, _) = specialise(&variant);
+        let name = variant.kernel.name;
+        let entry = module.entry_points.iter().find(|e| e.name == variant.kernel.entry).unwrap();
+        let threads: u32 = entry.workgroup_size.iter().product();
+        assert!((1..=256).contains(&threads), "{name}: {threads} threads a workgroup");
+        let reflection = reflect(variant.kernel).unwrap_or_else(|e| panic!("{e}"));
+        let storage = reflection.bindings.iter().filter(|b| !matches!(b.kind, BindingKind::Uniform { .. })).count();
+        assert!(storage <= 8, "{name}: {storage} storage buffers");
+        let context = module.to_ctx();
+        let bytes: u32 = module
+            .global_variables
+            .iter()
+            .filter(|(_, v)| v.space == naga::AddressSpace::WorkGroup)
+            .map(|(_, v)| module.types[v.ty].inner.size(context))
+            .sum();
+        assert!(bytes <= 16384, "{name}: {bytes} bytes of workgroup memory");
+    }
+}
+
+#[test]
+fn kernel_names_are_unique() {
+    let mut seen = HashSet::new();
+    let mut statics = HashSet::new();
+    for variant in sdmoe::catalog::kernels() {
+        if statics.insert(std::ptr::from_ref(variant.kernel)) {
+            assert!(seen.insert(variant.kernel.name), "two kernels are called {}", variant.kernel.name);
+        }
+    }
+}
