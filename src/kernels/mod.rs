@@ -2,7 +2,9 @@
 
 pub mod elementwise;
 pub mod gemm;
+pub mod gemm_table;
 pub mod grouped;
+mod window;
 
 use crate::gpu::Kernel;
 
@@ -23,6 +25,8 @@ impl From<&'static Kernel> for Variant {
 
 /// Every kernel of the project in every variant: what `tests/shaders.rs` validates and translates without a GPU.
 pub fn all() -> Vec<Variant> {
-    let kernels: [&'static Kernel; 3] = [&elementwise::AXPBY, &elementwise::FILL, &gemm::GEMM_PLAIN];
-    kernels.into_iter().map(Variant::from).collect()
+    let kernels: [&'static Kernel; 2] = [&elementwise::AXPBY, &elementwise::FILL];
+    let mut all: Vec<Variant> = kernels.into_iter().map(Variant::from).collect();
+    all.extend(gemm_table::kernels());
+    all
 }
