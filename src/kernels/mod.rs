@@ -2,7 +2,9 @@
 
 pub mod elementwise;
 pub mod gemm;
+pub mod gemm_table;
 pub mod grouped;
+mod window;
 
 use crate::gpu::Kernel;
 
