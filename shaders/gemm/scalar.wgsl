@@ -4,17 +4,12 @@
 @group(0) @binding(2) var<storage, read> b: array<f32>;
 @group(0) @binding(3) var<storage, read_write> c: array<f32>;
 
-// Four elements of a row that starts at `row`, from `column` on; past `columns` anything finite in the matrix.
-fn a_quad(row: u32, column: u32, columns: u32) -> vec4<f32> {
-    let last = columns - 1u;
-    return vec4(a[row + min(column, last)], a[row + min(column + 1u, last)], a[row + min(column + 2u, last)],
-                a[row + min(column + 3u, last)]);
+fn a_quad(index: u32) -> vec4<f32> {
+    return vec4(a[index], a[index + 1u], a[index + 2u], a[index + 3u]);
 }
 
-fn b_quad(row: u32, column: u32, columns: u32) -> vec4<f32> {
-    let last = columns - 1u;
-    return vec4(b[row + min(column, last)], b[row + min(column + 1u, last)], b[row + min(column + 2u, last)],
-                b[row + min(column + 3u, last)]);
+fn b_quad(index: u32) -> vec4<f32> {
+    return vec4(b[index], b[index + 1u], b[index + 2u], b[index + 3u]);
 }
 
 fn store_element(index: u32, sum: f32, beta: f32) {
@@ -25,18 +20,18 @@ fn store_element(index: u32, sum: f32, beta: f32) {
     }
 }
 
-// c = sum + beta c for four elements of a row, as far as they lie within `columns`.
-fn store_quad(row: u32, column: u32, columns: u32, sum: vec4<f32>, beta: f32) {
-    if column < columns {
-        store_element(row + column, sum.x, beta);
+// c = sum + beta c for four elements but the first `skipped`.
+fn store_quad(index: u32, sum: vec4<f32>, skipped: u32, beta: f32) {
+    if skipped < 1u {
+        store_element(index, sum.x, beta);
     }
-    if column + 1u < columns {
-        store_element(row + column + 1u, sum.y, beta);
+    if skipped < 2u {
+        store_element(index + 1u, sum.y, beta);
     }
-    if column + 2u < columns {
-        store_element(row + column + 2u, sum.z, beta);
+    if skipped < 3u {
+        store_element(index + 2u, sum.z, beta);
     }
-    if column + 3u < columns {
-        store_element(row + column + 3u, sum.w, beta);
+    if skipped < 4u {
+        store_element(index + 3u, sum.w, beta);
     }
 }

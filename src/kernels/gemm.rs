@@ -163,7 +163,8 @@ impl Product<'_> {
                     let wa = a.window(first, batch, a_rows);
                     let wb = b.window(first, batch, b_rows);
                     let wc = c.window(first, batch, rows.clone());
-                    let form = Form { m: rows.len(), n: columns.len(), ta, tb, aligned, fixed_rows: false };
+                    let form =
+                        Form { m: rows.len(), n: columns.len(), k: steps.len(), ta, tb, aligned, fixed_rows: false };
                     let choice = gemm_table::choose(gpu, &DENSE, form);
                     let mut params = GemmParams {
                         m: rows.len() as u32,

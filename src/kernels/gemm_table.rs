@@ -4,9 +4,9 @@
 //!
 //! | tier      | fragment             | tile    | chosen where                                            |
 //! |-----------|----------------------|---------|---------------------------------------------------------|
-//! | Subgroup  | `gemm/subgroup.wgsl` | 32 x 4s | always; 16 or 8 rows, C transposed, where C is narrow   |
+//! | Subgroup  | `gemm/subgroup.wgsl` | 32 x 4s | M, N, K >= 4; 8 or 16 rows, C transposed, where narrow  |
 //! | Workgroup | `gemm/workgroup.wgsl`| 64 x 64 | C has more than 16 rows and columns, otherwise as Plain |
-//! | Plain     | `gemm/plain.wgsl`    | 8 x 8   | always                                                  |
+//! | Plain     | `gemm/plain.wgsl`    | 8 x 8   | always, and wherever the others do not apply            |
 //!
 //! (*s* lanes a subgroup.) The subgroup fragment binds its operands as vec4 where all rows have a multiple of 4 elements
 //! and as scalars elsewhere. What each reaches is in docs/performance.md.
@@ -66,6 +66,8 @@ family! { "weight_gradient.wgsl", "grouped_weight_gradient", WEIGHT_GRADIENT:
 
 /// Rows of a tile of the subgroup fragment: 32 measured best of 8, 16 and 32.
 const SUBGROUP_ROWS: usize = 32;
+/// Rows, columns and steps that the subgroup fragment needs at least.
+const SUBGROUP_LEAST: usize = 4;
 /// Rows and columns of a tile of the workgroup fragment.
 const WORKGROUP_TILE: usize = 64;
 /// At this many rows or columns a tile of the workgroup fragment is three quarters empty.
@@ -80,6 +82,8 @@ pub(super) struct Form {
     pub m: usize,
     /// Columns of C.
     pub n: usize,
+    /// Inner dimension, or a multiple of 4 that divides it where only the device knows it.
+    pub k: usize,
     /// Of A.
     pub ta: Trans,
     /// Of B.
@@ -118,7 +122,7 @@ fn subgroup_rows(m: usize, fixed: bool) -> usize {
 
 /// The table.
 pub(super) fn choose(gpu: &Gpu, family: &Family, form: Form) -> Choice {
-    let Form { m, n, ta, tb, aligned, fixed_rows } = form;
+    let Form { m, n, k, ta, tb, aligned, fixed_rows } = form;
     let flags = |ta, tb| {
         vec![
             ("A_TRANSPOSED", f64::from(u8::from(ta == Trans::T))),
@@ -127,7 +131,7 @@ pub(super) fn choose(gpu: &Gpu, family: &Family, form: Form) -> Choice {
     };
     let tiles = |tile: usize| m.div_ceil(tile) * n.div_ceil(tile);
     match gpu.tier() {
-        Tier::Subgroup => {
+        Tier::Subgroup if m.min(n).min(k) >= SUBGROUP_LEAST => {
             let lanes = gpu.adapter().subgroup_size.0 as usize;
             let workgroups = |m: usize, n: usize| m.div_ceil(subgroup_rows(m, fixed_rows)) * n.div_ceil(4 * lanes);
             // The work of a form is the elements its tiles cover.
@@ -138,6 +142,7 @@ pub(super) fn choose(gpu: &Gpu, family: &Family, form: Form) -> Choice {
             constants.push(("C_TRANSPOSED", f64::from(u8::from(turned))));
             constants.push(("TILE_ROWS", subgroup_rows(m, fixed_rows) as f64));
             constants.push(("WG", lanes as f64));
+            constants.push(("K_TAIL", f64::from(u8::from(k % 4 != 0))));
             let kernel = if aligned { family.subgroup } else { family.subgroup_scalar };
             Choice { kernel, constants, turned, workgroups: workgroups(m, n) }
         }
@@ -147,7 +152,7 @@ pub(super) fn choose(gpu: &Gpu, family: &Family, form: Form) -> Choice {
             turned: false,
             workgroups: tiles(WORKGROUP_TILE),
         },
-        Tier::Workgroup | Tier::Plain => {
+        Tier::Subgroup | Tier::Workgroup | Tier::Plain => {
             Choice { kernel: family.plain, constants: flags(ta, tb), turned: false, workgroups: tiles(PLAIN_TILE) }
         }
     }
@@ -166,7 +171,8 @@ pub fn kernels() -> Vec<Variant> {
             for (turned, rows, lanes) in [(0.0, 32.0, 8.0), (0.0, 16.0, 8.0), (1.0, 8.0, 8.0), (0.0, 32.0, 4.0)] {
                 for kernel in [family.subgroup, family.subgroup_scalar] {
                     let mut constants = flags.clone();
-                    constants.extend([("C_TRANSPOSED", turned), ("TILE_ROWS", rows), ("WG", lanes)]);
+                    let tail = turned;
+                    constants.extend([("C_TRANSPOSED", turned), ("TILE_ROWS", rows), ("WG", lanes), ("K_TAIL", tail)]);
                     all.push(Variant { kernel, constants });
                 }
             }

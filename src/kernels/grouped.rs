@@ -147,7 +147,15 @@ pub fn grouped_gemm_onto(x: &Tensor, w: &Tensor, trans_w: Trans, groups: &Groups
             for s in chunks("grouped gemm", wm, stored_limit, 4)? {
                 let (steps, columns) = if trans_w == Trans::N { (s.clone(), 0..n) } else { (0..k, s.clone()) };
                 let ww = window(w, (e.start * wm + s.start) * wn..((e.end - 1) * wm + s.end) * wn);
-                let form = Form { m: r.len(), n: columns.len(), ta: Trans::N, tb: trans_w, aligned, fixed_rows: true };
+                let form = Form {
+                    m: r.len(),
+                    n: columns.len(),
+                    k: steps.len(),
+                    ta: Trans::N,
+                    tb: trans_w,
+                    aligned,
+                    fixed_rows: true,
+                };
                 let choice = gemm_table::choose(gpu, &GROUPED, form);
                 let params = GroupedParams {
                     rows: r.len() as u32,
@@ -209,7 +217,8 @@ pub fn grouped_weight_gradient(x: &Tensor, dy: &Tensor, groups: &Groups, beta: f
             for r in chunks("grouped gemm", rows, row_limit, groups.tile_rows)? {
                 let wx = window(x, r.start * m..r.end * m);
                 let wy = window(dy, r.start * n..r.end * n);
-                let form = Form { m: s.len(), n, ta: Trans::T, tb: Trans::N, aligned, fixed_rows: true };
+                let form =
+                    Form { m: s.len(), n, k: groups.tile_rows, ta: Trans::T, tb: Trans::N, aligned, fixed_rows: true };
                 let choice = gemm_table::choose(gpu, &WEIGHT_GRADIENT, form);
                 let params = WeightGradientParams {
                     m: s.len() as u32,
