@@ -1,10 +1,13 @@
 //! Launches that several ops share.
 
+pub mod column_sum;
 pub mod elementwise;
 pub mod gemm;
 pub mod gemm_table;
 pub mod grouped;
 mod window;
+pub mod loss;
+pub mod rows;
 
 use crate::gpu::Kernel;
 
@@ -21,4 +24,12 @@ impl From<&'static Kernel> for Variant {
     fn from(kernel: &'static Kernel) -> Self {
         Variant { kernel, constants: Vec::new() }
     }
+}
+
+/// Every kernel of the project in every variant: what `tests/shaders.rs` validates and translates without a GPU.
+pub fn all() -> Vec<Variant> {
+    let kernels: [&'static Kernel; 3] = [&elementwise::AXPBY, &elementwise::FILL, &gemm::GEMM_PLAIN];
+    let mut all: Vec<Variant> = kernels.into_iter().map(Variant::from).collect();
+    all.extend([column_sum::kernels(), loss::kernels()].concat());
+    all
 }

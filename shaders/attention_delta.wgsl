@@ -1,0 +1,29 @@
+// delta = sum over a head's columns of dy y, by row and head. Needs lib/grid.wgsl, lib/pack_*.wgsl.
+
+override WG: u32 = 64;
+
+struct Params {
+    // rows times heads
+    count: u32,
+    // head_dim in packs
+    width: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> y: array<Pack>;
+@group(0) @binding(2) var<storage, read> dy: array<Pack>;
+@group(0) @binding(3) var<storage, read_write> delta: array<f32>;
+
+@compute @workgroup_size(WG)
+fn attention_delta(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+                   @builtin(local_invocation_index) lane: u32) {
+    let i = workgroup_index(group, groups) * WG + lane;
+    if i >= params.count {
+        return;
+    }
+    var sum = Pack();
+    for (var t = i * params.width; t < (i + 1u) * params.width; t++) {
+        sum += y[t] * dy[t];
+    }
+    delta[i] = pack_sum(sum);
+}

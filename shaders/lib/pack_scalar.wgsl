@@ -1,0 +1,16 @@
+// A pack is what a thread loads at once: here one element, for rows whose length is not a multiple of 4.
+alias Pack = f32;
+const PACK: u32 = 1u;
+
+fn pack_sum(x: Pack) -> f32 {
+    return x;
+}
+
+fn pack_max(x: Pack) -> f32 {
+    return x;
+}
+
+// 1 if `element` is the element `first`, else 0.
+fn pack_one(element: u32, first: u32) -> Pack {
+    return select(0.0, 1.0, element == first);
+}

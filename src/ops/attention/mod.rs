@@ -1,0 +1,124 @@
+//! Causal attention with grouped key/value heads, without ever storing a matrix of `seq x seq`.
+//!
+//! By query head h, with the key/value head `h / (heads / kv_heads)`: `y = softmax(q k^T / sqrt(head_dim)) v`, where a query
+//! sees the keys up to its own position. The forward passes over the keys once with a running maximum and saves the
+//! log-sum-exp of each row and head; the backward makes the probabilities anew from it (Dao et al. 2022, arXiv
+//! 2205.14135). Sums have a fixed order: dq is summed over keys by the query's owner, dk and dv over queries by the key's.
+
+mod launch;
+
+use crate::autograd::{Array, Backward, Forward, Op};
+use crate::error::{Error, Result};
+use crate::tensor::Tensor;
+
+pub use launch::{
+    ATTENTION_DELTA, ATTENTION_DKV_SUBGROUP, ATTENTION_DKV_TILED, ATTENTION_DQ_SUBGROUP, ATTENTION_DQ_TILED,
+    ATTENTION_SUBGROUP, ATTENTION_TILED, kernels,
+};
+
+/// Inputs: `q: [batch * seq, heads * head_dim]`, `k, v: [batch * seq, kv_heads * head_dim]`. Output: as q.
+///
+/// One sequence of q must fit one binding of the adapter; batches beyond it are split.
+#[derive(Clone, Copy, Debug)]
+pub struct Attention {
+    /// Query heads.
+    pub heads: usize,
+    /// Key/value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Width of a head: even, at most 128.
+    pub head_dim: usize,
+    /// Rows of a sequence.
+    pub seq: usize,
+}
+
+impl Attention {
+    fn check(&self, inputs: &[&Tensor]) -> Result<()> {
+        let Attention { heads, kv_heads, head_dim, seq } = *self;
+        let whole = kv_heads > 0 && heads > 0 && heads.is_multiple_of(kv_heads) && seq > 0;
+        if !whole || head_dim == 0 || head_dim > 128 || !head_dim.is_multiple_of(2) {
+            let expected = "kv_heads that divide heads, an even head_dim up to 128, seq >= 1";
+            return Err(Error::shape("attention", expected, format!("{self:?}")));
+        }
+        let fits = match inputs {
+            [q, k, v] => {
+                let rows = q.rows();
+                let wants = |x: &Tensor, heads: usize| x.rows() == rows && x.cols() == heads * head_dim;
+                rows.is_multiple_of(seq) && wants(q, heads) && wants(k, kv_heads) && wants(v, kv_heads)
+            }
+            _ => false,
+        };
+        if !fits {
+            let (q, kv) = (heads * head_dim, kv_heads * head_dim);
+            let expected = format!("q [batch * {seq}, {q}], k and v [batch * {seq}, {kv}]");
+            return Err(Error::shape("attention", expected, format!("{inputs:?}")));
+        }
+        Ok(())
+    }
+}
+
+impl Op for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn forward(&self, inputs: &[&Tensor]) -> Result<Forward> {
+        self.check(inputs)?;
+        let (q, k, v) = (inputs[0], inputs[1], inputs[2]);
+        let y = Tensor::empty_f32(q.gpu(), q.shape())?;
+        let lse = Tensor::empty_f32(q.gpu(), [q.rows(), self.heads])?;
+        launch::forward(self, q, k, v, &y, &lse)?;
+        Ok(Forward { output: y, saved: vec![lse] })
+    }
+
+    // With P = softmax(S), S = q k^T / sqrt(head_dim), y = P v:
+    //   dv = P^T dy,   dP = dy v^T,   dS = P (dP - delta),   delta = rowsum(P dP) = rowsum(dy y),
+    //   dq = dS k / sqrt(head_dim),   dk = dS^T q / sqrt(head_dim);   dk, dv summed over the query heads of their head.
+    fn backward(&self, pass: &mut Backward<'_>) -> Result<()> {
+        let (q, k, v, dy) = (pass.input(0), pass.input(1), pass.input(2), pass.dy());
+        let lse = pass.saved(0).clone();
+        let delta = Tensor::empty_f32(q.gpu(), lse.shape())?;
+        launch::delta(self, pass.output(), &dy, &delta)?;
+        let operands = launch::Operands { q: &q, k: &k, v: &v, dy: &dy, lse: &lse, delta: &delta };
+        if pass.needs(0) {
+            let (dq, beta) = pass.target(0)?;
+            launch::dq(self, &operands, beta, &dq)?;
+        }
+        if !pass.needs(1) && !pass.needs(2) {
+            return Ok(());
+        }
+        // The kernel makes both; what nobody wants goes to a tensor that is dropped.
+        let mut target = |i: usize, like: &Tensor| {
+            if pass.needs(i) { pass.target(i) } else { Ok((Tensor::empty_f32(like.gpu(), like.shape())?, 0.0)) }
+        };
+        let (dk, beta_k) = target(1, &k)?;
+        let (dv, beta_v) = target(2, &v)?;
+        launch::dkv(self, &operands, (beta_k, &dk), (beta_v, &dv))
+    }
+
+    fn reference(&self, inputs: &[Array]) -> Array {
+        let (q, k, v) = (&inputs[0], &inputs[1], &inputs[2]);
+        let (dim, seq) = (self.head_dim, self.seq);
+        let mut y = Array::zeros(&q.shape);
+        for row in 0..q.rows() {
+            for head in 0..self.heads {
+                let kv = head / (self.heads / self.kv_heads) * dim;
+                let query = &q.row(row)[head * dim..(head + 1) * dim];
+                let keys = row / seq * seq..row + 1;
+                let score = |j: usize| {
+                    let key = &k.row(j)[kv..kv + dim];
+                    query.iter().zip(key).map(|(a, b)| a * b).sum::<f64>() / (dim as f64).sqrt()
+                };
+                let scores: Vec<f64> = keys.clone().map(score).collect();
+                let maximum = scores.iter().copied().fold(f64::MIN, f64::max);
+                let total: f64 = scores.iter().map(|s| (s - maximum).exp()).sum();
+                for (j, s) in keys.zip(&scores) {
+                    let p = (s - maximum).exp() / total;
+                    for (o, x) in y.row_mut(row)[head * dim..(head + 1) * dim].iter_mut().zip(&v.row(j)[kv..kv + dim]) {
+                        *o += p * x;
+                    }
+                }
+            }
+        }
+        y
+    }
+}

@@ -1,0 +1,130 @@
+//! Rows of a table by token.
+
+use crate::autograd::{Array, Backward, Forward, Op};
+use crate::error::{Error, Result};
+use crate::kernels::Variant;
+use crate::kernels::rows::{PackKernels, THREADS, forms, pack, pack_launch, variants};
+use crate::tensor::{DType, Tensor, row_chunks};
+
+/// `y_t = table[token_t]`. Inputs: `table: [V, d]`, `token: u32 [T]`. Output: `[T, d]`.
+///
+/// A token that is not below V gives a row of zeros and no gradient.
+#[derive(Clone, Copy, Debug)]
+pub struct Embedding;
+
+/// The forward.
+pub static EMBEDDING: PackKernels = forms!("embedding", "embedding.wgsl", packs);
+/// Links the positions of each token.
+pub static EMBEDDING_LINKS: PackKernels = forms!("embedding_links", "embedding.wgsl", packs);
+/// Sums the output's gradient along the links.
+pub static EMBEDDING_DTABLE: PackKernels = forms!("embedding_dtable", "embedding.wgsl", packs);
+
+crate::params! {
+    struct EmbeddingParams { tokens: u32, width: u32, first: u32, rows: u32, beta: f32 }
+}
+
+/// Every kernel of this module.
+pub fn kernels() -> Vec<Variant> {
+    [&EMBEDDING, &EMBEDDING_LINKS, &EMBEDDING_DTABLE].into_iter().flat_map(|k| variants(k)).collect()
+}
+
+impl Op for Embedding {
+    fn name(&self) -> &'static str {
+        "embedding"
+    }
+
+    fn forward(&self, inputs: &[&Tensor]) -> Result<Forward> {
+        let [table, token] = inputs else {
+            return Err(Error::shape("embedding", "table and tokens", format!("{} inputs", inputs.len())));
+        };
+        if table.dims().len() != 2 || token.dims().len() != 1 || token.dtype() != DType::U32 {
+            let expected = "table [V, d], tokens u32 [T]";
+            return Err(Error::shape("embedding", expected, format!("{table:?}, {token:?}")));
+        }
+        let (gpu, d) = (table.gpu(), table.cols());
+        let y = Tensor::empty_f32(gpu, [token.numel(), d])?;
+        if table.numel() == 0 {
+            y.clear()?;
+            return Ok(y.into());
+        }
+        let pack = pack(d);
+        for tokens in row_chunks(gpu, "embedding", token.numel(), &[d, 1])? {
+            for rows in row_chunks(gpu, "embedding", table.rows(), &[d])? {
+                let params = EmbeddingParams {
+                    tokens: tokens.len() as u32,
+                    width: (d / pack) as u32,
+                    first: rows.start as u32,
+                    rows: rows.len() as u32,
+                    beta: 0.0,
+                };
+                pack_launch(&EMBEDDING, pack)
+                    .params(&params)
+                    .read("token", &token.slice(tokens.clone())?)
+                    .read("table", &table.slice(rows)?)
+                    .write("y", &y.slice(tokens.clone())?)
+                    .threads(tokens.len() * d / pack, THREADS)
+                    .run(gpu)?;
+            }
+        }
+        Ok(y.into())
+    }
+
+    // dtable[v] = sum of dy_t over the positions t of token v. A thread for each v links its positions in order (V T
+    // comparisons with loads that all threads share), then a thread for each element of the table walks the links.
+    fn backward(&self, pass: &mut Backward<'_>) -> Result<()> {
+        let (table, token, dy) = (pass.input(0), pass.input(1), pass.dy());
+        if !pass.needs(0) {
+            return Ok(());
+        }
+        let (dtable, mut beta) = pass.target(0)?;
+        let (gpu, d, v) = (table.gpu(), table.cols(), table.rows());
+        if table.numel() == 0 {
+            return Ok(());
+        }
+        if token.numel() == 0 && beta == 0.0 {
+            return dtable.clear();
+        }
+        let pack = pack(d);
+        for tokens in row_chunks(gpu, "embedding", token.numel(), &[d, 1])? {
+            let next = Tensor::empty_u32(gpu, [tokens.len()])?;
+            for rows in row_chunks(gpu, "embedding", v, &[d, 1])? {
+                let head = Tensor::empty_u32(gpu, [rows.len()])?;
+                let params = EmbeddingParams {
+                    tokens: tokens.len() as u32,
+                    width: (d / pack) as u32,
+                    first: rows.start as u32,
+                    rows: rows.len() as u32,
+                    beta,
+                };
+                pack_launch(&EMBEDDING_LINKS, pack)
+                    .params(&params)
+                    .read("token", &token.slice(tokens.clone())?)
+                    .write("next_out", &next)
+                    .write("head_out", &head)
+                    .threads(rows.len(), THREADS)
+                    .run(gpu)?;
+                pack_launch(&EMBEDDING_DTABLE, pack)
+                    .params(&params)
+                    .read("next", &next)
+                    .read("head", &head)
+                    .read("dy", &dy.slice(tokens.clone())?)
+                    .write("dtable", &dtable.slice(rows.clone())?)
+                    .threads(rows.len() * d / pack, THREADS)
+                    .run(gpu)?;
+            }
+            beta = 1.0;
+        }
+        Ok(())
+    }
+
+    fn reference(&self, inputs: &[Array]) -> Array {
+        let (table, token) = (&inputs[0], &inputs[1]);
+        let mut y = Array::zeros(&[token.data.len(), table.cols()]);
+        for (t, &v) in token.data.iter().enumerate() {
+            if (v as usize) < table.rows() {
+                y.row_mut(t).copy_from_slice(table.row(v as usize));
+            }
+        }
+        y
+    }
+}
