@@ -5,6 +5,9 @@
 // make its columns orthogonal: w = X V, and its columns' norms are the singular values. A round rotates disjoint pairs,
 // a sweep of columns - 1 rounds meets every pair once. Output, sorted by falling singular value: s [columns] and the first
 // `keep` columns of U and V. A column of U whose singular value is zero is zero.
+//
+// Columns lie in vec4s, padded with zeros. That is also what keeps a thread below 65535 loop iterations: llvmpipe (Mesa 22)
+// leaves all loops of an invocation once it has made that many in total.
 
 override WG: u32 = 8;
 override COLUMNS: u32 = 16;
@@ -19,8 +22,8 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
-@group(0) @binding(2) var<storage, read_write> w: array<f32>;
-@group(0) @binding(3) var<storage, read_write> vt: array<f32>;
+@group(0) @binding(2) var<storage, read_write> w: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read_write> vt: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read_write> u: array<f32>;
 @group(0) @binding(5) var<storage, read_write> s: array<f32>;
 @group(0) @binding(6) var<storage, read_write> v: array<f32>;
@@ -48,12 +51,15 @@ fn jacobi_svd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
     let m = params.rows;
     let n = params.columns;
     let size = m * n;
-    let base = index * size;
-    let v_base = index * n * n;
+    let x_base = index * size;
+    let m4 = (m + 3u) / 4u;
+    let n4 = (n + 3u) / 4u;
+    let base = index * n * m4;
+    let v_base = index * n * n4;
 
     var largest = 0.0;
     for (var i = lane; i < size; i += WG) {
-        largest = max(largest, abs(x[base + i]));
+        largest = max(largest, abs(x[x_base + i]));
     }
     partial[lane] = largest;
     workgroupBarrier();
@@ -65,15 +71,23 @@ fn jacobi_svd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
     let scale = select(0.0, largest, usable);
     let inverse = select(0.0, 1.0 / largest, usable);
     var energy = 0.0;
-    for (var i = lane; i < size; i += WG) {
-        let row = i % m;
-        let column = i / m;
-        let value = x[base + select(row * n + column, column * m + row, params.transposed != 0u)] * inverse;
+    let row_step = select(n, 1u, params.transposed != 0u);
+    let column_step = select(1u, m, params.transposed != 0u);
+    for (var i = lane; i < n * m4; i += WG) {
+        let first = i % m4 * 4u;
+        let origin = x_base + i / m4 * column_step;
+        var value = vec4<f32>();
+        for (var e = 0u; e < 4u; e++) {
+            if first + e < m {
+                value[e] = x[origin + (first + e) * row_step] * inverse;
+            }
+        }
         w[base + i] = value;
-        energy += value * value;
+        energy += dot(value, value);
     }
-    for (var i = lane; i < n * n; i += WG) {
-        vt[v_base + i] = select(0.0, 1.0, i % n == i / n);
+    for (var i = lane; i < n * n4; i += WG) {
+        let first = i % n4 * 4u;
+        vt[v_base + i] = select(vec4<f32>(), vec4<f32>(1.0), vec4<u32>(first, first + 1u, first + 2u, first + 3u) == vec4<u32>(i / n4));
     }
     partial[lane] = energy;
     storageBarrier();
@@ -95,18 +109,21 @@ fn jacobi_svd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
                 let opposite = (round + turning - lane) % turning;
                 let q = select(opposite, turning, lane == 0u);
                 if p < n && q < n {
-                    let wp = base + p * m;
-                    let wq = base + q * m;
-                    var alpha = 0.0;
-                    var beta = 0.0;
-                    var gamma = 0.0;
-                    for (var i = 0u; i < m; i++) {
+                    let wp = base + p * m4;
+                    let wq = base + q * m4;
+                    var alpha4 = vec4<f32>();
+                    var beta4 = vec4<f32>();
+                    var gamma4 = vec4<f32>();
+                    for (var i = 0u; i < m4; i++) {
                         let a = w[wp + i];
                         let b = w[wq + i];
-                        alpha += a * a;
-                        beta += b * b;
-                        gamma += a * b;
+                        alpha4 += a * a;
+                        beta4 += b * b;
+                        gamma4 += a * b;
                     }
+                    let alpha = dot(alpha4, vec4<f32>(1.0));
+                    let beta = dot(beta4, vec4<f32>(1.0));
+                    let gamma = dot(gamma4, vec4<f32>(1.0));
                     if abs(gamma) > max(ORTHOGONAL * sqrt(alpha) * sqrt(beta), NEGLIGIBLE * total) {
                         rotations += 1.0;
                         let zeta = 0.5 * (beta - alpha) / gamma;
@@ -119,15 +136,15 @@ fn jacobi_svd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
                         let sine = cosine * t;
                         // Rutishauser's form: errors are in proportion to the sine, so small rotations lose nothing.
                         let half = sine / (1.0 + cosine);
-                        for (var i = 0u; i < m; i++) {
+                        for (var i = 0u; i < m4; i++) {
                             let a = w[wp + i];
                             let b = w[wq + i];
                             w[wp + i] = a - sine * (b + half * a);
                             w[wq + i] = b + sine * (a - half * b);
                         }
-                        let vp = v_base + p * n;
-                        let vq = v_base + q * n;
-                        for (var i = 0u; i < n; i++) {
+                        let vp = v_base + p * n4;
+                        let vq = v_base + q * n4;
+                        for (var i = 0u; i < n4; i++) {
                             let a = vt[vp + i];
                             let b = vt[vq + i];
                             vt[vp + i] = a - sine * (b + half * a);
@@ -155,9 +172,9 @@ fn jacobi_svd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
 
     for (var column = lane; column < n; column += WG) {
         var sum = 0.0;
-        for (var i = 0u; i < m; i++) {
-            let a = w[base + column * m + i];
-            sum += a * a;
+        for (var i = 0u; i < m4; i++) {
+            let a = w[base + column * m4 + i];
+            sum += dot(a, a);
         }
         norm[column] = sqrt(sum);
     }
@@ -172,10 +189,10 @@ fn jacobi_svd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
         if rank < params.keep {
             let factor = select(0.0, 1.0 / own, own > LEAST);
             for (var i = 0u; i < m; i++) {
-                u[(index * m + i) * params.keep + rank] = w[base + column * m + i] * factor;
+                u[(index * m + i) * params.keep + rank] = w[base + column * m4 + i / 4u][i % 4u] * factor;
             }
             for (var i = 0u; i < n; i++) {
-                v[(index * n + i) * params.keep + rank] = vt[v_base + column * n + i];
+                v[(index * n + i) * params.keep + rank] = vt[v_base + column * n4 + i / 4u][i % 4u];
             }
         }
     }

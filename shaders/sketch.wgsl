@@ -47,13 +47,3 @@ fn sketch_cold(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups)
         omega[i] = gaussian(i % size);
     }
 }
-
-// omega = I
-@compute @workgroup_size(WG)
-fn sketch_identity(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-                   @builtin(local_invocation_index) lane: u32) {
-    let i = workgroup_index(group, groups) * WG + lane;
-    if i < params.rows * params.columns {
-        omega[i] = select(0.0, 1.0, i / params.columns == i % params.columns);
-    }
-}

@@ -47,7 +47,10 @@ fn assert_orthonormal(what: &str, q: &Array) {
 }
 
 fn diagonal(s: &[f64], shape: [usize; 2]) -> Array {
-    Array::from_fn(&shape, |i| if i / shape[1] == i % shape[1] { s.get(i % shape[1]).copied().unwrap_or(0.0) } else { 0.0 })
+    Array::from_fn(
+        &shape,
+        |i| if i / shape[1] == i % shape[1] { s.get(i % shape[1]).copied().unwrap_or(0.0) } else { 0.0 },
+    )
 }
 
 /// A matrix with these singular values and random singular vectors, rounded to f32.
@@ -74,14 +77,16 @@ fn awkward(m: usize, n: usize) -> Vec<(&'static str, Array)> {
         ("one column repeated", Array::from_fn(&[m, n], |i| repeated.data[i / n])),
         ("all equal", Array::new(&[m, n], vec![1.0; m * n])),
         ("identity", diagonal(&vec![1.0; r], [m, n])),
-        ("zero column and row", Array::from_fn(&[m, n], |i| {
-            if i % n == n / 2 || i / n == m / 2 { 0.0 } else { gaussian.data[i] }
-        })),
+        (
+            "zero column and row",
+            Array::from_fn(&[m, n], |i| if i % n == n / 2 || i / n == m / 2 { 0.0 } else { gaussian.data[i] }),
+        ),
         ("huge", gaussian.map(|x| f64::from(*x as f32 * 1e30))),
         ("tiny", gaussian.map(|x| f64::from(*x as f32 * 1e-30))),
-        ("columns of all scales", Array::from_fn(&[m, n], |i| {
-            f64::from((gaussian.data[i] * 10f64.powi(-((i % n) as i32 % 7) * 4)) as f32)
-        })),
+        (
+            "columns of all scales",
+            Array::from_fn(&[m, n], |i| f64::from((gaussian.data[i] * 10f64.powi(-((i % n) as i32 % 7) * 4)) as f32)),
+        ),
     ]
 }
 

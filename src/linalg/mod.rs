@@ -27,7 +27,7 @@ pub fn kernels() -> Vec<Variant> {
         &random::FILL_UNIFORM,
         &svd::SKETCH_WARM,
         &svd::SKETCH_COLD,
-        &svd::SKETCH_IDENTITY,
+        &svd_small::IDENTITY,
         &qr::TSQR_APPLY,
         &subspace::PRINCIPAL_ANGLES,
         &subspace::MEAN_SQUARE_COSINE,

@@ -33,10 +33,12 @@ crate::params! {
 }
 
 /// Override constants of [`HOUSEHOLDER`]: columns rounded up to a power of two, and threads. A software adapter runs
-/// the threads one after the other, so it gets few.
+/// the threads one after the other, so it gets few, but four a column at least: llvmpipe (Mesa 22) leaves all loops of an
+/// invocation after 65535 iterations in total, and a block of 511 rows and 64 columns needs a quarter of 131,000.
 pub(crate) fn geometry(tier: Tier, columns: usize) -> Vec<(&'static str, f64)> {
-    let threads = if tier == Tier::Workgroup { 256.0 } else { 64.0 };
-    vec![("C", columns.next_power_of_two() as f64), ("WG", threads)]
+    let columns = columns.next_power_of_two();
+    let threads = if tier == Tier::Workgroup { 256 } else { (4 * columns).max(64) };
+    vec![("C", columns as f64), ("WG", threads as f64)]
 }
 
 /// Rows of a block: at least `4 l`, so that each level of the tree is a quarter of the one below; a multiple of 256, so
@@ -119,11 +121,7 @@ fn factor_blocks(y: &Tensor, q: &Tensor, r: &Tensor, block_rows: usize, blocks: 
     let scratch = Tensor::empty_f32(gpu, y.shape())?;
     for_block_ranges(y, block_rows, blocks, |range, range_blocks| {
         let whole = range_blocks.len() == blocks;
-        let own_r = if whole {
-            r.clone()
-        } else {
-            Tensor::empty_f32(gpu, [range_blocks.len() * columns, columns])?
-        };
+        let own_r = if whole { r.clone() } else { Tensor::empty_f32(gpu, [range_blocks.len() * columns, columns])? };
         let params = QrParams {
             rows: range.len() as u32,
             columns: columns as u32,

@@ -26,8 +26,7 @@ const NORMAL_SCALE: f32 = 3.103_928_3e-6;
 const NORMAL_KIND: u32 = 1;
 
 /// `y[i] = scale * normal(seed, stream, i)`.
-pub static FILL_NORMAL: Kernel =
-    Kernel { name: "fill_normal", sources: SOURCES, entry: "fill_normal", constants: &[] };
+pub static FILL_NORMAL: Kernel = Kernel { name: "fill_normal", sources: SOURCES, entry: "fill_normal", constants: &[] };
 /// `y[i] = uniform(seed, stream, i)`.
 pub static FILL_UNIFORM: Kernel =
     Kernel { name: "fill_uniform", sources: SOURCES, entry: "fill_uniform", constants: &[] };

@@ -4,15 +4,15 @@
 //! ```text
 //! Y = W Omega                          Omega: n x l, l = min(k + oversampling, m, n), Gaussian, or [V, Gaussian] when warm
 //! repeat q times:  Z = W^T orth(Y);  Y = W orth(Z)
-//! Q = orth(Y);  Z = W^T Q = Q_z R;  R = P S O^T;  U = Q O,  V = Q_z P
+//! Q = orth(Y);  Z = W^T Q = V S O^T;  U = Q O
 //! ```
 //!
-//! Where the smaller side is at most [`MAX_COLUMNS`] there is no sketch: Q spans all of W's range (it is the identity where
-//! W is not tall), and the last line gives the whole SVD.
+//! The SVD of Z, `n x l`, is that of [`super::svd_small`], which is also all there is to do where a side of W has at most
+//! [`MAX_COLUMNS`] rows or columns: the result is then the full SVD, cut at k.
 //!
 //! Must not read back, and must not form anything of the size of `m x m` or `n x n`.
 
-use super::qr::{orthonormalize, qr};
+use super::qr::orthonormalize;
 use super::svd_small::svd_small;
 use super::{MAX_COLUMNS, batch_parts, stack};
 use crate::error::{Error, Result};
@@ -29,9 +29,6 @@ const SOURCES: &[&str] = &[
 pub static SKETCH_WARM: Kernel = Kernel { name: "sketch_warm", sources: SOURCES, entry: "sketch_warm", constants: &[] };
 /// `Omega` all Gaussian.
 pub static SKETCH_COLD: Kernel = Kernel { name: "sketch_cold", sources: SOURCES, entry: "sketch_cold", constants: &[] };
-/// `Omega = I`.
-pub static SKETCH_IDENTITY: Kernel =
-    Kernel { name: "sketch_identity", sources: SOURCES, entry: "sketch_identity", constants: &[] };
 const THREADS: u32 = 64;
 
 crate::params! {
@@ -84,7 +81,11 @@ pub fn randomized_svd(w: &Tensor, k: usize, options: SvdOptions, warm: Option<&T
         return Err(Error::shape("randomized_svd", expected, format!("w {w:?}, k {k}")));
     }
     let w = w.reshape([batch, m, n])?;
-    if small <= MAX_COLUMNS { full(&w, k) } else { sketched(&w, k, options, warm) }
+    if small <= MAX_COLUMNS {
+        let svd = svd_small(&w, k)?;
+        return Ok(Svd { u: svd.u, s_all: svd.s, v: svd.v });
+    }
+    sketched(&w, k, options, warm)
 }
 
 /// [`randomized_svd`] with the singular vectors written to `u: [B, m, k]` and `v: [B, n, k]`, k taken from them. With
@@ -122,35 +123,8 @@ fn sketched(w: &Tensor, k: usize, options: SvdOptions, warm: Option<&Tensor>) ->
     }
     let q = orthonormalize(&y)?;
     drop(y);
-    let z = product(Trans::T, w, &q)?;
-    let (s_all, o, v) = finish(&z, k)?;
-    Ok(Svd { u: product(Trans::N, &q, &o)?, s_all, v })
-}
-
-/// The whole SVD: Q spans all of W's range, and is the identity where W is not tall.
-fn full(w: &Tensor, k: usize) -> Result<Svd> {
-    let [_, m, n] = stack("randomized_svd", w)?;
-    if m > n {
-        let q = orthonormalize(w)?;
-        let z = product(Trans::T, w, &q)?;
-        let (s_all, o, v) = finish(&z, k)?;
-        return Ok(Svd { u: product(Trans::N, &q, &o)?, s_all, v });
-    }
-    let identity = Tensor::empty_f32(w.gpu(), [1, m, m])?;
-    Launch::new(&SKETCH_IDENTITY)
-        .params(&SketchParams { rows: m as u32, columns: m as u32, batch: 1, ..SketchParams::default() })
-        .write("omega", &identity)
-        .threads(m * m, THREADS)
-        .run(w.gpu())?;
-    let (s_all, u, v) = finish(&product(Trans::T, w, &identity)?, k)?;
-    Ok(Svd { u, s_all, v })
-}
-
-/// From `Z = W^T Q: [B, n, l]`: S, the right factor O `[B, l, k]` of its SVD, and V, its left one.
-fn finish(z: &Tensor, k: usize) -> Result<(Tensor, Tensor, Tensor)> {
-    let (q_z, r) = qr(z)?;
-    let small = svd_small(&r, k)?;
-    Ok((small.s, small.v, product(Trans::N, &q_z, &small.u)?))
+    let z = svd_small(&product(Trans::T, w, &q)?, k)?;
+    Ok(Svd { u: product(Trans::N, &q, &z.v)?, s_all: z.s, v: z.u })
 }
 
 /// Omega: `[B, n, l]`.
