@@ -59,6 +59,7 @@ pub mod data;
 pub mod error;
 pub mod gpu;
 pub mod kernels;
+pub mod linalg;
 pub mod nn;
 pub mod ops;
 pub mod optim;

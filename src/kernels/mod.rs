@@ -32,4 +32,5 @@ pub fn all() -> Vec<Variant> {
     let mut all: Vec<Variant> = kernels.into_iter().map(Variant::from).collect();
     all.extend([column_sum::kernels(), loss::kernels()].concat());
     all
+    kernels.into_iter().map(Variant::from).chain(crate::linalg::kernels()).collect()
 }
