@@ -1,8 +1,11 @@
 //! Launches that several ops share, and the list of all kernels.
 
+pub mod column_sums;
 pub mod elementwise;
 pub mod gemm;
 pub mod grouped;
+pub mod routing;
+pub mod rows;
 
 use crate::gpu::Kernel;
 
@@ -24,5 +27,8 @@ impl From<&'static Kernel> for Variant {
 /// Every kernel of the project in every variant: what `tests/shaders.rs` validates and translates without a GPU.
 pub fn all() -> Vec<Variant> {
     let kernels: [&'static Kernel; 3] = [&elementwise::AXPBY, &elementwise::FILL, &gemm::GEMM_PLAIN];
-    kernels.into_iter().map(Variant::from).collect()
+    let mut all: Vec<Variant> = kernels.into_iter().map(Variant::from).collect();
+    all.extend(routing::kernels());
+    all.push((&column_sums::COLUMN_SUMS).into());
+    all
 }
