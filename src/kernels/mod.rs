@@ -1,12 +1,14 @@
 //! Launches that several ops share.
 
 pub mod column_sum;
+pub mod column_sums;
 pub mod elementwise;
 pub mod gemm;
 pub mod gemm_table;
 pub mod grouped;
 mod window;
 pub mod loss;
+pub mod routing;
 pub mod rows;
 
 use crate::gpu::Kernel;
@@ -33,4 +35,7 @@ pub fn all() -> Vec<Variant> {
     all.extend([column_sum::kernels(), loss::kernels()].concat());
     all
     kernels.into_iter().map(Variant::from).chain(crate::linalg::kernels()).collect()
+    all.extend(routing::kernels());
+    all.push((&column_sums::COLUMN_SUMS).into());
+    all
 }

@@ -1,0 +1,61 @@
+// The K experts of largest score + bias of each token, one token a thread. Needs lib/grid.wgsl.
+
+override WG: u32 = 64;
+
+struct Params {
+    tokens: u32,
+    experts: u32,
+    top_k: u32,
+    biased: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> scores: array<f32>;
+@group(0) @binding(2) var<storage, read> bias: array<f32>;
+@group(0) @binding(3) var<storage, read_write> index: array<u32>;
+
+// An integer that orders as the number does, with -0 = +0 and NaN below everything: comparisons are total, so K passes
+// find K different experts whatever the scores hold.
+fn order_key(value: f32) -> u32 {
+    let bits = bitcast<u32>(value);
+    let magnitude = bits & 0x7fffffffu;
+    if magnitude > 0x7f800000u {
+        return 0u;
+    }
+    if magnitude == 0u {
+        return 0x80000000u;
+    }
+    return select(bits | 0x80000000u, ~bits, bits != magnitude);
+}
+
+@compute @workgroup_size(WG)
+fn routing_topk(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+                @builtin(local_invocation_index) lane: u32) {
+    let token = workgroup_index(group, groups) * WG + lane;
+    if token >= params.tokens {
+        return;
+    }
+    let row = token * params.experts;
+    // Pass j takes the first, in the order (key descending, expert ascending), of those after pass j - 1's.
+    var last_key = 0xffffffffu;
+    var last = 0u;
+    for (var j = 0u; j < params.top_k; j++) {
+        var best_key = 0u;
+        var best = params.experts;
+        for (var e = 0u; e < params.experts; e++) {
+            var value = scores[row + e];
+            if params.biased != 0u {
+                value += bias[e];
+            }
+            let key = order_key(value);
+            let remains = key < last_key || (key == last_key && e > last);
+            if remains && (best == params.experts || key > best_key) {
+                best_key = key;
+                best = e;
+            }
+        }
+        index[token * params.top_k + j] = best;
+        last_key = best_key;
+        last = best;
+    }
+}

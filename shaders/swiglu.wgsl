@@ -1,0 +1,57 @@
+// silu(gate) * up and its gradients, one Lane a thread.
+// Needs lib/grid.wgsl and lib/lane_vec4.wgsl or lib/lane_scalar.wgsl.
+
+override WG: u32 = 64;
+
+struct Params {
+    count: u32,
+    gate_factor: f32,
+    up_factor: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> gate: array<Lane>;
+@group(0) @binding(2) var<storage, read> up: array<Lane>;
+@group(0) @binding(3) var<storage, read_write> y: array<Lane>;
+@group(0) @binding(4) var<storage, read> dy: array<Lane>;
+@group(0) @binding(5) var<storage, read_write> dgate: array<Lane>;
+@group(0) @binding(6) var<storage, read_write> dup: array<Lane>;
+
+// The bound keeps exp finite; sigmoid(-80) is 2e-35.
+fn sigmoid(v: Lane) -> Lane {
+    return Lane(1.0) / (Lane(1.0) + exp(min(-v, Lane(80.0))));
+}
+
+@compute @workgroup_size(WG)
+fn swiglu(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+          @builtin(local_invocation_index) lane: u32) {
+    let i = workgroup_index(group, groups) * WG + lane;
+    if i >= params.count {
+        return;
+    }
+    let g = gate[i];
+    y[i] = g * sigmoid(g) * up[i];
+}
+
+// silu'(g) = s (1 + g (1 - s)), s = sigmoid(g)
+@compute @workgroup_size(WG)
+fn swiglu_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+                   @builtin(local_invocation_index) lane: u32) {
+    let i = workgroup_index(group, groups) * WG + lane;
+    if i >= params.count {
+        return;
+    }
+    let g = gate[i];
+    let s = sigmoid(g);
+    let d = dy[i];
+    var gate_gradient = d * up[i] * s * (Lane(1.0) + g * (Lane(1.0) - s));
+    var up_gradient = d * g * s;
+    if params.gate_factor != 0.0 {
+        gate_gradient += params.gate_factor * dgate[i];
+    }
+    if params.up_factor != 0.0 {
+        up_gradient += params.up_factor * dup[i];
+    }
+    dgate[i] = gate_gradient;
+    dup[i] = up_gradient;
+}
