@@ -1,9 +1,19 @@
 //! Every kernel of the project in every variant: what `tests/shaders.rs` validates and translates without a GPU.
 
-use crate::kernels::Variant;
-use crate::kernels::{elementwise, gemm_table};
+use crate::kernels::{Variant, column_sum, column_sums, elementwise, gemm_table, loss, routing};
+use crate::{linalg, ops};
 
 /// All kernels. A module that adds one adds its list here.
 pub fn kernels() -> Vec<Variant> {
-    [elementwise::kernels(), gemm_table::kernels()].concat()
+    [
+        elementwise::kernels(),
+        column_sum::kernels(),
+        vec![(&column_sums::COLUMN_SUMS).into()],
+        gemm_table::kernels(),
+        loss::kernels(),
+        routing::kernels(),
+        ops::kernels(),
+        linalg::kernels(),
+    ]
+    .concat()
 }

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Kernel, Launch};
 use crate::kernels::Variant;
 use crate::kernels::grouped::Groups;
-use crate::kernels::rows::row_threads;
+use crate::kernels::lanes::row_threads;
 use crate::tensor::{DType, Tensor, row_chunks};
 
 const GRID: &str = include_str!("../../shaders/lib/grid.wgsl");
