@@ -6,6 +6,7 @@ pub mod gpu;
 pub mod kernels;
 pub mod nn;
 pub mod ops;
+pub mod optim;
 pub mod tensor;
 
 pub use error::{Error, Result};

@@ -24,5 +24,8 @@ impl From<&'static Kernel> for Variant {
 /// Every kernel of the project in every variant: what `tests/shaders.rs` validates and translates without a GPU.
 pub fn all() -> Vec<Variant> {
     let kernels: [&'static Kernel; 3] = [&elementwise::AXPBY, &elementwise::FILL, &gemm::GEMM_PLAIN];
-    kernels.into_iter().map(Variant::from).collect()
+    let mut all: Vec<Variant> = kernels.into_iter().map(Variant::from).collect();
+    all.extend(crate::optim::adamw::kernels());
+    all.extend(crate::optim::clip::kernels());
+    all
 }
