@@ -47,7 +47,7 @@ impl Reference {
 #[test]
 fn adamw_with_clipping_follows_an_f64_loop_over_odd_sizes() {
     let mut gpus = tiers();
-    gpus.push(open(&GpuOptions { max_binding_bytes: Some(4096), ..GpuOptions::default() }));
+    gpus.push(open(&GpuOptions { max_binding_bytes: Some(16 << 10), ..GpuOptions::default() }));
     for gpu in gpus {
         let set = params(&gpu);
         let adam = AdamConfig { clip: 20.0, ..AdamConfig::default() };
