@@ -3,6 +3,9 @@
 pub mod elementwise;
 pub mod gemm;
 pub mod grouped;
+pub mod spectral;
+mod spectral_place;
+pub mod spectral_update;
 
 use crate::gpu::Kernel;
 
@@ -25,6 +28,8 @@ impl From<&'static Kernel> for Variant {
 pub fn all() -> Vec<Variant> {
     let kernels: [&'static Kernel; 3] = [&elementwise::AXPBY, &elementwise::FILL, &gemm::GEMM_PLAIN];
     let mut all: Vec<Variant> = kernels.into_iter().map(Variant::from).collect();
+    all.extend(spectral::kernels());
+    all.extend(spectral_update::kernels());
     all.extend(crate::optim::adamw::kernels());
     all.extend(crate::optim::clip::kernels());
     all

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::gpu::{Kernel, Launch};
 use crate::kernels::Variant;
+use crate::kernels::spectral_update::AdamFactors;
 use crate::nn::params::{Group, GroupBuffers};
 use crate::tensor::{DType, Tensor, row_chunks};
 
@@ -96,20 +97,6 @@ impl AdamConfig {
             decay: if decays { self.weight_decay as f32 } else { 0.0 },
         }
     }
-}
-
-/// What a step's kernels need, rounded once.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct AdamFactors {
-    pub(crate) lr: f32,
-    pub(crate) beta1: f32,
-    pub(crate) beta2: f32,
-    pub(crate) rest1: f32,
-    pub(crate) rest2: f32,
-    pub(crate) correct1: f32,
-    pub(crate) correct2: f32,
-    pub(crate) eps: f32,
-    pub(crate) decay: f32,
 }
 
 crate::params! {
