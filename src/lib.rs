@@ -4,6 +4,7 @@ pub mod autograd;
 pub mod error;
 pub mod gpu;
 pub mod kernels;
+pub mod linalg;
 pub mod nn;
 pub mod ops;
 pub mod optim;

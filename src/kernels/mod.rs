@@ -6,6 +6,7 @@ pub mod grouped;
 pub mod spectral;
 mod spectral_place;
 pub mod spectral_update;
+pub mod token_space;
 
 use crate::gpu::Kernel;
 
@@ -28,7 +29,9 @@ impl From<&'static Kernel> for Variant {
 pub fn all() -> Vec<Variant> {
     let kernels: [&'static Kernel; 3] = [&elementwise::AXPBY, &elementwise::FILL, &gemm::GEMM_PLAIN];
     let mut all: Vec<Variant> = kernels.into_iter().map(Variant::from).collect();
+    all.extend(crate::linalg::kernels());
     all.extend(spectral::kernels());
+    all.extend(token_space::kernels());
     all.extend(spectral_update::kernels());
     all.extend(crate::optim::adamw::kernels());
     all.extend(crate::optim::clip::kernels());

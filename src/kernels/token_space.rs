@@ -55,8 +55,7 @@ impl TokenSpace {
     /// [`Error::Shape`] when the sizes do not fit; [`Error::Device`].
     pub fn project(&self, x: &Tensor, dy: &Tensor, groups: &Groups) -> Result<(Tensor, Tensor)> {
         if x.dims() != [groups.capacity, self.u.rows()] || dy.dims() != [groups.capacity, self.v.rows()] {
-            let expected =
-                format!("x [{}, {}], dy [.., {}]", groups.capacity, self.u.rows(), self.v.rows());
+            let expected = format!("x [{}, {}], dy [.., {}]", groups.capacity, self.u.rows(), self.v.rows());
             return Err(Error::shape("token space", expected, format!("x {x:?}, dy {dy:?}")));
         }
         let (gpu, rows, k) = (x.gpu(), groups.capacity, self.u.cols());

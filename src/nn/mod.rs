@@ -2,3 +2,4 @@
 
 pub mod config;
 pub mod params;
+pub mod spectral;

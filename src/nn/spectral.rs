@@ -217,7 +217,14 @@ impl SpectralStack {
         let project = Mix { full: 0.0, common: Some((-1.0, &factors)) };
         apply(&self.w_u, None, project, &self.basis, None, &clip)?;
         initial_common(&self.basis, &full, &square_norms(&self.w_u, 0)?, &self.matrices_c()?)?;
-        apply(&self.w_u, None, Mix { full: 0.0, common: None }, &self.basis, Some((&self.matrices_c()?, &self.w)), &clip)
+        apply(
+            &self.w_u,
+            None,
+            Mix { full: 0.0, common: None },
+            &self.basis,
+            Some((&self.matrices_c()?, &self.w)),
+            &clip,
+        )
     }
 
     fn from_weights(&self, config: &SpectralConfig, seed: u64) -> Result<()> {

@@ -4,7 +4,7 @@
 //! order: each thread sums the squares of up to 1024 elements, one workgroup sums the threads. No readback, no atomics.
 
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Kernel, Launch};
+use crate::gpu::{Kernel, Launch};
 use crate::kernels::Variant;
 use crate::tensor::{Tensor, row_chunks};
 
@@ -87,12 +87,13 @@ impl GradientNorm {
         }
     }
 
-    /// Records the reduction; returns `[norm, scale, failed, 0]`. `clip` is the largest norm that is let through, 0 for
+    /// Records the reduction into `clip: [4]` = `[norm, scale, failed, 0]`. `limit` is the largest norm that is let through, 0 for
     /// no limit (`scale` is 1). Where the norm is NaN or infinite, `failed` is 1, `scale` 0 and `norm` its square.
     ///
     /// # Errors
     /// [`Error::Device`]; [`Error::Shape`] when the partial sums exceed a binding.
-    pub fn finish(self, gpu: &Gpu, clip: f32) -> Result<Tensor> {
+    pub fn finish(self, limit: f32, clip: &Tensor) -> Result<()> {
+        let gpu = clip.gpu();
         let mut launches = Vec::new();
         let mut slots = 0;
         for Term { x, weight, columns } in &self.terms {
@@ -118,7 +119,6 @@ impl GradientNorm {
                 launches.push((kernel, x, params, groups));
             }
         }
-        let result = Tensor::empty_f32(gpu, [4])?;
         let partials = Tensor::zeros(gpu, [slots.max(1)])?;
         if partials.bytes() > gpu.max_binding_bytes() {
             let expected = format!("partial sums within {} bytes", gpu.max_binding_bytes());
@@ -129,10 +129,9 @@ impl GradientNorm {
             launch.read("x", x).write("partials", &partials).workgroups(*groups as u64).run(gpu)?;
         }
         Launch::new(&CLIP_SCALE)
-            .params(&ClipParams { slots: partials.numel() as u32, clip })
+            .params(&ClipParams { slots: partials.numel() as u32, clip: limit })
             .read("partials", &partials)
-            .write("clip", &result)
-            .run(gpu)?;
-        Ok(result)
+            .write("clip", clip)
+            .run(gpu)
     }
 }

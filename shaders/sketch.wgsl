@@ -1,0 +1,49 @@
+// The test matrices of the randomized SVD: Omega = [start, Gaussian], one a matrix of the batch, all with the same
+// Gaussian columns, so that a matrix gets the same result whatever batch it is in.
+// Needs lib/grid.wgsl and lib/random.wgsl.
+
+override WG: u32 = 64;
+
+struct Params {
+    rows: u32,
+    columns: u32,
+    start_columns: u32,
+    batch: u32,
+    seed_low: u32,
+    seed_high: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> start: array<f32>;
+@group(0) @binding(2) var<storage, read_write> omega: array<f32>;
+
+fn gaussian(within: u32) -> f32 {
+    return random_normal(vec2<u32>(params.seed_low, params.seed_high), 0u, within);
+}
+
+// omega: [batch, rows, columns], start: [batch, rows, start_columns]
+@compute @workgroup_size(WG)
+fn sketch_warm(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+               @builtin(local_invocation_index) lane: u32) {
+    let i = workgroup_index(group, groups) * WG + lane;
+    let size = params.rows * params.columns;
+    if i >= size * params.batch {
+        return;
+    }
+    let column = i % params.columns;
+    if column < params.start_columns {
+        omega[i] = start[i / params.columns * params.start_columns + column];
+    } else {
+        omega[i] = gaussian(i % size);
+    }
+}
+
+@compute @workgroup_size(WG)
+fn sketch_cold(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+               @builtin(local_invocation_index) lane: u32) {
+    let i = workgroup_index(group, groups) * WG + lane;
+    let size = params.rows * params.columns;
+    if i < size * params.batch {
+        omega[i] = gaussian(i % size);
+    }
+}

@@ -1,0 +1,59 @@
+//! Dense linear algebra on the device, batched and without readback: random numbers, tall-skinny QR, small SVD,
+//! randomized SVD, subspaces.
+//!
+//! Everything is f32 and deterministic: one adapter gives the same bits for the same input. Nothing here is
+//! differentiable: METHOD holds the bases fixed between refreshes.
+
+pub mod qr;
+pub mod random;
+pub mod subspace;
+pub mod svd;
+pub mod svd_small;
+
+use std::ops::Range;
+
+use crate::error::{Error, Result};
+use crate::gpu::{Gpu, Tier};
+use crate::kernels::Variant;
+use crate::tensor::Tensor;
+
+/// The most columns that [`qr`] and [`svd_small`] take: sketches of 64 columns cover a rank of 56 with oversampling 8.
+pub const MAX_COLUMNS: usize = 64;
+
+/// Every kernel of this module in every variant.
+pub fn kernels() -> Vec<Variant> {
+    let mut all: Vec<Variant> = [
+        &random::FILL_NORMAL,
+        &random::FILL_UNIFORM,
+        &svd::SKETCH_WARM,
+        &svd::SKETCH_COLD,
+        &svd_small::IDENTITY,
+        &qr::TSQR_APPLY,
+        &subspace::PRINCIPAL_ANGLES,
+        &subspace::MEAN_SQUARE_COSINE,
+    ]
+    .map(Variant::from)
+    .into();
+    for columns in (0..7).map(|i| 1usize << i) {
+        for tier in Tier::ALL {
+            all.push(Variant { kernel: &qr::HOUSEHOLDER, constants: qr::geometry(tier, columns) });
+        }
+        all.push(Variant { kernel: &svd_small::JACOBI_SVD, constants: svd_small::geometry(columns) });
+    }
+    all
+}
+
+/// Batch, rows and columns of a matrix or a stack of them.
+pub(crate) fn stack(op: &'static str, x: &Tensor) -> Result<[usize; 3]> {
+    match *x.dims() {
+        [rows, columns] => Ok([1, rows, columns]),
+        [batch, rows, columns] => Ok([batch, rows, columns]),
+        _ => Err(Error::shape(op, "[rows, columns] or [batch, rows, columns]", format!("{x:?}"))),
+    }
+}
+
+/// Cuts a batch into parts whose matrices of `elements` elements fit one binding together, at least one a part.
+pub(crate) fn batch_parts(gpu: &Gpu, batch: usize, elements: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+    let part = (gpu.max_binding_bytes() / (elements as u64 * 4).max(1)).max(1) as usize;
+    (0..batch.div_ceil(part)).map(move |i| i * part..batch.min((i + 1) * part))
+}
