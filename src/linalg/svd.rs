@@ -85,7 +85,9 @@ pub fn randomized_svd(w: &Tensor, k: usize, options: SvdOptions, warm: Option<&T
         let svd = svd_small(&w, k)?;
         return Ok(Svd { u: svd.u, s_all: svd.s, v: svd.v });
     }
-    sketched(&w, k, options, warm)
+    // A rank close to the limit leaves less room for oversampling.
+    let l = (k + options.oversampling).min(MAX_COLUMNS);
+    sketched_svd(&w, &sketch(&w, l, options.seed, warm)?, k, options.power_iterations)
 }
 
 /// [`randomized_svd`] with the singular vectors written to `u: [B, m, k]` and `v: [B, n, k]`, k taken from them. With
@@ -112,12 +114,20 @@ fn product(ta: Trans, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     Ok(c)
 }
 
-fn sketched(w: &Tensor, k: usize, options: SvdOptions, warm: Option<&Tensor>) -> Result<Svd> {
-    let [_, m, n] = stack("randomized_svd", w)?;
-    // A rank so close to the limit leaves less room for oversampling.
-    let l = (k + options.oversampling).min(MAX_COLUMNS).min(m).min(n);
-    let mut y = product(Trans::N, w, &sketch(w, l, options.seed, warm)?)?;
-    for _ in 0..options.power_iterations {
+/// As [`randomized_svd`], from a given test matrix `omega: [B, n, l]` (or one `[1, n, l]` for all), `k <= l <= 64`, l <= m,
+/// l <= n. Which Omega decides what is found; [`randomized_svd`] draws a Gaussian one.
+///
+/// # Errors
+/// [`Error::Shape`] when the sizes do not fit; [`Error::Device`].
+pub fn sketched_svd(w: &Tensor, omega: &Tensor, k: usize, power_iterations: usize) -> Result<Svd> {
+    let ([batch, m, n], [_, _, l]) = (stack("sketched_svd", w)?, stack("sketched_svd", omega)?);
+    if l < k || k == 0 || l > MAX_COLUMNS.min(m).min(n) {
+        let expected = format!("w [B, m, n], omega [.., n, l], 1 <= k <= l <= min(m, n, {MAX_COLUMNS})");
+        return Err(Error::shape("sketched_svd", expected, format!("w {w:?}, omega {omega:?}, k {k}")));
+    }
+    let w = &w.reshape([batch, m, n])?;
+    let mut y = product(Trans::N, w, omega)?;
+    for _ in 0..power_iterations {
         let z = product(Trans::T, w, &orthonormalize(&y)?)?;
         y = product(Trans::N, w, &orthonormalize(&z)?)?;
     }

@@ -1,0 +1,41 @@
+//! Every fixture found, against the reference values in it: the folder named by `SDMOE_FIXTURES`, or `tests/fixtures`.
+
+mod common;
+mod fixtures_support;
+
+use fixtures_support::{Runner, cases, entries, linalg, root};
+
+/// The groups that are run, each by a test below.
+const RUN: [&str; 1] = ["linalg"];
+/// Groups of features that come later.
+const LATER: [&str; 2] = ["hf", "metrics"];
+
+/// Runs every case of a group in every tier; prints how many there were.
+fn run(group: &str, runner: Runner) {
+    let all = cases(&root().join(group)).unwrap_or_else(|e| panic!("{e}"));
+    let mut failures = Vec::new();
+    let devices = common::tiers();
+    for case in &all {
+        for gpu in &devices {
+            if let Err(error) = runner(gpu, case) {
+                failures.push(format!("{group}/{} ({:?}): {error}", case.name, gpu.tier()));
+            }
+        }
+    }
+    println!("{group}: {} cases in {} tiers, {} failures", all.len(), devices.len(), failures.len());
+    assert!(!all.is_empty(), "{group}: no case found in {}", root().display());
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn every_linear_algebra_case_holds() {
+    run("linalg", linalg::run);
+}
+
+#[test]
+fn no_group_is_left_out() {
+    let groups = entries(&root(), true).unwrap_or_else(|e| panic!("{e}"));
+    let missing: Vec<_> =
+        groups.iter().filter(|g| !RUN.contains(&g.as_str()) && !LATER.contains(&g.as_str())).collect();
+    assert!(missing.is_empty(), "groups that no test runs: {missing:?}");
+}
