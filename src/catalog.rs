@@ -1,6 +1,9 @@
 //! Every kernel of the project in every variant: what `tests/shaders.rs` validates and translates without a GPU.
 
-use crate::kernels::{Variant, column_sum, column_sums, elementwise, gemm_table, loss, routing};
+use crate::kernels::{
+    Variant, column_sum, column_sums, elementwise, gemm_table, loss, routing, spectral, spectral_update, token_space,
+};
+use crate::optim::{adamw, clip};
 use crate::{linalg, ops};
 
 /// All kernels. A module that adds one adds its list here.
@@ -14,6 +17,11 @@ pub fn kernels() -> Vec<Variant> {
         routing::kernels(),
         ops::kernels(),
         linalg::kernels(),
+        spectral::kernels(),
+        spectral_update::kernels(),
+        token_space::kernels(),
+        adamw::kernels(),
+        clip::kernels(),
     ]
     .concat()
 }

@@ -10,6 +10,10 @@ pub mod lanes;
 pub mod loss;
 pub mod routing;
 pub mod rows;
+pub mod spectral;
+mod spectral_place;
+pub mod spectral_update;
+pub mod token_space;
 mod window;
 
 use crate::gpu::Kernel;

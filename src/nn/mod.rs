@@ -3,3 +3,4 @@
 pub mod config;
 pub mod params;
 pub mod sample;
+pub mod spectral;

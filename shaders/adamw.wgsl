@@ -1,0 +1,37 @@
+// AdamW over a whole group of parameters. Needs lib/grid.wgsl, lib/pack4.wgsl, lib/adam.wgsl.
+
+override WG: u32 = 64;
+
+struct Params {
+    packs: u32,
+    lr: f32,
+    beta1: f32,
+    beta2: f32,
+    rest1: f32,
+    rest2: f32,
+    correct1: f32,
+    correct2: f32,
+    eps: f32,
+    decay: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read_write> weight: array<Pack>;
+@group(0) @binding(2) var<storage, read> gradient: array<Pack>;
+@group(0) @binding(3) var<storage, read_write> mean: array<Pack>;
+@group(0) @binding(4) var<storage, read_write> square: array<Pack>;
+@group(0) @binding(5) var<storage, read> clip: array<f32>;
+
+@compute @workgroup_size(WG)
+fn adamw(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+         @builtin(local_invocation_index) lane: u32) {
+    let i = workgroup_index(group, groups) * WG + lane;
+    // A gradient that is not finite changes nothing, so that what is saved afterwards is the last good state.
+    if i >= params.packs || clip[2] != 0.0 {
+        return;
+    }
+    let step = adam(clip[1] * gradient[i], mean[i], square[i], weight[i]);
+    mean[i] = step.mean;
+    square[i] = step.square;
+    weight[i] -= params.lr * step.direction;
+}

@@ -1,0 +1,63 @@
+// AdamW's direction for decoupled matrices, with the gradient's common part added or removed on the way.
+// Needs lib/grid.wgsl, lib/pack*.wgsl, lib/adam.wgsl, lib/low_rank.wgsl.
+
+override WG: u32 = 64;
+
+struct Params {
+    matrices: u32,
+    rows: u32,
+    packs: u32,
+    rank: u32,
+    experts: u32,
+    full: f32,
+    common: f32,
+    beta1: f32,
+    beta2: f32,
+    rest1: f32,
+    rest2: f32,
+    correct1: f32,
+    correct2: f32,
+    eps: f32,
+    decay: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read_write> gradient: array<Pack>;
+@group(0) @binding(2) var<storage, read_write> mean: array<Pack>;
+@group(0) @binding(3) var<storage, read_write> square: array<Pack>;
+@group(0) @binding(4) var<storage, read> weight: array<Pack>;
+@group(0) @binding(5) var<storage, read> left: array<f32>;
+@group(0) @binding(6) var<storage, read> right: array<Pack>;
+@group(0) @binding(7) var<storage, read> vt: array<Pack>;
+@group(0) @binding(8) var<storage, read> clip: array<f32>;
+
+// gradient <- direction of (full gradient + common left [right; vt]), clipped. Where `full` is 0 the gradient is only
+// written, where `common` is 0 the factors are not read.
+@compute @workgroup_size(WG)
+fn spectral_direction(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+                      @builtin(local_invocation_index) lane: u32) {
+    let at = place(workgroup_index(group, groups) * WG + lane);
+    // A gradient that is not finite changes nothing.
+    if !at.inside || clip[2] != 0.0 {
+        return;
+    }
+    var parts = array<Pack, ROWS>();
+    if params.common != 0.0 {
+        parts = low_rank(at);
+    }
+    for (var r = 0u; r < ROWS; r++) {
+        let row = at.row + r;
+        if row >= params.rows {
+            return;
+        }
+        let i = (at.matrix * params.rows + row) * params.packs + at.column;
+        var g = params.common * parts[r];
+        if params.full != 0.0 {
+            g += params.full * gradient[i];
+        }
+        let step = adam(clip[1] * g, mean[i], square[i], weight[i]);
+        mean[i] = step.mean;
+        square[i] = step.square;
+        gradient[i] = step.direction;
+    }
+}

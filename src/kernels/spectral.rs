@@ -1,0 +1,296 @@
+//! The gradient split of SD-MoE (METHOD §4) for stacks of matrices: all experts of all layers in one launch.
+//!
+//! For `X_i` of a layer with bases U, V, and neither an `m x m` nor an `n x n` projector:
+//!
+//! ```text
+//! A_i = U^T X_i (k x n)      B_i = X_i V (m x k)      M_i = A_i V (k x k)
+//! common_i = P_U X_i + (I - P_U) X_i P_V = U A_i + (B_i - U M_i) V^T = [U | B_i - U M_i] [A_i ; V^T]
+//! unique_i = (I - P_U) X_i (I - P_V) = X_i - common_i
+//! ```
+//!
+//! [`Factors`] is that rank-2k product; the kernels that move the weights evaluate it where they read `X_i` anyway. All
+//! three maps are linear, so the common part of a sum comes from summed A, B, M.
+
+use crate::error::{Error, Result};
+use crate::gpu::{Kernel, Launch};
+use crate::kernels::Variant;
+use crate::kernels::gemm::{Trans, gemm};
+use crate::kernels::spectral_place::places;
+use crate::tensor::{Tensor, row_chunks};
+
+pub(crate) const THREADS: u32 = 64;
+
+const FACTORS: &[&str] =
+    &[include_str!("../../shaders/lib/grid.wgsl"), include_str!("../../shaders/spectral_factors.wgsl")];
+
+/// `[U | B - U M]`.
+pub static LEFT_FACTORS: Kernel =
+    Kernel { name: "left_factors", sources: FACTORS, entry: "left_factors", constants: &[] };
+/// Sums over the experts of each layer.
+pub static SUM_EXPERTS: Kernel = Kernel { name: "sum_experts", sources: FACTORS, entry: "sum_experts", constants: &[] };
+/// `V^T` of each layer.
+pub static TRANSPOSE_BASIS: Kernel =
+    Kernel { name: "transpose_basis", sources: FACTORS, entry: "transpose_basis", constants: &[] };
+/// The common matrix at the start of training.
+pub static INITIAL_COMMON: Kernel =
+    Kernel { name: "initial_common", sources: FACTORS, entry: "initial_common", constants: &[] };
+/// Squared norms of rows.
+pub static SQUARE_ROWS: Kernel = Kernel { name: "square_rows", sources: FACTORS, entry: "square_rows", constants: &[] };
+/// Similarity of all pairs of subspaces of a layer.
+pub static PAIR_SIMILARITY: Kernel =
+    Kernel { name: "pair_similarity", sources: FACTORS, entry: "pair_similarity", constants: &[] };
+
+/// This module's kernels.
+pub fn kernels() -> Vec<Variant> {
+    [&LEFT_FACTORS, &SUM_EXPERTS, &TRANSPOSE_BASIS, &INITIAL_COMMON, &SQUARE_ROWS, &PAIR_SIMILARITY]
+        .into_iter()
+        .map(|k: &'static Kernel| k.into())
+        .collect()
+}
+
+crate::params! {
+    struct FactorParams { count: u32, rows: u32, columns: u32, rank: u32, experts: u32, factor: f32 }
+}
+
+/// The bases of all layers.
+#[derive(Clone, Debug)]
+pub struct Basis {
+    /// Left basis *U*, `[layers, m, k]`, orthonormal columns.
+    pub u: Tensor,
+    /// Right basis *V*, `[layers, n, k]`, orthonormal columns.
+    pub v: Tensor,
+    /// `V^T`, `[layers, k, n]`; [`Basis::update_transpose`] makes it.
+    pub vt: Tensor,
+}
+
+/// The skinny products of a stack `X: [layers, experts, m, n]` with the bases.
+#[derive(Clone, Debug)]
+pub struct Skinny {
+    /// `U^T X`, `[layers, experts, k, n]`.
+    pub a: Tensor,
+    /// `X V`, `[layers, experts, m, k]`.
+    pub b: Tensor,
+}
+
+/// The common part of a stack as a product of rank 2k.
+#[derive(Clone, Debug)]
+pub struct Factors {
+    /// `[U | (I - P_U) X V]`, `[layers, experts, m, 2k]`.
+    pub left: Tensor,
+    /// `U^T X`, `[layers, experts, k, n]`; the other half of the right factor is `V^T`.
+    pub right: Tensor,
+}
+
+/// Layers, experts, rows and columns of a stack.
+pub(crate) fn sizes(op: &'static str, x: &Tensor) -> Result<[usize; 4]> {
+    x.dims().try_into().map_err(|_| Error::shape(op, "[layers, experts, m, n]", format!("{x:?}")))
+}
+
+impl Basis {
+    /// The rank *k*.
+    pub fn rank(&self) -> usize {
+        self.u.cols()
+    }
+
+    /// Records `vt = V^T`.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn update_transpose(&self) -> Result<()> {
+        let (n, k) = (self.vt.cols(), self.rank());
+        let params = FactorParams {
+            count: self.vt.numel() as u32,
+            columns: n as u32,
+            rank: k as u32,
+            ..FactorParams::default()
+        };
+        Launch::new(&TRANSPOSE_BASIS)
+            .constant("WG", THREADS)
+            .params(&params)
+            .read("v", &self.v)
+            .write("y", &self.vt)
+            .threads(self.vt.numel(), THREADS)
+            .run(self.v.gpu())
+    }
+
+    /// Records the skinny products of `x: [layers, experts, m, n]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the sizes do not fit; [`Error::Device`].
+    pub fn skinny(&self, x: &Tensor) -> Result<Skinny> {
+        let [layers, experts, m, n] = sizes("gradient split", x)?;
+        let k = self.rank();
+        let a = Tensor::empty_f32(x.gpu(), [layers, experts, k, n])?;
+        let b = Tensor::empty_f32(x.gpu(), [layers, experts, m, k])?;
+        gemm(Trans::T, Trans::N, 1.0, &self.u, x, 0.0, &a)?;
+        gemm(Trans::N, Trans::N, 1.0, x, &self.v, 0.0, &b)?;
+        Ok(Skinny { a, b })
+    }
+
+    /// Records the factors of the common part from its skinny products.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn factors(&self, x: &Skinny) -> Result<Factors> {
+        let [layers, experts, k, _] = sizes("gradient split", &x.a)?;
+        let square = Tensor::empty_f32(x.a.gpu(), [layers, experts, k, k])?;
+        gemm(Trans::N, Trans::N, 1.0, &x.a, &self.v, 0.0, &square)?;
+        self.left(&x.a, &x.b, Some(&square))
+    }
+
+    /// As [`Basis::factors`] where `b` is already `(I - P_U) X V`, as the token-space form gives it.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn factors_of_complement(&self, x: &Skinny) -> Result<Factors> {
+        self.left(&x.a, &x.b, None)
+    }
+
+    fn left(&self, a: &Tensor, b: &Tensor, square: Option<&Tensor>) -> Result<Factors> {
+        let [layers, experts, m, k] = sizes("gradient split", b)?;
+        let gpu = b.gpu();
+        let left = Tensor::empty_f32(gpu, [layers, experts, m, 2 * k])?;
+        // A split lies within one layer, and begins at a row of a matrix's own products.
+        for place in places(gpu, "gradient split", [layers, experts, m, k], &[2 * k], &[k * k], &[m * k])? {
+            let x = place.rows(b)?;
+            let count = x.numel();
+            let params = FactorParams {
+                count: count as u32,
+                rows: place.rows.len() as u32,
+                rank: k as u32,
+                experts: experts as u32,
+                factor: if square.is_some() { 1.0 } else { 0.0 },
+                ..FactorParams::default()
+            };
+            Launch::new(&LEFT_FACTORS)
+                .constant("WG", THREADS)
+                .params(&params)
+                .read("u", &place.layer_rows(&self.u)?)
+                .read("x", &x)
+                .read("square", &square.map_or(Ok(x.clone()), |s| place.matrices(s))?)
+                .write("y", &place.rows(&left)?)
+                .threads(count, THREADS)
+                .run(gpu)?;
+        }
+        Ok(Factors { left, right: a.clone() })
+    }
+}
+
+impl Skinny {
+    /// Records the products of the experts' sum: `[layers, 1, ..]`.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn sum(&self) -> Result<Skinny> {
+        Ok(Skinny { a: sum_experts(&self.a, 1.0)?, b: sum_experts(&self.b, 1.0)? })
+    }
+}
+
+/// Records `factor * sum_e x[:, e]`: `[layers, experts, m, n]` to `[layers, 1, m, n]`, in the experts' order.
+///
+/// # Errors
+/// [`Error::Shape`] when `x` has not four dimensions or a layer of it exceeds a binding; [`Error::Device`].
+pub fn sum_experts(x: &Tensor, factor: f32) -> Result<Tensor> {
+    let [layers, experts, m, n] = sizes("sum over experts", x)?;
+    let y = Tensor::empty_f32(x.gpu(), [layers, 1, m, n])?;
+    for range in row_chunks(x.gpu(), "sum over experts", layers, &[experts * m * n, m * n])? {
+        let (x, y) = (x.slice(range.clone())?, y.slice(range)?);
+        let params = FactorParams {
+            count: y.numel() as u32,
+            columns: (m * n) as u32,
+            experts: experts as u32,
+            factor,
+            ..FactorParams::default()
+        };
+        let launch = Launch::new(&SUM_EXPERTS).constant("WG", THREADS).params(&params);
+        launch.read("x", &x).write("y", &y).threads(y.numel(), THREADS).run(x.gpu())?;
+    }
+    Ok(y)
+}
+
+/// Records the squared Frobenius norms of the matrices `x: [.., m, n]`, of their columns from `first` on: `[number]`.
+///
+/// # Errors
+/// [`Error::Shape`] when the matrices' rows exceed a binding; [`Error::Device`].
+pub fn square_norms(x: &Tensor, first: usize) -> Result<Tensor> {
+    let (gpu, n) = (x.gpu(), x.cols());
+    let m = x.dims().iter().rev().nth(1).copied().unwrap_or(1);
+    let rows = Tensor::empty_f32(gpu, [x.rows()])?;
+    let flat = x.reshape([x.rows(), n])?;
+    for range in row_chunks(gpu, "squared norms", x.rows(), &[n, 1])? {
+        let params = FactorParams {
+            count: range.len() as u32,
+            columns: n as u32,
+            rank: first as u32,
+            ..FactorParams::default()
+        };
+        Launch::new(&SQUARE_ROWS)
+            .constant("WG", THREADS)
+            .params(&params)
+            .read("x", &flat.slice(range.clone())?)
+            .write("y", &rows.slice(range.clone())?)
+            .threads(range.len(), THREADS)
+            .run(gpu)?;
+    }
+    let number = x.rows() / m;
+    sum_experts(&rows.reshape([number, m, 1, 1])?, 1.0)?.reshape([number])
+}
+
+/// Records the similarities `|U_a^T U_b|_F^2 / r` of a layer's subspaces `u: [layers, experts, m, r]`, for all pairs:
+/// `[layers, experts, experts]`.
+///
+/// # Errors
+/// [`Error::Shape`] when `u` has not four dimensions; [`Error::Device`].
+pub fn pair_similarity(u: &Tensor) -> Result<Tensor> {
+    let [layers, experts, m, r] = sizes("similarity", u)?;
+    let y = Tensor::empty_f32(u.gpu(), [layers, experts, experts])?;
+    for range in row_chunks(u.gpu(), "similarity", layers, &[experts * m * r, experts * experts])? {
+        let (u, y) = (u.slice(range.clone())?, y.slice(range)?);
+        let params = FactorParams {
+            count: y.numel() as u32,
+            rows: m as u32,
+            rank: r as u32,
+            experts: experts as u32,
+            ..FactorParams::default()
+        };
+        let launch = Launch::new(&PAIR_SIMILARITY).constant("WG", THREADS).params(&params);
+        launch.read("u", &u).write("y", &y).threads(y.numel(), THREADS).run(u.gpu())?;
+    }
+    Ok(y)
+}
+
+/// Records the initial `w_c: [layers, m, n]` = `c U diag(s) V^T`, s graded evenly from 1.25 to 0.75, with c such that
+/// `|w_c|_F^2` is the experts' mean of `full - kept`, the squared norms `[layers * experts]` before and after a projection.
+///
+/// # Errors
+/// [`Error::Shape`] when the sizes do not fit a binding; [`Error::Device`].
+pub fn initial_common(basis: &Basis, full: &Tensor, kept: &Tensor, w_c: &Tensor) -> Result<()> {
+    let [layers, m, n] = w_c.dims() else {
+        return Err(Error::shape("initial common matrix", "[layers, m, n]", format!("{w_c:?}")));
+    };
+    let experts = full.numel() / layers;
+    let (full, kept) = (full.reshape([*layers, experts])?, kept.reshape([*layers, experts])?);
+    let k = basis.rank();
+    for range in row_chunks(w_c.gpu(), "initial common matrix", *layers, &[m * n, m * k, n * k, experts])? {
+        let y = w_c.slice(range.clone())?;
+        let params = FactorParams {
+            count: y.numel() as u32,
+            rows: *m as u32,
+            columns: *n as u32,
+            rank: k as u32,
+            experts: experts as u32,
+            factor: 0.0,
+        };
+        Launch::new(&INITIAL_COMMON)
+            .constant("WG", THREADS)
+            .params(&params)
+            .read("u", &basis.u.slice(range.clone())?)
+            .read("v", &basis.v.slice(range.clone())?)
+            .read("full", &full.slice(range.clone())?)
+            .read("square", &kept.slice(range)?)
+            .write("y", &y)
+            .threads(y.numel(), THREADS)
+            .run(y.gpu())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! How stacks of expert matrices are cut into launches whose bindings all fit.
+
+use std::ops::Range;
+
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::tensor::{Tensor, row_chunks};
+
+/// The part of a stack `[layers, experts, m, n]` that one launch treats: whole layers; or experts of one layer; or rows of
+/// one matrix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) layers: Range<usize>,
+    pub(crate) experts: Range<usize>,
+    pub(crate) rows: Range<usize>,
+    sizes: [usize; 4],
+}
+
+/// Cuts a stack of `sizes` = layers, experts, rows, columns. What a launch binds besides rows of the stack itself: tensors
+/// with so many elements for each row of each matrix (`by_row`), for each matrix (`by_matrix`), for each layer (`by_layer`).
+///
+/// # Errors
+/// `Error::Shape` when even one row, or what a single matrix or layer needs whole, does not fit a binding.
+pub(crate) fn places(
+    gpu: &Gpu,
+    op: &'static str,
+    sizes: [usize; 4],
+    by_row: &[usize],
+    by_matrix: &[usize],
+    by_layer: &[usize],
+) -> Result<Vec<Place>> {
+    let [layers, experts, m, n] = sizes;
+    let limit = gpu.max_binding_bytes() as usize / 4;
+    let row = by_row.iter().copied().fold(n, usize::max);
+    let matrix = by_matrix.iter().copied().fold(m * row, usize::max);
+    let layer = by_layer.iter().copied().fold(experts * matrix, usize::max);
+    let place = |layers, experts, rows| Place { layers, experts, rows, sizes };
+    if layers * layer <= limit {
+        return Ok(vec![place(0..layers, 0..experts, 0..m)]);
+    }
+    let mut places = Vec::new();
+    let per_matrix: Vec<usize> = by_row.iter().map(|c| m * c).chain([m * n]).chain(by_matrix.iter().copied()).collect();
+    let per_row: Vec<usize> = by_row.iter().copied().chain([n]).collect();
+    for l in 0..layers {
+        match row_chunks(gpu, op, experts, &per_matrix) {
+            Ok(ranges) => places.extend(ranges.map(|range| place(l..l + 1, range, 0..m))),
+            Err(_) => {
+                for e in 0..experts {
+                    let rows = row_chunks(gpu, op, m, &per_row)?;
+                    places.extend(rows.map(|rows| place(l..l + 1, e..e + 1, rows)));
+                }
+            }
+        }
+    }
+    Ok(places)
+}
+
+impl Place {
+    /// Number of matrices.
+    pub(crate) fn count(&self) -> usize {
+        self.layers.len() * self.experts.len()
+    }
+
+    fn first(&self) -> usize {
+        self.layers.start * self.sizes[1] + self.experts.start
+    }
+
+    /// Of `x: [layers, experts, m, c]` its rows, `[rows, c]`.
+    pub(crate) fn rows(&self, x: &Tensor) -> Result<Tensor> {
+        let first = self.first() * self.sizes[2] + self.rows.start;
+        x.reshape([x.rows(), x.cols()])?.slice(first..first + self.count() * self.rows.len())
+    }
+
+    /// Of `x: [layers, experts, ..]` what belongs to its matrices.
+    pub(crate) fn matrices(&self, x: &Tensor) -> Result<Tensor> {
+        let number = self.sizes[0] * self.sizes[1];
+        x.reshape([number, x.numel() / number])?.slice(self.first()..self.first() + self.count())
+    }
+
+    /// Of `x: [layers, ..]` what belongs to its layers.
+    pub(crate) fn layers(&self, x: &Tensor) -> Result<Tensor> {
+        x.slice(self.layers.clone())
+    }
+
+    /// Of `x: [layers, m, c]` the rows of its layers.
+    pub(crate) fn layer_rows(&self, x: &Tensor) -> Result<Tensor> {
+        let m = self.sizes[2];
+        let first = self.layers.start * m + self.rows.start;
+        let count = self.layers.len() * self.rows.len();
+        x.reshape([x.numel() / x.cols(), x.cols()])?.slice(first..first + count)
+    }
+}

@@ -1,0 +1,191 @@
+//! AdamW (Loshchilov and Hutter, arXiv 1711.05101) over whole groups of parameters, one dispatch a group.
+//!
+//! With the clipped gradient `g` at step `t`, counted from 1:
+//!
+//! ```text
+//! m = b1 m + (1 - b1) g        v = b2 v + (1 - b2) g^2
+//! p = p - lr ( m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + decay p )
+//! ```
+//!
+//! The decay is decoupled from the moments and spares vectors ([`Group::NoDecay`]).
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::gpu::{Kernel, Launch};
+use crate::kernels::Variant;
+use crate::kernels::spectral_update::AdamFactors;
+use crate::nn::params::{Group, GroupBuffers};
+use crate::tensor::{DType, Tensor, row_chunks};
+
+const THREADS: u32 = 64;
+
+/// AdamW over flat buffers, four elements a thread.
+pub static ADAMW: Kernel = Kernel {
+    name: "adamw",
+    sources: &[
+        include_str!("../../shaders/lib/grid.wgsl"),
+        include_str!("../../shaders/lib/pack4.wgsl"),
+        include_str!("../../shaders/lib/adam.wgsl"),
+        include_str!("../../shaders/adamw.wgsl"),
+    ],
+    entry: "adamw",
+    constants: &[],
+};
+
+/// This module's kernels.
+pub fn kernels() -> Vec<Variant> {
+    vec![(&ADAMW).into()]
+}
+
+/// AdamW's settings, clipping included.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdamConfig {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay of every matrix; vectors are spared.
+    pub weight_decay: f64,
+    /// Largest global gradient norm; 0 for no limit.
+    pub clip: f64,
+}
+
+impl Default for AdamConfig {
+    /// The usual choice for language models.
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 }
+    }
+}
+
+impl AdamConfig {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names the first that is out of range.
+    pub fn validate(&self) -> Result<()> {
+        for (field, value, below) in [
+            ("optimizer.beta1", self.beta1, 1.0),
+            ("optimizer.beta2", self.beta2, 1.0),
+            ("optimizer.eps", self.eps, f64::INFINITY),
+            ("optimizer.weight_decay", self.weight_decay, f64::INFINITY),
+            ("optimizer.clip", self.clip, f64::INFINITY),
+        ] {
+            if !(0.0..below).contains(&value) {
+                return Err(Error::config(field, format!("expected a number in [0, {below}), got {value}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The factors of step `t` (from 1), computed in f64; `decays` says whether the weights decay.
+    pub(crate) fn factors(&self, t: u64, lr: f32, decays: bool) -> AdamFactors {
+        // 2^31 steps are more than anyone takes; beyond, the corrections are 1 anyway.
+        let power = i32::try_from(t.max(1)).unwrap_or(i32::MAX);
+        AdamFactors {
+            lr,
+            beta1: self.beta1 as f32,
+            beta2: self.beta2 as f32,
+            rest1: (1.0 - self.beta1) as f32,
+            rest2: (1.0 - self.beta2) as f32,
+            correct1: (1.0 / (1.0 - self.beta1.powi(power))) as f32,
+            correct2: (1.0 / (1.0 - self.beta2.powi(power))) as f32,
+            eps: self.eps as f32,
+            decay: if decays { self.weight_decay as f32 } else { 0.0 },
+        }
+    }
+}
+
+crate::params! {
+    struct AdamwParams {
+        packs: u32,
+        lr: f32,
+        beta1: f32,
+        beta2: f32,
+        rest1: f32,
+        rest2: f32,
+        correct1: f32,
+        correct2: f32,
+        eps: f32,
+        decay: f32,
+    }
+}
+
+/// A group's weights and gradients (the model's own buffers) with AdamW's moments.
+#[derive(Clone, Debug)]
+pub struct AdamGroup {
+    group: Group,
+    values: Tensor,
+    gradients: Tensor,
+    /// First moment, `[n]`.
+    pub m: Tensor,
+    /// Second moment, `[n]`.
+    pub v: Tensor,
+}
+
+impl AdamGroup {
+    /// Zero moments for `buffers`.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when memory is short.
+    pub fn new(buffers: &GroupBuffers) -> Result<Self> {
+        let (gpu, n) = (buffers.values.gpu(), buffers.values.numel());
+        Ok(Self {
+            group: buffers.group,
+            values: buffers.values.clone(),
+            gradients: buffers.gradients.clone(),
+            m: Tensor::persistent(gpu, [n], DType::F32)?,
+            v: Tensor::persistent(gpu, [n], DType::F32)?,
+        })
+    }
+
+    /// The group.
+    pub fn group(&self) -> Group {
+        self.group
+    }
+
+    /// All its gradients, `[n]`.
+    pub fn gradients(&self) -> &Tensor {
+        &self.gradients
+    }
+
+    /// Records step `t` (from 1) with the gradients multiplied by the scale in `clip` (see
+    /// [`super::clip::GradientNorm::finish`]); nothing changes where that says the norm is not finite.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn step(&self, adam: &AdamConfig, t: u64, lr: f32, clip: &Tensor) -> Result<()> {
+        let f = adam.factors(t, lr, self.group != Group::NoDecay);
+        let gpu = self.values.gpu();
+        // Groups are padded to the offset alignment, which is a multiple of 16 bytes, and so are all chunks.
+        for range in row_chunks(gpu, "adamw", self.values.numel(), &[1])? {
+            let packs = range.len() / 4;
+            let params = AdamwParams {
+                packs: packs as u32,
+                lr: f.lr,
+                beta1: f.beta1,
+                beta2: f.beta2,
+                rest1: f.rest1,
+                rest2: f.rest2,
+                correct1: f.correct1,
+                correct2: f.correct2,
+                eps: f.eps,
+                decay: f.decay,
+            };
+            Launch::new(&ADAMW)
+                .constant("WG", THREADS)
+                .params(&params)
+                .write("weight", &self.values.slice(range.clone())?)
+                .read("gradient", &self.gradients.slice(range.clone())?)
+                .write("mean", &self.m.slice(range.clone())?)
+                .write("square", &self.v.slice(range)?)
+                .read("clip", clip)
+                .threads(packs, THREADS)
+                .run(gpu)?;
+        }
+        Ok(())
+    }
+}

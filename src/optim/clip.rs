@@ -1,0 +1,137 @@
+//! The global gradient norm and the factor that clips it, on the device from end to end.
+//!
+//! `norm = sqrt(sum_t weight_t |x_t|^2)` over the terms `t`, `scale = min(1, limit / (norm + 1e-6))`. Two stages in fixed
+//! order: each thread sums the squares of up to 1024 elements, one workgroup sums the threads. No readback, no atomics.
+
+use crate::error::{Error, Result};
+use crate::gpu::{Kernel, Launch};
+use crate::kernels::Variant;
+use crate::tensor::{Tensor, row_chunks};
+
+const THREADS: u32 = 64;
+/// Packs that a thread of the first stage sums.
+const ITEMS: u32 = 256;
+
+/// Sums of squares, four elements at a time.
+pub static SUM_SQUARES: Kernel = Kernel {
+    name: "sum_squares",
+    sources: &[
+        include_str!("../../shaders/lib/grid.wgsl"),
+        include_str!("../../shaders/lib/pack4.wgsl"),
+        include_str!("../../shaders/norm.wgsl"),
+    ],
+    entry: "sum_squares",
+    constants: &[],
+};
+/// Sums of squares, one element at a time, of some of the columns.
+pub static SUM_SQUARES_COLUMNS: Kernel = Kernel {
+    name: "sum_squares_columns",
+    sources: &[
+        include_str!("../../shaders/lib/grid.wgsl"),
+        include_str!("../../shaders/lib/pack1.wgsl"),
+        include_str!("../../shaders/norm.wgsl"),
+    ],
+    entry: "sum_squares",
+    constants: &[],
+};
+/// The norm and the factor from the partial sums.
+pub static CLIP_SCALE: Kernel = Kernel {
+    name: "clip_scale",
+    sources: &[include_str!("../../shaders/clip.wgsl")],
+    entry: "clip_scale",
+    constants: &[],
+};
+
+/// This module's kernels.
+pub fn kernels() -> Vec<Variant> {
+    [&SUM_SQUARES, &SUM_SQUARES_COLUMNS, &CLIP_SCALE].into_iter().map(|k: &'static Kernel| k.into()).collect()
+}
+
+crate::params! {
+    struct SumParams { packs: u32, first_slot: u32, columns: u32, first_column: u32, weight: f32 }
+}
+
+crate::params! {
+    struct ClipParams { slots: u32, clip: f32 }
+}
+
+/// What the norm is of: signed sums of squares of tensors.
+#[derive(Debug, Default)]
+pub struct GradientNorm {
+    terms: Vec<Term>,
+}
+
+#[derive(Debug)]
+struct Term {
+    x: Tensor,
+    weight: f32,
+    /// Length of a row and its first column that counts.
+    columns: (usize, usize),
+}
+
+impl GradientNorm {
+    /// Nothing yet: a norm of zero.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds `weight |x|^2`.
+    pub fn add(&mut self, weight: f32, x: &Tensor) {
+        self.add_columns(weight, x, 0);
+    }
+
+    /// Adds `weight |x[.., first..]|^2`: of the last dimension only the columns from `first` on.
+    pub fn add_columns(&mut self, weight: f32, x: &Tensor, first: usize) {
+        if x.numel() > 0 {
+            self.terms.push(Term { x: x.clone(), weight, columns: (x.cols(), first) });
+        }
+    }
+
+    /// Records the reduction into `clip: [4]` = `[norm, scale, failed, 0]`. `limit` is the largest norm that is let through, 0 for
+    /// no limit (`scale` is 1). Where the norm is NaN or infinite, `failed` is 1, `scale` 0 and `norm` its square.
+    ///
+    /// # Errors
+    /// [`Error::Device`]; [`Error::Shape`] when the partial sums exceed a binding.
+    pub fn finish(self, limit: f32, clip: &Tensor) -> Result<()> {
+        let gpu = clip.gpu();
+        let mut launches = Vec::new();
+        let mut slots = 0;
+        for Term { x, weight, columns } in &self.terms {
+            let packed = columns.1 == 0 && x.numel() % 4 == 0;
+            let (x, columns) = if columns.1 == 0 {
+                (x.reshape([x.numel()])?, (1, 0))
+            } else {
+                (x.reshape([x.rows(), x.cols()])?, *columns)
+            };
+            let (kernel, width) = if packed { (&SUM_SQUARES, 4) } else { (&SUM_SQUARES_COLUMNS, 1) };
+            for range in row_chunks(gpu, "gradient norm", x.dims()[0], &[columns.0])? {
+                let x = x.slice(range)?;
+                let packs = x.numel() / width;
+                let groups = packs.div_ceil((THREADS * ITEMS) as usize);
+                let params = SumParams {
+                    packs: packs as u32,
+                    first_slot: slots as u32,
+                    columns: columns.0 as u32,
+                    first_column: columns.1 as u32,
+                    weight: *weight,
+                };
+                slots += groups * THREADS as usize;
+                launches.push((kernel, x, params, groups));
+            }
+        }
+        let partials = Tensor::zeros(gpu, [slots.max(1)])?;
+        if partials.bytes() > gpu.max_binding_bytes() {
+            let expected = format!("partial sums within {} bytes", gpu.max_binding_bytes());
+            return Err(Error::shape("gradient norm", expected, format!("{} bytes", partials.bytes())));
+        }
+        for (kernel, x, params, groups) in &launches {
+            let launch = Launch::new(kernel).constant("WG", THREADS).constant("ITEMS", ITEMS).params(params);
+            launch.read("x", x).write("partials", &partials).workgroups(*groups as u64).run(gpu)?;
+        }
+        Launch::new(&CLIP_SCALE)
+            .params(&ClipParams { slots: partials.numel() as u32, clip: limit })
+            .read("partials", &partials)
+            .write("clip", clip)
+            .run(gpu)
+    }
+}

@@ -1,0 +1,148 @@
+//! The optimizer step of decoupled experts (METHOD §4, §5): gradient split, AdamW on both parts, projected update, merge;
+//! and the refresh of the bases with the realignment of `W_u`.
+//!
+//! A step of one kind of matrices, all layers and experts at once:
+//!
+//! 1. [`SpectralStack::split`]: skinny products of G; the norm of what the parts receive needs no `G_u`, because
+//!    `|common(G_i)|^2 = |A_i|^2 + |B_i - U M_i|^2` and the parts are orthogonal: `|G_u,i|^2 = |G_i|^2 - |common(G_i)|^2`.
+//!    The difference is exact to a few eps of `|G_i|^2`, hence the norm's square to a few eps of what it would be unsplit.
+//! 2. AdamW's direction D of `W_u` (weight decay included) replaces G, the common part being removed on the way;
+//!    that of `W_c` comes from the factors alone.
+//! 3. With `project_update` skinny products of D, and the step is `W_u -= lr (I - P_U) D (I - P_V)`,
+//!    `W_c -= lr (P_U D + (I - P_U) D P_V)`; without it D itself. The same kernel writes `W = W_c + W_u`.
+
+use crate::error::Result;
+use crate::kernels::spectral::{Factors, Skinny, square_norms};
+use crate::kernels::spectral_update::{AdamFactors, Mix, Moments, apply, direction};
+use crate::linalg::subspace::angles;
+use crate::linalg::svd::randomized_svd;
+use crate::nn::config::{GradientForm, Realign, SpectralConfig};
+use crate::nn::spectral::{SpectralStack, svd_options};
+use crate::optim::clip::GradientNorm;
+use crate::tensor::Tensor;
+
+/// The split gradient of a stack.
+#[derive(Debug)]
+pub struct Split {
+    /// The common part of each expert's gradient; none where the token-space form has removed it already.
+    unique: Option<Factors>,
+    /// The common part of the experts' sum, which `W_c` receives.
+    common: Factors,
+}
+
+impl SpectralStack {
+    /// Records the split of the gradient and adds the parts' squared norms to `norm`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`].
+    pub fn split(&self, form: GradientForm, norm: &mut GradientNorm) -> Result<Split> {
+        let k = self.basis.rank();
+        norm.add(1.0, &self.gradient);
+        let split = if form == GradientForm::TokenSpace {
+            let sums = Skinny { a: self.sums.0.clone(), b: self.sums.1.clone() };
+            Split { unique: None, common: self.basis.factors_of_complement(&sums)? }
+        } else {
+            let skinny = self.basis.skinny(&self.gradient)?;
+            let common = self.basis.factors(&skinny.sum()?)?;
+            let unique = self.basis.factors(&skinny)?;
+            norm.add(-1.0, &unique.right);
+            norm.add_columns(-1.0, &unique.left, k);
+            Split { unique: Some(unique), common }
+        };
+        norm.add(1.0, &split.common.right);
+        norm.add_columns(1.0, &split.common.left, k);
+        Ok(split)
+    }
+
+    /// Records AdamW's step from the split gradient, scaled by `clip`. Overwrites the gradient.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`].
+    pub fn step(&self, split: &Split, adam: &AdamFactors, project_update: bool, clip: &Tensor) -> Result<()> {
+        let basis = &self.basis;
+        let direction_c = Tensor::empty_f32(clip.gpu(), self.w_c.shape())?;
+        let state = Moments { weight: &self.w_c, m: &self.moments_c.0, v: &self.moments_c.1 };
+        let mix = Mix { full: 0.0, common: Some((1.0, &split.common)) };
+        direction(&direction_c, state, mix, basis, adam, clip)?;
+        let state = Moments { weight: &self.w_u, m: &self.moments_u.0, v: &self.moments_u.1 };
+        let mix = Mix { full: 1.0, common: split.unique.as_ref().map(|f| (-1.0, f)) };
+        direction(&self.gradient, state, mix, basis, adam, clip)?;
+
+        let merge = Some((&self.w_c, &self.w));
+        if project_update {
+            let common = basis.factors(&basis.skinny(&direction_c)?)?;
+            let unique = basis.factors(&basis.skinny(&self.gradient)?)?;
+            let mix = Mix { full: 0.0, common: Some((-adam.lr, &common)) };
+            apply(&self.w_c, None, mix, basis, None, clip)?;
+            let mix = Mix { full: -adam.lr, common: Some((adam.lr, &unique)) };
+            apply(&self.w_u, Some(&self.gradient), mix, basis, merge, clip)?;
+        } else {
+            let mix = Mix { full: -adam.lr, common: None };
+            apply(&self.w_c, Some(&direction_c), mix, basis, None, clip)?;
+            apply(&self.w_u, Some(&self.gradient), mix, basis, merge, clip)?;
+        }
+        if split.unique.is_none() {
+            self.sums.0.clear()?;
+            self.sums.1.clear()?;
+        }
+        Ok(())
+    }
+
+    /// Records the share of each expert's gradient that is common, for the record; to be called before the step.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`].
+    pub fn record_share(&self, split: &Split) -> Result<()> {
+        let share = |i: usize| self.record.share.slice(i..i + 1);
+        let Some(factors) = &split.unique else {
+            return self.record.share.clear();
+        };
+        share(0)?.copy_from(&square_norms(&self.gradient, 0)?)?;
+        let common = square_norms(&factors.right, 0)?;
+        crate::kernels::elementwise::add_into(&common, &square_norms(&factors.left, self.basis.rank())?)?;
+        share(1)?.copy_from(&common)
+    }
+
+    /// Records the drift into `target: [3, layers, E]`: squared norms of `U^T W_u,i`, `W_u,i V` and `W_u,i`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`].
+    pub fn record_drift(&self, target: &Tensor) -> Result<()> {
+        let skinny = self.basis.skinny(&self.w_u)?;
+        for (i, x) in [&skinny.a, &skinny.b, &self.w_u].into_iter().enumerate() {
+            target.slice(i..i + 1)?.copy_from(&square_norms(x, 0)?)?;
+        }
+        Ok(())
+    }
+
+    /// Records a refresh: new bases from `W_c` by randomized SVD, warm-started from the old V, then the realignment of
+    /// `W_u` and of the merged weights that `config` asks for. `seed` and `step` choose the sketch.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`].
+    pub fn refresh(&self, config: &SpectralConfig, seed: u64, step: u64, clip: &Tensor) -> Result<()> {
+        let w_c = self.matrices_c()?;
+        self.record_drift(&self.record.drift)?;
+        self.record.energy.copy_from(&square_norms(&w_c, 0)?)?;
+        let (basis, k) = (&self.basis, self.basis.rank());
+        let svd = randomized_svd(&w_c, k, svd_options(config, seed, step), Some(&basis.v))?;
+        self.record.singular.copy_from(&svd.s_all)?;
+        for (i, (old, new)) in [(&basis.u, &svd.u), (&basis.v, &svd.v)].into_iter().enumerate() {
+            self.record.angles.slice(i..i + 1)?.copy_from(&angles(old, new)?)?;
+            old.copy_from(new)?;
+        }
+        basis.update_transpose()?;
+        if config.realign == Realign::None {
+            return Ok(());
+        }
+        let skinny = basis.skinny(&self.w_u)?;
+        if config.realign == Realign::Absorb {
+            let removed = basis.factors(&skinny.sum()?)?;
+            let mix = Mix { full: 0.0, common: Some((1.0 / self.experts() as f32, &removed)) };
+            apply(&self.w_c, None, mix, basis, None, clip)?;
+        }
+        let removed = basis.factors(&skinny)?;
+        let mix = Mix { full: 0.0, common: Some((-1.0, &removed)) };
+        apply(&self.w_u, None, mix, basis, Some((&self.w_c, &self.w)), clip)
+    }
+}

@@ -1,0 +1,244 @@
+//! What a training log shows of decoupled experts: drift, spectrum of `W_c`, turning of the bases, similarity of experts.
+//!
+//! The device computes small tensors; [`SpectralMetrics::read`] awaits them and takes the last means in f64. Sides are
+//! named by where they live (METHOD §6): the model side, d, is the input of gate and up and the output of down.
+
+use crate::error::Result;
+use crate::gpu::Readback;
+use crate::kernels::spectral::pair_similarity;
+use crate::linalg::svd::{SvdOptions, randomized_svd};
+use crate::nn::config::{ExpertMatrix, GradientForm};
+use crate::nn::spectral::{SpectralBank, SpectralStack, sizes};
+use crate::tensor::Tensor;
+
+/// What to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MetricOptions {
+    /// Whether to compare the experts' leading subspaces, which takes two randomized SVDs of all experts.
+    pub similarity: bool,
+    /// Size r of the compared subspaces; 0 for 1 % of min(m, n), rounded up.
+    pub subspace: usize,
+}
+
+impl Default for MetricOptions {
+    fn default() -> Self {
+        Self { similarity: true, subspace: 0 }
+    }
+}
+
+/// Mean similarity `|U_a^T U_b|_F^2 / r` over pairs of different experts, by side.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Similarity {
+    /// Model side.
+    pub model: f64,
+    /// Hidden side.
+    pub hidden: f64,
+}
+
+/// One layer's matrix kind.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MatrixMetrics {
+    /// The layer.
+    pub layer: usize,
+    /// The kind.
+    pub matrix: ExpertMatrix,
+    /// Share of `|W_u,i|_F` inside the basis of the model side now: `|P_U W_u,i|_F / |W_u,i|_F` of gate and up, mean over
+    /// the experts.
+    pub drift_model: f64,
+    /// As `drift_model` for the hidden side.
+    pub drift_hidden: f64,
+    /// What the last refresh saw before it turned the bases; none before the first.
+    pub refresh: Option<RefreshMetrics>,
+    /// Share of `|G_i|_F^2` in the common part at the last refresh (before the first: at the first step), mean over the
+    /// experts that got a gradient; none in the token-space form, which never sees the `G_i`.
+    pub common_gradient_share: Option<f64>,
+    /// That share for a gradient without preferred directions: `1 - (1 - k/m)(1 - k/n)`.
+    pub common_gradient_chance: f64,
+    /// Similarity of the merged `W_i`; none with a single expert or when not asked for.
+    pub similarity_merged: Option<Similarity>,
+    /// Similarity of the `W_u,i`.
+    pub similarity_unique: Option<Similarity>,
+    /// What random subspaces give: `r / d` and `r / f`.
+    pub similarity_chance: Similarity,
+}
+
+/// Measured by a refresh, after the step's update and before the bases turn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RefreshMetrics {
+    /// Drift of the model side.
+    pub drift_model: f64,
+    /// Drift of the hidden side.
+    pub drift_hidden: f64,
+    /// `sigma_k / sigma_(k+1)` of `W_c`; infinite where the latter is zero or there is none.
+    pub common_gap: f64,
+    /// Share of `|W_c|_F^2` beyond the leading k singular values; to about 1e-6.
+    pub common_energy_beyond_rank: f64,
+    /// Largest principal angle, in radians, between successive bases of the two sides.
+    pub basis_angle: f64,
+}
+
+/// Metrics on their way from the device.
+#[derive(Debug)]
+pub struct SpectralMetrics {
+    parts: Vec<Part>,
+}
+
+#[derive(Debug)]
+struct Part {
+    matrix: ExpertMatrix,
+    first_layer: usize,
+    sizes: [usize; 4],
+    rank: usize,
+    subspace: usize,
+    token_space: bool,
+    record: Vec<Readback>,
+    similarity: Vec<Readback>,
+}
+
+impl SpectralMetrics {
+    pub(super) fn start(banks: &[SpectralBank], options: MetricOptions) -> Result<Self> {
+        let mut parts = Vec::new();
+        for bank in banks {
+            for stack in &bank.stacks {
+                parts.push(Part::start(bank, stack, options)?);
+            }
+        }
+        Ok(Self { parts })
+    }
+
+    /// The metrics, by kind and layer.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`].
+    pub async fn read(self) -> Result<Vec<MatrixMetrics>> {
+        let mut all = Vec::new();
+        for part in self.parts {
+            all.extend(part.finish().await?);
+        }
+        Ok(all)
+    }
+}
+
+impl Part {
+    fn start(bank: &SpectralBank, stack: &SpectralStack, options: MetricOptions) -> Result<Self> {
+        let [l, e, m, n] = sizes(&stack.w)?;
+        let drift = Tensor::empty_f32(stack.w.gpu(), [3, l, e])?;
+        stack.record_drift(&drift)?;
+        let r = &stack.record;
+        let record = [&drift, &r.drift, &r.share, &r.energy, &r.singular, &r.angles];
+        let subspace = if options.subspace == 0 { m.min(n).div_ceil(100) } else { options.subspace.min(m.min(n)) };
+        let mut similarity = Vec::new();
+        if options.similarity && e > 1 {
+            for w in [&stack.w, &stack.w_u] {
+                for pairs in similarities(w, subspace)? {
+                    similarity.push(pairs.read()?);
+                }
+            }
+        }
+        Ok(Self {
+            matrix: bank.matrix,
+            first_layer: stack.layers.start,
+            sizes: [l, e, m, n],
+            rank: stack.basis.rank(),
+            subspace,
+            token_space: bank.form == GradientForm::TokenSpace,
+            record: record.into_iter().map(Tensor::read).collect::<Result<_>>()?,
+            similarity,
+        })
+    }
+
+    async fn finish(self) -> Result<Vec<MatrixMetrics>> {
+        let [l, e, m, n] = self.sizes;
+        let k = self.rank;
+        let mut record = Vec::new();
+        for part in self.record {
+            record.push(floats(part).await?);
+        }
+        let [now, before, share, energy, singular, angles] = &record[..] else { return Ok(Vec::new()) };
+        let mut pairs = Vec::new();
+        for part in self.similarity {
+            pairs.push(floats(part).await?);
+        }
+        // Left and right as model side and hidden side.
+        let sides = |left: f64, right: f64| match self.matrix {
+            ExpertMatrix::Gate | ExpertMatrix::Up => (left, right),
+            ExpertMatrix::Down => (right, left),
+        };
+        let similarity = |left: Option<&Vec<f64>>, right: Option<&Vec<f64>>, layer: usize| {
+            let mean = |x: &Vec<f64>| off_diagonal(&x[layer * e * e..(layer + 1) * e * e], e);
+            let (model, hidden) = sides(mean(left?), mean(right?));
+            Some(Similarity { model, hidden })
+        };
+        let (chance_model, chance_hidden) = sides(self.subspace as f64 / m as f64, self.subspace as f64 / n as f64);
+        let metrics = (0..l).map(|layer| {
+            let at = |i: usize| (i * l + layer) * e..(i * l + layer + 1) * e;
+            // 0 where W_u is zero, as with k = min(m, n).
+            let drift = |x: &[f64]| {
+                let side = |i: usize| root_ratio(&x[at(i)], &x[at(2)]).unwrap_or(0.0);
+                sides(side(0), side(1))
+            };
+            let (drift_model, drift_hidden) = drift(now);
+            let found = singular.len() / l;
+            let s = &singular[layer * found..(layer + 1) * found];
+            let refresh = s.first().is_some_and(|&s| s > 0.0).then(|| {
+                let (drift_model, drift_hidden) = drift(before);
+                let leading: f64 = s[..k].iter().map(|s| s * s).sum();
+                let angle = |side: usize| angles[(side * l + layer) * k..][..k].iter().copied().fold(0.0, f64::max);
+                RefreshMetrics {
+                    drift_model,
+                    drift_hidden,
+                    common_gap: s.get(k).filter(|&&s| s > 0.0).map_or(f64::INFINITY, |next| s[k - 1] / next),
+                    common_energy_beyond_rank: (1.0 - leading / energy[layer]).max(0.0),
+                    basis_angle: angle(0).max(angle(1)),
+                }
+            });
+            MatrixMetrics {
+                layer: self.first_layer + layer,
+                matrix: self.matrix,
+                drift_model,
+                drift_hidden,
+                refresh,
+                common_gradient_share: if self.token_space { None } else { mean_ratio(&share[at(1)], &share[at(0)]) },
+                common_gradient_chance: 1.0 - (1.0 - k as f64 / m as f64) * (1.0 - k as f64 / n as f64),
+                similarity_merged: similarity(pairs.first(), pairs.get(1), layer),
+                similarity_unique: similarity(pairs.get(2), pairs.get(3), layer),
+                similarity_chance: Similarity { model: chance_model, hidden: chance_hidden },
+            }
+        });
+        Ok(metrics.collect())
+    }
+}
+
+/// Pairwise similarities of the experts' top-r subspaces, left and right, `[layers, E, E]` each.
+fn similarities(w: &Tensor, r: usize) -> Result<[Tensor; 2]> {
+    let [l, e, m, n] = sizes(w)?;
+    // Untrained experts have a flat spectrum: more power iterations than a refresh takes.
+    let options = SvdOptions { power_iterations: 4, ..SvdOptions::default() };
+    let svd = randomized_svd(&w.reshape([l * e, m, n])?, r, options, None)?;
+    Ok([pair_similarity(&svd.u.reshape([l, e, m, r])?)?, pair_similarity(&svd.v.reshape([l, e, n, r])?)?])
+}
+
+async fn floats(readback: Readback) -> Result<Vec<f64>> {
+    let values: Vec<f32> = bytemuck::pod_collect_to_vec(&readback.await?);
+    Ok(values.into_iter().map(f64::from).collect())
+}
+
+/// Mean of part / whole over the experts whose whole is not zero; none when all are.
+fn mean_ratio(part: &[f64], whole: &[f64]) -> Option<f64> {
+    mean(part.iter().zip(whole).filter(|(_, w)| **w > 0.0).map(|(p, w)| p / w))
+}
+
+/// As [`mean_ratio`] of the roots.
+fn root_ratio(part: &[f64], whole: &[f64]) -> Option<f64> {
+    mean(part.iter().zip(whole).filter(|(_, w)| **w > 0.0).map(|(p, w)| (p / w).sqrt()))
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let (sum, count) = values.fold((0.0, 0.0), |(sum, count), value| (sum + value, count + 1.0));
+    (count > 0.0).then(|| sum / count)
+}
+
+fn off_diagonal(x: &[f64], e: usize) -> f64 {
+    let sum: f64 = (0..e * e).filter(|i| i / e != i % e).map(|i| x[i]).sum();
+    sum / (e * (e - 1)) as f64
+}
