@@ -25,7 +25,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let model = SavedModel::open(&args.checkpoint)?;
     let text = corpus::read(&args.data)?;
     corpus::require(&text.bytes, model.config.train.seq, "the text to evaluate on")?;
-    let result = crate::train::evaluate(&model, args.adapter.as_deref(), &text.bytes)?;
+    let result = pollster::block_on(crate::train::run::evaluate_text(&model, args.adapter.as_deref(), &text.bytes))?;
     let bits = result.loss / std::f32::consts::LN_2;
     super::print(&format!(
         "loss {:.4} nats per byte, {bits:.4} bits per byte, over {} bytes ({})\n",

@@ -58,9 +58,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let mut printer = Printer::default();
     // The prompt comes with the first byte, so that a device that fails leaves nothing on standard output.
     let mut prompt = Some(args.prompt.as_str());
-    crate::train::generate(&model, args.adapter.as_deref(), &what, |byte| {
+    let each = |byte| {
         super::print(prompt.take().unwrap_or_default())?;
         super::print(&printer.push(byte))
-    })?;
+    };
+    pollster::block_on(crate::train::run::continue_text(&model, args.adapter.as_deref(), &what, each))?;
     super::print(&format!("{}{}\n", prompt.unwrap_or_default(), printer.finish()))
 }

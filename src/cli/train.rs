@@ -9,7 +9,7 @@ use crate::data::Corpus;
 use crate::error::{Error, Result};
 use crate::nn::config::Preset;
 use crate::train::config::RunConfig;
-use crate::train::metrics::{Side, Summary};
+use crate::train::metrics::{Side, Similarity, Summary};
 use crate::train::progress::Display;
 use crate::train::run_folder::RunFolder;
 use crate::train::saved::SavedRun;
@@ -153,7 +153,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     let dir = plan.folder.dir().to_owned();
     let stop = stop_on_interrupt()?;
-    match crate::train::run(plan, display, &stop)? {
+    match pollster::block_on(crate::train::run::run(plan, display, &stop))? {
         Outcome::Finished { summary, sample } => super::print(&report(&summary, &sample, &dir)),
         Outcome::Interrupted { step } => {
             super::print(&format!("stopped after step {step}; go on with: sdmoe train --resume {}\n", dir.display()))
@@ -196,14 +196,15 @@ fn report(summary: &Summary, sample: &str, dir: &Path) -> String {
         if of_side.is_empty() {
             continue;
         }
-        let mean = |f: fn(&&crate::train::metrics::Similarity) -> f32| {
-            of_side.iter().map(f).sum::<f32>() / of_side.len() as f32
+        let mean = |f: fn(&Similarity) -> Option<f32>| {
+            let found: Vec<f32> = of_side.iter().filter_map(|s| f(s)).collect();
+            if found.is_empty() { None } else { Some(found.iter().sum::<f32>() / found.len() as f32) }
         };
+        let unique = mean(|s| s.unique).map_or(String::new(), |u| format!("unique parts {u:.3}, "));
         line(format!(
-            "similarity of the experts, {name} side: merged {:.3}, unique parts {:.3}, chance {:.3}",
-            mean(|s| s.merged),
-            mean(|s| s.unique),
-            mean(|s| s.chance)
+            "similarity of the experts, {name} side: merged {:.3}, {unique}chance {:.3}",
+            mean(|s| Some(s.merged)).unwrap_or_default(),
+            mean(|s| Some(s.chance)).unwrap_or_default()
         ));
     }
     line(format!("metrics, summary and checkpoint: {}\n", dir.display()));

@@ -29,7 +29,7 @@ impl AttentionLayer {
     /// # Errors
     /// What the ops return.
     pub fn forward(&self, tape: &mut Tape, pass: &Pass<'_>, config: &ModelConfig, x: Var) -> Result<Var> {
-        let mut project = |id, tape: &mut Tape| {
+        let project = |id, tape: &mut Tape| {
             let w = pass.param(tape, id);
             tape.apply(MatMul { trans_b: false }, &[x, w])
         };
@@ -37,12 +37,7 @@ impl AttentionLayer {
         let rope = |heads| Rope { heads, head_dim: config.head_dim, seq: pass.seq, theta: config.rope_theta };
         let q = tape.apply(rope(config.heads), &[q])?;
         let k = tape.apply(rope(config.kv_heads), &[k])?;
-        let op = Attention {
-            heads: config.heads,
-            kv_heads: config.kv_heads,
-            head_dim: config.head_dim,
-            seq: pass.seq,
-        };
+        let op = Attention { heads: config.heads, kv_heads: config.kv_heads, head_dim: config.head_dim, seq: pass.seq };
         let mixed = tape.apply(op, &[q, k, v])?;
         let wo = pass.param(tape, self.wo);
         tape.apply(MatMul { trans_b: false }, &[mixed, wo])

@@ -119,12 +119,8 @@ impl Model {
 
     /// Parameters that one token meets: all but the experts it does not visit.
     pub fn active_parameters(&self) -> usize {
-        let routed: usize = self
-            .layers
-            .iter()
-            .flat_map(|layer| layer.moe.experts())
-            .map(|id| self.params.get(id).value.numel())
-            .sum();
+        let routed: usize =
+            self.layers.iter().flat_map(|layer| layer.moe.experts()).map(|id| self.params.get(id).value.numel()).sum();
         self.params.numel() - routed + routed / self.config.moe.experts * self.config.moe.top_k
     }
 

@@ -7,7 +7,7 @@ use crate::autograd::{Tape, Var};
 use crate::error::Result;
 use crate::kernels::grouped::tile_rows;
 use crate::kernels::routing::{Routing, route};
-use crate::nn::config::{ExpertMatrix, MoeConfig, ModelConfig, SharedGate};
+use crate::nn::config::{ExpertMatrix, ModelConfig, MoeConfig, SharedGate};
 use crate::nn::params::{Group, ParamBuilder, ParamId};
 use crate::nn::pass::{Mode, Pass};
 use crate::ops::{
@@ -83,10 +83,10 @@ impl MoeLayer {
         let weights = tape.apply(combine, &[scores, index])?;
 
         let grouped = tape.apply(Permute, &[x, source, slot])?;
-        let mut expert = |tape: &mut Tape, matrix: ExpertMatrix, x: Var| {
+        let expert = |tape: &mut Tape, matrix: ExpertMatrix, x: Var| {
             let w = pass.param(tape, self.experts[matrix as usize]);
-            let token_space = (pass.token_space)(self.layer, matrix);
-            tape.apply(ExpertMatMul { groups: routing.groups.clone(), token_space }, &[x, w])
+            let token_space = (pass.token_space)(self.layer, matrix)?;
+            tape.apply(ExpertMatMul { token_space, ..ExpertMatMul::new(routing.groups.clone()) }, &[x, w])
         };
         let gate = expert(tape, ExpertMatrix::Gate, grouped)?;
         let up = expert(tape, ExpertMatrix::Up, grouped)?;
@@ -113,7 +113,7 @@ impl MoeLayer {
     }
 
     fn shared_expert(&self, tape: &mut Tape, pass: &Pass<'_>, shared: [ParamId; 3], x: Var) -> Result<Var> {
-        let mut product = |tape: &mut Tape, id, x| {
+        let product = |tape: &mut Tape, id, x| {
             let w = pass.param(tape, id);
             tape.apply(MatMul { trans_b: false }, &[x, w])
         };

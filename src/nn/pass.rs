@@ -1,9 +1,10 @@
 //! What one forward pass of the model knows beside its input.
 
 use crate::autograd::{Tape, Var};
+use crate::error::Result;
+use crate::kernels::token_space::TokenSpace;
 use crate::nn::config::ExpertMatrix;
 use crate::nn::params::{ParamId, ParamSet};
-use crate::ops::TokenSpace;
 
 /// Whether gradients are wanted, and where they go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +19,7 @@ pub enum Mode {
 
 /// Gives, for a layer and a matrix kind, where the token-space form of the gradient split reads its bases and leaves its
 /// common part; none for the plain gradient.
-pub type TokenSpaceOf<'a> = &'a dyn Fn(usize, ExpertMatrix) -> Option<TokenSpace>;
+pub type TokenSpaceOf<'a> = &'a dyn Fn(usize, ExpertMatrix) -> Result<Option<TokenSpace>>;
 
 /// One forward pass.
 pub struct Pass<'a> {

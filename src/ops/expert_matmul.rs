@@ -11,6 +11,7 @@ use crate::autograd::{Array, Backward, Forward, Op};
 use crate::error::{Error, Result};
 use crate::kernels::gemm::Trans;
 use crate::kernels::grouped::{Groups, NONE, grouped_gemm, grouped_gemm_onto, grouped_weight_gradient};
+use crate::kernels::token_space::TokenSpace;
 use crate::tensor::Tensor;
 
 /// `y_r = x_r w[expert of r]`. Inputs: `x: [R, m]` and `w: [E, m, n]`. Output: `[R, n]`.
@@ -18,6 +19,8 @@ use crate::tensor::Tensor;
 pub struct ExpertMatMul {
     /// Which rows belong to which expert.
     pub groups: Groups,
+    /// Where the weight gradient is split in token space: then it is the unique part, and the common part goes there.
+    pub token_space: Option<TokenSpace>,
     /// A copy of `groups.tile_expert` on the host. Only the reference reads it; a model leaves it empty, as there the
     /// routing is known to the device alone.
     pub host_tile_expert: Vec<u32>,
@@ -26,7 +29,7 @@ pub struct ExpertMatMul {
 impl ExpertMatMul {
     /// The op of a model.
     pub fn new(groups: Groups) -> Self {
-        ExpertMatMul { groups, host_tile_expert: Vec::new() }
+        ExpertMatMul { groups, token_space: None, host_tile_expert: Vec::new() }
     }
 }
 
@@ -55,7 +58,13 @@ impl Op for ExpertMatMul {
         if pass.needs(1) {
             // dw[e] = sum over its rows of x_r^T dy_r
             let (dw, beta) = pass.target(1)?;
-            grouped_weight_gradient(&x, &dy, &self.groups, beta, &dw)?;
+            match &self.token_space {
+                None => grouped_weight_gradient(&x, &dy, &self.groups, beta, &dw)?,
+                Some(split) => {
+                    let (x, dy) = split.project(&x, &dy, &self.groups)?;
+                    grouped_weight_gradient(&x, &dy, &self.groups, beta, &dw)?;
+                }
+            }
         }
         Ok(())
     }

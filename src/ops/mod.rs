@@ -1,27 +1,58 @@
 //! Differentiable operations, one a file: equation, launch, backward, f64 reference.
 
-mod expert_matmul;
-mod matmul;
-
-pub use expert_matmul::ExpertMatMul;
-pub use matmul::MatMul;
 pub mod add;
 pub mod attention;
+pub mod combine;
+pub mod combine_weights;
 pub mod cross_entropy;
 pub mod embedding;
+pub mod expert_matmul;
+pub mod load_balance;
+pub mod matmul;
+pub mod permute;
 pub mod rms_norm;
 pub mod rope;
+pub mod router_scores;
+pub mod sigmoid_gate;
+pub mod swiglu;
+mod targets;
+pub mod z_loss;
 
 pub use add::Add;
 pub use attention::Attention;
+pub use combine::Combine;
+pub use combine_weights::CombineWeights;
 pub use cross_entropy::CrossEntropy;
 pub use embedding::Embedding;
+pub use expert_matmul::ExpertMatMul;
+pub use load_balance::LoadBalance;
+pub use matmul::MatMul;
+pub use permute::Permute;
 pub use rms_norm::RmsNorm;
 pub use rope::Rope;
+pub use router_scores::RouterScores;
+pub use sigmoid_gate::SigmoidGate;
+pub use swiglu::SwiGlu;
+pub use z_loss::ZLoss;
 
 use crate::kernels::Variant;
 
 /// Every kernel of the ops, in every variant.
 pub fn kernels() -> Vec<Variant> {
-    [add::kernels(), attention::kernels(), embedding::kernels(), rms_norm::kernels(), rope::kernels()].concat()
+    [
+        add::kernels(),
+        attention::kernels(),
+        combine::kernels(),
+        combine_weights::kernels(),
+        embedding::kernels(),
+        load_balance::kernels(),
+        permute::kernels(),
+        rms_norm::kernels(),
+        rope::kernels(),
+        router_scores::kernels(),
+        sigmoid_gate::kernels(),
+        swiglu::kernels(),
+        z_loss::kernels(),
+    ]
+    .concat()
 }

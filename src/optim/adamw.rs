@@ -11,6 +11,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::config::OptimizerConfig;
 use crate::error::{Error, Result};
 use crate::gpu::{Kernel, Launch};
 use crate::kernels::Variant;
@@ -58,6 +59,18 @@ impl Default for AdamConfig {
     /// The usual choice for language models.
     fn default() -> Self {
         Self { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 }
+    }
+}
+
+impl From<&OptimizerConfig> for AdamConfig {
+    fn from(config: &OptimizerConfig) -> Self {
+        Self {
+            beta1: f64::from(config.beta1),
+            beta2: f64::from(config.beta2),
+            eps: f64::from(config.eps),
+            weight_decay: f64::from(config.weight_decay),
+            clip: f64::from(config.clip),
+        }
     }
 }
 

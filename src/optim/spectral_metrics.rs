@@ -209,8 +209,12 @@ impl Part {
     }
 }
 
-/// Pairwise similarities of the experts' top-r subspaces, left and right, `[layers, E, E]` each.
-fn similarities(w: &Tensor, r: usize) -> Result<[Tensor; 2]> {
+/// Records the pairwise similarities `|U_a^T U_b|_F^2 / r` of the leading r singular directions of the experts' matrices
+/// `w: [layers, E, m, n]`, left and right: `[layers, E, E]` each.
+///
+/// # Errors
+/// [`crate::Error::Shape`] when r exceeds min(m, n); [`crate::Error::Device`].
+pub fn similarities(w: &Tensor, r: usize) -> Result<[Tensor; 2]> {
     let [l, e, m, n] = sizes(w)?;
     // Untrained experts have a flat spectrum: more power iterations than a refresh takes.
     let options = SvdOptions { power_iterations: 4, ..SvdOptions::default() };
@@ -238,7 +242,8 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     (count > 0.0).then(|| sum / count)
 }
 
-fn off_diagonal(x: &[f64], e: usize) -> f64 {
+/// Mean over the pairs of different experts of `x: [E, E]`; needs at least two.
+pub fn off_diagonal(x: &[f64], e: usize) -> f64 {
     let sum: f64 = (0..e * e).filter(|i| i / e != i % e).map(|i| x[i]).sum();
     sum / (e * (e - 1)) as f64
 }

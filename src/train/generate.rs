@@ -38,7 +38,7 @@ pub async fn generate(
         window.resize(seq, 0);
         let tokens = Tensor::from_u32(gpu, [seq], &window)?;
         let mut tape = Tape::new(gpu);
-        let pass = Pass { params: model.params(), seq, mode: Mode::Inference, token_space: &|_, _| None };
+        let pass = Pass { params: model.params(), seq, mode: Mode::Inference, token_space: &|_, _| Ok(None) };
         let output = model.forward(&mut tape, &pass, &tokens)?;
         let logits = tape.value(output.logits).to_f32().await?;
         let last = &logits[(seen.len() - 1) * vocab..seen.len() * vocab];

@@ -42,25 +42,35 @@ pub struct StepMetrics {
     pub spectral: Option<SpectralMetrics>,
 }
 
-/// The spectral block of a line: means over layers and matrices, unless said otherwise.
+/// The spectral block of a line: means over layers and matrices, unless said otherwise. Without spectral decoupling only
+/// `similarity_merged` is there.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SpectralMetrics {
-    /// Hidden-side top-r similarity of the merged experts `W_i`, mean over pairs.
-    pub similarity_merged: f32,
+    /// Hidden-side top-r similarity of the merged experts `W_i`, mean over pairs; none with a single expert.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub similarity_merged: Option<f32>,
     /// The same of `W_u,i`.
-    pub similarity_unique: f32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub similarity_unique: Option<f32>,
     /// Share of `W_u,i` inside the common basis on the model side.
-    pub drift_model: f32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drift_model: Option<f32>,
     /// The same on the hidden side.
-    pub drift_hidden: f32,
-    /// sigma_k / sigma_{k+1} of `W_c`.
-    pub common_gap: f32,
-    /// Share of the energy of `W_c` beyond rank k.
-    pub common_energy_beyond_rank: f32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drift_hidden: Option<f32>,
+    /// sigma_k / sigma_{k+1} of `W_c` at the last refresh.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub common_gap: Option<f32>,
+    /// Share of the energy of `W_c` beyond rank k at the last refresh.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub common_energy_beyond_rank: Option<f32>,
     /// Largest angle between the last two bases, in radians.
-    pub basis_angle: f32,
-    /// Share of the gradient's energy in the common part.
-    pub common_gradient_share: f32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub basis_angle: Option<f32>,
+    /// Share of the gradient's energy in the common part at the last refresh.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub common_gradient_share: Option<f32>,
 }
 
 /// A side of an expert's matrix.
@@ -85,8 +95,9 @@ pub struct Similarity {
     pub side: Side,
     /// Of the merged experts `W_i`.
     pub merged: f32,
-    /// Of the unique parts `W_u,i`.
-    pub unique: f32,
+    /// Of the unique parts `W_u,i`; none for a matrix that is not decoupled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unique: Option<f32>,
     /// Of random subspaces: r over the side's width.
     pub chance: f32,
 }

@@ -3,22 +3,22 @@
 //! The program hands over what is already checked ([`Plan`], [`saved::SavedModel`]); everything that can be wrong without
 //! a device is found before one is opened.
 
-use std::sync::atomic::AtomicBool;
-
 use crate::data::Corpus;
-use crate::error::{Error, Result};
 
 pub mod config;
+pub mod generate;
 pub mod metrics;
 pub mod progress;
+pub mod run;
 pub mod run_folder;
 pub mod saved;
+mod specialisation;
+pub mod trainer;
 
 use config::RunConfig;
 use metrics::Summary;
-use progress::Display;
 use run_folder::RunFolder;
-use saved::{SavedModel, SavedRun};
+use saved::SavedRun;
 
 /// A run, checked and ready to start.
 #[derive(Debug)]
@@ -72,33 +72,4 @@ pub struct Evaluation {
     pub loss: f32,
     /// Bytes predicted.
     pub bytes: u64,
-}
-
-/// Trains until the last step, or until `stop` is set.
-///
-/// # Errors
-/// No device, a device that fails, a disk that fails, or [`Error::NotFinite`].
-pub fn run(_plan: Plan, _display: Display, _stop: &AtomicBool) -> Result<Outcome> {
-    Err(Error::Device("training is not connected to the device yet".into()))
-}
-
-/// Goes on from a prompt, handing over each byte as it is drawn.
-///
-/// # Errors
-/// No device, a device that fails, or what `each` returns.
-pub fn generate(
-    _model: &SavedModel,
-    _adapter: Option<&str>,
-    _what: &Generation,
-    _each: impl FnMut(u8) -> Result<()>,
-) -> Result<()> {
-    Err(Error::Device("generation is not connected to the device yet".into()))
-}
-
-/// Evaluates a text, in windows of the model's training length.
-///
-/// # Errors
-/// No device, or a device that fails.
-pub fn evaluate(_model: &SavedModel, _adapter: Option<&str>, _text: &[u8]) -> Result<Evaluation> {
-    Err(Error::Device("evaluation is not connected to the device yet".into()))
 }

@@ -56,14 +56,21 @@ async fn restore(gpu: &Gpu, config: &RunConfig, saved: &SavedRun) -> Result<Trai
     let model = Model::new(gpu, &config.model)?;
     load(parameters(&model), &saved.model.tensors)?;
     let mut trainer = Trainer::with_model(gpu, config, model, SpectralInit::FromWeights)?;
-    let held = trainer.state().into_iter().filter(|(name, _)| saved.optimizer.contains(name));
+    let held = trainer.state()?.into_iter().filter(|(name, _)| saved.optimizer.contains(name));
     load(held, &saved.optimizer)?;
-    trainer.resume_at(saved.model.step);
+    trainer.resume_at(saved.model.step)?;
     Ok(trainer)
 }
 
+/// A tensor's name, shape and elements.
+type HostTensor = (String, Vec<usize>, Vec<f32>);
+
+fn to_save(host: &[HostTensor]) -> Vec<TensorToSave<'_>> {
+    host.iter().map(|(name, shape, data)| TensorToSave::f32(name, shape, data)).collect()
+}
+
 /// Named tensors in host memory.
-async fn download(named: impl IntoIterator<Item = (String, Tensor)>) -> Result<Vec<(String, Vec<usize>, Vec<f32>)>> {
+async fn download(named: impl IntoIterator<Item = (String, Tensor)>) -> Result<Vec<HostTensor>> {
     let mut host = Vec::new();
     for (name, tensor) in named {
         let data = tensor.to_f32().await?;
@@ -160,9 +167,8 @@ impl Run {
     async fn until_done(&mut self, stop: &AtomicBool) -> Result<Outcome> {
         let config = self.plan.config.clone();
         let train = &config.train;
-        let batches =
-            Batches::new(self.plan.corpus.train(), train.batch, train.seq, config.seed)?;
         let corpus = self.plan.corpus.clone();
+        let batches = Batches::new(corpus.train(), train.batch, train.seq, config.seed)?;
         let due = |every: u64, step: u64| every > 0 && step % every == 0;
         let first = self.trainer.step_number();
         let mut val_loss = None;
@@ -183,8 +189,7 @@ impl Run {
             let began = Instant::now();
             let mut line = self.line(&report);
             if evaluates {
-                let windows =
-                    Validation::new(corpus.validation(), train.batch, train.seq, Some(train.eval_batches))?;
+                let windows = Validation::new(corpus.validation(), train.batch, train.seq, Some(train.eval_batches))?;
                 let loss = self.trainer.evaluate(windows.iter()).await?;
                 let load = self.trainer.load().await?;
                 line.val_loss = Some(loss);
@@ -194,7 +199,7 @@ impl Run {
                 self.progress.line(&format!("step {step}: loss {:.4}, validation {loss:.4}", report.loss));
             }
             if spectral {
-                line.spectral = super::specialisation::spectral_block(&self.trainer).await?;
+                line.spectral = Some(super::specialisation::spectral_block(&self.trainer).await?);
             }
             self.metrics.write(&line)?;
             self.progress.step(step, report.loss, line.tokens_per_second);
@@ -236,19 +241,16 @@ impl Run {
 
     async fn save(&self) -> Result<()> {
         let model = download(parameters(self.trainer.model())).await?;
-        let state = download(self.trainer.state()).await?;
+        let state = download(self.trainer.state()?).await?;
         if let Some((name, ..)) = model.iter().chain(&state).find(|(_, _, d)| d.iter().any(|x| !x.is_finite())) {
             return Err(Error::Device(format!("`{name}` holds numbers that are not finite; no checkpoint written")));
         }
-        let tensors = |host: &'_ [(String, Vec<usize>, Vec<f32>)]| -> Vec<TensorToSave<'_>> {
-            host.iter().map(|(name, shape, data)| TensorToSave::f32(name, shape, data)).collect()
-        };
         saved::save(
             &self.plan.folder.checkpoint_path(),
             &self.plan.config,
             self.trainer.step_number(),
-            &tensors(&model),
-            &tensors(&state),
+            &to_save(&model),
+            &to_save(&state),
             self.plan.corpus.fingerprint(),
         )
     }

@@ -13,7 +13,7 @@ use crate::kernels::elementwise::{axpby, fill};
 use crate::nn::model::{Model, Output};
 use crate::nn::pass::{Mode, Pass};
 use crate::ops::CrossEntropy;
-use crate::optim::{Optimizer, SpectralInit};
+use crate::optim::{AdamConfig, Optimizer, SpectralInit};
 use crate::tensor::{DType, Tensor};
 use crate::train::config::RunConfig;
 
@@ -83,14 +83,14 @@ impl Trainer {
     /// As [`Trainer::new`].
     pub fn with_model(gpu: &Gpu, config: &RunConfig, model: Model, init: SpectralInit) -> Result<Self> {
         config.validate()?;
-        let spectral = config.spectral.resolved();
         let train = &config.train;
         let rows = train.batch * train.seq;
         // Routed tokens of an expert and step, on average: what decides between the forms of the gradient split.
         let routed = rows * train.accumulate as usize * config.model.moe.top_k;
         let tokens_per_expert = routed as f64 / config.model.moe.experts as f64;
-        let optimizer =
-            Optimizer::new(gpu, model.params(), &config.optimizer, &spectral, tokens_per_expert, config.seed, init)?;
+        let adam = AdamConfig::from(&config.optimizer);
+        let mut optimizer = Optimizer::new(gpu, model.params(), adam, &config.spectral, config.seed, init)?;
+        optimizer.plan(tokens_per_expert)?;
         let share = Tensor::persistent(gpu, [1], DType::F32)?;
         fill(&share, 1.0 / train.accumulate as f32)?;
         let count_row = config.model.moe.experts.next_multiple_of(ROW);
@@ -134,9 +134,13 @@ impl Trainer {
         self.step
     }
 
-    /// Says that `step` steps are done: the state that was loaded is of that step.
-    pub fn resume_at(&mut self, step: u64) {
+    /// Goes on after `step`: parameters and state were loaded, and are of that step.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn resume_at(&mut self, step: u64) -> Result<()> {
         self.step = step;
+        self.optimizer.restored()
     }
 
     /// Records and submits one optimizer step on `train.accumulate` micro-batches.
@@ -168,14 +172,16 @@ impl Trainer {
             drop(tape.backward(&seeds)?);
         }
         let lr = self.config.optimizer.schedule(self.config.train.steps).lr(self.step);
-        let norm = self.optimizer.step(self.step, lr)?;
         self.model.balance(&routings)?;
         for (l, routing) in routings.iter().enumerate() {
             let counts = &routing.groups.counts;
             let row = self.counts.slice(l..l + 1)?.reshape([self.counts.cols()])?;
             row.slice(0..counts.numel())?.copy_from(counts)?;
         }
-        self.figure(2)?.copy_from(&norm)?;
+        // What the forward pass held goes back to the pool: a step with a refresh then finds what any other step finds.
+        drop(routings);
+        let norm = self.optimizer.step(self.step, lr)?.norm;
+        self.figure(2)?.copy_from(&norm.slice(0..1)?)?;
         let report = StepReport { step: self.step, loss: 0.0, aux_loss: 0.0, lr, grad_norm: 0.0 };
         self.pending.push_back((report, self.figures.read()?));
         Ok(())
@@ -186,7 +192,7 @@ impl Trainer {
     }
 
     fn forward(&self, tape: &mut Tape, mode: Mode) -> Result<(Output, Var)> {
-        let token_space = |layer, matrix| self.optimizer.token_space(layer, matrix, mode == Mode::Accumulate);
+        let token_space = |layer, matrix| self.optimizer.token_space(layer, matrix);
         let pass = Pass { params: self.model.params(), seq: self.config.train.seq, mode, token_space: &token_space };
         let output = self.model.forward(tape, &pass, &self.tokens)?;
         let targets = tape.constant(&self.targets);
@@ -214,8 +220,7 @@ impl Trainer {
             report.loss = figures[0];
             report.aux_loss = figures[ROW];
             report.grad_norm = figures[2 * ROW];
-            for (what, value) in
-                [("loss", report.loss), ("aux_loss", report.aux_loss), ("grad_norm", report.grad_norm)]
+            for (what, value) in [("loss", report.loss), ("aux_loss", report.aux_loss), ("grad_norm", report.grad_norm)]
             {
                 if !value.is_finite() {
                     return Err(Error::NotFinite { step: report.step, what, value });
@@ -266,9 +271,12 @@ impl Trainer {
     }
 
     /// Everything that a checkpoint holds beside the parameters and the step: optimizer, spectral and balance state.
-    pub fn state(&self) -> Vec<(String, Tensor)> {
-        let mut state = self.optimizer.state();
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn state(&self) -> Result<Vec<(String, Tensor)>> {
+        let mut state = self.optimizer.state()?;
         state.extend(self.model.state());
-        state
+        Ok(state)
     }
 }
