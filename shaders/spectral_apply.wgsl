@@ -8,8 +8,8 @@ struct Params {
     packs: u32,
     rank: u32,
     experts: u32,
-    full: f32,
-    common: f32,
+    on_full: f32,
+    on_common: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -23,14 +23,14 @@ struct Params {
 @group(0) @binding(8) var<storage, read_write> merged: array<Pack>;
 
 fn moved(i: u32, part: Pack) -> Pack {
-    var value = weight[i] + params.common * part;
-    if params.full != 0.0 {
-        value += params.full * direction[i];
+    var value = weight[i] + params.on_common * part;
+    if params.on_full != 0.0 {
+        value += params.on_full * direction[i];
     }
     return value;
 }
 
-// weight += full direction + common left [right; vt]. What has the factor 0 is not read.
+// weight += on_full direction + on_common left [right; vt]. What has the factor 0 is not read.
 @compute @workgroup_size(WG)
 fn spectral_apply(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                   @builtin(local_invocation_index) lane: u32) {
@@ -39,7 +39,7 @@ fn spectral_apply(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
         return;
     }
     var parts = array<Pack, ROWS>();
-    if params.common != 0.0 {
+    if params.on_common != 0.0 {
         parts = low_rank(at);
     }
     for (var r = 0u; r < ROWS; r++) {
@@ -61,7 +61,7 @@ fn spectral_merge(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
         return;
     }
     var parts = array<Pack, ROWS>();
-    if params.common != 0.0 {
+    if params.on_common != 0.0 {
         parts = low_rank(at);
     }
     let layer = at.matrix / params.experts;

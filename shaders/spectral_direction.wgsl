@@ -9,8 +9,8 @@ struct Params {
     packs: u32,
     rank: u32,
     experts: u32,
-    full: f32,
-    common: f32,
+    on_full: f32,
+    on_common: f32,
     beta1: f32,
     beta2: f32,
     rest1: f32,
@@ -31,8 +31,8 @@ struct Params {
 @group(0) @binding(7) var<storage, read> vt: array<Pack>;
 @group(0) @binding(8) var<storage, read> clip: array<f32>;
 
-// gradient <- direction of (full gradient + common left [right; vt]), clipped. Where `full` is 0 the gradient is only
-// written, where `common` is 0 the factors are not read.
+// gradient <- direction of (on_full gradient + on_common left [right; vt]), clipped. Where `on_full` is 0 the gradient is only
+// written, where `on_common` is 0 the factors are not read.
 @compute @workgroup_size(WG)
 fn spectral_direction(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                       @builtin(local_invocation_index) lane: u32) {
@@ -42,7 +42,7 @@ fn spectral_direction(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_work
         return;
     }
     var parts = array<Pack, ROWS>();
-    if params.common != 0.0 {
+    if params.on_common != 0.0 {
         parts = low_rank(at);
     }
     for (var r = 0u; r < ROWS; r++) {
@@ -51,9 +51,9 @@ fn spectral_direction(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_work
             return;
         }
         let i = (at.matrix * params.rows + row) * params.packs + at.column;
-        var g = params.common * parts[r];
-        if params.full != 0.0 {
-            g += params.full * gradient[i];
+        var g = params.on_common * parts[r];
+        if params.on_full != 0.0 {
+            g += params.on_full * gradient[i];
         }
         let step = adam(clip[1] * g, mean[i], square[i], weight[i]);
         mean[i] = step.mean;

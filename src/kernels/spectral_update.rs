@@ -126,8 +126,8 @@ crate::params! {
         packs: u32,
         rank: u32,
         experts: u32,
-        full: f32,
-        common: f32,
+        on_full: f32,
+        on_common: f32,
         beta1: f32,
         beta2: f32,
         rest1: f32,
@@ -140,7 +140,7 @@ crate::params! {
 }
 
 crate::params! {
-    struct ApplyParams { matrices: u32, rows: u32, packs: u32, rank: u32, experts: u32, full: f32, common: f32 }
+    struct ApplyParams { matrices: u32, rows: u32, packs: u32, rank: u32, experts: u32, on_full: f32, on_common: f32 }
 }
 
 /// `full X + common C`, X a stack and C the common part that the factors are of. What has the factor 0 is not read.
@@ -202,8 +202,8 @@ pub fn direction(
             packs: packs as u32,
             rank: k as u32,
             experts: experts as u32,
-            full: mix.full,
-            common: mix.factor(),
+            on_full: mix.full,
+            on_common: mix.factor(),
             beta1: adam.beta1,
             beta2: adam.beta2,
             rest1: adam.rest1,
@@ -256,8 +256,8 @@ pub fn apply(
             packs: packs as u32,
             rank: k as u32,
             experts: experts as u32,
-            full: if x.is_some() { mix.full } else { 0.0 },
-            common: mix.factor(),
+            on_full: if x.is_some() { mix.full } else { 0.0 },
+            on_common: mix.factor(),
         };
         let kernel = match (merge.is_some(), packs < n) {
             (false, true) => &SPECTRAL_APPLY,
