@@ -62,7 +62,7 @@ pub fn trainer(gpu: &Gpu, config: &RunConfig) -> Trainer {
 pub fn snapshot(trainer: &Trainer) -> Vec<(String, Vec<u32>)> {
     let params = trainer.model().params().iter().map(|p| (p.name.clone(), p.value.clone()));
     params
-        .chain(trainer.state())
+        .chain(trainer.state().unwrap())
         .map(|(name, tensor)| {
             let bits = block_on(tensor.to_f32()).unwrap().iter().map(|x| x.to_bits()).collect();
             (name, bits)

@@ -1,0 +1,133 @@
+//! Ten steps on the device against an independent run in f64 on the CPU.
+
+mod common;
+mod reference;
+#[path = "common/training.rs"]
+mod training;
+
+use std::collections::BTreeMap;
+
+use common::gpu;
+use pollster::block_on;
+use reference::{Adam, Array, SpectralState, Trainer as Reference};
+use sdmoe::nn::config::{ExpertMatrix, GradientForm, Routing, Score, SharedGate};
+use sdmoe::tensor::Tensor;
+use sdmoe::train::config::RunConfig;
+use sdmoe::train::trainer::Trainer;
+use training::{config, micro_batches, trainer};
+
+fn array(tensor: &Tensor) -> Array {
+    let data = block_on(tensor.to_f32()).unwrap();
+    Array { shape: tensor.dims().to_vec(), data: data.iter().map(|&x| f64::from(x)).collect() }
+}
+
+/// The spectral state of each layer and matrix, from the trainer's `spectral.<matrix>.<layer>.<part>`.
+fn spectral_states(trainer: &Trainer) -> BTreeMap<String, SpectralState> {
+    let state: BTreeMap<String, Array> = trainer.state().unwrap().iter().map(|(n, t)| (n.clone(), array(t))).collect();
+    let mut states = BTreeMap::new();
+    for matrix in ExpertMatrix::ALL {
+        for layer in 0..trainer.config().model.layers {
+            let part = |name: &str| state.get(&format!("spectral.{}.{layer}.{name}", matrix.name())).cloned();
+            if let (Some(w_c), Some(w_u), Some(u), Some(v)) = (part("w_c"), part("w_u"), part("u"), part("v")) {
+                let name = format!("layers.{layer}.moe.experts.{}", matrix.name());
+                states.insert(name, SpectralState { w_c, w_u, u, v });
+            }
+        }
+    }
+    states
+}
+
+fn parameters(trainer: &Trainer) -> BTreeMap<String, Array> {
+    trainer.model().params().iter().map(|p| (p.name.clone(), array(&p.value))).collect()
+}
+
+/// Trains ten steps on both sides; the losses, the gradient norms and the parameters at the end must agree.
+fn compare(case: &str, change: impl FnOnce(&mut RunConfig)) {
+    let mut config = config();
+    // With a tiny eps, Adam turns the rounding of near-zero gradients into full steps.
+    config.optimizer.eps = 1e-5;
+    config.spectral.refresh_every = 4;
+    change(&mut config);
+    let gpu = gpu();
+    let mut device = trainer(&gpu, &config);
+    let optimizer = &config.optimizer;
+    let adam = Adam {
+        beta1: f64::from(optimizer.beta1),
+        beta2: f64::from(optimizer.beta2),
+        eps: f64::from(optimizer.eps),
+        weight_decay: f64::from(optimizer.weight_decay),
+        clip: f64::from(optimizer.clip),
+    };
+    let states = spectral_states(&device);
+    let covered = ExpertMatrix::ALL.iter().filter(|m| config.spectral.covers(**m)).count();
+    assert_eq!(states.len(), covered * config.model.layers, "{case}");
+    let mut host = Reference::new(config.model.clone(), config.spectral.clone(), adam, parameters(&device), states);
+    let schedule = optimizer.schedule(config.train.steps);
+    for step in 1..=10 {
+        let batch = micro_batches(&config, step).remove(0);
+        device.step(std::slice::from_ref(&batch)).unwrap();
+        let got = block_on(device.reports(true)).unwrap()[0];
+        let lr = f64::from(schedule.lr(step));
+        let want = host.step(&batch.tokens, &batch.targets, config.train.batch, config.train.seq, lr);
+        let margin = want.routed.iter().map(|r| r.margin).fold(f64::INFINITY, f64::min);
+        let context = format!("{case}, step {step}: {got:?}, expected {want:?}; least routing margin {margin:.1e}");
+        assert!((f64::from(got.loss) - want.loss).abs() < 1e-5 * want.loss, "loss of {context}");
+        assert!((f64::from(got.aux_loss) - want.aux).abs() < 1e-5 * want.aux + 1e-9, "auxiliary loss of {context}");
+        let norm = f64::from(got.grad_norm);
+        assert!((norm - want.grad_norm).abs() < 1e-4 * want.grad_norm, "gradient norm of {context}");
+    }
+    let want = host.params();
+    for (name, got) in parameters(&device) {
+        let difference: f64 = got.data.iter().zip(&want[&name].data).map(|(a, b)| (a - b) * (a - b)).sum();
+        let relative = difference.sqrt() / want[&name].norm();
+        // Rounding of 6e-8 in each of ten steps, and what Adam makes of it: an entry moves by up to lr whatever its size.
+        assert!(relative < 1e-4, "{case}: {name} off by {relative:.1e}");
+    }
+}
+
+#[test]
+fn ten_steps_agree_with_f64_with_spectral_decoupling() {
+    compare("spectral on, direct form", |c| c.spectral.gradient_form = GradientForm::Direct);
+    compare("spectral on, token-space form", |c| c.spectral.gradient_form = GradientForm::TokenSpace);
+    compare("as published", |c| c.spectral.as_published = true);
+    compare("gate alone", |c| c.spectral.matrices = vec![ExpertMatrix::Gate]);
+}
+
+#[test]
+fn ten_steps_agree_with_f64_without_spectral_decoupling() {
+    compare("spectral off", |c| c.spectral.enabled = false);
+}
+
+#[test]
+fn ten_steps_agree_with_f64_for_every_kind_of_router() {
+    compare("sigmoid scores, bias balancing, scaling, gated shared expert, untied head", |c| {
+        c.model.moe.score = Score::Sigmoid;
+        c.model.moe.balance_bias = 0.01;
+        c.model.moe.scaling = 2.5;
+        c.model.moe.shared_gate = SharedGate::Sigmoid;
+        c.model.tied_head = false;
+    });
+    compare("softmax without renormalisation, no shared expert, no auxiliary loss", |c| {
+        c.model.moe.renormalize = false;
+        c.model.moe.d_shared = 0;
+        c.model.moe.balance_loss = 0.0;
+        c.model.moe.z_loss = 0.0;
+    });
+    compare("soft routing", |c| {
+        c.model.moe.routing = Routing::Soft;
+        c.model.moe.top_k = c.model.moe.experts;
+    });
+}
+
+#[test]
+fn rank_zero_trains_like_spectral_off() {
+    let gpu = gpu();
+    let run = |change: fn(&mut RunConfig)| {
+        let mut config = config();
+        change(&mut config);
+        let mut trainer = trainer(&gpu, &config);
+        training::train(&mut trainer, 6);
+        training::snapshot(&trainer)
+    };
+    assert!(run(|c| c.spectral.rank = 0) == run(|c| c.spectral.enabled = false));
+}
