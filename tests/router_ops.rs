@@ -210,3 +210,33 @@ fn wrong_shapes_are_named() {
     assert!(message(&CombineWeights { renormalize: true, scaling: 1.0 }, &[&a, &b]).contains("u32 index"));
     assert!(message(&LoadBalance { coefficient: 1.0, top_k: 2 }, &[&a, &b]).contains("u32 counts [E]"));
 }
+
+#[test]
+fn a_repeated_layer_creates_nothing_and_waits_for_nothing() {
+    let gpu = common::gpu();
+    let logits = Tensor::from_f32(&gpu, [300, 8], &Array::random(&[300, 8], 1).to_f32()).unwrap();
+    let x = Tensor::from_f32(&gpu, [300, 16], &Array::random(&[300, 16], 2).to_f32()).unwrap();
+    let step = || {
+        let mut tape = Tape::new(&gpu);
+        let (logits, x) = (tape.variable(&logits), tape.variable(&x));
+        let scores = tape.apply(RouterScores { score: Score::Softmax }, &[logits]).unwrap();
+        let routing = route(tape.value(scores), None, 2, 32).unwrap();
+        let [index, slot, source, counts] =
+            [&routing.index, &routing.slot, &routing.source, &routing.groups.counts].map(|t| tape.constant(t));
+        let weights = tape.apply(CombineWeights { renormalize: true, scaling: 1.0 }, &[scores, index]).unwrap();
+        let rows = tape.apply(Permute, &[x, source, slot]).unwrap();
+        let y = tape.apply(Combine, &[rows, weights, slot, source]).unwrap();
+        let loss = tape.apply(LoadBalance { coefficient: 0.01, top_k: 2 }, &[scores, counts]).unwrap();
+        let seeds = [y, loss].map(|v| (v, tape.value(v).clone()));
+        tape.backward(&seeds).unwrap();
+        gpu.flush().unwrap();
+    };
+    (0..2).for_each(|_| step());
+    let before = gpu.counters();
+    (0..3).for_each(|_| step());
+    let after = gpu.counters();
+    assert_eq!(before.buffers_created, after.buffers_created);
+    assert_eq!(before.bind_groups_created, after.bind_groups_created);
+    assert_eq!(before.pipelines_created, after.pipelines_created);
+    assert_eq!(before.waits, after.waits);
+}
