@@ -58,11 +58,13 @@ fn combine_weights_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(nu
     if params.renormalize != 0u {
         var sum = EPSILON;
         for (var j = 0u; j < params.top_k; j++) {
-            let score = scores[row + index[first + j]];
-            sum += score;
-            mean += score * dy[first + j];
+            sum += scores[row + index[first + j]];
         }
-        mean /= sum;
+        // Taken relative to the first dy: with one expert a token, p / p = 1 and the gradient is exactly 0.
+        mean = dy[first];
+        for (var j = 1u; j < params.top_k; j++) {
+            mean += scores[row + index[first + j]] / sum * (dy[first + j] - dy[first]);
+        }
         scale /= sum;
     }
     if params.factor == 0.0 {

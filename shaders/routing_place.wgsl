@@ -82,8 +82,7 @@ var<workgroup> totals: array<u32, EXPERTS>;
 // spans = exclusive sums over the spans; counts; offsets = exclusive sums of the counts, each rounded up to whole tiles.
 // `pairs` is the number of all pairs. One workgroup.
 @compute @workgroup_size(WG)
-fn routing_scan_experts(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-                        @builtin(local_invocation_index) lane: u32) {
+fn routing_scan_experts(@builtin(local_invocation_index) lane: u32) {
     let span_pairs = params.block_pairs * params.span_blocks;
     let span_count = (params.pairs + span_pairs - 1u) / span_pairs;
     for (var expert = lane; expert < params.experts; expert += WG) {

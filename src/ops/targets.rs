@@ -26,9 +26,7 @@ impl TargetPair {
 
     /// To be called once both are written.
     pub(super) fn finish(self, pass: &mut Backward<'_>) -> Result<()> {
-        let Self { first, second, late } = self;
-        drop(first);
-        late.map_or(Ok(()), |input| pass.add(input, second.0))
+        self.late.map_or(Ok(()), |input| pass.add(input, self.second.0))
     }
 }
 
