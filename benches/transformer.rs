@@ -8,11 +8,15 @@ use sdmoe::tensor::Tensor;
 
 type Failure = Box<dyn std::error::Error>;
 
-/// Runs of each case; the median is printed.
+/// Runs of each case; the median is printed, and the least, which a busy machine disturbs less.
 const RUNS: usize = 7;
 
-/// Median milliseconds by kernel of `op`'s forward and backward on `inputs`.
-fn kernels(gpu: &Gpu, op: impl Op + Copy + 'static, inputs: &[Tensor]) -> Result<Vec<(&'static str, f64)>, Failure> {
+/// Median and least milliseconds by kernel of `op`'s forward and backward on `inputs`.
+fn kernels(
+    gpu: &Gpu,
+    op: impl Op + Copy + 'static,
+    inputs: &[Tensor],
+) -> Result<Vec<(&'static str, f64, f64)>, Failure> {
     let mut times: Vec<(&'static str, Vec<f64>)> = Vec::new();
     for run in 0..=RUNS {
         let mut tape = Tape::new(gpu);
@@ -33,7 +37,7 @@ fn kernels(gpu: &Gpu, op: impl Op + Copy + 'static, inputs: &[Tensor]) -> Result
     for (_, all) in &mut times {
         all.sort_by(f64::total_cmp);
     }
-    Ok(times.into_iter().map(|(name, all)| (name, all[all.len() / 2])).collect())
+    Ok(times.into_iter().map(|(name, all)| (name, all[all.len() / 2], all[0])).collect())
 }
 
 fn random(gpu: &Gpu, shape: &[usize]) -> Result<Tensor, Failure> {
@@ -55,22 +59,22 @@ fn attention(
     let inputs = [random(gpu, &[rows, heads * head_dim])?, kv.clone(), kv];
     let product = (batch * heads * seq * (seq + 1) * head_dim) as f64 / 1e6;
     println!("attention: seq {seq}, heads {heads}, kv_heads {kv_heads}, head_dim {head_dim}, batch {batch}");
-    for (name, ms) in kernels(gpu, op, &inputs)? {
+    for (name, ms, least) in kernels(gpu, op, &inputs)? {
         let products = match name {
             _ if name.contains("dkv") => 4.0,
             _ if name.contains("dq") => 3.0,
             _ if name.contains("delta") => 0.0,
             _ => 2.0,
         };
-        println!("  {name:32} {ms:9.3} ms {:8.2} GFLOP/s", products * product / ms);
+        println!("  {name:32} {ms:9.3} ms {:8.2} GFLOP/s (least {least:.3} ms)", products * product / ms);
     }
     Ok(())
 }
 
 fn rows<T: Op + Copy + 'static>(gpu: &Gpu, op: T, inputs: &[Tensor], bytes: usize) -> Result<(), Failure> {
     println!("{}: {:?}", op.name(), inputs);
-    for (name, ms) in kernels(gpu, op, inputs)? {
-        println!("  {name:32} {ms:9.3} ms {:8.2} GB/s of {bytes} bytes", bytes as f64 / 1e6 / ms);
+    for (name, ms, least) in kernels(gpu, op, inputs)? {
+        println!("  {name:32} {ms:9.3} ms {:8.2} GB/s of {bytes} bytes (least {least:.3} ms)", bytes as f64 / 1e6 / ms);
     }
     Ok(())
 }

@@ -13,8 +13,8 @@ struct Params {
     scale: f32,
     // 1 / sqrt(head_dim)
     scale_out: f32,
-    beta_k: f32,
-    beta_v: f32,
+    // of dq only
+    beta: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -41,30 +41,14 @@ fn probability(score: vec4<f32>, query_lse: f32, key: vec4<u32>, query: u32) -> 
     return select(vec4(0.0), p, (key <= vec4(query)) & vec4(query < params.seq));
 }
 
-fn add_k(at: u32, value: vec4<f32>) {
-    var sum = value * params.scale_out;
-    if params.beta_k != 0.0 {
-        sum += params.beta_k * dk[at];
-    }
-    dk[at] = sum;
-}
-
-fn add_v(at: u32, value: vec4<f32>) {
-    var sum = value;
-    if params.beta_v != 0.0 {
-        sum += params.beta_v * dv[at];
-    }
-    dv[at] = sum;
-}
-
 fn store(at: vec4<u32>, valid: vec4<bool>, column: u32, o_k: mat4x4<f32>, o_v: mat4x4<f32>) {
     if column < params.width {
         let rows_k = transpose(o_k);
         let rows_v = transpose(o_v);
-        if valid.x { add_k(at.x + column, rows_k[0]); add_v(at.x + column, rows_v[0]); }
-        if valid.y { add_k(at.y + column, rows_k[1]); add_v(at.y + column, rows_v[1]); }
-        if valid.z { add_k(at.z + column, rows_k[2]); add_v(at.z + column, rows_v[2]); }
-        if valid.w { add_k(at.w + column, rows_k[3]); add_v(at.w + column, rows_v[3]); }
+        if valid.x { dk[at.x + column] = params.scale_out * rows_k[0]; dv[at.x + column] = rows_v[0]; }
+        if valid.y { dk[at.y + column] = params.scale_out * rows_k[1]; dv[at.y + column] = rows_v[1]; }
+        if valid.z { dk[at.z + column] = params.scale_out * rows_k[2]; dv[at.z + column] = rows_v[2]; }
+        if valid.w { dk[at.w + column] = params.scale_out * rows_k[3]; dv[at.w + column] = rows_v[3]; }
     }
 }
 

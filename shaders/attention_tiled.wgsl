@@ -17,8 +17,8 @@ struct Params {
     scale: f32,
     // 1 / sqrt(head_dim)
     scale_out: f32,
-    beta_a: f32,
-    beta_b: f32,
+    // of dq only
+    beta: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -194,8 +194,8 @@ fn attention_dq_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_work
     if query < params.seq {
         for (var d = quarter; d < params.head_dim; d += 4u) {
             var sum = params.scale_out * o[d / 4u];
-            if params.beta_a != 0.0 {
-                sum += params.beta_a * out_a[row * params.head_dim + d];
+            if params.beta != 0.0 {
+                sum += params.beta * out_a[row * params.head_dim + d];
             }
             out_a[row * params.head_dim + d] = sum;
         }
@@ -256,16 +256,8 @@ fn attention_dkv_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_wor
     if key < params.seq {
         let start = row_start(at.sequence, key, params.kv_heads, at.head);
         for (var d = quarter; d < params.head_dim; d += 4u) {
-            var sum_k = params.scale_out * o_k[d / 4u];
-            var sum_v = o_v[d / 4u];
-            if params.beta_a != 0.0 {
-                sum_k += params.beta_a * out_a[start + d];
-            }
-            if params.beta_b != 0.0 {
-                sum_v += params.beta_b * out_b[start + d];
-            }
-            out_a[start + d] = sum_k;
-            out_b[start + d] = sum_v;
+            out_a[start + d] = params.scale_out * o_k[d / 4u];
+            out_b[start + d] = o_v[d / 4u];
         }
     }
 }

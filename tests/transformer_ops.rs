@@ -142,6 +142,51 @@ fn attention_matches_over_awkward_shapes() {
 }
 
 #[test]
+fn one_variable_as_query_key_and_value_collects_all_three_gradients() {
+    for gpu in tiers() {
+        let op = Attention { heads: 2, kv_heads: 2, head_dim: 8, seq: 19 };
+        let x = Tensor::from_f32(&gpu, [38, 16], &Array::random(&[38, 16], 1).to_f32()).unwrap();
+        let gradients = |apart: bool| {
+            let mut tape = Tape::new(&gpu);
+            let vars = if apart { [0; 3].map(|_| tape.variable(&x)) } else { [tape.variable(&x); 3] };
+            let y = tape.apply(op, &vars).unwrap();
+            let gradients = tape.backward(&[(y, x.clone())]).unwrap();
+            vars.map(|v| Array::from_f32(&[38, 16], &block_on(gradients.of(v).unwrap().to_f32()).unwrap()))
+        };
+        let [dq, dk, dv] = gradients(true);
+        let want = dq.zip(&dk, |a, b| a + b).zip(&dv, |a, b| a + b);
+        compare("sum", &gradients(false)[0].to_f32(), &want, 1e-6).unwrap();
+    }
+}
+
+#[test]
+fn gradients_are_added_to_what_parameters_have_already() {
+    for gpu in tiers() {
+        let param = |shape: &[usize]| {
+            let value = Tensor::from_f32(&gpu, shape, &Array::random(shape, 1).to_f32()).unwrap();
+            (value, Tensor::from_f32(&gpu, shape, &vec![f32::NAN; shape.iter().product()]).unwrap())
+        };
+        let (table, weight) = (param(&[7, 12]), param(&[12]));
+        let tokens = Tensor::from_u32(&gpu, [150], &indices(150, 7, 2).to_u32()).unwrap();
+        let step = |accumulate: bool| {
+            let mut tape = Tape::new(&gpu);
+            let e = tape.parameter(&table.0, &table.1, accumulate);
+            let w = tape.parameter(&weight.0, &weight.1, accumulate);
+            let t = tape.constant(&tokens);
+            let x = tape.apply(Embedding, &[e, t]).unwrap();
+            let n = tape.apply(RmsNorm { eps: 1e-5 }, &[x, w]).unwrap();
+            let loss = tape.apply(CrossEntropy, &[n, t]).unwrap();
+            drop(tape.backward(&[(loss, Tensor::from_f32(&gpu, [1], &[1.0]).unwrap())]).unwrap());
+            [&table.1, &weight.1].map(|g| block_on(g.to_f32()).unwrap())
+        };
+        for (once, twice) in step(false).into_iter().zip(step(true)) {
+            let want = Array::from_f32(&[once.len()], &once).map(|g| 2.0 * g);
+            compare("accumulated", &twice, &want, 1e-6).unwrap();
+        }
+    }
+}
+
+#[test]
 fn attention_stays_finite_with_scores_in_the_hundreds() {
     for gpu in tiers() {
         let op = Attention { heads: 2, kv_heads: 1, head_dim: 32, seq: 40 };

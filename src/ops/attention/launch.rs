@@ -59,15 +59,8 @@ crate::params! {
     }
 }
 crate::params! {
-    struct SubgroupDkvParams {
-        sequences: u32, seq: u32, heads: u32, kv_heads: u32, width: u32, scale: f32, scale_out: f32,
-        beta_k: f32, beta_v: f32,
-    }
-}
-crate::params! {
     struct TiledParams {
-        sequences: u32, seq: u32, heads: u32, kv_heads: u32, head_dim: u32, scale: f32, scale_out: f32,
-        beta_a: f32, beta_b: f32,
+        sequences: u32, seq: u32, heads: u32, kv_heads: u32, head_dim: u32, scale: f32, scale_out: f32, beta: f32,
     }
 }
 crate::params! {
@@ -171,7 +164,7 @@ impl Attention {
         }
     }
 
-    fn tiled_params(&self, sequences: usize, beta_a: f32, beta_b: f32) -> TiledParams {
+    fn tiled_params(&self, sequences: usize, beta: f32) -> TiledParams {
         TiledParams {
             sequences: sequences as u32,
             seq: self.seq as u32,
@@ -180,8 +173,7 @@ impl Attention {
             head_dim: self.head_dim as u32,
             scale: self.scale(),
             scale_out: self.scale_out(),
-            beta_a,
-            beta_b,
+            beta,
         }
     }
 
@@ -214,7 +206,7 @@ pub(super) fn forward(op: &Attention, q: &Tensor, k: &Tensor, v: &Tensor, y: &Te
             let params = op.subgroup_params(sequences, 0.0);
             launch.params(&params).write("y", &y).write("lse", &lse).run(q.gpu())?;
         } else {
-            let params = op.tiled_params(sequences, 0.0, 0.0);
+            let params = op.tiled_params(sequences, 0.0);
             launch.params(&params).write("out_a", &y).write("out_b", &lse).run(q.gpu())?;
         }
     }
@@ -261,29 +253,26 @@ pub(super) fn dq(op: &Attention, operands: &Operands<'_>, beta: f32, dq: &Tensor
             let params = op.subgroup_params(sequences, beta);
             launch.params(&params).write("dq", &dq).run(gpu)?;
         } else {
-            let params = op.tiled_params(sequences, beta, 0.0);
+            let params = op.tiled_params(sequences, beta);
             launch.params(&params).write("out_a", &dq).run(gpu)?;
         }
     }
     Ok(())
 }
 
-pub(super) fn dkv(op: &Attention, operands: &Operands<'_>, dk: (f32, &Tensor), dv: (f32, &Tensor)) -> Result<()> {
-    let ((beta_k, dk), (beta_v, dv)) = (dk, dv);
+pub(super) fn dkv(op: &Attention, operands: &Operands<'_>, dk: &Tensor, dv: &Tensor) -> Result<()> {
     let gpu = dk.gpu();
     let form = Form::of(op, gpu);
-    for rows in op.chunks(dk)? {
+    for rows in op.chunks(operands.q)? {
         let sequences = rows.len() / op.seq;
         let launch = form.launch(op, &ATTENTION_DKV_SUBGROUP, &ATTENTION_DKV_TILED, op.kv_heads, sequences);
         let launch = operands.bind(launch, &rows)?;
         let (dk, dv) = (cut(dk, &rows)?, cut(dv, &rows)?);
         if let Form::Subgroup(_) = form {
-            let SubgroupParams { sequences, seq, heads, kv_heads, width, scale, scale_out, .. } =
-                op.subgroup_params(sequences, 0.0);
-            let params = SubgroupDkvParams { sequences, seq, heads, kv_heads, width, scale, scale_out, beta_k, beta_v };
+            let params = op.subgroup_params(sequences, 0.0);
             launch.params(&params).write("dk", &dk).write("dv", &dv).run(gpu)?;
         } else {
-            let params = op.tiled_params(sequences, beta_k, beta_v);
+            let params = op.tiled_params(sequences, 0.0);
             launch.params(&params).write("out_a", &dk).write("out_b", &dv).run(gpu)?;
         }
     }

@@ -86,13 +86,13 @@ impl Op for Attention {
         if !pass.needs(1) && !pass.needs(2) {
             return Ok(());
         }
-        // The kernel makes both; what nobody wants goes to a tensor that is dropped.
-        let mut target = |i: usize, like: &Tensor| {
-            if pass.needs(i) { pass.target(i) } else { Ok((Tensor::empty_f32(like.gpu(), like.shape())?, 0.0)) }
-        };
-        let (dk, beta_k) = target(1, &k)?;
-        let (dv, beta_v) = target(2, &v)?;
-        launch::dkv(self, &operands, (beta_k, &dk), (beta_v, &dv))
+        // The kernel makes both at once. Keys and values can be one variable, so neither is written in place.
+        let (dk, dv) = (Tensor::empty_f32(k.gpu(), k.shape())?, Tensor::empty_f32(v.gpu(), v.shape())?);
+        launch::dkv(self, &operands, &dk, &dv)?;
+        if pass.needs(1) {
+            pass.add(1, dk)?;
+        }
+        if pass.needs(2) { pass.add(2, dv) } else { Ok(()) }
     }
 
     fn reference(&self, inputs: &[Array]) -> Array {
