@@ -1,7 +1,13 @@
 //! Matrix products: `C = alpha op(A) op(B) + beta C`, batched.
+//!
+//! Which kernel computes it is decided by [`super::gemm_table`]. Matrices beyond a binding are cut: C by rows, an
+//! operand by the rows it is stored in, which are rows or columns of C or steps of K; sums over parts of K are added in
+//! order, so the result does not depend on the device's timing.
 
+use super::gemm_table::{self, DENSE, Form};
+use super::window::{Window, aligned, chunks, rows_that_fit, window};
 use crate::error::{Error, Result};
-use crate::gpu::{Kernel, Launch};
+use crate::gpu::Launch;
 use crate::tensor::Tensor;
 
 /// Whether an operand is used transposed.
@@ -13,24 +19,31 @@ pub enum Trans {
     T,
 }
 
-/// One output a thread.
-pub static GEMM_PLAIN: Kernel = Kernel {
-    name: "gemm_plain",
-    sources: &[include_str!("../../shaders/lib/grid.wgsl"), include_str!("../../shaders/gemm_plain.wgsl")],
-    entry: "gemm_plain",
-    constants: &[],
-};
+impl Trans {
+    /// The other one.
+    pub fn flip(self) -> Self {
+        if self == Trans::N { Trans::T } else { Trans::N }
+    }
+}
 
 crate::params! {
     struct GemmParams {
         m: u32,
         n: u32,
         k: u32,
+        a_first: u32,
+        b_first: u32,
+        c_first: u32,
+        a_stride: u32,
+        b_stride: u32,
+        c_stride: u32,
         batch: u32,
+        batch_first: u32,
         a_repeat: u32,
         b_repeat: u32,
-        a_transposed: u32,
-        b_transposed: u32,
+        a_matrix: u32,
+        b_matrix: u32,
+        c_matrix: u32,
         alpha: f32,
         beta: f32,
     }
@@ -40,10 +53,10 @@ crate::params! {
 ///
 /// `op(A): [.., M, K]`, `op(B): [.., K, N]`, `C: [.., M, N]`. Leading dimensions are a batch; an operand may have fewer
 /// matrices than C, if C's number is a multiple of its number: each is then used for that many in a row (so `U: [L, m, k]`
-/// meets `G: [L, E, m, n]`, and a single matrix meets all).
+/// meets `G: [L, E, m, n]`, and a single matrix meets all). C must share no element with A or B.
 ///
 /// # Errors
-/// [`Error::Shape`] when the sizes do not fit.
+/// [`Error::Shape`] when the sizes do not fit, or when four rows of a matrix exceed a binding.
 pub fn gemm(ta: Trans, tb: Trans, alpha: f32, a: &Tensor, b: &Tensor, beta: f32, c: &Tensor) -> Result<()> {
     let (m, k, a_batch) = stack(a, ta)?;
     let (kb, n, b_batch) = stack(b, tb)?;
@@ -55,25 +68,19 @@ pub fn gemm(ta: Trans, tb: Trans, alpha: f32, a: &Tensor, b: &Tensor, beta: f32,
     if batch * m * n == 0 {
         return Ok(());
     }
-    let params = GemmParams {
-        m: m as u32,
-        n: n as u32,
-        k: k as u32,
-        batch: batch as u32,
-        a_repeat: (batch / a_batch) as u32,
-        b_repeat: (batch / b_batch) as u32,
-        a_transposed: u32::from(ta == Trans::T),
-        b_transposed: u32::from(tb == Trans::T),
-        alpha,
-        beta,
-    };
-    Launch::new(&GEMM_PLAIN)
-        .params(&params)
-        .read("a", a)
-        .read("b", b)
-        .write("c", c)
-        .threads(batch * m * n, 64)
-        .run(c.gpu())
+    if k == 0 {
+        return Err(Error::shape("gemm", "an inner dimension of at least 1", format!("{a:?}, {b:?}")));
+    }
+    let a = Operand { tensor: a, matrix: m * k, stride: if ta == Trans::N { k } else { m }, repeat: batch / a_batch };
+    let b = Operand { tensor: b, matrix: k * n, stride: if tb == Trans::N { n } else { k }, repeat: batch / b_batch };
+    let c = Operand { tensor: c, matrix: m * n, stride: n, repeat: 1 };
+    let product = Product { m, n, k, ta, tb, a, b, c, alpha };
+    // Matrices of the batch at once; where one does not fit, it is cut on its own.
+    let limit = [&product.a, &product.b, &product.c].map(|x| x.batch_that_fits(batch)).into_iter().min().unwrap_or(0);
+    for z in chunks("gemm", batch, limit.max(1), 1)? {
+        product.record(z.start, z.len(), beta, limit == 0)?;
+    }
+    Ok(())
 }
 
 /// Rows, columns and number of the matrices `op(X)` of a stack.
@@ -83,4 +90,140 @@ fn stack(x: &Tensor, trans: Trans) -> Result<(usize, usize, usize)> {
     };
     let batch = outer.iter().product();
     Ok(if trans == Trans::N { (*rows, *columns, batch) } else { (*columns, *rows, batch) })
+}
+
+/// Matrices of one size, each used for `repeat` of the batch.
+#[derive(Clone, Copy)]
+struct Operand<'a> {
+    tensor: &'a Tensor,
+    matrix: usize,
+    stride: usize,
+    repeat: usize,
+}
+
+impl Operand<'_> {
+    fn batch_that_fits(&self, batch: usize) -> usize {
+        let own = batch / self.repeat;
+        match rows_that_fit(self.tensor.gpu(), own, self.matrix) {
+            fit if fit == own => batch,
+            // A range of the batch may begin and end within one matrix's repeats.
+            fit if self.repeat == 1 || fit < 2 => fit,
+            fit => (fit - 1) * self.repeat,
+        }
+    }
+
+    /// The stored rows `rows` of the matrices for `batch` matrices from `first` on.
+    fn window(&self, first: usize, batch: usize, rows: std::ops::Range<usize>) -> Window {
+        let (start, end) = (first / self.repeat, (first + batch - 1) / self.repeat);
+        window(self.tensor, start * self.matrix + rows.start * self.stride..end * self.matrix + rows.end * self.stride)
+    }
+}
+
+struct Product<'a> {
+    m: usize,
+    n: usize,
+    k: usize,
+    ta: Trans,
+    tb: Trans,
+    a: Operand<'a>,
+    b: Operand<'a>,
+    c: Operand<'a>,
+    alpha: f32,
+}
+
+impl Product<'_> {
+    /// Records the products of `batch` matrices from `first` on; with `cut` in parts that fit a binding.
+    fn record(&self, first: usize, batch: usize, beta: f32, cut: bool) -> Result<()> {
+        let Product { m, n, k, ta, tb, a, b, c, alpha } = *self;
+        let gpu = c.tensor.gpu();
+        let (mut m_limit, mut n_limit, mut k_limit) = (m, n, k);
+        if cut {
+            let fit = |x: &Operand<'_>| rows_that_fit(gpu, x.matrix / x.stride, x.stride);
+            m_limit = fit(&c);
+            match ta {
+                Trans::N => m_limit = m_limit.min(fit(&a)),
+                Trans::T => k_limit = k_limit.min(fit(&a)),
+            }
+            match tb {
+                Trans::N => k_limit = k_limit.min(fit(&b)),
+                Trans::T => n_limit = n_limit.min(fit(&b)),
+            }
+        }
+        // Parts begin at multiples of 4, so that their rows stay aligned.
+        let (ms, ns, ks) =
+            (chunks("gemm", m, m_limit, 4)?, chunks("gemm", n, n_limit, 4)?, chunks("gemm", k, k_limit, 4)?);
+        let aligned = [&a, &b, &c].iter().all(|x| aligned(x.tensor, x.stride));
+        for rows in ms {
+            for columns in ns.clone() {
+                for steps in ks.clone() {
+                    let (a_rows, a_column) =
+                        if ta == Trans::N { (rows.clone(), steps.start) } else { (steps.clone(), rows.start) };
+                    let (b_rows, b_column) =
+                        if tb == Trans::N { (steps.clone(), columns.start) } else { (columns.clone(), steps.start) };
+                    let wa = a.window(first, batch, a_rows);
+                    let wb = b.window(first, batch, b_rows);
+                    let wc = c.window(first, batch, rows.clone());
+                    let form =
+                        Form { m: rows.len(), n: columns.len(), k: steps.len(), ta, tb, aligned, fixed_rows: false };
+                    let choice = gemm_table::choose(gpu, &DENSE, form);
+                    let mut params = GemmParams {
+                        m: rows.len() as u32,
+                        n: columns.len() as u32,
+                        k: steps.len() as u32,
+                        a_first: wa.first + a_column as u32,
+                        b_first: wb.first + b_column as u32,
+                        c_first: wc.first + columns.start as u32,
+                        a_stride: a.stride as u32,
+                        b_stride: b.stride as u32,
+                        c_stride: c.stride as u32,
+                        batch: batch as u32,
+                        batch_first: first as u32,
+                        a_repeat: a.repeat as u32,
+                        b_repeat: b.repeat as u32,
+                        a_matrix: a.matrix as u32,
+                        b_matrix: b.matrix as u32,
+                        c_matrix: c.matrix as u32,
+                        alpha,
+                        beta: if steps.start == 0 { beta } else { 1.0 },
+                    };
+                    let (mut wa, mut wb) = (wa, wb);
+                    if choice.turned {
+                        std::mem::swap(&mut wa, &mut wb);
+                        params = params.turned();
+                    }
+                    let mut launch = Launch::new(choice.kernel);
+                    for (name, value) in choice.constants {
+                        launch = launch.constant(name, value);
+                    }
+                    launch
+                        .params(&params)
+                        .read("a", wa.slice)
+                        .read("b", wb.slice)
+                        .write("c", wc.slice)
+                        .workgroups(choice.workgroups * batch)
+                        .run(gpu)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl GemmParams {
+    /// The same product as `C^T = op(B)^T op(A)^T`.
+    fn turned(self) -> Self {
+        GemmParams {
+            m: self.n,
+            n: self.m,
+            a_first: self.b_first,
+            b_first: self.a_first,
+            a_stride: self.b_stride,
+            b_stride: self.a_stride,
+            a_repeat: self.b_repeat,
+            b_repeat: self.a_repeat,
+            a_matrix: self.b_matrix,
+            b_matrix: self.a_matrix,
+            ..self
+        }
+    }
 }

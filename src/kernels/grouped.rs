@@ -4,6 +4,19 @@
 //! `tile_rows`, so a tile of rows belongs to one expert; which one, only the device knows (`tile_expert`). The rows
 //! between an expert's last row and the next tile are zero. Tiles after the last expert hold anything and are skipped.
 
+//!
+//! ```text
+//! Y[rows of e]  = X[rows of e] op(W[e])                forward; input gradient with op = transpose
+//! dW[e]         = X[rows of e]^T dY[rows of e]         weight gradient
+//! ```
+//!
+//! The number of workgroups depends on `capacity` only: nothing is read back. Sums have a fixed order.
+
+use super::gemm::Trans;
+use super::gemm_table::{self, Choice, Form, GROUPED, WEIGHT_GRADIENT};
+use super::window::{aligned, chunks, rows_that_fit, window};
+use crate::error::{Error, Result};
+use crate::gpu::{Gpu, KernelParams, Launch};
 use crate::tensor::Tensor;
 
 /// Marks, in u32 tensors, a tile without expert or a row without token.
@@ -32,4 +45,206 @@ impl Groups {
         let experts = experts.min(rows).max(1);
         (rows + experts * (tile_rows - 1)) / tile_rows * tile_rows
     }
+}
+
+/// The `tile_rows` that the grouped products of `gpu` need.
+pub fn tile_rows(gpu: &Gpu) -> usize {
+    gemm_table::tile_rows(gpu)
+}
+
+crate::params! {
+    struct GroupedParams {
+        rows: u32,
+        n: u32,
+        k: u32,
+        a_first: u32,
+        b_first: u32,
+        c_first: u32,
+        a_stride: u32,
+        b_stride: u32,
+        c_stride: u32,
+        b_matrix: u32,
+        expert_first: u32,
+        experts: u32,
+        tile_first: u32,
+        tile_rows: u32,
+        beta: f32,
+    }
+}
+
+crate::params! {
+    struct WeightGradientParams {
+        m: u32,
+        n: u32,
+        rows: u32,
+        row_first: u32,
+        a_first: u32,
+        b_first: u32,
+        c_first: u32,
+        a_stride: u32,
+        b_stride: u32,
+        c_stride: u32,
+        c_matrix: u32,
+        expert_first: u32,
+        experts: u32,
+        beta: f32,
+    }
+}
+
+fn launch<'a, P: KernelParams>(choice: &Choice, params: &'a P) -> Launch<'a> {
+    let launch = Launch::new(choice.kernel).params(params);
+    choice.constants.iter().fold(launch, |launch, (name, value)| launch.constant(name, *value))
+}
+
+fn mismatch(expected: &str, x: &Tensor, w: &Tensor, groups: &Groups, y: &Tensor) -> Error {
+    let Groups { experts, tile_rows, capacity, .. } = groups;
+    let got = format!("{x:?}, {w:?}, {y:?} with E {experts}, R {capacity}, tiles of {tile_rows} rows");
+    Error::shape("grouped gemm", expected, got)
+}
+
+/// Records `Y[rows of e] = X[rows of e] op(W[e])` for every expert e.
+///
+/// `X: [R, m]`, `W: [E, m, n]`, `Y: [R, n]`; with `trans_w` T instead `X: [R, n]`, `Y: [R, m]`: the input gradient. Zero
+/// rows of X give zero rows of Y. Rows of tiles without expert are left as they are.
+///
+/// # Errors
+/// [`Error::Shape`] when the sizes do not fit, or when four rows of one matrix or a tile of rows exceed a binding.
+pub fn grouped_gemm(x: &Tensor, w: &Tensor, trans_w: Trans, groups: &Groups, y: &Tensor) -> Result<()> {
+    grouped_gemm_onto(x, w, trans_w, groups, 0.0, y)
+}
+
+/// Records `Y[rows of e] = X[rows of e] op(W[e]) + beta Y[rows of e]`: [`grouped_gemm`] on top of what Y holds. Where
+/// `beta` is 0, Y's content does not matter.
+///
+/// # Errors
+/// [`Error::Shape`] as [`grouped_gemm`].
+pub fn grouped_gemm_onto(x: &Tensor, w: &Tensor, trans_w: Trans, groups: &Groups, beta: f32, y: &Tensor) -> Result<()> {
+    let gpu = y.gpu();
+    let (&[rows, k], &[experts, wm, wn], &[y_rows, n]) = (x.dims(), w.dims(), y.dims()) else {
+        return Err(mismatch("X [R, m], W [E, m, n], Y [R, n]", x, w, groups, y));
+    };
+    let (wk, w_columns) = if trans_w == Trans::N { (wm, wn) } else { (wn, wm) };
+    let tile = groups.tile_rows;
+    let fits = rows == groups.capacity && y_rows == rows && experts == groups.experts && rows % tile == 0;
+    if !fits || wk != k || w_columns != n || !tile.is_multiple_of(tile_rows(gpu)) {
+        return Err(mismatch("X [R, m], op(W) [E, m, n], Y [R, n]", x, w, groups, y));
+    }
+    if rows * n == 0 {
+        return Ok(());
+    }
+    if k == 0 {
+        return Err(mismatch("an inner dimension of at least 1", x, w, groups, y));
+    }
+    let aligned = aligned(x, k) && aligned(w, wn) && aligned(y, n);
+    let row_limit = rows_that_fit(gpu, rows, k).min(rows_that_fit(gpu, rows, n));
+    let expert_limit = rows_that_fit(gpu, experts, wm * wn);
+    // The stored rows of a matrix that does not fit a binding are steps of K, or columns of Y.
+    let stored_limit = if expert_limit == 0 { rows_that_fit(gpu, wm, wn) } else { wm };
+    for r in chunks("grouped gemm", rows, row_limit, tile)? {
+        let (wx, wy) = (window(x, r.start * k..r.end * k), window(y, r.start * n..r.end * n));
+        let tiles = window(&groups.tile_expert, r.start / tile..r.end / tile);
+        for e in chunks("grouped gemm", experts, expert_limit.max(1), 1)? {
+            for s in chunks("grouped gemm", wm, stored_limit, 4)? {
+                let (steps, columns) = if trans_w == Trans::N { (s.clone(), 0..n) } else { (0..k, s.clone()) };
+                let ww = window(w, (e.start * wm + s.start) * wn..((e.end - 1) * wm + s.end) * wn);
+                let form = Form {
+                    m: r.len(),
+                    n: columns.len(),
+                    k: steps.len(),
+                    ta: Trans::N,
+                    tb: trans_w,
+                    aligned,
+                    fixed_rows: true,
+                };
+                let choice = gemm_table::choose(gpu, &GROUPED, form);
+                let params = GroupedParams {
+                    rows: r.len() as u32,
+                    n: columns.len() as u32,
+                    k: steps.len() as u32,
+                    a_first: wx.first + steps.start as u32,
+                    b_first: ww.first,
+                    c_first: wy.first + columns.start as u32,
+                    a_stride: k as u32,
+                    b_stride: wn as u32,
+                    c_stride: n as u32,
+                    b_matrix: (wm * wn) as u32,
+                    expert_first: e.start as u32,
+                    experts: e.len() as u32,
+                    tile_first: tiles.first,
+                    tile_rows: tile as u32,
+                    beta: if steps.start == 0 { beta } else { 1.0 },
+                };
+                launch(&choice, &params)
+                    .read("a", wx.slice.clone())
+                    .read("b", ww.slice)
+                    .write("c", wy.slice.clone())
+                    .read("tile_expert", tiles.slice.clone())
+                    .workgroups(choice.workgroups)
+                    .run(gpu)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Records `dW[e] = X[rows of e]^T dY[rows of e] + beta dW[e]` for every expert e; where `beta` is 0, dW's content does
+/// not matter and an expert without rows gets exactly zero.
+///
+/// `X: [R, m]`, `dY: [R, n]`, `dW: [E, m, n]`. Padding rows must be zero in X or finite there and zero in dY.
+///
+/// # Errors
+/// [`Error::Shape`] as [`grouped_gemm`].
+pub fn grouped_weight_gradient(x: &Tensor, dy: &Tensor, groups: &Groups, beta: f32, dw: &Tensor) -> Result<()> {
+    let gpu = dw.gpu();
+    let (&[rows, m], &[dy_rows, n], &[experts, dw_m, dw_n]) = (x.dims(), dy.dims(), dw.dims()) else {
+        return Err(mismatch("X [R, m], dW [E, m, n], dY [R, n]", x, dw, groups, dy));
+    };
+    let fits = rows == groups.capacity && dy_rows == rows && experts == groups.experts;
+    if !fits || (dw_m, dw_n) != (m, n) || !groups.tile_rows.is_multiple_of(4) {
+        return Err(mismatch("X [R, m], dW [E, m, n], dY [R, n]", x, dw, groups, dy));
+    }
+    if experts * m * n == 0 {
+        return Ok(());
+    }
+    let aligned = aligned(x, m) && aligned(dy, n) && aligned(dw, n);
+    let row_limit = rows_that_fit(gpu, rows, m).min(rows_that_fit(gpu, rows, n));
+    let expert_limit = rows_that_fit(gpu, experts, m * n);
+    let stored_limit = if expert_limit == 0 { rows_that_fit(gpu, m, n) } else { m };
+    for e in chunks("grouped gemm", experts, expert_limit.max(1), 1)? {
+        let offsets = window(&groups.offsets, 0..experts + 1);
+        for s in chunks("grouped gemm", m, stored_limit, 4)? {
+            let wc = window(dw, (e.start * m + s.start) * n..((e.end - 1) * m + s.end) * n);
+            for r in chunks("grouped gemm", rows, row_limit, groups.tile_rows)? {
+                let wx = window(x, r.start * m..r.end * m);
+                let wy = window(dy, r.start * n..r.end * n);
+                let form =
+                    Form { m: s.len(), n, k: groups.tile_rows, ta: Trans::T, tb: Trans::N, aligned, fixed_rows: true };
+                let choice = gemm_table::choose(gpu, &WEIGHT_GRADIENT, form);
+                let params = WeightGradientParams {
+                    m: s.len() as u32,
+                    n: n as u32,
+                    rows: r.len() as u32,
+                    row_first: r.start as u32,
+                    a_first: wx.first + s.start as u32,
+                    b_first: wy.first,
+                    c_first: wc.first,
+                    a_stride: m as u32,
+                    b_stride: n as u32,
+                    c_stride: n as u32,
+                    c_matrix: (m * n) as u32,
+                    expert_first: e.start as u32,
+                    experts: e.len() as u32,
+                    beta: if r.start == 0 { beta } else { 1.0 },
+                };
+                launch(&choice, &params)
+                    .read("a", wx.slice)
+                    .read("b", wy.slice)
+                    .write("c", wc.slice.clone())
+                    .read("offsets", offsets.slice.clone())
+                    .workgroups(choice.workgroups * e.len())
+                    .run(gpu)?;
+            }
+        }
+    }
+    Ok(())
 }

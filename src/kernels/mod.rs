@@ -2,11 +2,13 @@
 
 pub mod elementwise;
 pub mod gemm;
+pub mod gemm_table;
 pub mod grouped;
 pub mod spectral;
 mod spectral_place;
 pub mod spectral_update;
 pub mod token_space;
+mod window;
 
 use crate::gpu::Kernel;
 
@@ -27,8 +29,9 @@ impl From<&'static Kernel> for Variant {
 
 /// Every kernel of the project in every variant: what `tests/shaders.rs` validates and translates without a GPU.
 pub fn all() -> Vec<Variant> {
-    let kernels: [&'static Kernel; 3] = [&elementwise::AXPBY, &elementwise::FILL, &gemm::GEMM_PLAIN];
+    let kernels: [&'static Kernel; 2] = [&elementwise::AXPBY, &elementwise::FILL];
     let mut all: Vec<Variant> = kernels.into_iter().map(Variant::from).collect();
+    all.extend(gemm_table::kernels());
     all.extend(crate::linalg::kernels());
     all.extend(spectral::kernels());
     all.extend(token_space::kernels());

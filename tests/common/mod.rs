@@ -1,6 +1,8 @@
 //! What the GPU tests share.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod groups;
+
 use sdmoe::gpu::{Gpu, GpuOptions, Tier, adapters};
 
 /// The device of the tests, in the adapter's own tier.

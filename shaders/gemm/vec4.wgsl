@@ -1,0 +1,24 @@
+// Operands of the subgroup product bound as vec4: where all rows of A, B and C have a multiple of 4 elements.
+
+@group(0) @binding(1) var<storage, read> a: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> b: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read_write> c: array<vec4<f32>>;
+
+fn a_quad(index: u32) -> vec4<f32> {
+    return a[index / 4u];
+}
+
+fn b_quad(index: u32) -> vec4<f32> {
+    return b[index / 4u];
+}
+
+// c = sum + beta c for four elements; never some of them here, so `skipped` is 0 or 4.
+fn store_quad(index: u32, sum: vec4<f32>, skipped: u32, beta: f32) {
+    if skipped == 0u {
+        if beta != 0.0 {
+            c[index / 4u] = sum + beta * c[index / 4u];
+        } else {
+            c[index / 4u] = sum;
+        }
+    }
+}

@@ -1,0 +1,55 @@
+// The entry point of the experts' weight gradients: dW[e] = X_e^T dY_e + beta dW[e] over the rows of expert e.
+// Needs lib/grid.wgsl, lib/gemm_tile.wgsl and a multiplying fragment; `a` is X, `b` is dY, `c` is dW.
+//
+// A launch has the rows row_first .. + rows of X and dY, and the experts expert_first .. + experts of dW. An expert's
+// rows begin at offsets[e] and end before offsets[e + 1], padding of zeros included; one without rows gets beta dW[e].
+
+struct Params {
+    m: u32,
+    n: u32,
+    rows: u32,
+    row_first: u32,
+    a_first: u32,
+    b_first: u32,
+    c_first: u32,
+    a_stride: u32,
+    b_stride: u32,
+    c_stride: u32,
+    c_matrix: u32,
+    expert_first: u32,
+    experts: u32,
+    beta: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(4) var<storage, read> offsets: array<u32>;
+
+@compute @workgroup_size(WG)
+fn grouped_weight_gradient(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+                           @builtin(local_invocation_index) lane: u32) {
+    let index = workgroup_index(group, groups);
+    let rows = (params.m + TILE_ROWS - 1u) / TILE_ROWS;
+    let tiles = rows * ((params.n + TILE_COLUMNS - 1u) / TILE_COLUMNS);
+    let expert = index / tiles;
+    if expert >= params.experts {
+        return;
+    }
+    let row_end = params.row_first + params.rows;
+    let first = clamp(offsets[params.expert_first + expert], params.row_first, row_end) - params.row_first;
+    let end = clamp(offsets[params.expert_first + expert + 1u], params.row_first, row_end) - params.row_first;
+    var tile: Tile;
+    tile.row = index % rows * TILE_ROWS;
+    tile.column = index % tiles / rows * TILE_COLUMNS;
+    tile.m = params.m;
+    tile.n = params.n;
+    tile.k = end - first;
+    tile.a_first = params.a_first + first * params.a_stride;
+    tile.b_first = params.b_first + first * params.b_stride;
+    tile.c_first = params.c_first + expert * params.c_matrix;
+    tile.a_stride = params.a_stride;
+    tile.b_stride = params.b_stride;
+    tile.c_stride = params.c_stride;
+    tile.alpha = 1.0;
+    tile.beta = params.beta;
+    multiply(tile, lane);
+}

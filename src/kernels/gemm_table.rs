@@ -1,0 +1,182 @@
+//! The variants of the matrix products and the one table that chooses between them.
+//!
+//! A product kernel is an entry point (dense, grouped, weight gradient) joined with a multiplying fragment:
+//!
+//! | tier      | fragment             | tile    | chosen where                                            |
+//! |-----------|----------------------|---------|---------------------------------------------------------|
+//! | Subgroup  | `gemm/subgroup.wgsl` | 32 x 4s | M, N, K >= 4; 8 or 16 rows, C transposed, where narrow  |
+//! | Workgroup | `gemm/workgroup.wgsl`| 64 x 64 | C has more than 16 rows and columns, otherwise as Plain |
+//! | Plain     | `gemm/plain.wgsl`    | 8 x 8   | always, and wherever the others do not apply            |
+//!
+//! (*s* lanes a subgroup.) The subgroup fragment binds its operands as vec4 where all rows have a multiple of 4 elements
+//! and as scalars elsewhere. What each reaches is in docs/performance.md.
+
+use super::Variant;
+use super::gemm::Trans;
+use crate::gpu::{Gpu, Kernel, Tier};
+
+/// One entry point joined with every multiplying fragment.
+pub(super) struct Family {
+    subgroup: &'static Kernel,
+    subgroup_scalar: &'static Kernel,
+    workgroup: &'static Kernel,
+    plain: &'static Kernel,
+}
+
+macro_rules! family {
+    ($file:literal, $entry:literal, $family:ident: $($static:ident, $name:literal, $doc:literal, $field:ident, [$($part:literal),*];)*) => {
+        $(
+            #[doc = $doc]
+            pub static $static: Kernel = Kernel {
+                name: $name,
+                sources: &[
+                    include_str!("../../shaders/lib/grid.wgsl"),
+                    include_str!("../../shaders/lib/gemm_tile.wgsl"),
+                    $(include_str!(concat!("../../shaders/gemm/", $part)),)*
+                    include_str!(concat!("../../shaders/gemm/", $file)),
+                ],
+                entry: $entry,
+                constants: &[],
+            };
+        )*
+        pub(super) static $family: Family = Family { $($field: &$static),* };
+    };
+}
+
+family! { "dense.wgsl", "gemm", DENSE:
+    GEMM_SUBGROUP, "gemm_subgroup", "Dense, by subgroups.", subgroup, ["vec4.wgsl", "subgroup.wgsl"];
+    GEMM_SUBGROUP_SCALAR, "gemm_subgroup_scalar", "Dense, by subgroups, rows of any length.", subgroup_scalar, ["scalar.wgsl", "subgroup.wgsl"];
+    GEMM_WORKGROUP, "gemm_workgroup", "Dense, from workgroup memory.", workgroup, ["workgroup.wgsl"];
+    GEMM_PLAIN, "gemm_plain", "Dense, one output a thread.", plain, ["plain.wgsl"];
+}
+
+family! { "grouped.wgsl", "grouped_gemm", GROUPED:
+    GROUPED_GEMM_SUBGROUP, "grouped_gemm_subgroup", "Grouped, by subgroups.", subgroup, ["vec4.wgsl", "subgroup.wgsl"];
+    GROUPED_GEMM_SUBGROUP_SCALAR, "grouped_gemm_subgroup_scalar", "Grouped, by subgroups, rows of any length.", subgroup_scalar, ["scalar.wgsl", "subgroup.wgsl"];
+    GROUPED_GEMM_WORKGROUP, "grouped_gemm_workgroup", "Grouped, from workgroup memory.", workgroup, ["workgroup.wgsl"];
+    GROUPED_GEMM_PLAIN, "grouped_gemm_plain", "Grouped, one output a thread.", plain, ["plain.wgsl"];
+}
+
+family! { "weight_gradient.wgsl", "grouped_weight_gradient", WEIGHT_GRADIENT:
+    GROUPED_WEIGHT_GRADIENT_SUBGROUP, "grouped_weight_gradient_subgroup", "Weight gradient, by subgroups.", subgroup, ["vec4.wgsl", "subgroup.wgsl"];
+    GROUPED_WEIGHT_GRADIENT_SUBGROUP_SCALAR, "grouped_weight_gradient_subgroup_scalar", "Weight gradient, by subgroups, rows of any length.", subgroup_scalar, ["scalar.wgsl", "subgroup.wgsl"];
+    GROUPED_WEIGHT_GRADIENT_WORKGROUP, "grouped_weight_gradient_workgroup", "Weight gradient, from workgroup memory.", workgroup, ["workgroup.wgsl"];
+    GROUPED_WEIGHT_GRADIENT_PLAIN, "grouped_weight_gradient_plain", "Weight gradient, one output a thread.", plain, ["plain.wgsl"];
+}
+
+/// Rows of a tile of the subgroup fragment: 32 measured best of 8, 16 and 32.
+const SUBGROUP_ROWS: usize = 32;
+/// Rows, columns and steps that the subgroup fragment needs at least.
+const SUBGROUP_LEAST: usize = 4;
+/// Rows and columns of a tile of the workgroup fragment.
+const WORKGROUP_TILE: usize = 64;
+/// At this many rows or columns a tile of the workgroup fragment is three quarters empty.
+const WORKGROUP_NARROW: usize = 16;
+/// Rows and columns of a tile of the plain fragment.
+const PLAIN_TILE: usize = 8;
+
+/// What decides the variant.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Form {
+    /// Rows of C.
+    pub m: usize,
+    /// Columns of C.
+    pub n: usize,
+    /// Inner dimension, or a multiple of 4 that divides it where only the device knows it.
+    pub k: usize,
+    /// Of A.
+    pub ta: Trans,
+    /// Of B.
+    pub tb: Trans,
+    /// Whether every row of A, B and C begins at a multiple of 16 bytes.
+    pub aligned: bool,
+    /// Whether the rows of C are cut into tiles by someone else (grouped products), so that it must not be turned.
+    pub fixed_rows: bool,
+}
+
+/// A variant and its geometry.
+#[derive(Clone, Debug)]
+pub(super) struct Choice {
+    pub kernel: &'static Kernel,
+    pub constants: Vec<(&'static str, f64)>,
+    /// `C^T = op(B)^T op(A)^T` is computed: the launch exchanges A and B, M and N.
+    pub turned: bool,
+    /// Workgroups for one product.
+    pub workgroups: usize,
+}
+
+/// Rows of a tile that the grouped products of `gpu` need: each fragment's tile divides it.
+pub(super) fn tile_rows(gpu: &Gpu) -> usize {
+    if gpu.tier() == Tier::Subgroup { SUBGROUP_ROWS } else { WORKGROUP_TILE }
+}
+
+/// Rows of the subgroup fragment's tile for `m` rows: the largest that `m` fills, as larger tiles load less.
+fn subgroup_rows(m: usize, fixed: bool) -> usize {
+    match m {
+        _ if fixed => SUBGROUP_ROWS,
+        0..=8 => 8,
+        9..=16 => 16,
+        _ => SUBGROUP_ROWS,
+    }
+}
+
+/// The table.
+pub(super) fn choose(gpu: &Gpu, family: &Family, form: Form) -> Choice {
+    let Form { m, n, k, ta, tb, aligned, fixed_rows } = form;
+    let flags = |ta, tb| {
+        vec![
+            ("A_TRANSPOSED", f64::from(u8::from(ta == Trans::T))),
+            ("B_TRANSPOSED", f64::from(u8::from(tb == Trans::T))),
+        ]
+    };
+    let tiles = |tile: usize| m.div_ceil(tile) * n.div_ceil(tile);
+    match gpu.tier() {
+        Tier::Subgroup if m.min(n).min(k) >= SUBGROUP_LEAST => {
+            let lanes = gpu.adapter().subgroup_size.0 as usize;
+            let workgroups = |m: usize, n: usize| m.div_ceil(subgroup_rows(m, fixed_rows)) * n.div_ceil(4 * lanes);
+            // The work of a form is the elements its tiles cover.
+            let covered = |m, n| workgroups(m, n) * subgroup_rows(m, fixed_rows);
+            let turned = !fixed_rows && covered(n, m) < covered(m, n);
+            let (m, n, ta, tb) = if turned { (n, m, tb.flip(), ta.flip()) } else { (m, n, ta, tb) };
+            let mut constants = flags(ta, tb);
+            constants.push(("C_TRANSPOSED", f64::from(u8::from(turned))));
+            constants.push(("TILE_ROWS", subgroup_rows(m, fixed_rows) as f64));
+            constants.push(("WG", lanes as f64));
+            constants.push(("K_TAIL", f64::from(u8::from(k % 4 != 0))));
+            let kernel = if aligned { family.subgroup } else { family.subgroup_scalar };
+            Choice { kernel, constants, turned, workgroups: workgroups(m, n) }
+        }
+        Tier::Workgroup if m.min(n) > WORKGROUP_NARROW => Choice {
+            kernel: family.workgroup,
+            constants: flags(ta, tb),
+            turned: false,
+            workgroups: tiles(WORKGROUP_TILE),
+        },
+        Tier::Subgroup | Tier::Workgroup | Tier::Plain => {
+            Choice { kernel: family.plain, constants: flags(ta, tb), turned: false, workgroups: tiles(PLAIN_TILE) }
+        }
+    }
+}
+
+/// Every variant.
+pub fn kernels() -> Vec<Variant> {
+    let mut all = Vec::new();
+    let bit = |set: u32, i: u32| f64::from(set >> i & 1);
+    for set in 0..4 {
+        let flags = vec![("A_TRANSPOSED", bit(set, 0)), ("B_TRANSPOSED", bit(set, 1))];
+        for family in [&DENSE, &GROUPED, &WEIGHT_GRADIENT] {
+            for kernel in [family.workgroup, family.plain] {
+                all.push(Variant { kernel, constants: flags.clone() });
+            }
+            for (turned, rows, lanes) in [(0.0, 32.0, 8.0), (0.0, 16.0, 8.0), (1.0, 8.0, 8.0), (0.0, 32.0, 4.0)] {
+                for kernel in [family.subgroup, family.subgroup_scalar] {
+                    let mut constants = flags.clone();
+                    let tail = turned;
+                    constants.extend([("C_TRANSPOSED", turned), ("TILE_ROWS", rows), ("WG", lanes), ("K_TAIL", tail)]);
+                    all.push(Variant { kernel, constants });
+                }
+            }
+        }
+    }
+    all
+}

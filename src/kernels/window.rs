@@ -1,0 +1,51 @@
+//! Windows: the part of a tensor that one launch binds, where the whole exceeds a binding.
+
+use std::ops::Range;
+
+use crate::error::{Error, Result};
+use crate::gpu::{BufferSlice, Gpu};
+use crate::tensor::Tensor;
+
+/// A binding and the element in it at which the part asked for begins.
+pub(super) struct Window {
+    pub(super) slice: BufferSlice,
+    pub(super) first: u32,
+}
+
+/// The elements `range` of `x`. The binding begins at the last aligned byte before them.
+pub(super) fn window(x: &Tensor, range: Range<usize>) -> Window {
+    let mut slice = BufferSlice::from(x);
+    let start = slice.offset + range.start as u64 * 4;
+    slice.offset = start / x.gpu().offset_alignment() * x.gpu().offset_alignment();
+    slice.size = start - slice.offset + range.len() as u64 * 4;
+    Window { first: ((start - slice.offset) / 4) as u32, slice }
+}
+
+/// Whether the rows of `x`, of `columns` elements, begin at multiples of 16 bytes.
+pub(super) fn aligned(x: &Tensor, columns: usize) -> bool {
+    BufferSlice::from(x).offset.is_multiple_of(16) && columns.is_multiple_of(4)
+}
+
+/// How many rows of `elements` elements a window can have, at most `rows`; 0 when not even one fits.
+pub(super) fn rows_that_fit(gpu: &Gpu, rows: usize, elements: usize) -> usize {
+    let bytes = gpu.max_binding_bytes().saturating_sub(gpu.offset_alignment()) as usize;
+    rows.min(bytes / (elements * 4).max(1))
+}
+
+/// Cuts `rows` rows into ranges of at most `limit`, each but the last a multiple of `multiple`.
+///
+/// # Errors
+/// [`Error::Shape`] when `limit` is below both `rows` and `multiple`.
+pub(super) fn chunks(
+    op: &'static str,
+    rows: usize,
+    limit: usize,
+    multiple: usize,
+) -> Result<impl Iterator<Item = Range<usize>> + Clone + use<>> {
+    let chunk = if limit >= rows { rows.max(1) } else { limit / multiple * multiple };
+    if chunk == 0 {
+        let expected = format!("{multiple} rows of a matrix within one binding");
+        return Err(Error::shape(op, expected, format!("a binding that holds {limit}")));
+    }
+    Ok((0..rows.div_ceil(chunk)).map(move |i| i * chunk..rows.min((i + 1) * chunk)))
+}
