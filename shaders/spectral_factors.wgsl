@@ -9,6 +9,7 @@ struct Params {
     columns: u32,
     rank: u32,
     experts: u32,
+    first_layer: u32,
     factor: f32,
 }
 
@@ -84,7 +85,7 @@ fn grade(j: u32) -> f32 {
 }
 
 // y: [layers, rows, columns] = c U diag(grade) V^T with c such that |y|^2 is the experts' mean of `full - square`, the
-// squared norms before and after a projection.
+// squared norms before and after a projection, which all layers have in one tensor.
 @compute @workgroup_size(WG)
 fn initial_common(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                   @builtin(local_invocation_index) lane: u32) {
@@ -94,8 +95,9 @@ fn initial_common(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
     }
     let layer = i / (params.rows * params.columns);
     var energy = 0.0;
+    let norms = (params.first_layer + layer) * params.experts;
     for (var e = 0u; e < params.experts; e++) {
-        energy += full[layer * params.experts + e] - square[layer * params.experts + e];
+        energy += full[norms + e] - square[norms + e];
     }
     energy = max(energy, 0.0) / f32(params.experts);
     let row = (i / params.columns) * params.rank;
@@ -132,28 +134,23 @@ fn square_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups)
     y[i] = sum;
 }
 
-// y: [layers, experts, experts] = |U_a^T U_b|_F^2 / rank, for u: [layers, experts, rows, rank].
+// y: [layers, experts, experts, rank, rank] = U_a^T U_b for each pair of a layer's u: [layers, experts, rows, rank].
 @compute @workgroup_size(WG)
-fn pair_similarity(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-                   @builtin(local_invocation_index) lane: u32) {
+fn pair_products(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+                 @builtin(local_invocation_index) lane: u32) {
     let i = workgroup_index(group, groups) * WG + lane;
     if i >= params.count {
         return;
     }
     let k = params.rank;
+    let pair = i / (k * k);
+    let layer = pair / (params.experts * params.experts);
     let size = params.rows * k;
-    let layer = i / (params.experts * params.experts);
-    let a = (layer * params.experts + i / params.experts % params.experts) * size;
-    let b = (layer * params.experts + i % params.experts) * size;
-    var sum = 0.0;
-    for (var p = 0u; p < k; p++) {
-        for (var q = 0u; q < k; q++) {
-            var cosine = 0.0;
-            for (var row = 0u; row < params.rows; row++) {
-                cosine += u[a + row * k + p] * u[b + row * k + q];
-            }
-            sum += cosine * cosine;
-        }
+    let a = (layer * params.experts + pair / params.experts % params.experts) * size + i / k % k;
+    let b = (layer * params.experts + pair % params.experts) * size + i % k;
+    var cosine = 0.0;
+    for (var row = 0u; row < params.rows; row++) {
+        cosine += u[a + row * k] * u[b + row * k];
     }
-    y[i] = sum / f32(k);
+    y[i] = cosine;
 }

@@ -3,10 +3,10 @@
 mod common;
 mod fixtures_support;
 
-use fixtures_support::{Runner, cases, entries, linalg, root};
+use fixtures_support::{Runner, cases, entries, linalg, root, spectral};
 
 /// The groups that are run, each by a test below.
-const RUN: [&str; 1] = ["linalg"];
+const RUN: [&str; 2] = ["linalg", "sdmoe"];
 /// Groups of features that come later.
 const LATER: [&str; 2] = ["hf", "metrics"];
 
@@ -30,6 +30,11 @@ fn run(group: &str, runner: Runner) {
 #[test]
 fn every_linear_algebra_case_holds() {
     run("linalg", linalg::run);
+}
+
+#[test]
+fn every_spectral_decoupling_case_holds() {
+    run("sdmoe", spectral::run);
 }
 
 #[test]

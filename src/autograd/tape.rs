@@ -231,7 +231,8 @@ impl Backward<'_> {
     }
 
     /// Where to write the gradient of input `i`, and the factor (0 or 1) on what is there already: a kernel computes
-    /// `target = gradient + factor * target`. To be called once for an input, and then to be written for certain.
+    /// `target = gradient + factor * target`. To be called once for an input, and then to be written for certain, before
+    /// the next call: two inputs may be the same value. Where one kernel writes two gradients, use [`Backward::add`].
     ///
     /// # Errors
     /// [`Error::Device`].

@@ -14,6 +14,7 @@
 use crate::error::{Error, Result};
 use crate::gpu::{Kernel, Launch};
 use crate::kernels::Variant;
+use crate::kernels::elementwise::fill;
 use crate::kernels::gemm::{Trans, gemm};
 use crate::kernels::spectral_place::places;
 use crate::tensor::{Tensor, row_chunks};
@@ -36,20 +37,20 @@ pub static INITIAL_COMMON: Kernel =
     Kernel { name: "initial_common", sources: FACTORS, entry: "initial_common", constants: &[] };
 /// Squared norms of rows.
 pub static SQUARE_ROWS: Kernel = Kernel { name: "square_rows", sources: FACTORS, entry: "square_rows", constants: &[] };
-/// Similarity of all pairs of subspaces of a layer.
-pub static PAIR_SIMILARITY: Kernel =
-    Kernel { name: "pair_similarity", sources: FACTORS, entry: "pair_similarity", constants: &[] };
+/// Products of all pairs of a layer's bases.
+pub static PAIR_PRODUCTS: Kernel =
+    Kernel { name: "pair_products", sources: FACTORS, entry: "pair_products", constants: &[] };
 
 /// This module's kernels.
 pub fn kernels() -> Vec<Variant> {
-    [&LEFT_FACTORS, &SUM_EXPERTS, &TRANSPOSE_BASIS, &INITIAL_COMMON, &SQUARE_ROWS, &PAIR_SIMILARITY]
+    [&LEFT_FACTORS, &SUM_EXPERTS, &TRANSPOSE_BASIS, &INITIAL_COMMON, &SQUARE_ROWS, &PAIR_PRODUCTS]
         .into_iter()
         .map(|k: &'static Kernel| k.into())
         .collect()
 }
 
 crate::params! {
-    struct FactorParams { count: u32, rows: u32, columns: u32, rank: u32, experts: u32, factor: f32 }
+    struct FactorParams { count: u32, rows: u32, columns: u32, rank: u32, experts: u32, first_layer: u32, factor: f32 }
 }
 
 /// The bases of all layers.
@@ -189,10 +190,18 @@ impl Skinny {
 /// Records `factor * sum_e x[:, e]`: `[layers, experts, m, n]` to `[layers, 1, m, n]`, in the experts' order.
 ///
 /// # Errors
-/// [`Error::Shape`] when `x` has not four dimensions or a layer of it exceeds a binding; [`Error::Device`].
+/// [`Error::Shape`] when `x` has not four dimensions, or a matrix of it exceeds a quarter of a binding; [`Error::Device`].
 pub fn sum_experts(x: &Tensor, factor: f32) -> Result<Tensor> {
     let [layers, experts, m, n] = sizes("sum over experts", x)?;
     let y = Tensor::empty_f32(x.gpu(), [layers, 1, m, n])?;
+    if (experts * m * n * 4) as u64 > x.gpu().max_binding_bytes() {
+        // A layer beyond a binding: a product with a row of ones, which is cut as any product is.
+        let ones = Tensor::empty_f32(x.gpu(), [1, experts])?;
+        fill(&ones, 1.0)?;
+        let (x, sum) = (x.reshape([layers, experts, m * n])?, y.reshape([layers, 1, m * n])?);
+        gemm(Trans::N, Trans::N, factor, &ones, &x, 0.0, &sum)?;
+        return Ok(y);
+    }
     for range in row_chunks(x.gpu(), "sum over experts", layers, &[experts * m * n, m * n])? {
         let (x, y) = (x.slice(range.clone())?, y.slice(range)?);
         let params = FactorParams {
@@ -236,16 +245,17 @@ pub fn square_norms(x: &Tensor, first: usize) -> Result<Tensor> {
     sum_experts(&rows.reshape([number, m, 1, 1])?, 1.0)?.reshape([number])
 }
 
-/// Records the similarities `|U_a^T U_b|_F^2 / r` of a layer's subspaces `u: [layers, experts, m, r]`, for all pairs:
-/// `[layers, experts, experts]`.
+/// Records `|U_a^T U_b|_F^2`, r times the principal similarity, for all pairs of a layer's orthonormal bases
+/// `u: [layers, experts, m, r]`: `[layers, experts, experts]`.
 ///
 /// # Errors
-/// [`Error::Shape`] when `u` has not four dimensions; [`Error::Device`].
-pub fn pair_similarity(u: &Tensor) -> Result<Tensor> {
+/// [`Error::Shape`] when `u` has not four dimensions or a layer of it exceeds a binding; [`Error::Device`].
+pub fn pair_overlaps(u: &Tensor) -> Result<Tensor> {
     let [layers, experts, m, r] = sizes("similarity", u)?;
-    let y = Tensor::empty_f32(u.gpu(), [layers, experts, experts])?;
-    for range in row_chunks(u.gpu(), "similarity", layers, &[experts * m * r, experts * experts])? {
-        let (u, y) = (u.slice(range.clone())?, y.slice(range)?);
+    let size = experts * experts * r * r;
+    let products = Tensor::empty_f32(u.gpu(), [layers, size])?;
+    for range in row_chunks(u.gpu(), "similarity", layers, &[experts * m * r, size])? {
+        let (u, y) = (u.slice(range.clone())?, products.slice(range)?);
         let params = FactorParams {
             count: y.numel() as u32,
             rows: m as u32,
@@ -253,10 +263,10 @@ pub fn pair_similarity(u: &Tensor) -> Result<Tensor> {
             experts: experts as u32,
             ..FactorParams::default()
         };
-        let launch = Launch::new(&PAIR_SIMILARITY).constant("WG", THREADS).params(&params);
+        let launch = Launch::new(&PAIR_PRODUCTS).constant("WG", THREADS).params(&params);
         launch.read("u", &u).write("y", &y).threads(y.numel(), THREADS).run(u.gpu())?;
     }
-    Ok(y)
+    square_norms(&products.reshape([layers * experts * experts, r, r])?, 0)?.reshape([layers, experts, experts])
 }
 
 /// Records the initial `w_c: [layers, m, n]` = `c U diag(s) V^T`, s graded evenly from 1.25 to 0.75, with c such that
@@ -268,29 +278,28 @@ pub fn initial_common(basis: &Basis, full: &Tensor, kept: &Tensor, w_c: &Tensor)
     let [layers, m, n] = w_c.dims() else {
         return Err(Error::shape("initial common matrix", "[layers, m, n]", format!("{w_c:?}")));
     };
-    let experts = full.numel() / layers;
-    let (full, kept) = (full.reshape([*layers, experts])?, kept.reshape([*layers, experts])?);
-    let k = basis.rank();
-    for range in row_chunks(w_c.gpu(), "initial common matrix", *layers, &[m * n, m * k, n * k, experts])? {
-        let y = w_c.slice(range.clone())?;
+    let (gpu, k, shape) = (w_c.gpu(), basis.rank(), [*layers, 1, *m, *n]);
+    for place in places(gpu, "initial common matrix", shape, &[k], &[], &[n * k])? {
+        let y = place.rows(w_c)?;
         let params = FactorParams {
             count: y.numel() as u32,
-            rows: *m as u32,
+            rows: place.rows.len() as u32,
             columns: *n as u32,
             rank: k as u32,
-            experts: experts as u32,
+            experts: (full.numel() / layers) as u32,
+            first_layer: place.layers.start as u32,
             factor: 0.0,
         };
         Launch::new(&INITIAL_COMMON)
             .constant("WG", THREADS)
             .params(&params)
-            .read("u", &basis.u.slice(range.clone())?)
-            .read("v", &basis.v.slice(range.clone())?)
-            .read("full", &full.slice(range.clone())?)
-            .read("square", &kept.slice(range)?)
+            .read("u", &place.layer_rows(&basis.u)?)
+            .read("v", &place.layers(&basis.v)?)
+            .read("full", full)
+            .read("square", kept)
             .write("y", &y)
             .threads(y.numel(), THREADS)
-            .run(y.gpu())?;
+            .run(gpu)?;
     }
     Ok(())
 }

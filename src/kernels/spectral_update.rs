@@ -285,6 +285,6 @@ pub fn apply(
 
 /// Packs of a row, and threads of the launch. One column is a pack of its own where 4 does not divide a row.
 fn threads(place: &Place, n: usize) -> (usize, usize) {
-    let packs = if n % 4 == 0 { n / 4 } else { n };
+    let packs = if n.is_multiple_of(4) { n / 4 } else { n };
     (packs, place.count() * place.rows.len().div_ceil(ROWS) * packs)
 }

@@ -195,7 +195,7 @@ impl SpectralStack {
     fn fill(&self, config: &SpectralConfig, seed: u64, init: SpectralInit) -> Result<()> {
         match init {
             SpectralInit::Fresh => self.fresh(seed),
-            SpectralInit::FromWeights => self.from_weights(config, seed),
+            SpectralInit::FromWeights => self.take_weights(config, seed),
             SpectralInit::Restored => Ok(()),
         }
     }
@@ -227,7 +227,7 @@ impl SpectralStack {
         )
     }
 
-    fn from_weights(&self, config: &SpectralConfig, seed: u64) -> Result<()> {
+    fn take_weights(&self, config: &SpectralConfig, seed: u64) -> Result<()> {
         let [l, experts, m, n] = sizes(&self.w)?;
         let (k, gpu) = (self.basis.rank(), self.w.gpu());
         let mean = sum_experts(&self.w, 1.0 / experts as f32)?.reshape([l, m, n])?;

@@ -19,11 +19,12 @@ use crate::tensor::Tensor;
 pub struct ExpertMatMul {
     /// Which rows belong to which expert.
     pub groups: Groups,
-    /// Where the weight gradient is split in token space: then it is the unique part, and the common part goes there.
-    pub token_space: Option<TokenSpace>,
     /// A copy of `groups.tile_expert` on the host. Only the reference reads it; a model leaves it empty, as there the
     /// routing is known to the device alone.
     pub host_tile_expert: Vec<u32>,
+    /// Where spectral decoupling splits the gradient in token space: the bases and sums of this layer's matrix. The
+    /// gradient of w is then the unique part alone, and the common part is added to the sums.
+    pub token_space: Option<TokenSpace>,
 }
 
 impl ExpertMatMul {

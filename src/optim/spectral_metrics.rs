@@ -5,7 +5,7 @@
 
 use crate::error::Result;
 use crate::gpu::Readback;
-use crate::kernels::spectral::pair_similarity;
+use crate::kernels::spectral::pair_overlaps;
 use crate::linalg::svd::{SvdOptions, randomized_svd};
 use crate::nn::config::{ExpertMatrix, GradientForm};
 use crate::nn::spectral::{SpectralBank, SpectralStack, sizes};
@@ -49,8 +49,8 @@ pub struct MatrixMetrics {
     pub drift_hidden: f64,
     /// What the last refresh saw before it turned the bases; none before the first.
     pub refresh: Option<RefreshMetrics>,
-    /// Share of `|G_i|_F^2` in the common part at the last refresh (before the first: at the first step), mean over the
-    /// experts that got a gradient; none in the token-space form, which never sees the `G_i`.
+    /// Share of `|G_i|_F^2` in the common part in the step of the last refresh, mean over the experts that got a
+    /// gradient; none before the first refresh, and none in the token-space form, which never sees the `G_i`.
     pub common_gradient_share: Option<f64>,
     /// That share for a gradient without preferred directions: `1 - (1 - k/m)(1 - k/n)`.
     pub common_gradient_chance: f64,
@@ -165,7 +165,7 @@ impl Part {
             ExpertMatrix::Down => (right, left),
         };
         let similarity = |left: Option<&Vec<f64>>, right: Option<&Vec<f64>>, layer: usize| {
-            let mean = |x: &Vec<f64>| off_diagonal(&x[layer * e * e..(layer + 1) * e * e], e);
+            let mean = |x: &Vec<f64>| off_diagonal(&x[layer * e * e..(layer + 1) * e * e], e) / self.subspace as f64;
             let (model, hidden) = sides(mean(left?), mean(right?));
             Some(Similarity { model, hidden })
         };
@@ -209,7 +209,7 @@ impl Part {
     }
 }
 
-/// Records the pairwise similarities `|U_a^T U_b|_F^2 / r` of the leading r singular directions of the experts' matrices
+/// Records the pairwise overlaps `|U_a^T U_b|_F^2` (r times the similarity) of the leading r singular directions of the experts' matrices
 /// `w: [layers, E, m, n]`, left and right: `[layers, E, E]` each.
 ///
 /// # Errors
@@ -219,7 +219,7 @@ pub fn similarities(w: &Tensor, r: usize) -> Result<[Tensor; 2]> {
     // Untrained experts have a flat spectrum: more power iterations than a refresh takes.
     let options = SvdOptions { power_iterations: 4, ..SvdOptions::default() };
     let svd = randomized_svd(&w.reshape([l * e, m, n])?, r, options, None)?;
-    Ok([pair_similarity(&svd.u.reshape([l, e, m, r])?)?, pair_similarity(&svd.v.reshape([l, e, n, r])?)?])
+    Ok([pair_overlaps(&svd.u.reshape([l, e, m, r])?)?, pair_overlaps(&svd.v.reshape([l, e, n, r])?)?])
 }
 
 async fn floats(readback: Readback) -> Result<Vec<f64>> {

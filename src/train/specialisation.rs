@@ -91,7 +91,8 @@ async fn plain(matrix: ExpertMatrix, first: usize, w: &Tensor) -> Result<Vec<Sim
     for ((side, width), pairs) in [(left, m), (right, n)].into_iter().zip(pairwise(w, r)?) {
         let pairs: Vec<f64> = pairs.to_f32().await?.into_iter().map(f64::from).collect();
         for layer in 0..layers {
-            let merged = off_diagonal(&pairs[layer * experts * experts..(layer + 1) * experts * experts], experts);
+            let overlap = off_diagonal(&pairs[layer * experts * experts..(layer + 1) * experts * experts], experts);
+            let merged = overlap / r as f64;
             let chance = r as f32 / width as f32;
             all.push(Similarity { layer: first + layer, matrix, side, merged: merged as f32, unique: None, chance });
         }

@@ -2,6 +2,7 @@
 //! scalars come from the files.
 
 pub mod linalg;
+pub mod spectral;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
