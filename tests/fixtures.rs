@@ -3,10 +3,10 @@
 mod common;
 mod fixtures_support;
 
-use fixtures_support::{Runner, cases, entries, linalg, root, spectral};
+use fixtures_support::{Runner, block, cases, entries, linalg, root, spectral};
 
 /// The groups that are run, each by a test below.
-const RUN: [&str; 2] = ["linalg", "sdmoe"];
+const RUN: [&str; 3] = ["block", "linalg", "sdmoe"];
 /// Groups of features that come later.
 const LATER: [&str; 2] = ["hf", "metrics"];
 
@@ -25,6 +25,11 @@ fn run(group: &str, runner: Runner) {
     println!("{group}: {} cases in {} tiers, {} failures", all.len(), devices.len(), failures.len());
     assert!(!all.is_empty(), "{group}: no case found in {}", root().display());
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn every_expert_layer_case_holds() {
+    run("block", block::run);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Reading fixtures: a group is a folder with a `manifest.json`, a case is a `.safetensors` file of it. Names, shapes and
 //! scalars come from the files.
 
+pub mod block;
 pub mod linalg;
 pub mod spectral;
 
