@@ -38,6 +38,9 @@ fn grouped_weight_gradient(@builtin(workgroup_id) group: vec3<u32>, @builtin(num
     let row_end = params.row_first + params.rows;
     let first = clamp(offsets[params.expert_first + expert], params.row_first, row_end) - params.row_first;
     let end = clamp(offsets[params.expert_first + expert + 1u], params.row_first, row_end) - params.row_first;
+    if end == first && params.beta == 1.0 {
+        return;
+    }
     var tile: Tile;
     let position = tile_position(index % tiles, rows, columns);
     tile.row = position.x * TILE_ROWS;
