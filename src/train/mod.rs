@@ -12,7 +12,7 @@ pub mod progress;
 pub mod run;
 pub mod run_folder;
 pub mod saved;
-mod specialisation;
+pub mod specialisation;
 pub mod trainer;
 
 use config::RunConfig;
