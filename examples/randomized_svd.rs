@@ -15,8 +15,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let signal = scaled.matmul(&right);
         let a = signal.zip(&Array::random(&[m, n], 3), |s, noise| s + 0.01 * noise);
         let a = Tensor::from_f32(&gpu, [m, n], &a.to_f32())?;
-        let svd = randomized_svd(&a, k, &SvdOptions::default(), None)?;
-        println!("singular values of a {m} x {n} matrix: {:.2?}", svd.s.to_f32().await?);
+        let svd = randomized_svd(&a, k, SvdOptions::default(), None)?;
+        println!("singular values of a {m} x {n} matrix: {:.2?}", &svd.s_all.to_f32().await?[..k]);
         Ok(())
     })
 }

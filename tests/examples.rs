@@ -14,7 +14,9 @@ fn every_example_runs() {
         let lines = std::fs::read_to_string(&source).unwrap().lines().count();
         assert!(lines < 100, "{} has {lines} lines", source.display());
         let program = built.join(source.file_stem().unwrap()).with_extension(std::env::consts::EXE_EXTENSION);
-        let output = Command::new(&program).output().unwrap_or_else(|e| panic!("{}: {e}", program.display()));
+        let output = Command::new(&program)
+            .output()
+            .unwrap_or_else(|e| panic!("{}: {e}; `cargo build --release --examples` builds it", program.display()));
         assert!(output.status.success(), "{}: {}", program.display(), String::from_utf8_lossy(&output.stderr));
         assert!(!output.stdout.is_empty(), "{} printed nothing", program.display());
         ran += 1;
