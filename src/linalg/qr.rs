@@ -32,13 +32,18 @@ crate::params! {
     struct QrParams { rows: u32, columns: u32, block_rows: u32, blocks: u32, batch: u32 }
 }
 
-/// Override constants of [`HOUSEHOLDER`]: columns rounded up to a power of two, and threads. A software adapter runs
-/// the threads one after the other, so it gets few, but four a column at least: llvmpipe (Mesa 22) leaves all loops of an
-/// invocation after 65535 iterations in total, and a block of 511 rows and 64 columns needs a quarter of 131,000.
+/// Override constants of [`HOUSEHOLDER`]: vec4s of a row, threads, shares of the sum over threads. A software adapter runs
+/// the threads one after the other and suspends them at barriers, so it gets one subgroup, or more where a thread would
+/// make too many loop iterations (llvmpipe of Mesa 22 leaves all loops of an invocation after 65535 in total; 511 rows of
+/// 64 columns need 33,000 in 32 threads). A GPU gets what 12 KiB of workgroup memory hold sums for.
 pub(crate) fn geometry(tier: Tier, columns: usize) -> Vec<(&'static str, f64)> {
-    let columns = columns.next_power_of_two();
-    let threads = if tier == Tier::Workgroup { 256 } else { (4 * columns).max(64) };
-    vec![("C", columns as f64), ("WG", threads as f64)]
+    let width = columns.div_ceil(4);
+    let threads = match tier {
+        Tier::Subgroup => (2 * width).next_power_of_two().max(8),
+        Tier::Workgroup | Tier::Plain => [128, 64, 32].into_iter().find(|t| t * width <= 768).unwrap_or(32),
+    };
+    let parts = (threads / width.next_power_of_two()).clamp(1, 8);
+    vec![("G", width as f64), ("WG", threads as f64), ("PARTS", parts as f64)]
 }
 
 /// Rows of a block: at least `4 l`, so that each level of the tree is a quarter of the one below; a multiple of 256, so
@@ -77,7 +82,7 @@ pub fn qr(y: &Tensor) -> Result<(Tensor, Tensor)> {
 fn factor(y: &Tensor) -> Result<(Tensor, Tensor)> {
     let [batch, rows, columns] = stack("qr", y)?;
     let gpu = y.gpu();
-    if batch > 1 && y.bytes() > gpu.max_binding_bytes() {
+    if batch > 1 && padded_bytes(batch * rows, columns) > gpu.max_binding_bytes() {
         return in_parts(y);
     }
     let block_rows = block_rows(columns);
@@ -116,9 +121,10 @@ fn factor(y: &Tensor) -> Result<(Tensor, Tensor)> {
 
 /// The blocks' own factors: `q: [B, m, l]`, `r: [B, blocks * l, l]`.
 fn factor_blocks(y: &Tensor, q: &Tensor, r: &Tensor, block_rows: usize, blocks: usize) -> Result<()> {
-    let [batch, _, columns] = stack("qr", y)?;
+    let [batch, rows, columns] = stack("qr", y)?;
     let gpu = y.gpu();
-    let scratch = Tensor::empty_f32(gpu, y.shape())?;
+    let padded = columns.next_multiple_of(4);
+    let (a, b) = (Tensor::empty_f32(gpu, [batch, rows, padded])?, Tensor::empty_f32(gpu, [batch, rows, padded])?);
     for_block_ranges(y, block_rows, blocks, |range, range_blocks| {
         let whole = range_blocks.len() == blocks;
         let own_r = if whole { r.clone() } else { Tensor::empty_f32(gpu, [range_blocks.len() * columns, columns])? };
@@ -135,7 +141,8 @@ fn factor_blocks(y: &Tensor, q: &Tensor, r: &Tensor, block_rows: usize, blocks: 
         launch
             .params(&params)
             .read("y", &slice_rows(y, range.clone())?)
-            .write("a", &slice_rows(&scratch, range.clone())?)
+            .write("a", &slice_rows(&a, range.clone())?)
+            .write("b", &slice_rows(&b, range.clone())?)
             .write("q", &slice_rows(q, range)?)
             .write("r", &own_r)
             .workgroups(batch * range_blocks.len())
@@ -145,6 +152,11 @@ fn factor_blocks(y: &Tensor, q: &Tensor, r: &Tensor, block_rows: usize, blocks: 
         }
         slice_rows(r, range_blocks.start * columns..range_blocks.end * columns)?.copy_from(&own_r)
     })
+}
+
+/// Bytes of rows in the kernel's scratch, its largest bindings.
+fn padded_bytes(rows: usize, columns: usize) -> u64 {
+    (rows * columns.next_multiple_of(4) * 4) as u64
 }
 
 type Rows = std::ops::Range<usize>;
@@ -158,11 +170,11 @@ fn for_block_ranges(
 ) -> Result<()> {
     let [_, rows, columns] = stack("qr", y)?;
     let limit = y.gpu().max_binding_bytes();
-    if y.bytes() <= limit {
+    if padded_bytes(y.rows(), columns) <= limit {
         return f(0..rows, 0..blocks);
     }
     // The last block can have nearly twice the rows: room for one more.
-    let bytes = (block_rows * columns * 4) as u64;
+    let bytes = padded_bytes(block_rows, columns);
     let group = (limit / bytes).saturating_sub(1) as usize;
     if group == 0 {
         let expected = format!("two blocks of {bytes} bytes within a binding of {limit}");
@@ -187,7 +199,7 @@ fn in_parts(y: &Tensor) -> Result<(Tensor, Tensor)> {
     let [batch, rows, columns] = stack("qr", y)?;
     let q = Tensor::empty_f32(y.gpu(), y.shape())?;
     let r = Tensor::empty_f32(y.gpu(), [batch, columns, columns])?;
-    for range in batch_parts(y.gpu(), batch, rows * columns) {
+    for range in batch_parts(y.gpu(), batch, rows * columns.next_multiple_of(4)) {
         // A copy starts aligned, a slice may not.
         let (own_q, own_r) = factor(&y.slice(range.clone())?.duplicate()?)?;
         q.slice(range.clone())?.copy_from(&own_q)?;
