@@ -155,6 +155,17 @@ fn a_product_needs_more_workgroups_than_one_dimension_has() {
 }
 
 #[test]
+fn a_long_inner_dimension_summed_in_parts_equals_the_reference() {
+    for gpu in tiers() {
+        for forms in FORMS {
+            for sizes in [[184, 1032, 188], [183, 1030, 185]] {
+                verify(&gpu, &Case { forms, sizes, batch: 1, repeats: (1, 1), factors: (0.5, 0.25) });
+            }
+        }
+    }
+}
+
+#[test]
 fn sizes_that_do_not_fit_are_an_error_with_all_shapes() {
     let gpu = gpu();
     let x = |shape: &[usize]| Tensor::zeros(&gpu, shape).unwrap();

@@ -32,7 +32,8 @@ fn gemm(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         @builtin(local_invocation_index) lane: u32) {
     let index = workgroup_index(group, groups);
     let rows = (params.m + TILE_ROWS - 1u) / TILE_ROWS;
-    let tiles = rows * ((params.n + TILE_COLUMNS - 1u) / TILE_COLUMNS);
+    let columns = (params.n + TILE_COLUMNS - 1u) / TILE_COLUMNS;
+    let tiles = rows * columns;
     let matrix = index / tiles;
     if matrix >= params.batch {
         return;
@@ -40,9 +41,9 @@ fn gemm(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let a_index = (params.batch_first + matrix) / params.a_repeat - params.batch_first / params.a_repeat;
     let b_index = (params.batch_first + matrix) / params.b_repeat - params.batch_first / params.b_repeat;
     var tile: Tile;
-    // Neighbours share their columns of B, which stay in a cache.
-    tile.row = index % rows * TILE_ROWS;
-    tile.column = index % tiles / rows * TILE_COLUMNS;
+    let position = tile_position(index % tiles, rows, columns);
+    tile.row = position.x * TILE_ROWS;
+    tile.column = position.y * TILE_COLUMNS;
     tile.m = params.m;
     tile.n = params.n;
     tile.k = params.k;

@@ -29,10 +29,12 @@ fn grouped_gemm(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
                 @builtin(local_invocation_index) lane: u32) {
     let index = workgroup_index(group, groups);
     let tiles = (params.rows + TILE_ROWS - 1u) / TILE_ROWS;
-    if index >= tiles * ((params.n + TILE_COLUMNS - 1u) / TILE_COLUMNS) {
+    let columns = (params.n + TILE_COLUMNS - 1u) / TILE_COLUMNS;
+    if index >= tiles * columns {
         return;
     }
-    let row = index % tiles * TILE_ROWS;
+    let position = tile_position(index, tiles, columns);
+    let row = position.x * TILE_ROWS;
     // Wraps to a large number for experts before the first; so is the mark of a tile without expert.
     let expert = tile_expert[params.tile_first + row / params.tile_rows] - params.expert_first;
     if expert >= params.experts {
@@ -40,7 +42,7 @@ fn grouped_gemm(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
     }
     var tile: Tile;
     tile.row = row;
-    tile.column = index / tiles * TILE_COLUMNS;
+    tile.column = position.y * TILE_COLUMNS;
     tile.m = params.rows;
     tile.n = params.n;
     tile.k = params.k;

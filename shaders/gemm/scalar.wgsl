@@ -13,11 +13,11 @@ fn b_quad(index: u32) -> vec4<f32> {
 }
 
 fn store_element(index: u32, sum: f32, beta: f32) {
+    var result = sum;
     if beta != 0.0 {
-        c[index] = sum + beta * c[index];
-    } else {
-        c[index] = sum;
+        result += beta * c[index];
     }
+    c[index] = result;
 }
 
 // c = sum + beta c for four elements but the first `skipped`.

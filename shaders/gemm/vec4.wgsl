@@ -15,10 +15,10 @@ fn b_quad(index: u32) -> vec4<f32> {
 // c = sum + beta c for four elements; never some of them here, so `skipped` is 0 or 4.
 fn store_quad(index: u32, sum: vec4<f32>, skipped: u32, beta: f32) {
     if skipped == 0u {
+        var result = sum;
         if beta != 0.0 {
-            c[index / 4u] = sum + beta * c[index / 4u];
-        } else {
-            c[index / 4u] = sum;
+            result += beta * c[index / 4u];
         }
+        c[index / 4u] = result;
     }
 }

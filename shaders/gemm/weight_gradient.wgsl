@@ -29,7 +29,8 @@ fn grouped_weight_gradient(@builtin(workgroup_id) group: vec3<u32>, @builtin(num
                            @builtin(local_invocation_index) lane: u32) {
     let index = workgroup_index(group, groups);
     let rows = (params.m + TILE_ROWS - 1u) / TILE_ROWS;
-    let tiles = rows * ((params.n + TILE_COLUMNS - 1u) / TILE_COLUMNS);
+    let columns = (params.n + TILE_COLUMNS - 1u) / TILE_COLUMNS;
+    let tiles = rows * columns;
     let expert = index / tiles;
     if expert >= params.experts {
         return;
@@ -37,9 +38,13 @@ fn grouped_weight_gradient(@builtin(workgroup_id) group: vec3<u32>, @builtin(num
     let row_end = params.row_first + params.rows;
     let first = clamp(offsets[params.expert_first + expert], params.row_first, row_end) - params.row_first;
     let end = clamp(offsets[params.expert_first + expert + 1u], params.row_first, row_end) - params.row_first;
+    if end == first && params.beta == 1.0 {
+        return;
+    }
     var tile: Tile;
-    tile.row = index % rows * TILE_ROWS;
-    tile.column = index % tiles / rows * TILE_COLUMNS;
+    let position = tile_position(index % tiles, rows, columns);
+    tile.row = position.x * TILE_ROWS;
+    tile.column = position.y * TILE_COLUMNS;
     tile.m = params.m;
     tile.n = params.n;
     tile.k = end - first;

@@ -83,6 +83,9 @@ pub fn gemm(ta: Trans, tb: Trans, alpha: f32, a: &Tensor, b: &Tensor, beta: f32,
     Ok(())
 }
 
+/// Elements of C from which on a launch for each part of K is worth its cost, some 50 microseconds.
+const WIDE: usize = 1 << 15;
+
 /// Rows, columns and number of the matrices `op(X)` of a stack.
 fn stack(x: &Tensor, trans: Trans) -> Result<(usize, usize, usize)> {
     let [outer @ .., rows, columns] = x.dims() else {
@@ -137,6 +140,9 @@ impl Product<'_> {
         let Product { m, n, k, ta, tb, a, b, c, alpha } = *self;
         let gpu = c.tensor.gpu();
         let (mut m_limit, mut n_limit, mut k_limit) = (m, n, k);
+        if tb == Trans::N && batch * m * n >= WIDE {
+            k_limit = k_limit.min(gemm_table::steps_at_once(gpu));
+        }
         if cut {
             let fit = |x: &Operand<'_>| rows_that_fit(gpu, x.matrix / x.stride, x.stride);
             m_limit = fit(&c);

@@ -110,6 +110,12 @@ pub(super) fn tile_rows(gpu: &Gpu) -> usize {
     if gpu.tier() == Tier::Subgroup { SUBGROUP_ROWS } else { WORKGROUP_TILE }
 }
 
+/// Steps of K after which a product whose B is read across its rows starts another launch, so that the panels of a strip
+/// stay in a core's cache. On GPUs workgroup memory does that.
+pub(super) fn steps_at_once(gpu: &Gpu) -> usize {
+    if gpu.tier() == Tier::Subgroup { 512 } else { usize::MAX }
+}
+
 /// Rows of the subgroup fragment's tile for `m` rows: the largest that `m` fills, as larger tiles load less.
 fn subgroup_rows(m: usize, fixed: bool) -> usize {
     match m {

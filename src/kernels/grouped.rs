@@ -125,8 +125,8 @@ pub fn grouped_gemm_onto(x: &Tensor, w: &Tensor, trans_w: Trans, groups: &Groups
     };
     let (wk, w_columns) = if trans_w == Trans::N { (wm, wn) } else { (wn, wm) };
     let tile = groups.tile_rows;
-    let fits = rows == groups.capacity && y_rows == rows && experts == groups.experts && rows % tile == 0;
-    if !fits || wk != k || w_columns != n || tile % tile_rows(gpu) != 0 {
+    let fits = rows == groups.capacity && y_rows == rows && experts == groups.experts && rows.is_multiple_of(tile);
+    if !fits || wk != k || w_columns != n || !tile.is_multiple_of(tile_rows(gpu)) {
         return Err(mismatch("X [R, m], op(W) [E, m, n], Y [R, n]", x, w, groups, y));
     }
     if rows * n == 0 {
@@ -200,7 +200,7 @@ pub fn grouped_weight_gradient(x: &Tensor, dy: &Tensor, groups: &Groups, beta: f
         return Err(mismatch("X [R, m], dW [E, m, n], dY [R, n]", x, dw, groups, dy));
     };
     let fits = rows == groups.capacity && dy_rows == rows && experts == groups.experts;
-    if !fits || (dw_m, dw_n) != (m, n) || groups.tile_rows % 4 != 0 {
+    if !fits || (dw_m, dw_n) != (m, n) || !groups.tile_rows.is_multiple_of(4) {
         return Err(mismatch("X [R, m], dW [E, m, n], dY [R, n]", x, dw, groups, dy));
     }
     if experts * m * n == 0 {
