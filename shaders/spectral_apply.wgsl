@@ -1,12 +1,9 @@
 // Moves decoupled matrices and keeps W = W_c + W_u merged. Needs lib/grid.wgsl, lib/pack*.wgsl, lib/low_rank.wgsl.
 
-override WG: u32 = 64;
-
 struct Params {
     matrices: u32,
     rows: u32,
     packs: u32,
-    rank: u32,
     experts: u32,
     on_full: f32,
     on_common: f32,
@@ -24,31 +21,45 @@ struct Params {
 
 fn moved(i: u32, part: Pack) -> Pack {
     var value = weight[i] + params.on_common * part;
-    if params.on_full != 0.0 {
+    if FULL != 0u {
         value += params.on_full * direction[i];
     }
     return value;
 }
 
-// weight += on_full direction + on_common left [right; vt]. What has the factor 0 is not read.
+fn move_row(at: Place, r: u32, part: Pack) {
+    let row = at.row + r;
+    if row < params.rows {
+        let i = (at.matrix * params.rows + row) * params.packs + at.column;
+        weight[i] = moved(i, part);
+    }
+}
+
+fn merge_row(at: Place, r: u32, part: Pack) {
+    let row = at.row + r;
+    if row < params.rows {
+        let i = (at.matrix * params.rows + row) * params.packs + at.column;
+        let value = moved(i, part);
+        weight[i] = value;
+        merged[i] = w_c[(at.matrix / params.experts * params.rows + row) * params.packs + at.column] + value;
+    }
+}
+
+// weight += on_full direction + on_common left [right; vt]. What FULL or COMMON leave out is not read.
 @compute @workgroup_size(WG)
 fn spectral_apply(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                   @builtin(local_invocation_index) lane: u32) {
-    let at = place(workgroup_index(group, groups) * WG + lane);
-    if !at.inside || clip[2] != 0.0 {
-        return;
-    }
-    var parts = array<Pack, ROWS>();
-    if params.on_common != 0.0 {
-        parts = low_rank(at);
-    }
-    for (var r = 0u; r < ROWS; r++) {
-        let row = at.row + r;
-        if row >= params.rows {
-            return;
-        }
-        let i = (at.matrix * params.rows + row) * params.packs + at.column;
-        weight[i] = moved(i, parts[r]);
+    let at = place(workgroup_index(group, groups), lane);
+    let sums = low_rank(at);
+    if at.inside && clip[2] == 0.0 {
+        move_row(at, 0u, sums.s0);
+        move_row(at, 1u, sums.s1);
+        move_row(at, 2u, sums.s2);
+        move_row(at, 3u, sums.s3);
+        move_row(at, 4u, sums.s4);
+        move_row(at, 5u, sums.s5);
+        move_row(at, 6u, sums.s6);
+        move_row(at, 7u, sums.s7);
     }
 }
 
@@ -56,23 +67,16 @@ fn spectral_apply(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
 @compute @workgroup_size(WG)
 fn spectral_merge(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                   @builtin(local_invocation_index) lane: u32) {
-    let at = place(workgroup_index(group, groups) * WG + lane);
-    if !at.inside || clip[2] != 0.0 {
-        return;
-    }
-    var parts = array<Pack, ROWS>();
-    if params.on_common != 0.0 {
-        parts = low_rank(at);
-    }
-    let layer = at.matrix / params.experts;
-    for (var r = 0u; r < ROWS; r++) {
-        let row = at.row + r;
-        if row >= params.rows {
-            return;
-        }
-        let i = (at.matrix * params.rows + row) * params.packs + at.column;
-        let value = moved(i, parts[r]);
-        weight[i] = value;
-        merged[i] = w_c[(layer * params.rows + row) * params.packs + at.column] + value;
+    let at = place(workgroup_index(group, groups), lane);
+    let sums = low_rank(at);
+    if at.inside && clip[2] == 0.0 {
+        merge_row(at, 0u, sums.s0);
+        merge_row(at, 1u, sums.s1);
+        merge_row(at, 2u, sums.s2);
+        merge_row(at, 3u, sums.s3);
+        merge_row(at, 4u, sums.s4);
+        merge_row(at, 5u, sums.s5);
+        merge_row(at, 6u, sums.s6);
+        merge_row(at, 7u, sums.s7);
     }
 }

@@ -1,13 +1,10 @@
 // AdamW's direction for decoupled matrices, with the gradient's common part added or removed on the way.
 // Needs lib/grid.wgsl, lib/pack*.wgsl, lib/adam.wgsl, lib/low_rank.wgsl.
 
-override WG: u32 = 64;
-
 struct Params {
     matrices: u32,
     rows: u32,
     packs: u32,
-    rank: u32,
     experts: u32,
     on_full: f32,
     on_common: f32,
@@ -31,33 +28,39 @@ struct Params {
 @group(0) @binding(7) var<storage, read> vt: array<Pack>;
 @group(0) @binding(8) var<storage, read> clip: array<f32>;
 
-// gradient <- direction of (on_full gradient + on_common left [right; vt]), clipped. Where `on_full` is 0 the gradient is only
-// written, where `on_common` is 0 the factors are not read.
+fn update(at: Place, r: u32, scale: f32, part: Pack) {
+    let row = at.row + r;
+    if row >= params.rows {
+        return;
+    }
+    let i = (at.matrix * params.rows + row) * params.packs + at.column;
+    var g = params.on_common * part;
+    if FULL != 0u {
+        g += params.on_full * gradient[i];
+    }
+    let step = adam(scale * g, mean[i], square[i], weight[i]);
+    mean[i] = step.mean;
+    square[i] = step.square;
+    gradient[i] = step.direction;
+}
+
+// gradient <- direction of (on_full gradient + on_common left [right; vt]), clipped. Where FULL is 0 the gradient is only
+// written, where COMMON is 0 the factors are not read.
 @compute @workgroup_size(WG)
 fn spectral_direction(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                       @builtin(local_invocation_index) lane: u32) {
-    let at = place(workgroup_index(group, groups) * WG + lane);
+    let at = place(workgroup_index(group, groups), lane);
+    let sums = low_rank(at);
     // A gradient that is not finite changes nothing.
-    if !at.inside || clip[2] != 0.0 {
-        return;
-    }
-    var parts = array<Pack, ROWS>();
-    if params.on_common != 0.0 {
-        parts = low_rank(at);
-    }
-    for (var r = 0u; r < ROWS; r++) {
-        let row = at.row + r;
-        if row >= params.rows {
-            return;
-        }
-        let i = (at.matrix * params.rows + row) * params.packs + at.column;
-        var g = params.on_common * parts[r];
-        if params.on_full != 0.0 {
-            g += params.on_full * gradient[i];
-        }
-        let step = adam(clip[1] * g, mean[i], square[i], weight[i]);
-        mean[i] = step.mean;
-        square[i] = step.square;
-        gradient[i] = step.direction;
+    if at.inside && clip[2] == 0.0 {
+        let scale = clip[1];
+        update(at, 0u, scale, sums.s0);
+        update(at, 1u, scale, sums.s1);
+        update(at, 2u, scale, sums.s2);
+        update(at, 3u, scale, sums.s3);
+        update(at, 4u, scale, sums.s4);
+        update(at, 5u, scale, sums.s5);
+        update(at, 6u, scale, sums.s6);
+        update(at, 7u, scale, sums.s7);
     }
 }

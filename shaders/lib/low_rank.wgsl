@@ -1,12 +1,23 @@
-// Four rows of the rank-2k product `left [right; vt]` that is the common part of a matrix. Needs lib/pack*.wgsl, `params`
-// with the fields matrices, rows, packs (a row's), rank and experts, and the bindings
-//   left:  [matrices, rows, 2 rank] = [U | (I - P_U) X V]
-//   right: [matrices, rank, packs]  = U^T X
-//   vt:    [layers, rank, packs]    = V^T, one for each `experts` matrices.
+// ROWS rows of the rank-2k product `left [right; vt]` that is the common part of a matrix. Needs lib/pack*.wgsl, `params`
+// with the fields matrices, rows, packs (a row's) and experts, and the bindings
+//   left:  [matrices, rows, 2 RANK] = [U | (I - P_U) X V]
+//   right: [matrices, RANK, packs]  = U^T X
+//   vt:    [layers, RANK, packs]    = V^T, one for each `experts` matrices.
+//
+// A workgroup works on one block of rows, its threads on neighbouring columns: the values of `left` are the same for all
+// threads. Software adapters load such a value once if they can see it: its address must come from the workgroup's number
+// alone, outside of any branch and any loop that is not unrolled. Hence the constant rank, and indices clamped instead of
+// guarded: what is past the end repeats the last row or column, and is not stored.
 
-const ROWS: u32 = 4u;
+// Threads, the rank k, whether the common part takes part (1 or 0) and whether X itself does.
+override WG: u32 = 64;
+override RANK: u32 = 8;
+override COMMON: u32 = 1;
+override FULL: u32 = 1;
 
-// Where a thread works: a matrix, a block of ROWS rows of it, a pack of columns.
+const ROWS: u32 = 8u;
+
+// Where a thread works. Clamped to the stack; `inside` says whether it was inside, rows apart.
 struct Place {
     matrix: u32,
     row: u32,
@@ -14,40 +25,58 @@ struct Place {
     inside: bool,
 }
 
-fn place(thread: u32) -> Place {
+fn place(workgroup: u32, lane: u32) -> Place {
     let blocks = (params.rows + ROWS - 1u) / ROWS;
-    let block = thread / params.packs;
-    let matrix = block / blocks;
-    return Place(matrix, (block % blocks) * ROWS, thread % params.packs, matrix < params.matrices);
+    let parts = (params.packs + WG - 1u) / WG;
+    let column = workgroup % parts * WG + lane;
+    let block = workgroup / parts;
+    let matrix = min(block / blocks, params.matrices - 1u);
+    let inside = block / blocks == matrix && column < params.packs;
+    return Place(matrix, block % blocks * ROWS, min(column, params.packs - 1u), inside);
 }
 
-fn low_rank(at: Place) -> array<Pack, ROWS> {
-    let k = params.rank;
-    var a = at.matrix * k * params.packs + at.column;
-    var v = at.matrix / params.experts * k * params.packs + at.column;
-    // Rows past the end repeat the last one; their result is not used.
-    let first = at.matrix * params.rows;
-    var p0 = (first + at.row) * 2u * k;
-    var p1 = (first + min(at.row + 1u, params.rows - 1u)) * 2u * k;
-    var p2 = (first + min(at.row + 2u, params.rows - 1u)) * 2u * k;
-    var p3 = (first + min(at.row + 3u, params.rows - 1u)) * 2u * k;
-    var s0 = Pack(0.0);
-    var s1 = Pack(0.0);
-    var s2 = Pack(0.0);
-    var s3 = Pack(0.0);
-    for (var j = 0u; j < k; j++) {
-        let x = right[a];
-        let y = vt[v];
-        s0 += left[p0] * x + left[p0 + k] * y;
-        s1 += left[p1] * x + left[p1 + k] * y;
-        s2 += left[p2] * x + left[p2 + k] * y;
-        s3 += left[p3] * x + left[p3 + k] * y;
-        a += params.packs;
-        v += params.packs;
-        p0 += 1u;
-        p1 += 1u;
-        p2 += 1u;
-        p3 += 1u;
+// Named sums, not an array: what is indexed at run time leaves the registers.
+struct Sums {
+    s0: Pack,
+    s1: Pack,
+    s2: Pack,
+    s3: Pack,
+    s4: Pack,
+    s5: Pack,
+    s6: Pack,
+    s7: Pack,
+}
+
+// Where row `row` of the matrix lies in `left`; past the end the last row.
+fn left_row(at: Place, r: u32) -> u32 {
+    return (at.matrix * params.rows + min(at.row + r, params.rows - 1u)) * 2u * RANK;
+}
+
+fn low_rank(at: Place) -> Sums {
+    var sums = Sums();
+    if COMMON != 0u {
+        let a = at.matrix * RANK * params.packs + at.column;
+        let v = at.matrix / params.experts * RANK * params.packs + at.column;
+        let p0 = left_row(at, 0u);
+        let p1 = left_row(at, 1u);
+        let p2 = left_row(at, 2u);
+        let p3 = left_row(at, 3u);
+        let p4 = left_row(at, 4u);
+        let p5 = left_row(at, 5u);
+        let p6 = left_row(at, 6u);
+        let p7 = left_row(at, 7u);
+        for (var j = 0u; j < RANK; j++) {
+            let x = right[a + j * params.packs];
+            let y = vt[v + j * params.packs];
+            sums.s0 += left[p0 + j] * x + left[p0 + RANK + j] * y;
+            sums.s1 += left[p1 + j] * x + left[p1 + RANK + j] * y;
+            sums.s2 += left[p2 + j] * x + left[p2 + RANK + j] * y;
+            sums.s3 += left[p3 + j] * x + left[p3 + RANK + j] * y;
+            sums.s4 += left[p4 + j] * x + left[p4 + RANK + j] * y;
+            sums.s5 += left[p5 + j] * x + left[p5 + RANK + j] * y;
+            sums.s6 += left[p6 + j] * x + left[p6 + RANK + j] * y;
+            sums.s7 += left[p7 + j] * x + left[p7 + RANK + j] * y;
+        }
     }
-    return array<Pack, ROWS>(s0, s1, s2, s3);
+    return sums;
 }

@@ -1,7 +1,7 @@
 //! The kernels that move decoupled matrices: AdamW's direction with the common part added or removed on the way, and the
 //! step itself, which keeps `W_i = W_c + W_u,i` merged for the forward pass.
 //!
-//! Each thread treats four rows of four columns and evaluates the rank-2k common part ([`Factors`]) in registers, so the
+//! Each thread treats eight rows of four columns and evaluates the rank-2k common part ([`Factors`]) in registers, so the
 //! correction costs no pass over memory of its own.
 
 use crate::error::Result;
@@ -12,7 +12,7 @@ use crate::kernels::spectral_place::{Place, places};
 use crate::tensor::Tensor;
 
 /// Rows of a thread, as in lib/low_rank.wgsl.
-const ROWS: usize = 4;
+const ROWS: usize = 8;
 
 macro_rules! kernel {
     ($doc:literal, $name:ident, $text:literal, $entry:literal, $($source:literal),*) => {
@@ -81,19 +81,22 @@ kernel!(
     "spectral_apply.wgsl"
 );
 
-/// This module's kernels.
+/// This module's kernels, in the variants that a step and a refresh launch.
 pub fn kernels() -> Vec<Variant> {
-    [
+    let all: [&'static Kernel; 6] = [
         &SPECTRAL_DIRECTION,
         &SPECTRAL_DIRECTION_SCALAR,
         &SPECTRAL_APPLY,
         &SPECTRAL_APPLY_SCALAR,
         &SPECTRAL_MERGE,
         &SPECTRAL_MERGE_SCALAR,
-    ]
-    .into_iter()
-    .map(|k: &'static Kernel| k.into())
-    .collect()
+    ];
+    let parts = [(1, 0), (0, 1), (1, 1)];
+    let variant = |kernel, (common, full): (u32, u32)| Variant {
+        kernel,
+        constants: vec![("WG", 64.0), ("RANK", 8.0), ("COMMON", common.into()), ("FULL", full.into())],
+    };
+    all.into_iter().flat_map(|kernel| parts.map(|part| variant(kernel, part))).collect()
 }
 
 /// AdamW's factors of one step, rounded from f64 once; the names are those of lib/adam.wgsl.
@@ -124,7 +127,6 @@ crate::params! {
         matrices: u32,
         rows: u32,
         packs: u32,
-        rank: u32,
         experts: u32,
         on_full: f32,
         on_common: f32,
@@ -140,7 +142,7 @@ crate::params! {
 }
 
 crate::params! {
-    struct ApplyParams { matrices: u32, rows: u32, packs: u32, rank: u32, experts: u32, on_full: f32, on_common: f32 }
+    struct ApplyParams { matrices: u32, rows: u32, packs: u32, experts: u32, on_full: f32, on_common: f32 }
 }
 
 /// `full X + common C`, X a stack and C the common part that the factors are of. What has the factor 0 is not read.
@@ -195,12 +197,11 @@ pub fn direction(
     let [_, experts, _, n] = shape;
     let k = basis.rank();
     for place in places(clip.gpu(), "spectral direction", shape, &[2 * k], &[k * n], &[k * n])? {
-        let (packs, threads) = threads(&place, n);
+        let (packs, size, workgroups) = geometry(&place, n);
         let params = DirectionParams {
             matrices: place.count() as u32,
             rows: place.rows.len() as u32,
             packs: packs as u32,
-            rank: k as u32,
             experts: experts as u32,
             on_full: mix.full,
             on_common: mix.factor(),
@@ -215,7 +216,10 @@ pub fn direction(
         };
         let [left, right, vt] = mix.bindings(&place, basis, clip)?;
         Launch::new(if packs < n { &SPECTRAL_DIRECTION } else { &SPECTRAL_DIRECTION_SCALAR })
-            .constant("WG", THREADS)
+            .constant("WG", size)
+            .constant("RANK", k as u32)
+            .constant("COMMON", u32::from(mix.common.is_some()))
+            .constant("FULL", u32::from(mix.full != 0.0))
             .params(&params)
             .write("gradient", &place.rows(gradient)?)
             .write("mean", &place.rows(state.m)?)
@@ -225,7 +229,7 @@ pub fn direction(
             .read("right", &right)
             .read("vt", &vt)
             .read("clip", clip)
-            .threads(threads, THREADS)
+            .workgroups(workgroups as u64)
             .run(clip.gpu())?;
     }
     Ok(())
@@ -249,12 +253,11 @@ pub fn apply(
     let [_, experts, m, n] = shape;
     let k = basis.rank();
     for place in places(clip.gpu(), "spectral step", shape, &[2 * k], &[k * n], &[k * n, m * n])? {
-        let (packs, threads) = threads(&place, n);
+        let (packs, size, workgroups) = geometry(&place, n);
         let params = ApplyParams {
             matrices: place.count() as u32,
             rows: place.rows.len() as u32,
             packs: packs as u32,
-            rank: k as u32,
             experts: experts as u32,
             on_full: if x.is_some() { mix.full } else { 0.0 },
             on_common: mix.factor(),
@@ -267,7 +270,10 @@ pub fn apply(
         };
         let [left, right, vt] = mix.bindings(&place, basis, clip)?;
         let mut launch = Launch::new(kernel)
-            .constant("WG", THREADS)
+            .constant("WG", size)
+            .constant("RANK", k as u32)
+            .constant("COMMON", u32::from(mix.common.is_some()))
+            .constant("FULL", u32::from(x.is_some()))
             .params(&params)
             .write("weight", &place.rows(weight)?)
             .read("direction", &x.map_or(Ok(clip.clone()), |x| place.rows(x))?)
@@ -278,13 +284,16 @@ pub fn apply(
         if let Some((w_c, merged)) = merge {
             launch = launch.read("w_c", &place.layer_rows(w_c)?).write("merged", &place.rows(merged)?);
         }
-        launch.threads(threads, THREADS).run(clip.gpu())?;
+        launch.workgroups(workgroups as u64).run(clip.gpu())?;
     }
     Ok(())
 }
 
-/// Packs of a row, and threads of the launch. One column is a pack of its own where 4 does not divide a row.
-fn threads(place: &Place, n: usize) -> (usize, usize) {
+/// Packs of a row, threads of a workgroup, workgroups: each has a block of rows and as many packs as threads. One column
+/// is a pack of its own where 4 does not divide a row.
+fn geometry(place: &Place, n: usize) -> (usize, u32, usize) {
     let packs = if n.is_multiple_of(4) { n / 4 } else { n };
-    (packs, place.count() * place.rows.len().div_ceil(ROWS) * packs)
+    // Short rows take smaller workgroups, so that few threads idle; a power of two keeps the number of pipelines small.
+    let size = packs.next_power_of_two().clamp(8, THREADS as usize);
+    (packs, size as u32, place.count() * place.rows.len().div_ceil(ROWS) * packs.div_ceil(size))
 }

@@ -87,8 +87,9 @@ impl GradientNorm {
         }
     }
 
-    /// Records the reduction into `clip: [4]` = `[norm, scale, failed, 0]`. `limit` is the largest norm that is let through, 0 for
-    /// no limit (`scale` is 1). Where the norm is NaN or infinite, `failed` is 1, `scale` 0 and `norm` its square.
+    /// Records the reduction into `clip: [4]` = `[norm, scale, failed, 0]`. `limit` is the largest norm that is let
+    /// through, 0 for no limit (`scale` is 1). Where the norm is NaN or infinite, `failed` is 1, `scale` 0 and `norm` its
+    /// square.
     ///
     /// # Errors
     /// [`Error::Device`]; [`Error::Shape`] when the partial sums exceed a binding.
