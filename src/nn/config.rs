@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+pub use crate::ops::Score;
 
 /// Shape of a decoder-only Mixture-of-Experts language model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,16 +31,6 @@ pub struct ModelConfig {
     pub tied_head: bool,
     /// The Mixture-of-Experts layer.
     pub moe: MoeConfig,
-}
-
-/// How a token's expert scores come from its router logits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Score {
-    /// Softmax over all experts (Qwen, Mixtral, DeepSeek-V2).
-    Softmax,
-    /// Sigmoid of each logit (DeepSeek-V3).
-    Sigmoid,
 }
 
 /// Which experts a token visits.

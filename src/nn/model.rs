@@ -140,7 +140,7 @@ impl Model {
     /// # Errors
     /// [`Error::Shape`] when the tokens are not whole sequences; what the ops return.
     pub fn forward(&self, tape: &mut Tape, pass: &Pass<'_>, tokens: &Tensor) -> Result<Output> {
-        if pass.seq == 0 || tokens.numel() == 0 || tokens.numel() % pass.seq != 0 {
+        if pass.seq == 0 || tokens.numel() == 0 || !tokens.numel().is_multiple_of(pass.seq) {
             return Err(Error::shape("model", format!("sequences of {} tokens", pass.seq), format!("{tokens:?}")));
         }
         let config = &self.config;

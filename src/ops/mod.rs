@@ -30,7 +30,7 @@ pub use matmul::MatMul;
 pub use permute::Permute;
 pub use rms_norm::RmsNorm;
 pub use rope::Rope;
-pub use router_scores::RouterScores;
+pub use router_scores::{RouterScores, Score};
 pub use sigmoid_gate::SigmoidGate;
 pub use swiglu::SwiGlu;
 pub use z_loss::ZLoss;

@@ -1,10 +1,11 @@
 //! Router scores from logits: softmax over all experts, or the sigmoid of each.
 
+use serde::{Deserialize, Serialize};
+
 use crate::autograd::{Array, Backward, Forward, Op};
 use crate::error::{Error, Result};
 use crate::gpu::{Kernel, Launch};
 use crate::kernels::Variant;
-use crate::nn::config::Score;
 use crate::tensor::{Tensor, row_chunks};
 
 const SOURCES: &[&str] =
@@ -26,6 +27,16 @@ pub fn kernels() -> Vec<Variant> {
 
 crate::params! {
     struct RouterScoresParams { tokens: u32, experts: u32, sigmoid: u32, factor: f32 }
+}
+
+/// How a token's expert scores come from its router logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Score {
+    /// Softmax over all experts (Qwen, Mixtral, DeepSeek-V2).
+    Softmax,
+    /// Sigmoid of each logit (DeepSeek-V3).
+    Sigmoid,
 }
 
 /// `s = softmax(l)` over the experts, with the largest logit subtracted first, or `s = sigmoid(l)`.

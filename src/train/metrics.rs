@@ -186,7 +186,7 @@ mod tests {
         let mut line = StepMetrics { step: 3, loss: 2.5, ..StepMetrics::default() };
         let short = r#"{"step":3,"loss":2.5,"aux_loss":0.0,"lr":0.0,"grad_norm":0.0,"tokens_per_second":0.0}"#;
         assert_eq!(serde_json::to_string(&line).unwrap(), short);
-        line.spectral = Some(SpectralMetrics { basis_angle: 0.25, ..SpectralMetrics::default() });
+        line.spectral = Some(SpectralMetrics { basis_angle: Some(0.25), ..SpectralMetrics::default() });
         line.dead_experts = Some(1);
         let text = serde_json::to_string(&line).unwrap();
         assert!(text.contains(r#""dead_experts":1,"similarity_merged":0.0"#) && text.contains(r#""basis_angle":0.25"#));
@@ -218,7 +218,7 @@ mod tests {
             matrix: ExpertMatrix::Gate,
             side: Side::Hidden,
             merged: 0.5,
-            unique: 0.1,
+            unique: Some(0.1),
             chance: 0.0625,
         };
         let summary = Summary {
