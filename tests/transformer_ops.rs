@@ -35,7 +35,7 @@ fn small_bindings() -> Vec<Gpu> {
 #[test]
 fn every_kernel_is_valid_and_has_a_name_of_its_own() {
     let mut names: Vec<&str> = sdmoe::ops::kernels().iter().map(|v| v.kernel.name).collect();
-    for variant in sdmoe::ops::kernels().iter().chain(&sdmoe::kernels::all()) {
+    for variant in sdmoe::catalog::kernels() {
         reflect(variant.kernel).unwrap();
     }
     names.dedup();
