@@ -79,7 +79,7 @@ pub enum Error {
         /// The step, counted from 1.
         step: u64,
         /// Which number.
-        what: &'static str,
+        what: String,
         /// Its value: NaN or infinite.
         value: f32,
     },

@@ -2,74 +2,25 @@
 //!
 //! Nothing here needs a GPU: these checks come before an adapter is opened.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+#[path = "common/place.rs"]
+mod place;
 
-use assert_cmd::Command;
+use std::fs;
+
+use place::Place;
 use sdmoe::checkpoint::{MODEL_FILE, OPTIMIZER_FILE, TensorToSave, save_tensors};
 use sdmoe::train::config::RunConfig;
 use sdmoe::train::run_folder::RunFolder;
 use sdmoe::train::saved;
 
-/// A folder to start the program in.
-struct Place {
-    dir: tempfile::TempDir,
-}
-
-impl Place {
-    fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn write(&self, name: &str, content: impl AsRef<[u8]>) {
-        fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
-        fs::write(self.path(name), content).unwrap();
-    }
-
-    /// A run folder with a checkpoint of step 7.
-    fn run(&self, name: &str) -> RunFolder {
-        let folder = RunFolder::create(&self.path(name)).unwrap();
-        let config = RunConfig::default();
-        folder.begin(&config, 0).unwrap();
-        let w = [TensorToSave::f32("w", &[2], &[1.0, 2.0])];
-        saved::save(&folder.checkpoint_path(), &config, 7, &w, &w, 0).unwrap();
-        folder
-    }
-
-    /// Runs `sdmoe` with words split at spaces; it must fail with code 2 and `expected` in its one line, and write nothing.
-    fn fails(&self, args: &str, expected: &str) {
-        let before = tree(self.dir.path());
-        let output = Command::cargo_bin("sdmoe").unwrap();
-        let output = { output }.current_dir(self.dir.path()).args(args.split(' ')).output().unwrap();
-        let message = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{args}: {message}");
-        assert!(message.contains(expected), "{args}: expected `{expected}` in: {message}");
-        assert!(message.starts_with("error: "), "{args}: {message}");
-        assert_eq!(String::from_utf8(output.stdout).unwrap(), "", "{args}");
-        // Usage mistakes come from clap, with a hint on further lines.
-        assert!(message.trim_end().lines().count() == 1 || message.contains("--help"), "{args}: {message}");
-        assert_eq!(tree(self.dir.path()), before, "{args}: nothing may be written");
-    }
-}
-
-/// Every file below `dir` with its content.
-fn tree(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            files.push((path.clone(), Vec::new()));
-            files.extend(tree(&path));
-        } else {
-            files.push((path.clone(), fs::read(&path).unwrap_or_default()));
-        }
-    }
-    files.sort();
-    files
+/// A run folder with a checkpoint of step 7 and no model in it.
+fn run(place: &Place, name: &str) -> RunFolder {
+    let folder = RunFolder::create(&place.path(name)).unwrap();
+    let config = RunConfig::default();
+    folder.begin(&config, 0).unwrap();
+    let w = [TensorToSave::f32("w", &[2], &[1.0, 2.0])];
+    saved::save(&folder.checkpoint_path(), &config, 7, &w, &w, 0).unwrap();
+    folder
 }
 
 #[test]
@@ -138,7 +89,7 @@ fn a_folder_that_is_taken_is_left_alone() {
     let place = Place::new();
     place.write("photos/cat.png", "x");
     place.write("file", "x");
-    place.run("done");
+    run(&place, "done");
     place.fails("train --out photos", "photos: exists, is not empty and is not a run");
     place.fails("train --out file", "expected a folder for the run, found a file");
     place.fails("train --out done", "already holds a run; go on with --resume done, or choose another --out");
@@ -148,7 +99,7 @@ fn a_folder_that_is_taken_is_left_alone() {
 fn a_run_that_cannot_go_on_is_told_and_kept() {
     let place = Place::new();
     place.write("photos/cat.png", "x");
-    place.run("done");
+    run(&place, "done");
     place.fails("train --resume photos", "expected the folder of a run to resume, found no config.toml");
     place.fails("train --resume missing", "expected the folder of a run to resume");
     place.fails(
@@ -171,7 +122,7 @@ fn a_truncated_checkpoint_is_told() {
     ] {
         let place = Place::new();
         place.write("d", "x".repeat(200));
-        let path = place.run("done").checkpoint_path().join(file);
+        let path = run(&place, "done").checkpoint_path().join(file);
         let whole = fs::read(&path).unwrap();
         for len in [0, 5, 40, whole.len() - 1] {
             fs::write(&path, &whole[..len]).unwrap();
@@ -187,7 +138,7 @@ fn a_truncated_checkpoint_is_told() {
 #[test]
 fn a_foreign_checkpoint_is_told() {
     let place = Place::new();
-    let path = place.run("done").checkpoint_path().join(MODEL_FILE);
+    let path = run(&place, "done").checkpoint_path().join(MODEL_FILE);
     let commands = ["train --resume done", "generate --checkpoint done --prompt x"];
     fs::write(&path, "this is no safetensors file").unwrap();
     commands.iter().for_each(|c| place.fails(c, "not a safetensors file"));
@@ -205,7 +156,7 @@ fn a_foreign_checkpoint_is_told() {
 #[test]
 fn a_text_too_short_to_evaluate_is_told() {
     let place = Place::new();
-    place.run("done");
+    run(&place, "done");
     place.write("short.txt", "x".repeat(128));
     place.fails("eval --checkpoint done --data short.txt", "expected at least 129 bytes (seq + 1), got 128");
 }

@@ -1,7 +1,8 @@
 //! The `sdmoe` program: reads flags, checks what can be checked, calls the library, prints.
 //!
 //! Everything that is wrong with flags, files and data is found before a device is opened and before anything is
-//! written. Exit codes: 0 when all went well, 2 for any error, with one line on standard error.
+//! written. Exit codes: 0 when all went well, 2 for any error, with one line on standard error, and 130 (the shells' number
+//! for an interrupt) for training that Ctrl-C ended before its last step, so that `sdmoe train && ...` does not go on.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -10,6 +11,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::error::{Error, Result};
+use crate::train::progress::say;
 
 mod devices;
 mod eval;
@@ -21,6 +23,7 @@ mod train;
 #[command(
     name = "sdmoe",
     version,
+    after_help = "Exit codes: 0 done; 2 an error, told in one line; 130 training interrupted by Ctrl-C, checkpoint written.",
     about = "Trains Mixture-of-Experts language models with spectral decoupling (SD-MoE)"
 )]
 struct Cli {
@@ -52,14 +55,14 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let result = match cli.command {
         Command::Train(args) => train::run(&args),
-        Command::Generate(args) => generate::run(&args),
-        Command::Eval(args) => eval::run(&args),
-        Command::Devices => devices::run(),
+        Command::Generate(args) => generate::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Eval(args) => eval::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Devices => devices::run().map(|()| ExitCode::SUCCESS),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(e) => {
-            eprintln!("error: {}", e.to_string().replace('\n', " "));
+            say(&format!("error: {}", e.to_string().replace('\n', " ")));
             ExitCode::from(2)
         }
     }

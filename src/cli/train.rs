@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,16 +11,19 @@ use crate::error::{Error, Result};
 use crate::nn::config::Preset;
 use crate::train::config::RunConfig;
 use crate::train::metrics::{Side, Similarity, Summary};
-use crate::train::progress::Display;
+use crate::train::progress::{Display, say};
 use crate::train::run_folder::RunFolder;
 use crate::train::saved::SavedRun;
 use crate::train::{Outcome, Plan};
 
-/// Exit code of a program that an interrupt ended at once, by the shells' convention: 128 + SIGINT.
-const INTERRUPTED: i32 = 130;
+/// Exit code of a program that an interrupt ended, by the shells' convention: 128 + SIGINT.
+const INTERRUPTED: u8 = 130;
 
 /// Flags of `sdmoe train`.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Ctrl-C finishes the step, writes a checkpoint and ends with exit code 130; a second one ends at once."
+)]
 pub(super) struct Args {
     /// Files or folders to train on, any text or bytes; the last part is held out for validation
     #[arg(long, value_name = "PATH", num_args = 1..)]
@@ -114,6 +118,9 @@ impl Args {
         if !self.data.is_empty() {
             config.data.paths.clone_from(&self.data);
         }
+        if self.resume.is_none() {
+            config.fit_warmup();
+        }
         config.validate()?;
         Ok(config)
     }
@@ -137,7 +144,7 @@ impl Args {
 }
 
 /// Trains.
-pub(super) fn run(args: &Args) -> Result<()> {
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let plan = args.plan()?;
     let display = match args.quiet {
         true => Display::Quiet,
@@ -145,18 +152,22 @@ pub(super) fn run(args: &Args) -> Result<()> {
         false => Display::Lines,
     };
     if !args.quiet {
-        eprintln!("data: {}", plan.corpus.description());
-        eprintln!("run:  {}", plan.folder.dir().display());
+        say(&format!("data: {}", plan.corpus.description()));
+        say(&format!("run:  {}", plan.folder.dir().display()));
     }
     if plan.resume.as_ref().is_some_and(|saved| !saved.model.trained_on(plan.corpus.fingerprint())) {
-        eprintln!("note: the data are not those that this run was started with");
+        say("note: the data are not those that this run was started with");
     }
     let dir = plan.folder.dir().to_owned();
     let stop = stop_on_interrupt()?;
     match pollster::block_on(crate::train::run::run(plan, display, &stop))? {
-        Outcome::Finished { summary, sample } => super::print(&report(&summary, &sample, &dir)),
+        Outcome::Finished { summary, sample } => {
+            super::print(&report(&summary, &sample, &dir))?;
+            Ok(ExitCode::SUCCESS)
+        }
         Outcome::Interrupted { step } => {
-            super::print(&format!("stopped after step {step}; go on with: sdmoe train --resume {}\n", dir.display()))
+            super::print(&format!("stopped after step {step}; go on with: sdmoe train --resume {}\n", dir.display()))?;
+            Ok(ExitCode::from(INTERRUPTED))
         }
     }
 }
@@ -167,9 +178,9 @@ fn stop_on_interrupt() -> Result<Arc<AtomicBool>> {
     let flag = stop.clone();
     let handler = move || {
         if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(INTERRUPTED);
+            std::process::exit(INTERRUPTED.into());
         }
-        eprintln!("\nfinishing this step and writing a checkpoint; press Ctrl-C again to stop at once");
+        say("\nfinishing this step and writing a checkpoint; press Ctrl-C again to stop at once");
     };
     ctrlc::set_handler(handler).map_err(|e| Error::Device(format!("cannot handle Ctrl-C: {e}")))?;
     Ok(stop)

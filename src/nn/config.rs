@@ -312,9 +312,14 @@ impl SpectralConfig {
         c
     }
 
+    /// Whether there is anything to decouple.
+    pub fn decouples(&self) -> bool {
+        self.enabled && self.rank > 0
+    }
+
     /// Whether `matrix` is decoupled.
     pub fn covers(&self, matrix: ExpertMatrix) -> bool {
-        self.enabled && self.rank > 0 && self.matrices.contains(&matrix)
+        self.decouples() && self.matrices.contains(&matrix)
     }
 
     /// Checks the settings against a model.

@@ -21,7 +21,8 @@ pub struct OptimizerConfig {
     pub weight_decay: f32,
     /// Largest global gradient norm; 0 turns clipping off.
     pub clip: f32,
-    /// Steps over which the learning rate rises linearly to `lr`.
+    /// Steps over which the learning rate rises linearly to `lr`. In the program a run shorter than its preset's shortens
+    /// the preset's warm-up in proportion; any other number holds as it is ([`crate::train::config::RunConfig::fit_warmup`]).
     pub warmup_steps: u64,
     /// The last step's learning rate as a share of `lr`; the way there is half a cosine.
     pub min_lr_ratio: f32,

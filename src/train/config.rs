@@ -123,6 +123,17 @@ impl RunConfig {
         }
     }
 
+    /// Shortens the warm-up with the run: where the warm-up is the preset's and the run has fewer steps than the preset's,
+    /// the warm-up keeps its share of the run (at least one step). A warm-up of another length was chosen, and stays. The
+    /// program does it once, when a run begins; `config.toml` has the outcome.
+    pub fn fit_warmup(&mut self) {
+        let preset = Self::preset(self.preset);
+        let (steps, warmup) = (preset.train.steps, preset.optimizer.warmup_steps);
+        if self.optimizer.warmup_steps == warmup && self.train.steps < steps {
+            self.optimizer.warmup_steps = (warmup * self.train.steps / steps).max(1);
+        }
+    }
+
     /// Reads a file of settings over those of a preset: `preset`, or the file's, or `tiny`.
     ///
     /// # Errors
@@ -270,6 +281,23 @@ mod tests {
         let config = RunConfig::from_toml(text, "x", Some(Preset::Tiny)).unwrap();
         assert_eq!((config.preset, config.model.d_model, config.model.layers), (Preset::Tiny, 128, 2));
         assert_eq!(RunConfig::from_toml("", "x", None).unwrap(), RunConfig::default());
+    }
+
+    #[test]
+    fn a_short_run_has_a_short_warm_up_unless_another_was_chosen() {
+        let fitted = |text: &str| {
+            let mut config = RunConfig::from_toml(text, "x", None).unwrap();
+            config.fit_warmup();
+            let warmup = config.optimizer.warmup_steps;
+            config.fit_warmup();
+            assert_eq!(config.optimizer.warmup_steps, warmup, "once is enough");
+            warmup
+        };
+        assert_eq!(fitted("[train]\nsteps = 100"), 10);
+        assert_eq!(fitted("[train]\nsteps = 5"), 1);
+        assert_eq!(fitted("[train]\nsteps = 3000"), 30);
+        assert_eq!(fitted("[train]\nsteps = 100\n[optimizer]\nwarmup_steps = 50"), 50);
+        assert_eq!(fitted("preset = \"base\"\n[train]\nsteps = 1000"), 50);
     }
 
     #[test]

@@ -26,7 +26,8 @@ pub struct StepMetrics {
     pub lr: f32,
     /// Global norm of what the parameters receive, before clipping.
     pub grad_norm: f32,
-    /// Bytes trained on per second since the last line.
+    /// Bytes trained on per second, over the last stretch of steps of half a second or more; validation, spectral figures
+    /// and checkpoints are left out.
     pub tokens_per_second: f64,
     /// Cross-entropy on the held-out part.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -110,7 +111,8 @@ pub struct Summary {
     pub val_loss: f32,
     /// `val_loss / ln 2`.
     pub bits_per_byte: f32,
-    /// Bytes trained on per second, without the first steps.
+    /// Bytes trained on per second, without the first three steps (in which kernels are compiled), validation, spectral
+    /// figures and checkpoints. Of the last session, where the run was resumed.
     pub tokens_per_second: f64,
     /// Steps done.
     pub steps: u64,
@@ -169,11 +171,16 @@ impl MetricsWriter {
     /// Appends one line.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`]; a part of the line that a full disk has taken is then removed.
     pub fn write(&mut self, line: &StepMetrics) -> Result<()> {
         let text = serde_json::to_string(line).map_err(|e| Error::io("writing", &self.path)(e.into()))?;
         // One call a line, without a buffer: a reader sees whole lines, and there is nothing left to flush.
-        self.file.write_all(format!("{text}\n").as_bytes()).map_err(Error::io("writing", &self.path))
+        let before = self.file.metadata().map_err(Error::io("reading", &self.path))?.len();
+        self.file.write_all(format!("{text}\n").as_bytes()).map_err(|e| {
+            // The failure that matters is `e`; a torn line is dropped when the run is resumed.
+            let _ = self.file.set_len(before);
+            Error::io("writing", &self.path)(e)
+        })
     }
 }
 

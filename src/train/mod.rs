@@ -5,10 +5,12 @@
 
 use crate::data::Corpus;
 
+mod clock;
 pub mod config;
 pub mod generate;
 pub mod metrics;
 pub mod progress;
+pub mod resume;
 pub mod run;
 pub mod run_folder;
 pub mod saved;

@@ -1,5 +1,6 @@
 //! What a person sees while a run goes on: a bar on a terminal, else a line every tenth of the way.
 
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -13,6 +14,11 @@ pub enum Display {
     Lines,
     /// A bar that redraws itself.
     Bar,
+}
+
+/// Prints a line on standard error. Nobody may be listening there any more (`sdmoe train 2>&1 | head`), and training goes on.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Shows step, loss, tokens per second and the time left, on standard error.
@@ -46,7 +52,7 @@ impl Progress {
         if self.display == Display::Lines && tenth(step, self.steps) {
             let left =
                 time_left(self.started.elapsed(), step.saturating_sub(self.first), self.steps.saturating_sub(step));
-            eprintln!("step {step}/{}  {message}  {left} left", self.steps);
+            say(&format!("step {step}/{}  {message}  {left} left", self.steps));
         }
         self.bar.set_message(message);
         self.bar.set_position(step);
@@ -56,8 +62,8 @@ impl Progress {
     pub fn line(&self, text: &str) {
         match self.display {
             Display::Quiet => {}
-            Display::Lines => eprintln!("{text}"),
-            Display::Bar => self.bar.suspend(|| eprintln!("{text}")),
+            Display::Lines => say(text),
+            Display::Bar => self.bar.suspend(|| say(text)),
         }
     }
 

@@ -115,8 +115,7 @@ impl SavedModel {
         if model != old.model {
             return Err(Error::config("model", "expected the shape that the checkpoint has, got another"));
         }
-        let decoupled = |c: &RunConfig| c.spectral.enabled && c.spectral.rank > 0;
-        if decoupled(old) && decoupled(new) {
+        if old.spectral.decouples() && new.spectral.decouples() {
             if old.spectral.rank != new.spectral.rank {
                 let message = format!("expected the checkpoint's {}, got {}", old.spectral.rank, new.spectral.rank);
                 return Err(Error::config("spectral.rank", message));

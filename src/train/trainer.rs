@@ -204,9 +204,18 @@ impl Trainer {
     /// them if `all`.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] for the first step whose loss or gradient norm is not finite; [`Error::Device`].
+    /// As [`Trainer::reports_into`]; what had arrived before is lost with it.
     pub async fn reports(&mut self, all: bool) -> Result<Vec<StepReport>> {
         let mut arrived = Vec::new();
+        self.reports_into(all, &mut arrived).await?;
+        Ok(arrived)
+    }
+
+    /// As [`Trainer::reports`], behind what `arrived` holds; on an error it holds the figures of the good steps before.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] for the first step whose loss or gradient norm is not finite; [`Error::Device`].
+    pub async fn reports_into(&mut self, all: bool, arrived: &mut Vec<StepReport>) -> Result<()> {
         while let Some((mut report, mut readback)) = self.pending.pop_front() {
             let bytes = match readback.try_take() {
                 Some(bytes) => bytes?,
@@ -223,12 +232,12 @@ impl Trainer {
             for (what, value) in [("loss", report.loss), ("aux_loss", report.aux_loss), ("grad_norm", report.grad_norm)]
             {
                 if !value.is_finite() {
-                    return Err(Error::NotFinite { step: report.step, what, value });
+                    return Err(Error::NotFinite { step: report.step, what: what.into(), value });
                 }
             }
             arrived.push(report);
         }
-        Ok(arrived)
+        Ok(())
     }
 
     /// How evenly the experts were used in the last step.

@@ -1,0 +1,97 @@
+//! From a checkpoint to a model or a [`Trainer`] on a device.
+
+use super::saved::{SavedModel, SavedRun};
+use super::trainer::Trainer;
+use crate::checkpoint::TensorFile;
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::nn::model::Model;
+use crate::optim::SpectralInit;
+use crate::tensor::{DType, Tensor};
+use crate::train::config::RunConfig;
+
+/// A model's parameters with their names in checkpoints.
+pub(super) fn parameters(model: &Model) -> impl Iterator<Item = (String, Tensor)> {
+    model.params().iter().map(|p| (p.name.clone(), p.value.clone()))
+}
+
+/// Fills `tensor` from the file's `name`.
+fn load(tensor: &Tensor, name: &str, file: &TensorFile) -> Result<()> {
+    match tensor.dtype() {
+        DType::F32 => tensor.write_f32(&file.expect_f32(name, tensor.dims())?),
+        DType::U32 => tensor.write_u32(&file.get_u32(name)?.1),
+    }
+}
+
+/// A model with the parameters of a checkpoint.
+///
+/// # Errors
+/// [`crate::Error::Checkpoint`] when a tensor is missing or of another shape; [`crate::Error::Device`].
+pub fn restore_model(gpu: &Gpu, saved: &SavedModel, config: &RunConfig) -> Result<Model> {
+    let model = Model::new(gpu, &config.model)?;
+    parameters(&model).try_for_each(|(name, tensor)| load(&tensor, &name, &saved.tensors))?;
+    Ok(model)
+}
+
+/// A trainer that goes on where a checkpoint stands, with `config`, which [`SavedModel::accepts`].
+///
+/// Where the spectral decoupling is switched on on the way, the common part comes from the experts' mean and the merged
+/// weights stay as they are; the moments of *W_u* are those that *W* had, those of *W_c* start at zero. Where it is
+/// switched off, the merged experts train on with the moments of *W_u*. Bias balancing that is switched on on the way
+/// starts from zero biases.
+///
+/// # Errors
+/// [`crate::Error::Checkpoint`] when a tensor is missing or of another shape; [`crate::Error::Device`].
+pub fn restore(gpu: &Gpu, config: &RunConfig, saved: &SavedRun) -> Result<Trainer> {
+    let model = restore_model(gpu, &saved.model, config)?;
+    let file = &saved.optimizer;
+    let decoupled = saved.model.config.spectral.decouples();
+    let balanced = saved.model.config.model.moe.balance_bias > 0.0;
+    let init = if decoupled { SpectralInit::Restored } else { SpectralInit::FromWeights };
+    let mut trainer = Trainer::with_model(gpu, config, model, init)?;
+    for (name, tensor) in trainer.state()? {
+        if file.contains(&name) {
+            load(&tensor, &name, file)?;
+        } else if let Some(counterpart) = counterpart(&name).filter(|c| file.contains(c)) {
+            // A single expert has no dimension of its own in the spectral state: the number of elements decides.
+            tensor.write_f32(&file.get_f32(&counterpart)?.1)?;
+        } else if name.starts_with("spectral.") && !decoupled || name.ends_with(".balance_bias") && !balanced {
+            // Switched on on the way: as it begins.
+        } else {
+            // Says which one is missing.
+            load(&tensor, &name, file)?;
+        }
+    }
+    trainer.resume_at(saved.model.step)?;
+    Ok(trainer)
+}
+
+/// The moment in a plain run that belongs to a moment of *W_u*, and the other way round:
+/// `spectral.gate.0.w_u.m` and `adam.layers.0.moe.experts.gate.m`.
+fn counterpart(name: &str) -> Option<String> {
+    let parts: Vec<&str> = name.split('.').collect();
+    match parts[..] {
+        ["spectral", matrix, layer, "w_u", moment] => {
+            Some(format!("adam.layers.{layer}.moe.experts.{matrix}.{moment}"))
+        }
+        ["adam", "layers", layer, "moe", "experts", matrix, moment] => {
+            Some(format!("spectral.{matrix}.{layer}.w_u.{moment}"))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_of_plain_and_unique_experts_belong_together() {
+        let (unique, plain) = ("spectral.down.11.w_u.v", "adam.layers.11.moe.experts.down.v");
+        assert_eq!(counterpart(unique).as_deref(), Some(plain));
+        assert_eq!(counterpart(plain).as_deref(), Some(unique));
+        for other in ["spectral.down.1.w_c.m", "spectral.down.1.w_u", "adam.embed.m", "adam.layers.1.moe.router.m"] {
+            assert_eq!(counterpart(other), None);
+        }
+    }
+}

@@ -1,0 +1,370 @@
+//! Whole runs, through the program and through the library: what they write, that they repeat, stop and go on bit for bit,
+//! and what is left when they fail.
+
+#[path = "common/place.rs"]
+mod place;
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use place::{Place, failed};
+use pollster::block_on;
+use sdmoe::data::Corpus;
+use sdmoe::gpu::{Gpu, GpuOptions};
+use sdmoe::nn::config::{GradientForm, Preset};
+use sdmoe::tensor::Tensor;
+use sdmoe::train::config::RunConfig;
+use sdmoe::train::metrics::{StepMetrics, Summary};
+use sdmoe::train::progress::Display;
+use sdmoe::train::resume::restore;
+use sdmoe::train::run::run;
+use sdmoe::train::run_folder::RunFolder;
+use sdmoe::train::saved::SavedRun;
+use sdmoe::train::{Outcome, Plan};
+
+const TEXT: &str = "the quick brown fox jumps over the lazy dog. ";
+
+/// A model that trains a step in milliseconds.
+fn tiny() -> RunConfig {
+    let mut config = RunConfig::preset(Preset::Tiny);
+    config.model.d_model = 32;
+    config.model.layers = 1;
+    (config.model.heads, config.model.kv_heads, config.model.head_dim) = (2, 1, 16);
+    (config.model.moe.experts, config.model.moe.d_expert, config.model.moe.d_shared) = (4, 32, 16);
+    (config.train.steps, config.train.batch, config.train.seq) = (12, 2, 32);
+    (config.train.log_every, config.train.eval_every, config.train.spectral_every) = (1, 4, 4);
+    config.train.checkpoint_every = 4;
+    config.optimizer.warmup_steps = 2;
+    config.optimizer.lr = 1e-2;
+    (config.spectral.rank, config.spectral.oversampling, config.spectral.refresh_every) = (3, 4, 2);
+    config.data.paths = vec!["text".into()];
+    config
+}
+
+/// A place with a text and the settings `config`.
+fn place(config: &RunConfig) -> Place {
+    let place = Place::new();
+    place.write("text", TEXT.repeat(90));
+    place.write("run.toml", config.to_toml().unwrap());
+    place
+}
+
+fn lines(metrics: &Path) -> Vec<StepMetrics> {
+    let text = fs::read_to_string(metrics).unwrap();
+    assert!(text.ends_with('\n'), "whole lines: {text}");
+    text.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{l}: {e}"))).collect()
+}
+
+fn checkpoint(run: &Path) -> [Vec<u8>; 2] {
+    ["model.safetensors", "optimizer.safetensors"].map(|f| fs::read(run.join("checkpoint").join(f)).unwrap())
+}
+
+fn summary(run: &Path) -> Summary {
+    serde_json::from_str(&fs::read_to_string(run.join("summary.json")).unwrap()).unwrap()
+}
+
+/// Trains in `dir`, from its checkpoint where it has one; with `stop` for one step only.
+fn session(config: &RunConfig, dir: &Path, stop: bool) -> Outcome {
+    let corpus = Corpus::from_bytes(TEXT.repeat(90).into_bytes(), 0.1, "a text".into());
+    let (folder, resume) = match RunFolder::resume(dir) {
+        Ok(folder) => (folder, Some(SavedRun::open(dir).unwrap())),
+        Err(_) => (RunFolder::create(dir).unwrap(), None),
+    };
+    let plan = Plan { config: config.clone(), corpus, folder, resume };
+    block_on(run(plan, Display::Quiet, &AtomicBool::new(stop))).unwrap_or_else(|e| panic!("{e}"))
+}
+
+#[test]
+fn a_run_writes_what_the_documents_promise_and_its_config_reproduces_it() {
+    let place = place(&tiny());
+    let output = place.command("train --config run.toml --out a --quiet").output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report = String::from_utf8(output.stdout).unwrap();
+    for part in ["sample:", "validation loss", "12 steps, 768 bytes", "similarity of the experts, hidden side"] {
+        assert!(report.contains(part), "{part} in {report}");
+    }
+    let metrics = place.read("a/metrics.jsonl");
+    let names = "step loss aux_loss lr grad_norm tokens_per_second val_loss load_max_violation dead_experts \
+                 similarity_merged similarity_unique drift_model drift_hidden common_gap common_energy_beyond_rank \
+                 basis_angle common_gradient_share";
+    for name in names.split_whitespace() {
+        assert!(metrics.contains(&format!("\"{name}\":")), "{name} in {metrics}");
+    }
+    let text = place.read("a/summary.json");
+    let names = "val_loss bits_per_byte tokens_per_second steps tokens parameters active_parameters adapter \
+                 peak_gpu_bytes similarity layer matrix side merged unique chance";
+    for name in names.split_whitespace() {
+        assert!(text.contains(&format!("\"{name}\":")), "{name} in {text}");
+    }
+    let found = lines(&place.path("a/metrics.jsonl"));
+    assert_eq!(found.iter().map(|l| l.step).collect::<Vec<_>>(), (1..=12).collect::<Vec<_>>());
+    assert!(found[11].loss < 0.9 * found[0].loss, "{} to {}", found[0].loss, found[11].loss);
+    let summary = summary(&place.path("a"));
+    assert_eq!((summary.steps, summary.tokens, summary.similarity.len()), (12, 768, 6));
+    assert_eq!(Some(summary.val_loss), found[11].val_loss);
+    assert!(summary.tokens_per_second > 0.0 && summary.peak_gpu_bytes > 0);
+
+    // Its config alone reproduces it; so does the first command; another seed does not.
+    place.runs("train --config a/config.toml --out b --quiet");
+    assert_eq!(place.read("a/config.toml"), place.read("b/config.toml"));
+    assert!(checkpoint(&place.path("a")) == checkpoint(&place.path("b")), "the same run, other bytes");
+    place.runs("train --config run.toml --out c --quiet --seed 2");
+    let (a, c) = (checkpoint(&place.path("a")), checkpoint(&place.path("c")));
+    assert!(a[0] != c[0] && a[1] != c[1], "another seed, the same bytes");
+
+    // What the checkpoint is good for.
+    let shown = place.runs("eval --checkpoint a --data text");
+    let loss = |shown: &str| shown.split_whitespace().nth(1).unwrap().parse::<f32>().unwrap();
+    assert!((1.0..6.0).contains(&loss(&shown)), "{shown}");
+    let whole = place.read("text");
+    place.write("held-out", &whole.as_bytes()[whole.len() * 9 / 10..]);
+    let shown = place.runs("eval --checkpoint a/checkpoint --data held-out");
+    // The same windows; what is printed has four digits.
+    assert!((loss(&shown) - summary.val_loss).abs() <= 6e-5, "{shown}, the run's own {}", summary.val_loss);
+    let generate = |flags: &str| place.runs(&format!("generate --checkpoint a --prompt brown --tokens 20 {flags}"));
+    let text = generate("--seed 5");
+    assert!(text.starts_with("brown") && text.len() > 5, "{text}");
+    assert_eq!(text, generate("--seed 5"));
+    assert_ne!(text, generate("--seed 6"));
+    assert_eq!(generate("--temperature 0 --seed 5"), generate("--temperature 0 --seed 6"));
+}
+
+#[test]
+fn interrupted_and_resumed_equals_uninterrupted_bit_for_bit() {
+    let cases: [(&str, fn(&mut RunConfig)); 3] = [
+        ("direct form, two micro-batches, bias balancing", |c| {
+            c.train.accumulate = 2;
+            c.model.moe.balance_bias = 0.01;
+            c.spectral.gradient_form = GradientForm::Direct;
+        }),
+        ("token-space form", |c| c.spectral.gradient_form = GradientForm::TokenSpace),
+        ("plain", |c| c.spectral.enabled = false),
+    ];
+    for (case, change) in cases {
+        let mut config = tiny();
+        change(&mut config);
+        config.train.steps = 7;
+        let place = Place::new();
+        let (whole, parts) = (place.path("whole"), place.path("parts"));
+        let Outcome::Finished { summary, sample } = session(&config, &whole, false) else { panic!("{case}: stopped") };
+        // Between two refreshes, and right behind one.
+        for step in 1..=2 {
+            assert_eq!(session(&config, &parts, true), Outcome::Interrupted { step }, "{case}");
+        }
+        let Outcome::Finished { summary: last, sample: text } = session(&config, &parts, false) else {
+            panic!("{case}: stopped")
+        };
+        assert!(checkpoint(&whole) == checkpoint(&parts), "{case}: other bytes");
+        assert_eq!((summary.val_loss, summary.similarity, sample), (last.val_loss, last.similarity, text), "{case}");
+        let timeless = |run: &Path| {
+            let lines = lines(&run.join("metrics.jsonl"));
+            lines.into_iter().map(|l| StepMetrics { tokens_per_second: 0.0, ..l }).collect::<Vec<_>>()
+        };
+        assert_eq!(timeless(&whole), timeless(&parts), "{case}");
+    }
+}
+
+/// Starts the program, sends it an interrupt once a step is done, and gives back exit code and standard output.
+#[cfg(unix)]
+fn interrupt(place: &Place, args: &str) -> (Option<i32>, String) {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin("sdmoe"));
+    command.env("XDG_RUNTIME_DIR", place.path("")).current_dir(place.path("")).args(args.split(' '));
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let errors = BufReader::new(child.stderr.take().unwrap());
+    let mut told = Vec::new();
+    let mut sent = false;
+    for line in errors.lines() {
+        let line = line.unwrap();
+        if !sent && line.starts_with("step ") {
+            sent = true;
+            assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+        }
+        told.push(line);
+    }
+    let output = child.wait_with_output().unwrap();
+    assert!(told.iter().any(|l| l.starts_with("finishing this step")), "{told:?}");
+    (output.status.code(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_finishes_the_step_writes_a_checkpoint_and_says_how_to_resume() {
+    let mut config = tiny();
+    // So many that it cannot be done before the interrupt arrives.
+    config.train.steps = 20_000;
+    (config.train.checkpoint_every, config.train.eval_every, config.train.spectral_every) = (0, 0, 0);
+    let place = place(&config);
+    let (code, said) = interrupt(&place, "train --config run.toml --out a");
+    assert_eq!(code, Some(130), "{said}");
+    let step: u64 = said.split_whitespace().nth(3).unwrap().trim_end_matches(';').parse().unwrap();
+    assert_eq!(said, format!("stopped after step {step}; go on with: sdmoe train --resume a\n"));
+    assert_eq!(SavedRun::open(&place.path("a")).unwrap().model.step, step);
+    assert_eq!(lines(&place.path("a/metrics.jsonl")).len() as u64, step);
+    assert!(!place.path("a/summary.json").exists());
+    // As it says; 20 steps are enough here.
+    place.runs(&format!("train --resume a --quiet --steps {}", step + 20));
+    let steps: Vec<u64> = lines(&place.path("a/metrics.jsonl")).iter().map(|l| l.step).collect();
+    assert_eq!(steps, (1..=step + 20).collect::<Vec<_>>());
+}
+
+fn values(named: impl IntoIterator<Item = (String, Tensor)>) -> std::collections::BTreeMap<String, Vec<f32>> {
+    named.into_iter().map(|(name, tensor)| (name, block_on(tensor.to_f32()).unwrap())).collect()
+}
+
+/// Trains 8 steps with the spectral decoupling on or off, then goes on with it switched; what the trainer starts from must
+/// be what was saved.
+fn switch(from: bool) {
+    let mut config = tiny();
+    config.spectral.enabled = from;
+    config.train.steps = 8;
+    let place = Place::new();
+    let dir = place.path("run");
+    session(&config, &dir, false);
+    let saved = SavedRun::open(&dir).unwrap();
+    config.spectral.enabled = !from;
+    config.train.steps = 12;
+    saved.model.accepts(&config).unwrap();
+    let gpu = block_on(Gpu::open(&GpuOptions::default())).unwrap();
+    let trainer = restore(&gpu, &config, &saved).unwrap();
+    assert_eq!(trainer.step_number(), 8);
+    for (name, value) in values(trainer.model().params().iter().map(|p| (p.name.clone(), p.value.clone()))) {
+        assert_eq!(value, saved.model.tensors.get_f32(&name).unwrap().1, "{name} stays as it was");
+    }
+    let state = values(trainer.state().unwrap());
+    let mut carried = 0;
+    for matrix in ["gate", "up", "down"] {
+        for moment in ["m", "v"] {
+            let names =
+                [format!("adam.layers.0.moe.experts.{matrix}.{moment}"), format!("spectral.{matrix}.0.w_u.{moment}")];
+            let (old, new) = (&names[usize::from(from)], &names[usize::from(!from)]);
+            assert_eq!(state[new], saved.optimizer.get_f32(old).unwrap().1, "{old} becomes {new}");
+            assert!(state[new].iter().any(|x| *x != 0.0));
+            carried += 1;
+            if !from {
+                let common = format!("spectral.{matrix}.0.w_c");
+                assert!(state[&format!("{common}.{moment}")].iter().all(|x| *x == 0.0));
+                assert!(state[&common].iter().any(|x| *x != 0.0), "{common} comes from the experts' mean");
+            }
+        }
+    }
+    assert_eq!(carried, 6);
+    for (name, value) in &state {
+        if saved.optimizer.contains(name) {
+            assert_eq!(*value, saved.optimizer.get_f32(name).unwrap().1, "{name}");
+        }
+    }
+    drop(trainer);
+    session(&config, &dir, false);
+    let found = lines(&dir.join("metrics.jsonl"));
+    assert_eq!(found.len(), 12);
+    for line in &found[8..] {
+        // A batch of 64 bytes differs from the next by some tenths.
+        assert!((line.loss - found[7].loss).abs() < 0.5, "step {}: {} after {}", line.step, line.loss, found[7].loss);
+    }
+    assert_eq!(found[11].spectral.clone().unwrap().similarity_unique.is_some(), !from);
+}
+
+#[test]
+fn a_plain_run_goes_on_decoupled() {
+    switch(false);
+}
+
+#[test]
+fn a_decoupled_run_goes_on_plain() {
+    switch(true);
+}
+
+#[test]
+fn missing_and_unknown_adapters_are_told_and_leave_nothing() {
+    let place = place(&tiny());
+    place.fails(
+        "train --config run.toml --out a --quiet --adapter nonesuch",
+        "adapter `nonesuch` not found; available: 0: ",
+    );
+    place.fails("train --config run.toml --out a --quiet --adapter 99", "adapter `99` not found; available: 0: ");
+    if cfg!(target_os = "linux") {
+        for args in ["train --config run.toml --out a --quiet", "devices"] {
+            let before = place.tree();
+            let none = place.path("none.json");
+            let mut command = place.command(args);
+            // No list of drivers: as on a machine that has none.
+            let output = command.env("VK_DRIVER_FILES", &none).env("VK_ICD_FILENAMES", &none).output().unwrap();
+            failed(args, &output, "no GPU adapter found");
+            assert!(String::from_utf8_lossy(&output.stderr).contains("apt-get install"), "{args}");
+            assert_eq!(place.tree(), before, "{args}: nothing may be written");
+        }
+    }
+}
+
+/// A place with a finished run `a` of 4 steps.
+fn finished() -> Place {
+    let mut config = tiny();
+    config.train.steps = 4;
+    let place = place(&config);
+    place.runs("train --config run.toml --out a --quiet");
+    place
+}
+
+#[test]
+fn numbers_that_are_not_finite_stop_the_run_and_keep_the_checkpoint() {
+    let place = finished();
+    let before = checkpoint(&place.path("a"));
+    let args = "train --resume a --steps 40 --lr 1e30 --quiet";
+    let output = place.command(args).output().unwrap();
+    failed(args, &output, "training stopped, the last good checkpoint is kept");
+    let message = String::from_utf8_lossy(&output.stderr);
+    let step: u64 = message.split(&[' ', ':'][..]).nth(3).unwrap().parse().unwrap_or_else(|e| panic!("{message}: {e}"));
+    assert!((5..12).contains(&step), "{message}");
+    assert!(checkpoint(&place.path("a")) == before, "the checkpoint was touched");
+    let found = lines(&place.path("a/metrics.jsonl"));
+    assert_eq!(found.iter().map(|l| l.step).collect::<Vec<_>>(), (1..step).collect::<Vec<_>>(), "{message}");
+    assert!(!place.path("a/checkpoint.tmp").exists());
+    // The checkpoint still serves.
+    place.runs("train --resume a --steps 5 --lr 1e-3 --quiet");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_disk_that_is_full_stops_the_run_and_keeps_the_checkpoint() {
+    let place = finished();
+    let before = checkpoint(&place.path("a"));
+    let program = assert_cmd::cargo::cargo_bin("sdmoe");
+    // No file may grow past 8 KiB: a write beyond fails as on a full disk.
+    let script = format!("ulimit -f 8; trap '' XFSZ; exec {} train --resume a --steps 9 --quiet", program.display());
+    let output = std::process::Command::new("bash")
+        .args(["-c", &script])
+        .env("XDG_RUNTIME_DIR", place.path(""))
+        .current_dir(place.path(""))
+        .output()
+        .unwrap();
+    failed(&script, &output, "writing a/checkpoint.tmp/model.safetensors");
+    assert!(checkpoint(&place.path("a")) == before, "the checkpoint was touched");
+    assert!(!place.path("a/checkpoint.tmp").exists() && !place.path("a/checkpoint.old").exists());
+    assert_eq!(lines(&place.path("a/metrics.jsonl")).len(), 8, "up to the step whose checkpoint failed");
+    place.runs("train --resume a --steps 9 --quiet");
+    assert_eq!(lines(&place.path("a/metrics.jsonl")).len(), 9);
+}
+
+#[test]
+fn a_checkpoint_that_lacks_a_tensor_is_told_and_left_alone() {
+    use sdmoe::checkpoint::{MODEL_FILE, OPTIMIZER_FILE, TensorToSave, save_tensors};
+    let place = finished();
+    let saved = SavedRun::open(&place.path("a")).unwrap();
+    for (file, tensors, lost) in [
+        (OPTIMIZER_FILE, &saved.optimizer, "adam.embed.weight.m"),
+        (OPTIMIZER_FILE, &saved.optimizer, "spectral.up.0.w_u"),
+        (MODEL_FILE, &saved.model.tensors, "embed.weight"),
+    ] {
+        let path = saved.model.path.join(file);
+        let whole = fs::read(&path).unwrap();
+        let kept: Vec<_> = tensors.names().into_iter().filter(|n| n != lost).collect();
+        let held: Vec<_> = kept.iter().map(|n| tensors.get_f32(n).unwrap()).collect();
+        let list: Vec<_> = kept.iter().zip(&held).map(|(n, (s, d))| TensorToSave::f32(n, s, d)).collect();
+        save_tensors(&path, &list, tensors.metadata()).unwrap();
+        place.fails("train --resume a --steps 9 --quiet", &format!("tensor `{lost}`: expected one, found none"));
+        fs::write(&path, whole).unwrap();
+    }
+}
