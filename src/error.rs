@@ -74,7 +74,9 @@ pub enum Error {
         message: String,
     },
     /// A number that must be finite is not.
-    #[error("step {step}: {what} is {value}; training stopped, the last good checkpoint is kept")]
+    #[error(
+        "step {step}: {what} is {value}; training stopped; the checkpoint written before it, if any, is good and kept"
+    )]
     NotFinite {
         /// The step, counted from 1.
         step: u64,

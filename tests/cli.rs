@@ -11,7 +11,7 @@ use place::Place;
 use sdmoe::checkpoint::{MODEL_FILE, OPTIMIZER_FILE, TensorToSave, save_tensors};
 use sdmoe::train::config::RunConfig;
 use sdmoe::train::run_folder::RunFolder;
-use sdmoe::train::saved;
+use sdmoe::train::saved::{self, Position};
 
 /// A run folder with a checkpoint of step 7 and no model in it.
 fn run(place: &Place, name: &str) -> RunFolder {
@@ -19,7 +19,7 @@ fn run(place: &Place, name: &str) -> RunFolder {
     let config = RunConfig::default();
     folder.begin(&config, 0).unwrap();
     let w = [TensorToSave::f32("w", &[2], &[1.0, 2.0])];
-    saved::save(&folder.checkpoint_path(), &config, 7, &w, &w, 0).unwrap();
+    saved::save(&folder.checkpoint_path(), &config, Position { step: 7, ..Position::default() }, &w, &w).unwrap();
     folder
 }
 

@@ -314,7 +314,7 @@ fn numbers_that_are_not_finite_stop_the_run_and_keep_the_checkpoint() {
     let before = checkpoint(&place.path("a"));
     let args = "train --resume a --steps 40 --lr 1e30 --quiet";
     let output = place.command(args).output().unwrap();
-    failed(args, &output, "training stopped, the last good checkpoint is kept");
+    failed(args, &output, "training stopped; the checkpoint written before");
     let message = String::from_utf8_lossy(&output.stderr);
     let step: u64 = message.split(&[' ', ':'][..]).nth(3).unwrap().parse().unwrap_or_else(|e| panic!("{message}: {e}"));
     assert!((5..12).contains(&step), "{message}");
@@ -322,8 +322,9 @@ fn numbers_that_are_not_finite_stop_the_run_and_keep_the_checkpoint() {
     let found = lines(&place.path("a/metrics.jsonl"));
     assert_eq!(found.iter().map(|l| l.step).collect::<Vec<_>>(), (1..step).collect::<Vec<_>>(), "{message}");
     assert!(!place.path("a/checkpoint.tmp").exists());
-    // The checkpoint still serves.
-    place.runs("train --resume a --steps 5 --lr 1e-3 --quiet");
+    // The checkpoint still serves, here with half the batch.
+    place.runs("train --resume a --steps 5 --lr 1e-3 --batch 1 --quiet");
+    assert_eq!(summary(&place.path("a")).tokens, 4 * 64 + 32);
 }
 
 #[cfg(target_os = "linux")]
@@ -331,21 +332,34 @@ fn numbers_that_are_not_finite_stop_the_run_and_keep_the_checkpoint() {
 fn a_disk_that_is_full_stops_the_run_and_keeps_the_checkpoint() {
     let place = finished();
     let before = checkpoint(&place.path("a"));
-    let program = assert_cmd::cargo::cargo_bin("sdmoe");
-    // No file may grow past 8 KiB: a write beyond fails as on a full disk.
-    let script = format!("ulimit -f 8; trap '' XFSZ; exec {} train --resume a --steps 9 --quiet", program.display());
-    let output = std::process::Command::new("bash")
-        .args(["-c", &script])
-        .env("XDG_RUNTIME_DIR", place.path(""))
-        .current_dir(place.path(""))
-        .output()
-        .unwrap();
-    failed(&script, &output, "writing a/checkpoint.tmp/model.safetensors");
+    // No file may grow past so many KiB: a write beyond fails as on a full disk.
+    let limited = |kib: usize, args: &str| {
+        let program = assert_cmd::cargo::cargo_bin("sdmoe");
+        let script = format!("ulimit -f {kib}; trap '' XFSZ; exec '{}' {args}", program.display());
+        let mut bash = std::process::Command::new("bash");
+        bash.args(["-c", &script]).env("XDG_RUNTIME_DIR", place.path("")).current_dir(place.path("")).output().unwrap()
+    };
+    let args = "train --resume a --steps 9 --quiet";
+    let output = limited(8, args);
+    failed(args, &output, "writing a/checkpoint.tmp/model.safetensors");
     assert!(checkpoint(&place.path("a")) == before, "the checkpoint was touched");
     assert!(!place.path("a/checkpoint.tmp").exists() && !place.path("a/checkpoint.old").exists());
     assert_eq!(lines(&place.path("a/metrics.jsonl")).len(), 8, "up to the step whose checkpoint failed");
-    place.runs("train --resume a --steps 9 --quiet");
+    place.runs(args);
     assert_eq!(lines(&place.path("a/metrics.jsonl")).len(), 9);
+    // A line of metrics that does not fit is not there in part.
+    let mut config = tiny();
+    (config.train.steps, config.train.eval_every, config.train.spectral_every) = (60, 0, 0);
+    config.train.checkpoint_every = 0;
+    place.write("long.toml", config.to_toml().unwrap());
+    let args = "train --config long.toml --out c --quiet";
+    failed(args, &limited(2, args), "writing c/metrics.jsonl");
+    let steps: Vec<u64> = lines(&place.path("c/metrics.jsonl")).iter().map(|l| l.step).collect();
+    assert!(steps.len() > 5 && steps.iter().copied().eq(1..=steps.len() as u64), "{steps:?}");
+    // A run that cannot even begin leaves nothing.
+    let (before, args) = (place.tree(), "train --config run.toml --out new/b --quiet");
+    failed(args, &limited(0, args), "writing new/b/config.toml");
+    assert_eq!(place.tree(), before);
 }
 
 #[test]

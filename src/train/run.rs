@@ -7,7 +7,7 @@ use super::clock::Clock;
 use super::metrics::{MetricsWriter, StepMetrics, Summary};
 use super::progress::{Display, Progress};
 use super::resume::{parameters, restore, restore_model};
-use super::saved::{self, SavedModel};
+use super::saved::{self, Position, SavedModel};
 use super::trainer::{StepReport, Trainer};
 use super::{Evaluation, Generation, Outcome, Plan, generate};
 use crate::checkpoint::TensorToSave;
@@ -51,6 +51,8 @@ struct Run {
     /// Of the corpus.
     fingerprint: u64,
     folder: RunFolder,
+    /// Steps and tokens before this session.
+    begun: (u64, u64),
     trainer: Trainer,
     metrics: MetricsWriter,
     progress: Progress,
@@ -72,6 +74,7 @@ pub async fn run(plan: Plan, display: Display, stop: &AtomicBool) -> Result<Outc
         Some(saved) => restore(&gpu, &config, saved)?,
         None => Trainer::new(&gpu, &config)?,
     };
+    let begun = resume.as_ref().map_or((0, 0), |saved| (saved.model.step, saved.model.tokens));
     // The files' tensors are on the device now.
     drop(resume);
     let (first, last) = (trainer.step_number(), config.train.steps);
@@ -86,7 +89,8 @@ pub async fn run(plan: Plan, display: Display, stop: &AtomicBool) -> Result<Outc
     let progress = Progress::start(display, first, last);
     let clock = Clock::new(tokens_per_step, first);
     let fingerprint = corpus.fingerprint();
-    let mut run = Run { config, corpus, fingerprint, folder, trainer, metrics, progress, clock, val_loss: f32::NAN };
+    let mut run =
+        Run { config, corpus, fingerprint, folder, begun, trainer, metrics, progress, clock, val_loss: f32::NAN };
     let outcome = run.until_done(stop).await;
     run.progress.finish();
     outcome
@@ -186,6 +190,12 @@ impl Run {
         }
     }
 
+    /// Tokens trained on.
+    fn tokens(&self) -> u64 {
+        let (step, tokens) = self.begun;
+        tokens + (self.trainer.step_number() - step) * self.clock.tokens_per_step()
+    }
+
     async fn save(&self) -> Result<()> {
         let model = download(parameters(self.trainer.model())).await?;
         let state = download(self.trainer.state()?).await?;
@@ -196,10 +206,9 @@ impl Run {
         saved::save(
             &self.folder.checkpoint_path(),
             &self.config,
-            self.trainer.step_number(),
+            Position { step: self.trainer.step_number(), tokens: self.tokens(), data: self.fingerprint },
             &to_save(&model),
             &to_save(&state),
-            self.fingerprint,
         )
     }
 
@@ -213,7 +222,7 @@ impl Run {
             bits_per_byte: val_loss / std::f32::consts::LN_2,
             tokens_per_second: self.clock.overall(steps),
             steps,
-            tokens: steps * self.clock.tokens_per_step(),
+            tokens: self.tokens(),
             parameters: self.trainer.model().params().numel() as u64,
             active_parameters: self.trainer.model().active_parameters() as u64,
             adapter: gpu.adapter().name.clone(),

@@ -88,15 +88,26 @@ impl RunFolder {
     }
 
     /// Makes the folder where it is missing, writes the settings, and opens the metrics behind step `last_step` (0: a new
-    /// run).
+    /// run). When that fails, what it has made is gone again.
     ///
     /// # Errors
     /// [`Error::Io`], or [`Error::Config`] for settings that have no form in TOML.
     pub fn begin(&self, config: &RunConfig, last_step: u64) -> Result<MetricsWriter> {
         let text = config.to_toml()?;
-        fs::create_dir_all(&self.dir).map_err(Error::io("creating", &self.dir))?;
-        write_file_atomically(&self.config_path(), text.as_bytes())?;
-        MetricsWriter::open(&self.metrics_path(), last_step)
+        let new = !self.dir.exists();
+        let missing: Vec<_> = self.dir.ancestors().take_while(|d| !d.as_os_str().is_empty() && !d.exists()).collect();
+        let begun = fs::create_dir_all(&self.dir)
+            .map_err(Error::io("creating", &self.dir))
+            .and_then(|()| write_file_atomically(&self.config_path(), text.as_bytes()))
+            .and_then(|()| MetricsWriter::open(&self.metrics_path(), last_step));
+        if begun.is_err() && new {
+            // The failure that matters is the first one. What others have put there meanwhile stays.
+            let _ = fs::remove_file(self.config_path());
+            missing.iter().for_each(|dir| {
+                let _ = fs::remove_dir(dir);
+            });
+        }
+        begun
     }
 }
 

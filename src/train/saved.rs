@@ -18,6 +18,8 @@ pub struct SavedModel {
     pub path: PathBuf,
     /// Steps done.
     pub step: u64,
+    /// Tokens trained on.
+    pub tokens: u64,
     /// The settings of the run that wrote it.
     pub config: RunConfig,
     /// The parameters.
@@ -36,31 +38,42 @@ pub struct SavedRun {
 /// The metadata entry of the data's [`crate::data::Corpus::fingerprint`], in hexadecimal.
 const DATA: &str = "data";
 
+/// Where a run stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// Steps done.
+    pub step: u64,
+    /// Tokens trained on; not a product of the step, because a resumed run may have another batch size.
+    pub tokens: u64,
+    /// [`crate::data::Corpus::fingerprint`] of the data.
+    pub data: u64,
+}
+
 /// Metadata of a file of this checkpoint.
-fn metadata(config: &RunConfig, step: u64, data: u64) -> Result<BTreeMap<String, String>> {
-    let mut metadata = BTreeMap::from([(DATA.to_owned(), format!("{data:016x}"))]);
+fn metadata(config: &RunConfig, at: Position) -> Result<BTreeMap<String, String>> {
+    let mut metadata = BTreeMap::from([(DATA.to_owned(), format!("{:016x}", at.data))]);
     // Adapter and paths say where the run happened, not what it computed: the same run elsewhere gives the same bytes,
     // and a checkpoint that is passed on tells nothing about the machine.
     let mut config = RunConfig { adapter: None, ..config.clone() };
     config.data.paths.clear();
     metadata.insert("config".into(), config.to_toml()?);
-    metadata.insert("step".into(), step.to_string());
+    metadata.insert("step".into(), at.step.to_string());
+    metadata.insert("tokens".into(), at.tokens.to_string());
     Ok(metadata)
 }
 
-/// Writes the checkpoint of `step`, replacing the folder `dir` as a whole; `data` is the corpus' fingerprint.
+/// Writes the checkpoint of a run that stands `at`, replacing the folder `dir` as a whole.
 ///
 /// # Errors
 /// [`Error::Io`] or [`Error::Checkpoint`]; an older checkpoint is then as before.
 pub fn save(
     dir: &Path,
     config: &RunConfig,
-    step: u64,
+    at: Position,
     model: &[TensorToSave<'_>],
     optimizer: &[TensorToSave<'_>],
-    data: u64,
 ) -> Result<()> {
-    let metadata = metadata(config, step, data)?;
+    let metadata = metadata(config, at)?;
     write_atomically(dir, |temporary| {
         save_tensors(&temporary.join(MODEL_FILE), model, &metadata)?;
         save_tensors(&temporary.join(OPTIMIZER_FILE), optimizer, &metadata)
@@ -74,9 +87,9 @@ fn part(folder: &Path, name: &str) -> Result<PathBuf> {
     if file.exists() { Ok(file) } else { Err(missing()) }
 }
 
-fn step_of(file: &TensorFile, path: &Path) -> Result<u64> {
-    let text = file.entry("step")?;
-    text.parse().map_err(|_| Error::checkpoint(path, format!("expected a step number, got `{text}`")))
+fn number(file: &TensorFile, path: &Path, entry: &str) -> Result<u64> {
+    let text = file.entry(entry)?;
+    text.parse().map_err(|_| Error::checkpoint(path, format!("metadata `{entry}`: expected a number, got `{text}`")))
 }
 
 impl SavedModel {
@@ -89,10 +102,10 @@ impl SavedModel {
         let path = of_run.map_or_else(|| locate(dir), Ok)?;
         let file = part(&path, MODEL_FILE)?;
         let tensors = load_tensors(&file)?;
-        let step = step_of(&tensors, &file)?;
+        let (step, tokens) = (number(&tensors, &file, "step")?, number(&tensors, &file, "tokens")?);
         let config = RunConfig::from_toml(tensors.entry("config")?, &file.display().to_string(), None)?;
         config.validate()?;
-        Ok(Self { path, step, config, tensors })
+        Ok(Self { path, step, tokens, config, tensors })
     }
 
     /// Whether it was trained on the data with that fingerprint.
@@ -141,7 +154,7 @@ impl SavedRun {
         let model = SavedModel::open(dir)?;
         let file = part(&model.path, OPTIMIZER_FILE)?;
         let optimizer = load_tensors(&file)?;
-        let step = step_of(&optimizer, &file)?;
+        let step = number(&optimizer, &file, "step")?;
         if step != model.step {
             let message = format!("expected the state of step {}, got that of step {step}", model.step);
             return Err(Error::checkpoint(&file, message));
@@ -160,11 +173,14 @@ mod tests {
         let dir = run.path().join("checkpoint");
         let config = RunConfig { adapter: Some("x".into()), seed: 9, ..RunConfig::default() };
         let w = [TensorToSave::f32("w", &[1], &[1.0])];
-        save(&dir, &config, 7, &w, &w, 0x1f).unwrap();
+        save(&dir, &config, Position { step: 7, tokens: 99, data: 0x1f }, &w, &w).unwrap();
         for place in [run.path(), &dir] {
             let saved = SavedRun::open(place).unwrap();
             assert!(saved.model.trained_on(0x1f) && !saved.model.trained_on(0x1e));
-            assert_eq!((saved.model.step, saved.model.config.seed, saved.model.config.adapter), (7, 9, None));
+            assert_eq!(
+                (saved.model.step, saved.model.tokens, saved.model.config.seed, saved.model.config.adapter),
+                (7, 99, 9, None)
+            );
         }
         std::fs::rename(&dir, run.path().join("checkpoint.old")).unwrap();
         assert_eq!(SavedRun::open(run.path()).unwrap().model.step, 7);
@@ -175,7 +191,7 @@ mod tests {
     fn a_run_goes_on_with_the_same_model_only() {
         let run = tempfile::tempdir().unwrap();
         let config = RunConfig::default();
-        save(run.path(), &config, 7, &[], &[], 0).unwrap();
+        save(run.path(), &config, Position { step: 7, ..Position::default() }, &[], &[]).unwrap();
         let saved = SavedModel::open(run.path()).unwrap();
         saved.accepts(&config).unwrap();
         let refused = |change: fn(&mut RunConfig)| {
@@ -199,8 +215,8 @@ mod tests {
         assert!(message(&run.path().join("no")).contains("expected a checkpoint folder, found none"));
         assert!(message(run.path()).contains("found no model.safetensors"));
         let (a, b) = (run.path().join("a"), run.path().join("b"));
-        save(&a, &RunConfig::default(), 1, &[], &[], 0).unwrap();
-        save(&b, &RunConfig::default(), 2, &[], &[], 0).unwrap();
+        save(&a, &RunConfig::default(), Position { step: 1, ..Position::default() }, &[], &[]).unwrap();
+        save(&b, &RunConfig::default(), Position { step: 2, ..Position::default() }, &[], &[]).unwrap();
         std::fs::copy(b.join(OPTIMIZER_FILE), a.join(OPTIMIZER_FILE)).unwrap();
         assert!(message(&a).contains("expected the state of step 1, got that of step 2"));
         std::fs::remove_file(b.join(OPTIMIZER_FILE)).unwrap();
