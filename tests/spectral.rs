@@ -308,8 +308,8 @@ fn the_token_space_form_gives_what_the_direct_form_gives() {
             let mut rig = Rig::new(&gpu, [1, 4, m, n, 4], config, SpectralInit::Fresh);
             for step in 1..=3 {
                 let d = rig.decoupled(0);
-                // Two micro-batches: the second adds to the first.
-                for accumulate in [false, true] {
+                // A pass that no step follows, then two micro-batches: the first replaces, the second adds to it.
+                for accumulate in [false, false, true] {
                     let param = rig.set.iter().find(|p| p.name.contains("gate")).unwrap();
                     let space = rig.optimizer.token_space(0, ExpertMatrix::Gate).unwrap();
                     assert_eq!(space.is_some(), form == GradientForm::TokenSpace);

@@ -63,7 +63,7 @@ pub struct SpectralStack {
     pub moments_c: (Tensor, Tensor),
     /// First and second moment of `w_u`.
     pub moments_u: (Tensor, Tensor),
-    /// Token-space sums over a step: `(X U)^T dY: [layers, 1, k, n]` and `(I - P_U) X^T dY V: [layers, 1, m, k]`.
+    /// Token-space sums, replaced and added to as the gradient is: `(X U)^T dY: [layers, 1, k, n]` and `(I - P_U) X^T dY V: [layers, 1, m, k]`.
     pub sums: (Tensor, Tensor),
     /// What the last refresh measured; see `optim::spectral_metrics`.
     pub record: RefreshRecord,
