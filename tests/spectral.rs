@@ -556,3 +556,23 @@ fn similarities_and_shares_are_those_of_the_matrices() {
     assert!((got - want).abs() < 1e-5, "{got} {want}");
     assert!((metrics[0].common_gradient_chance - (1.0 - 0.9 * 26.0 / 30.0)).abs() < 1e-12);
 }
+
+#[test]
+fn independent_experts_are_as_alike_as_chance_on_both_sides() {
+    let gpu = gpu();
+    let sizes = [2, 32, 200, 200, 8];
+    let rig = Rig::new(&gpu, sizes, SpectralConfig::default(), SpectralInit::Fresh);
+    let metrics = block_on(rig.optimizer.metrics(MetricOptions::default()).unwrap().read()).unwrap();
+    let mean = |f: fn(&sdmoe::optim::MatrixMetrics) -> f64| metrics.iter().map(f).sum::<f64>() / metrics.len() as f64;
+    // The random directions lie in the 192 dimensions that the common basis leaves.
+    let chance = 2.0 / 192.0;
+    assert_eq!(mean(|m| m.similarity_chance.model), 2.0 / 200.0);
+    for (side, got) in [
+        ("model", mean(|m| m.similarity_unique.unwrap().model)),
+        ("hidden", mean(|m| m.similarity_unique.unwrap().hidden)),
+    ] {
+        println!("similarity on the {side} side {got:.5}, chance {chance:.5}");
+        // A pair's similarity scatters by sqrt(2) / 192; 992 pairs: 2.3e-4. Four times that.
+        assert!((got - chance).abs() < 9.4e-4, "{side} side: {got}, chance {chance}");
+    }
+}

@@ -15,7 +15,7 @@ use crate::kernels::spectral_update::{Mix, apply};
 use crate::kernels::token_space::TokenSpace;
 use crate::linalg::qr::orthonormalize;
 use crate::linalg::random::fill_normal;
-use crate::linalg::svd::{SvdOptions, randomized_svd};
+use crate::linalg::svd::{Draw, SvdOptions, randomized_svd};
 use crate::nn::config::{ExpertMatrix, GradientForm, SpectralConfig};
 use crate::nn::params::{Group, ParamSet};
 use crate::tensor::{DType, Tensor};
@@ -321,5 +321,6 @@ pub(crate) fn svd_options(config: &SpectralConfig, seed: u64, step: u64) -> SvdO
         oversampling: config.oversampling,
         power_iterations: config.power_iterations,
         seed: seed ^ step.wrapping_mul(0x9E37_79B9_7F4A_7C15),
+        draw: Draw::Shared,
     }
 }
