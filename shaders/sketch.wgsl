@@ -1,5 +1,5 @@
-// The test matrices of the randomized SVD: Omega = [start, Gaussian], one a matrix of the batch, all with the same
-// Gaussian columns, so that a matrix gets the same result whatever batch it is in.
+// The test matrices of the randomized SVD: Omega = [start, Gaussian], one a matrix of the batch. The Gaussian columns are
+// all the same, so that a matrix gets the same result whatever batch it is in, or each matrix has its own.
 // Needs lib/grid.wgsl and lib/random.wgsl.
 
 override WG: u32 = 64;
@@ -11,14 +11,18 @@ struct Params {
     batch: u32,
     seed_low: u32,
     seed_high: u32,
+    // Number of the first matrix, and whether each draws from a stream of its own.
+    first: u32,
+    distinct: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> start: array<f32>;
 @group(0) @binding(2) var<storage, read_write> omega: array<f32>;
 
-fn gaussian(within: u32) -> f32 {
-    return random_normal(vec2<u32>(params.seed_low, params.seed_high), 0u, within);
+fn gaussian(matrix: u32, within: u32) -> f32 {
+    let stream = select(0u, params.first + matrix, params.distinct > 0u);
+    return random_normal(vec2<u32>(params.seed_low, params.seed_high), stream, within);
 }
 
 // omega: [batch, rows, columns], start: [batch, rows, start_columns]
@@ -34,7 +38,7 @@ fn sketch_warm(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups)
     if column < params.start_columns {
         omega[i] = start[i / params.columns * params.start_columns + column];
     } else {
-        omega[i] = gaussian(i % size);
+        omega[i] = gaussian(i / size, i % size);
     }
 }
 
@@ -44,6 +48,6 @@ fn sketch_cold(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups)
     let i = workgroup_index(group, groups) * WG + lane;
     let size = params.rows * params.columns;
     if i < size * params.batch {
-        omega[i] = gaussian(i % size);
+        omega[i] = gaussian(i / size, i % size);
     }
 }

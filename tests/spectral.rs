@@ -308,8 +308,8 @@ fn the_token_space_form_gives_what_the_direct_form_gives() {
             let mut rig = Rig::new(&gpu, [1, 4, m, n, 4], config, SpectralInit::Fresh);
             for step in 1..=3 {
                 let d = rig.decoupled(0);
-                // Two micro-batches: the second adds to the first.
-                for accumulate in [false, true] {
+                // A pass that no step follows, then two micro-batches: the first replaces, the second adds to it.
+                for accumulate in [false, false, true] {
                     let param = rig.set.iter().find(|p| p.name.contains("gate")).unwrap();
                     let space = rig.optimizer.token_space(0, ExpertMatrix::Gate).unwrap();
                     assert_eq!(space.is_some(), form == GradientForm::TokenSpace);
@@ -555,4 +555,24 @@ fn similarities_and_shares_are_those_of_the_matrices() {
     let got = metrics[0].common_gradient_share.unwrap();
     assert!((got - want).abs() < 1e-5, "{got} {want}");
     assert!((metrics[0].common_gradient_chance - (1.0 - 0.9 * 26.0 / 30.0)).abs() < 1e-12);
+}
+
+#[test]
+fn independent_experts_are_as_alike_as_chance_on_both_sides() {
+    let gpu = gpu();
+    let sizes = [2, 32, 200, 200, 8];
+    let rig = Rig::new(&gpu, sizes, SpectralConfig::default(), SpectralInit::Fresh);
+    let metrics = block_on(rig.optimizer.metrics(MetricOptions::default()).unwrap().read()).unwrap();
+    let mean = |f: fn(&sdmoe::optim::MatrixMetrics) -> f64| metrics.iter().map(f).sum::<f64>() / metrics.len() as f64;
+    // The random directions lie in the 192 dimensions that the common basis leaves.
+    let chance = 2.0 / 192.0;
+    assert_eq!(mean(|m| m.similarity_chance.model), 2.0 / 200.0);
+    for (side, got) in [
+        ("model", mean(|m| m.similarity_unique.unwrap().model)),
+        ("hidden", mean(|m| m.similarity_unique.unwrap().hidden)),
+    ] {
+        println!("similarity on the {side} side {got:.5}, chance {chance:.5}");
+        // A pair's similarity scatters by sqrt(2) / 192; 992 pairs: 2.3e-4. Four times that.
+        assert!((got - chance).abs() < 9.4e-4, "{side} side: {got}, chance {chance}");
+    }
 }

@@ -64,17 +64,26 @@ fn compare(case: &str, change: impl FnOnce(&mut RunConfig)) {
     let mut host = Reference::new(config.model.clone(), config.spectral.clone(), adam, parameters(&device), states);
     let schedule = optimizer.schedule(config.train.steps);
     for step in 1..=10 {
-        let batch = micro_batches(&config, step).remove(0);
-        device.step(std::slice::from_ref(&batch)).unwrap();
+        let batches = micro_batches(&config, step);
+        device.step(&batches).unwrap();
         let got = block_on(device.reports(true)).unwrap()[0];
         let lr = f64::from(schedule.lr(step));
-        let want = host.step(&batch.tokens, &batch.targets, config.train.batch, config.train.seq, lr);
+        let micro: Vec<_> = batches.iter().map(|b| (&b.tokens[..], &b.targets[..])).collect();
+        let want = host.step_over(&micro, config.train.batch, config.train.seq, lr);
         let margin = want.routed.iter().map(|r| r.margin).fold(f64::INFINITY, f64::min);
         let context = format!("{case}, step {step}: {got:?}, expected {want:?}; least routing margin {margin:.1e}");
         assert!((f64::from(got.loss) - want.loss).abs() < 1e-5 * want.loss, "loss of {context}");
         assert!((f64::from(got.aux_loss) - want.aux).abs() < 1e-5 * want.aux + 1e-9, "auxiliary loss of {context}");
         let norm = f64::from(got.grad_norm);
         assert!((norm - want.grad_norm).abs() < 1e-4 * want.grad_norm, "gradient norm of {context}");
+    }
+    let moe = &config.model.moe;
+    for (l, biases) in host.biases().iter().enumerate().filter(|_| moe.balance_bias > 0.0) {
+        let name = format!("layers.{l}.moe.balance_bias");
+        let (_, got) = device.state().unwrap().into_iter().find(|(n, _)| *n == name).unwrap();
+        for (got, want) in array(&got).data.iter().zip(biases) {
+            assert!((got - want).abs() < 1e-6, "{case}: {name} {got}, expected {want}");
+        }
     }
     let want = host.params();
     for (name, got) in parameters(&device) {
@@ -91,6 +100,18 @@ fn ten_steps_agree_with_f64_with_spectral_decoupling() {
     compare("spectral on, token-space form", |c| c.spectral.gradient_form = GradientForm::TokenSpace);
     compare("as published", |c| c.spectral.as_published = true);
     compare("gate alone", |c| c.spectral.matrices = vec![ExpertMatrix::Gate]);
+}
+
+#[test]
+fn ten_steps_of_two_micro_batches_agree_with_f64() {
+    for form in [GradientForm::Direct, GradientForm::TokenSpace] {
+        compare(&format!("two micro-batches, {form:?}"), |c| {
+            c.train.accumulate = 2;
+            c.spectral.gradient_form = form;
+            // The biases must follow the counts of both.
+            c.model.moe.balance_bias = 0.01;
+        });
+    }
 }
 
 #[test]

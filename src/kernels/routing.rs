@@ -39,6 +39,13 @@ pub static ROUTING_BIAS: Kernel = Kernel {
     entry: "routing_bias",
     constants: &[],
 };
+/// Counts of several batches.
+pub static SUM_COUNTS: Kernel = Kernel {
+    name: "sum_counts",
+    sources: &[include_str!("../../shaders/sum_counts.wgsl")],
+    entry: "sum_counts",
+    constants: &[],
+};
 
 const fn place(name: &'static str) -> Kernel {
     Kernel { name, sources: PLACE, entry: name, constants: &[] }
@@ -46,7 +53,7 @@ const fn place(name: &'static str) -> Kernel {
 
 /// The kernels of this module.
 pub fn kernels() -> Vec<Variant> {
-    let all: [&'static Kernel; 7] = [
+    let all: [&'static Kernel; 8] = [
         &ROUTING_TOPK,
         &ROUTING_RANK,
         &ROUTING_SCAN_BLOCKS,
@@ -54,6 +61,7 @@ pub fn kernels() -> Vec<Variant> {
         &ROUTING_TILES,
         &ROUTING_PLACE,
         &ROUTING_BIAS,
+        &SUM_COUNTS,
     ];
     all.into_iter().map(Variant::from).collect()
 }
@@ -77,6 +85,10 @@ crate::params! {
 
 crate::params! {
     struct BiasParams { experts: u32, step: f32 }
+}
+
+crate::params! {
+    struct CountParams { experts: u32, add: u32 }
 }
 
 /// The most experts: what the workgroup memory of `routing_scan_experts` holds.
@@ -252,6 +264,18 @@ fn group(index: &Tensor, groups: &Groups, slot: &Tensor, source: &Tensor) -> Res
         }
     }
     Ok(())
+}
+
+/// Records `sum = counts`, or `sum += counts` if `add`: `u32 [E]` both.
+///
+/// # Errors
+/// [`Error::Shape`] when the sizes differ.
+pub fn sum_counts(counts: &Tensor, add: bool, sum: &Tensor) -> Result<()> {
+    if sum.numel() != counts.numel() || sum.dtype() != DType::U32 || counts.dtype() != DType::U32 {
+        return Err(Error::shape("sum_counts", "u32 counts [E], u32 sum [E]", format!("{counts:?}, {sum:?}")));
+    }
+    let params = CountParams { experts: counts.numel() as u32, add: u32::from(add) };
+    Launch::new(&SUM_COUNTS).params(&params).read("counts", counts).write("sum", sum).run(counts.gpu())
 }
 
 /// Records `bias_e += step * sign(mean(counts) - counts_e)` with `sign(0) = 0`: the loss-free balancing of DeepSeek-V3

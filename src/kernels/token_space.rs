@@ -35,7 +35,7 @@ crate::params! {
     struct KeepParams { count: u32, columns: u32, first_row: u32, last: u32 }
 }
 
-/// One layer's bases, and the sums that its backward passes of a step add to.
+/// One layer's bases, and the sums that its backward passes of a step make.
 #[derive(Clone, Debug)]
 pub struct TokenSpace {
     /// *U*, `[m, k]`.
@@ -49,11 +49,12 @@ pub struct TokenSpace {
 }
 
 impl TokenSpace {
-    /// Records the projections of routed rows `x: [R, m]` and `dy: [R, n]`, and adds to `a` and `b`; returns X' and dY'.
+    /// Records the projections of routed rows `x: [R, m]` and `dy: [R, n]`, and `a = A + beta a`, `b = B + beta b`; returns
+    /// X' and dY'. `beta` is 0 (a and b may hold anything) or 1, as for the weight gradient that X' and dY' make.
     ///
     /// # Errors
     /// [`Error::Shape`] when the sizes do not fit; [`Error::Device`].
-    pub fn project(&self, x: &Tensor, dy: &Tensor, groups: &Groups) -> Result<(Tensor, Tensor)> {
+    pub fn project(&self, x: &Tensor, dy: &Tensor, groups: &Groups, beta: f32) -> Result<(Tensor, Tensor)> {
         if x.dims() != [groups.capacity, self.u.rows()] || dy.dims() != [groups.capacity, self.v.rows()] {
             let expected = format!("x [{}, {}], dy [.., {}]", groups.capacity, self.u.rows(), self.v.rows());
             return Err(Error::shape("token space", expected, format!("x {x:?}, dy {dy:?}")));
@@ -64,10 +65,10 @@ impl TokenSpace {
         let dyv = Tensor::empty_f32(gpu, [rows, k])?;
         gemm(Trans::N, Trans::N, 1.0, &x, &self.u, 0.0, &xu)?;
         gemm(Trans::N, Trans::N, 1.0, &dy, &self.v, 0.0, &dyv)?;
-        gemm(Trans::T, Trans::N, 1.0, &xu, &dy, 1.0, &self.a)?;
+        gemm(Trans::T, Trans::N, 1.0, &xu, &dy, beta, &self.a)?;
         gemm(Trans::N, Trans::T, -1.0, &xu, &self.u, 1.0, &x)?;
         gemm(Trans::N, Trans::T, -1.0, &dyv, &self.v, 1.0, &dy)?;
-        gemm(Trans::T, Trans::N, 1.0, &x, &dyv, 1.0, &self.b)?;
+        gemm(Trans::T, Trans::N, 1.0, &x, &dyv, beta, &self.b)?;
         Ok((x, dy))
     }
 }

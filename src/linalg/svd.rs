@@ -32,7 +32,27 @@ pub static SKETCH_COLD: Kernel = Kernel { name: "sketch_cold", sources: SOURCES,
 const THREADS: u32 = 64;
 
 crate::params! {
-    struct SketchParams { rows: u32, columns: u32, start_columns: u32, batch: u32, seed_low: u32, seed_high: u32 }
+    struct SketchParams {
+        rows: u32,
+        columns: u32,
+        start_columns: u32,
+        batch: u32,
+        seed_low: u32,
+        seed_high: u32,
+        first: u32,
+        distinct: u32,
+    }
+}
+
+/// The Gaussian columns of a batch's sketches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Draw {
+    /// The same for every matrix: a matrix gives the same bits in whatever batch it is.
+    #[default]
+    Shared,
+    /// Each matrix draws its own. What is found in a flat spectrum leans towards the sketch, so only so do unrelated
+    /// matrices give unrelated subspaces.
+    Distinct,
 }
 
 /// Settings of [`randomized_svd`].
@@ -44,12 +64,14 @@ pub struct SvdOptions {
     pub power_iterations: usize,
     /// Seed of the Gaussian columns.
     pub seed: u64,
+    /// Whether the matrices of a batch share them.
+    pub draw: Draw,
 }
 
 impl Default for SvdOptions {
     /// Oversampling 8 and two power iterations: what Halko et al. recommend for slowly decaying spectra.
     fn default() -> Self {
-        Self { oversampling: 8, power_iterations: 2, seed: 0 }
+        Self { oversampling: 8, power_iterations: 2, seed: 0, draw: Draw::Shared }
     }
 }
 
@@ -87,7 +109,7 @@ pub fn randomized_svd(w: &Tensor, k: usize, options: SvdOptions, warm: Option<&T
     }
     // A rank close to the limit leaves less room for oversampling.
     let l = (k + options.oversampling).min(MAX_COLUMNS);
-    sketched_svd(&w, &sketch(&w, l, options.seed, warm)?, k, options.power_iterations)
+    sketched_svd(&w, &sketch(&w, l, options, warm)?, k, options.power_iterations)
 }
 
 /// [`randomized_svd`] with the singular vectors written to `u: [B, m, k]` and `v: [B, n, k]`, k taken from them. With
@@ -138,7 +160,7 @@ pub fn sketched_svd(w: &Tensor, omega: &Tensor, k: usize, power_iterations: usiz
 }
 
 /// Omega: `[B, n, l]`.
-fn sketch(w: &Tensor, l: usize, seed: u64, warm: Option<&Tensor>) -> Result<Tensor> {
+fn sketch(w: &Tensor, l: usize, options: SvdOptions, warm: Option<&Tensor>) -> Result<Tensor> {
     let [batch, _, n] = stack("randomized_svd", w)?;
     let omega = Tensor::empty_f32(w.gpu(), [batch, n, l])?;
     let mut start_columns = 0;
@@ -158,8 +180,10 @@ fn sketch(w: &Tensor, l: usize, seed: u64, warm: Option<&Tensor>) -> Result<Tens
             columns: l as u32,
             start_columns: start_columns as u32,
             batch: range.len() as u32,
-            seed_low: seed as u32,
-            seed_high: (seed >> 32) as u32,
+            seed_low: options.seed as u32,
+            seed_high: (options.seed >> 32) as u32,
+            first: range.start as u32,
+            distinct: u32::from(options.draw == Draw::Distinct),
         };
         let kernel = if start_columns > 0 { &SKETCH_WARM } else { &SKETCH_COLD };
         let mut launch = Launch::new(kernel).params(&params).write("omega", &part);

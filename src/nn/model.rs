@@ -173,16 +173,15 @@ impl Model {
         Ok(Output { logits, losses, routings })
     }
 
-    /// Moves the balance biases, if balancing by bias is on, towards the experts that got too little in `routings`.
+    /// Moves the balance biases of layer `layer`, if balancing by bias is on, towards the experts that got too little:
+    /// `counts: u32 [E]`, tokens of each expert in the whole step.
     ///
     /// # Errors
-    /// [`Error::Device`].
-    pub fn balance(&self, routings: &[Routing]) -> Result<()> {
-        for (layer, routing) in self.layers.iter().zip(routings) {
-            if let Some(bias) = &layer.bias {
-                update_bias(bias, &routing.groups.counts, self.config.moe.balance_bias)?;
-            }
+    /// [`Error::Shape`] when the counts do not fit; [`Error::Device`].
+    pub fn balance(&self, layer: usize, counts: &Tensor) -> Result<()> {
+        match self.layers.get(layer).and_then(|l| l.bias.as_ref()) {
+            Some(bias) => update_bias(bias, counts, self.config.moe.balance_bias),
+            None => Ok(()),
         }
-        Ok(())
     }
 }

@@ -15,7 +15,7 @@ use crate::kernels::spectral_update::{Mix, apply};
 use crate::kernels::token_space::TokenSpace;
 use crate::linalg::qr::orthonormalize;
 use crate::linalg::random::fill_normal;
-use crate::linalg::svd::{SvdOptions, randomized_svd};
+use crate::linalg::svd::{Draw, SvdOptions, randomized_svd};
 use crate::nn::config::{ExpertMatrix, GradientForm, SpectralConfig};
 use crate::nn::params::{Group, ParamSet};
 use crate::tensor::{DType, Tensor};
@@ -63,7 +63,7 @@ pub struct SpectralStack {
     pub moments_c: (Tensor, Tensor),
     /// First and second moment of `w_u`.
     pub moments_u: (Tensor, Tensor),
-    /// Token-space sums over a step: `(X U)^T dY: [layers, 1, k, n]` and `(I - P_U) X^T dY V: [layers, 1, m, k]`.
+    /// Token-space sums, replaced and added to as the gradient is: `(X U)^T dY: [layers, 1, k, n]` and `(I - P_U) X^T dY V: [layers, 1, m, k]`.
     pub sums: (Tensor, Tensor),
     /// What the last refresh measured; see `optim::spectral_metrics`.
     pub record: RefreshRecord,
@@ -321,5 +321,6 @@ pub(crate) fn svd_options(config: &SpectralConfig, seed: u64, step: u64) -> SvdO
         oversampling: config.oversampling,
         power_iterations: config.power_iterations,
         seed: seed ^ step.wrapping_mul(0x9E37_79B9_7F4A_7C15),
+        draw: Draw::Shared,
     }
 }

@@ -23,7 +23,8 @@ pub struct ExpertMatMul {
     /// routing is known to the device alone.
     pub host_tile_expert: Vec<u32>,
     /// Where spectral decoupling splits the gradient in token space: the bases and sums of this layer's matrix. The
-    /// gradient of w is then the unique part alone, and the common part is added to the sums.
+    /// gradient of w is then the unique part alone, and the common part is in the sums, which are replaced or added to as
+    /// the gradient is.
     pub token_space: Option<TokenSpace>,
 }
 
@@ -62,7 +63,7 @@ impl Op for ExpertMatMul {
             match &self.token_space {
                 None => grouped_weight_gradient(&x, &dy, &self.groups, beta, &dw)?,
                 Some(split) => {
-                    let (x, dy) = split.project(&x, &dy, &self.groups)?;
+                    let (x, dy) = split.project(&x, &dy, &self.groups, beta)?;
                     grouped_weight_gradient(&x, &dy, &self.groups, beta, &dw)?;
                 }
             }

@@ -81,10 +81,6 @@ impl SpectralStack {
             apply(&self.w_c, Some(&direction_c), mix, basis, None, clip)?;
             apply(&self.w_u, Some(&self.gradient), mix, basis, merge, clip)?;
         }
-        if split.unique.is_none() {
-            self.sums.0.clear()?;
-            self.sums.1.clear()?;
-        }
         Ok(())
     }
 

@@ -6,7 +6,7 @@
 use crate::error::Result;
 use crate::gpu::Readback;
 use crate::kernels::spectral::pair_overlaps;
-use crate::linalg::svd::{SvdOptions, randomized_svd};
+use crate::linalg::svd::{Draw, SvdOptions, randomized_svd};
 use crate::nn::config::{ExpertMatrix, GradientForm};
 use crate::nn::spectral::{SpectralBank, SpectralStack, sizes};
 use crate::tensor::Tensor;
@@ -216,8 +216,9 @@ impl Part {
 /// [`crate::Error::Shape`] when r exceeds min(m, n); [`crate::Error::Device`].
 pub fn similarities(w: &Tensor, r: usize) -> Result<[Tensor; 2]> {
     let [l, e, m, n] = sizes(w)?;
-    // Untrained experts have a flat spectrum: more power iterations than a refresh takes.
-    let options = SvdOptions { power_iterations: 4, ..SvdOptions::default() };
+    // Untrained experts have a flat spectrum: more power iterations than a refresh takes, and sketches of their own, as a
+    // common one would make them alike on one side.
+    let options = SvdOptions { power_iterations: 4, draw: Draw::Distinct, ..SvdOptions::default() };
     let svd = randomized_svd(&w.reshape([l * e, m, n])?, r, options, None)?;
     Ok([pair_overlaps(&svd.u.reshape([l, e, m, r])?)?, pair_overlaps(&svd.v.reshape([l, e, n, r])?)?])
 }

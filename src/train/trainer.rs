@@ -10,6 +10,7 @@ use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Readback};
 use crate::kernels::elementwise::{axpby, fill};
+use crate::kernels::routing::sum_counts;
 use crate::nn::model::{Model, Output};
 use crate::nn::pass::{Mode, Pass};
 use crate::ops::CrossEntropy;
@@ -61,7 +62,7 @@ pub struct Trainer {
     /// The weight of a micro-batch in the step's mean: what flows back into its losses.
     share: Tensor,
     figures: Tensor,
-    /// `u32 [layers, E]` in rows that start aligned: tokens of each expert in the last step.
+    /// `u32 [layers, E]` in rows that start aligned: tokens of each expert in the last step, all its micro-batches.
     counts: Tensor,
     pending: VecDeque<(StepReport, Readback)>,
 }
@@ -155,7 +156,6 @@ impl Trainer {
         }
         self.step += 1;
         let share = 1.0 / wanted as f32;
-        let mut routings = Vec::new();
         for (i, batch) in batches.iter().enumerate() {
             self.tokens.write_u32(&batch.tokens)?;
             self.targets.write_u32(&batch.targets)?;
@@ -168,23 +168,28 @@ impl Trainer {
                 axpby(share, tape.value(aux), if j == 0 { keep } else { 1.0 }, &self.figure(1)?)?;
             }
             let seeds: Vec<_> = output.losses.iter().chain([&loss]).map(|&v| (v, self.share.clone())).collect();
-            routings = output.routings;
+            for (l, routing) in output.routings.iter().enumerate() {
+                sum_counts(&routing.groups.counts, i > 0, &self.layer_counts(l)?)?;
+            }
+            drop(output);
             drop(tape.backward(&seeds)?);
         }
         let lr = self.config.optimizer.schedule(self.config.train.steps).lr(self.step);
-        self.model.balance(&routings)?;
-        for (l, routing) in routings.iter().enumerate() {
-            let counts = &routing.groups.counts;
-            let row = self.counts.slice(l..l + 1)?.reshape([self.counts.cols()])?;
-            row.slice(0..counts.numel())?.copy_from(counts)?;
+        for layer in 0..self.config.model.layers {
+            self.model.balance(layer, &self.layer_counts(layer)?)?;
         }
-        // What the forward pass held goes back to the pool: a step with a refresh then finds what any other step finds.
-        drop(routings);
+        // Nothing of the forward passes is held here: a step with a refresh finds the pool as any other step does.
         let norm = self.optimizer.step(self.step, lr)?.norm;
         self.figure(2)?.copy_from(&norm.slice(0..1)?)?;
         let report = StepReport { step: self.step, loss: 0.0, aux_loss: 0.0, lr, grad_norm: 0.0 };
         self.pending.push_back((report, self.figures.read()?));
         Ok(())
+    }
+
+    /// Layer `l`'s part of the counts, `u32 [E]`.
+    fn layer_counts(&self, l: usize) -> Result<Tensor> {
+        let row = self.counts.slice(l..l + 1)?.reshape([self.counts.cols()])?;
+        row.slice(0..self.config.model.moe.experts)
     }
 
     fn figure(&self, i: usize) -> Result<Tensor> {

@@ -223,12 +223,12 @@ fn token_space(gpu: &Gpu, case: &Case, basis: &Basis, shape: &[usize; 4]) -> Res
     let space = TokenSpace {
         u: basis.u.reshape([m, k]).map_err(text)?,
         v: basis.v.reshape([n, k]).map_err(text)?,
-        a: Tensor::zeros(gpu, [k, n]).map_err(text)?,
-        b: Tensor::zeros(gpu, [m, k]).map_err(text)?,
+        a: upload(gpu, &Array::zeros(&[k, n]).map(|_| f64::NAN), &[k, n])?,
+        b: upload(gpu, &Array::zeros(&[m, k]).map(|_| f64::NAN), &[m, k])?,
     };
     let x = Tensor::from_f32(gpu, [capacity, m], &x).map_err(text)?;
     let dy = Tensor::from_f32(gpu, [capacity, n], &dy).map_err(text)?;
-    let (x, dy) = space.project(&x, &dy, &groups).map_err(text)?;
+    let (x, dy) = space.project(&x, &dy, &groups, 0.0).map_err(text)?;
     let unique = Tensor::empty_f32(gpu, [e, m, n]).map_err(text)?;
     grouped_weight_gradient(&x, &dy, &groups, 0.0, &unique).map_err(text)?;
     let want = case.tensor("G_u")?;

@@ -130,8 +130,34 @@ impl Trainer {
 
     /// One optimizer step at learning rate `lr`.
     pub fn step(&mut self, tokens: &[u32], targets: &[u32], batch: usize, seq: usize, lr: f64) -> StepReport {
-        let pass = self.forward(tokens, targets, batch, seq);
-        let mut grads = self.received(raw_gradients(&pass));
+        self.step_over(&[(tokens, targets)], batch, seq, lr)
+    }
+
+    /// One optimizer step on the mean of the losses of several micro-batches, tokens and targets each.
+    pub fn step_over(&mut self, micro: &[(&[u32], &[u32])], batch: usize, seq: usize, lr: f64) -> StepReport {
+        let share = 1.0 / micro.len() as f64;
+        let (mut loss, mut aux, mut raw, mut routed) = (0.0, 0.0, Params::new(), Vec::<Routed>::new());
+        for (i, (tokens, targets)) in micro.iter().enumerate() {
+            let pass = self.forward(tokens, targets, batch, seq);
+            loss += share * pass.tape.scalar(pass.loss);
+            aux += share * pass.tape.scalar(pass.aux);
+            for (name, grads) in raw_gradients(&pass) {
+                let scaled = grads.into_iter().map(|g| g * share);
+                match raw.get_mut(&name) {
+                    Some(sum) => sum.iter_mut().zip(scaled).for_each(|(sum, g)| *sum += g),
+                    None => drop(raw.insert(name, scaled.collect())),
+                }
+            }
+            if i == 0 {
+                routed = pass.routed;
+                continue;
+            }
+            for (sum, layer) in routed.iter_mut().zip(pass.routed) {
+                sum.picks.iter_mut().zip(&layer.picks).for_each(|(sum, picks)| *sum += picks);
+                sum.margin = sum.margin.min(layer.margin);
+            }
+        }
+        let mut grads = self.received(raw);
         let grad_norm = grads.values().flatten().map(Mat::norm_squared).sum::<f64>().sqrt();
         let scale = self.adam.clip_scale(grad_norm);
         grads.values_mut().flatten().for_each(|g| *g *= scale);
@@ -170,9 +196,8 @@ impl Trainer {
         for (name, state) in &self.decoupled {
             self.params.insert(name.clone(), state.merged());
         }
-        self.balance(&pass.routed, tokens.len());
-        let (loss, aux) = (pass.tape.scalar(pass.loss), pass.tape.scalar(pass.aux));
-        StepReport { loss, aux, grad_norm, routed: pass.routed, before_refresh }
+        self.balance(&routed, micro.len() * batch * seq);
+        StepReport { loss, aux, grad_norm, routed, before_refresh }
     }
 
     /// The loss-free balancing: an expert with less than its share becomes easier to choose.
