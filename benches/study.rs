@@ -51,7 +51,7 @@ fn run(gpu: &Gpu, config: &RunConfig, text: &[u8], held_out: &[u8]) -> Result<Fi
     }
     block_on(trainer.reports(true))?;
     let seconds = began.elapsed().as_secs_f64();
-    let windows = Validation::new(held_out, batch, seq, Some(VALIDATION_BATCHES))?;
+    let windows = Validation::new(held_out, batch, seq, VALIDATION_BATCHES)?;
     let loss = f64::from(block_on(trainer.evaluate(windows.iter()))?);
     let similarity = block_on(similarities(&trainer))?;
     let hidden = || similarity.iter().filter(|s| s.side == Side::Hidden);

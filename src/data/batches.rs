@@ -11,8 +11,18 @@ use crate::error::Result;
 pub struct Batch {
     /// What the model reads.
     pub tokens: Vec<u32>,
-    /// What it must predict: `tokens` moved by one.
+    /// What it must predict: `tokens` moved by one; [`NO_TARGET`] where a text has ended.
     pub targets: Vec<u32>,
+}
+
+/// A target that is no byte: the loss of its token is 0.
+pub const NO_TARGET: u32 = u32::MAX;
+
+impl Batch {
+    /// Tokens that have a target.
+    pub fn predicted(&self) -> usize {
+        self.targets.iter().filter(|t| **t != NO_TARGET).count()
+    }
 }
 
 /// Training batches: which windows a step sees is a pure function of the seed, the step and the micro-batch.
@@ -24,7 +34,7 @@ pub struct Batches<'a> {
     seed: u64,
 }
 
-/// Validation batches: always the same windows, evenly spaced over the bytes.
+/// Validation batches: always the same windows, evenly spaced over the bytes or covering all of them.
 #[derive(Clone, Debug)]
 pub struct Validation<'a> {
     bytes: &'a [u8],
@@ -33,10 +43,13 @@ pub struct Validation<'a> {
     seq: usize,
 }
 
+/// Windows that may reach past the end: there tokens are 0 and targets [`NO_TARGET`].
 fn gather(bytes: &[u8], starts: &[usize], seq: usize) -> Batch {
-    let take =
-        |shift: usize| starts.iter().flat_map(|s| &bytes[s + shift..s + shift + seq]).map(|b| u32::from(*b)).collect();
-    Batch { tokens: take(0), targets: take(1) }
+    let take = |shift: usize, beyond: u32| {
+        let window = |start: &usize| *start + shift..*start + shift + seq;
+        starts.iter().flat_map(window).map(|i| bytes.get(i).map_or(beyond, |b| u32::from(*b))).collect()
+    };
+    Batch { tokens: take(0, 0), targets: take(1, NO_TARGET) }
 }
 
 impl<'a> Batches<'a> {
@@ -57,33 +70,26 @@ impl<'a> Batches<'a> {
 }
 
 impl<'a> Validation<'a> {
-    /// Up to `limit` batches (none: as many as the bytes hold without overlap); at least one, whose windows overlap where
-    /// the bytes are few.
+    /// Up to `limit` batches, evenly spaced; at least one, whose windows overlap where the bytes are few.
     ///
     /// # Errors
     /// [`crate::Error::Data`] when `bytes` are shorter than `seq + 1`.
-    pub fn new(bytes: &'a [u8], batch: usize, seq: usize, limit: Option<usize>) -> Result<Self> {
+    pub fn new(bytes: &'a [u8], batch: usize, seq: usize, limit: usize) -> Result<Self> {
         corpus::require(bytes, seq, "the text to evaluate on")?;
         let last = bytes.len() - seq - 1;
         let whole = (bytes.len() - 1) / seq / batch;
-        let windows = batch * whole.min(limit.unwrap_or(whole)).max(1);
+        let windows = batch * whole.min(limit).max(1);
         let starts = (0..windows).map(|i| (i as u128 * last as u128 / (windows - 1).max(1) as u128) as usize).collect();
         Ok(Self { bytes, starts, batch, seq })
     }
 
-    /// Number of batches.
-    pub fn len(&self) -> usize {
-        self.starts.len() / self.batch
-    }
-
-    /// Never: there is at least one batch.
-    pub fn is_empty(&self) -> bool {
-        self.starts.is_empty()
-    }
-
-    /// Bytes predicted over all batches.
-    pub fn predicted(&self) -> usize {
-        self.starts.len() * self.seq
+    /// Every byte but the first as a target once, in windows behind each other; the last batch can have fewer of them.
+    ///
+    /// # Errors
+    /// [`crate::Error::Data`] when `bytes` are shorter than `seq + 1`.
+    pub fn all(bytes: &'a [u8], batch: usize, seq: usize) -> Result<Self> {
+        corpus::require(bytes, seq, "the text to evaluate on")?;
+        Ok(Self { bytes, starts: (0..bytes.len() - 1).step_by(seq).collect(), batch, seq })
     }
 
     /// The batches, in order.
@@ -112,18 +118,27 @@ mod tests {
     fn the_shortest_text_has_one_window() {
         let batch = Batches::new(b"abc", 2, 2, 0).unwrap().batch(1, 0);
         assert_eq!(batch.tokens, [97, 98, 97, 98]);
-        assert_eq!(Validation::new(b"abc", 2, 2, None).unwrap().iter().next().unwrap(), batch);
+        assert_eq!(Validation::new(b"abc", 2, 2, 1).unwrap().iter().next().unwrap(), batch);
         assert!(Batches::new(b"ab", 2, 2, 0).is_err());
     }
 
     #[test]
     fn validation_windows_are_evenly_spaced_and_do_not_overlap_where_there_is_room() {
         let bytes = vec![1u8; 1001];
-        let all = Validation::new(&bytes, 5, 10, None).unwrap();
-        assert_eq!((all.len(), all.predicted()), (20, 1000));
-        assert_eq!(all.starts, (0..100).map(|i| i * 10).collect::<Vec<_>>());
-        let some = Validation::new(&bytes, 5, 10, Some(2)).unwrap();
+        let some = Validation::new(&bytes, 5, 10, 2).unwrap();
         assert_eq!((some.starts[0], some.starts[9], some.iter().count()), (0, 990, 2));
         assert!(some.starts.windows(2).all(|w| w[1] - w[0] >= 10));
+    }
+
+    #[test]
+    fn a_whole_text_is_predicted_byte_by_byte() {
+        for length in [11, 12, 20, 21, 22, 1001] {
+            let bytes: Vec<u8> = (0..length).map(|i| i as u8).collect();
+            let batches: Vec<Batch> = Validation::all(&bytes, 3, 10).unwrap().iter().collect();
+            let targets = batches.iter().flat_map(|b| &b.targets).filter(|t| **t != NO_TARGET);
+            assert!(targets.map(|t| *t as u8).eq(bytes[1..].iter().copied()), "{length}");
+            assert_eq!(batches.iter().map(Batch::predicted).sum::<usize>(), bytes.len() - 1);
+            assert!(batches.iter().all(|b| b.tokens.len() == b.targets.len() && b.tokens.len() % 10 == 0));
+        }
     }
 }

@@ -1,8 +1,5 @@
 //! The byte tokenizer: token `t` is byte `t`, so the vocabulary is 256 and nothing can be out of it.
 
-/// Number of tokens.
-pub const VOCAB: usize = 256;
-
 /// Bytes as tokens.
 pub fn encode(bytes: &[u8]) -> Vec<u32> {
     bytes.iter().map(|b| u32::from(*b)).collect()

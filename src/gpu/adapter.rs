@@ -130,6 +130,13 @@ pub async fn adapters() -> Vec<AdapterReport> {
     enumerate().await.into_iter().map(|(_, report)| report).collect()
 }
 
+/// The first adapter whose name, driver or backend contains `name`, ignoring case.
+fn named(all: &[(wgpu::Adapter, AdapterReport)], name: &str) -> Option<usize> {
+    let name = name.to_lowercase();
+    let contains = |text: &String| text.to_lowercase().contains(&name);
+    all.iter().position(|(_, r)| [&r.name, &r.driver, &r.backend].into_iter().any(contains))
+}
+
 pub(super) async fn choose(choice: &AdapterChoice) -> Result<(wgpu::Adapter, AdapterReport)> {
     let mut all = enumerate().await;
     if all.is_empty() {
@@ -144,13 +151,10 @@ pub(super) async fn choose(choice: &AdapterChoice) -> Result<(wgpu::Adapter, Ada
     };
     let position = match choice {
         AdapterChoice::Auto => (0..all.len()).min_by_key(|&i| rank(&all[i].1)),
-        AdapterChoice::Index(index) => (*index < all.len()).then_some(*index),
-        AdapterChoice::Name(name) => {
-            let name = name.to_lowercase();
-            all.iter().position(|(_, r)| {
-                [&r.name, &r.driver, &r.backend].iter().any(|text| text.to_lowercase().contains(&name))
-            })
-        }
+        AdapterChoice::Index(index) if *index < all.len() => Some(*index),
+        // A number that is no index may be part of a name: 4090.
+        AdapterChoice::Index(number) => named(&all, &number.to_string()),
+        AdapterChoice::Name(name) => named(&all, name),
     };
     match position {
         Some(position) => Ok(all.swap_remove(position)),

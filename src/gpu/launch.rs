@@ -1,10 +1,10 @@
 //! A launch: a kernel with its buffers, bound by the WGSL variable's name, and its parameters.
 
+use super::Gpu;
 use super::kernel::{Kernel, KernelParams, ParamScalar};
 use super::pool::BufferSlice;
-use super::recorder::grid;
+use super::recorder::{SLOT, grid};
 use super::reflect::BindingKind;
-use super::{Gpu, lock};
 use crate::error::{Error, Result};
 
 type Fields = &'static [(&'static str, ParamScalar)];
@@ -75,7 +75,7 @@ impl<'a> Launch<'a> {
             return Ok(());
         }
         let groups = grid(self.groups, gpu.0.device.limits().max_compute_workgroups_per_dimension)?;
-        let mut state = lock(&gpu.0.state);
+        let mut state = gpu.room();
         let pipeline = state.pipeline(&gpu.0.device, self.kernel, &self.constants)?;
         let mut slices = Vec::with_capacity(self.bindings.len());
         let mut uniform = false;
@@ -102,14 +102,16 @@ impl<'a> Launch<'a> {
             return Err(self.fail(format!("expected bindings {known:?}, got {got:?}{params}")));
         }
         state.dispatch(&gpu.0.device, &pipeline, self.params.map(|(bytes, _)| bytes), &slices, groups);
-        drop(state);
-        gpu.flush_if_full()
+        Ok(())
     }
 
     fn check_params(&self, name: &str, fields: &[(String, ParamScalar)]) -> Result<()> {
-        let Some((_, own)) = self.params else {
+        let Some((bytes, own)) = self.params else {
             return Err(self.fail(format!("expected parameters for `{name}`, got none")));
         };
+        if bytes.len() as u64 > SLOT {
+            return Err(self.fail(format!("`{name}`: expected at most {SLOT} bytes, got {}", bytes.len())));
+        }
         let same = name == "params"
             && own.len() == fields.len()
             && own.iter().zip(fields).all(|(a, b)| a.0 == b.0 && a.1 == b.1);

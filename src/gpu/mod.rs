@@ -220,23 +220,26 @@ impl Gpu {
     /// Records a copy of `source` to `target`, which must be of one size.
     ///
     /// # Errors
-    /// [`Error::Shape`] when the sizes differ.
+    /// [`Error::Shape`] when the sizes differ, or both slices are of one buffer.
     pub fn copy(&self, source: &BufferSlice, target: &BufferSlice) -> Result<()> {
         if source.size != target.size {
             let got = format!("{} and {} bytes", source.size, target.size);
             return Err(Error::shape("copy", "slices of one size", got));
         }
-        lock(&self.0.state).copy(source, target);
-        self.flush_if_full()
+        if source.buffer.id() == target.buffer.id() {
+            return Err(Error::shape("copy", "two buffers", "two slices of one buffer"));
+        }
+        self.room().copy(source, target);
+        Ok(())
     }
 
     /// Records that `slice` becomes zero.
     ///
     /// # Errors
-    /// [`Error::Device`] as [`Gpu::flush`].
+    /// None so far; failures of the device show at [`Gpu::flush`].
     pub fn clear(&self, slice: &BufferSlice) -> Result<()> {
-        lock(&self.0.state).clear(slice);
-        self.flush_if_full()
+        self.room().clear(slice);
+        Ok(())
     }
 
     /// Submits what is recorded.
@@ -248,9 +251,11 @@ impl Gpu {
         self.check()
     }
 
-    fn flush_if_full(&self) -> Result<()> {
-        let full = lock(&self.0.state).full();
-        if full { self.flush() } else { Ok(()) }
+    /// The recorder, with room for one more command.
+    fn room(&self) -> MutexGuard<'_, recorder::State> {
+        let mut state = lock(&self.0.state);
+        state.make_room(&self.0.device, &self.0.queue, &self.0.pool);
+        state
     }
 
     /// The first failure the device has reported, if any, as an error.

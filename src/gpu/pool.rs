@@ -41,7 +41,8 @@ impl Drop for Buffer {
             class.ids.insert(self.id);
             class.buffers.insert(self.id, raw);
         } else {
-            self.pool.bytes.fetch_sub(raw.size(), Ordering::Relaxed);
+            self.pool.note_freed(raw.size());
+            lock(&self.pool.dropped).push(self.id);
         }
     }
 }
@@ -66,6 +67,8 @@ struct Class {
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     free: Mutex<HashMap<u64, Class>>,
+    /// Buffers of their own that are gone; bind groups of theirs must go too, for they keep the memory.
+    dropped: Mutex<Vec<u64>>,
     next_id: AtomicU64,
     created: AtomicU64,
     bytes: AtomicU64,
@@ -73,7 +76,7 @@ pub(super) struct Pool {
 }
 
 /// Rounds up to a multiple of an eighth of the next lower power of two: at most 12.5 % are wasted.
-fn size_class(bytes: u64) -> u64 {
+pub(super) fn size_class(bytes: u64) -> u64 {
     let bytes = bytes.max(256);
     let step = (1 << bytes.ilog2()) / 8;
     bytes.div_ceil(step) * step
@@ -106,11 +109,21 @@ impl Pool {
         (self.next_id.fetch_add(1, Ordering::Relaxed), raw)
     }
 
-    /// Counts a buffer that lives outside the pool for good: the uniform arena, staging buffers.
+    /// Counts a buffer that lives outside the pool: the uniform arena, staging buffers.
     pub(super) fn note_created(&self, size: u64) {
         self.created.fetch_add(1, Ordering::Relaxed);
         let now = self.bytes.fetch_add(size, Ordering::Relaxed) + size;
         self.peak.fetch_max(now, Ordering::Relaxed);
+    }
+
+    /// Counts a buffer outside the pool that is gone.
+    pub(super) fn note_freed(&self, size: u64) {
+        self.bytes.fetch_sub(size, Ordering::Relaxed);
+    }
+
+    /// The ids of the buffers that are gone since the last call.
+    pub(super) fn take_dropped(&self) -> Vec<u64> {
+        std::mem::take(&mut *lock(&self.dropped))
     }
 
     pub(super) fn count(&self, counters: &mut Counters) {

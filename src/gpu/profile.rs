@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
+use super::Gpu;
 use super::pool::Pool;
-use super::{Gpu, lock};
 use crate::error::{Error, Result};
 
 /// What one kernel took.
@@ -91,12 +91,5 @@ impl Batch {
     pub(super) fn resolve(&self, encoder: &mut wgpu::CommandEncoder) {
         encoder.resolve_query_set(&self.queries, 0..2 * self.names.len() as u32, &self.resolved, 0);
         encoder.copy_buffer_to_buffer(&self.resolved, 0, &self.staging, 0, self.staging.size());
-    }
-}
-
-impl Gpu {
-    /// Whether kernels are being timed.
-    pub fn profiling(&self) -> bool {
-        lock(&self.0.state).profile.is_some()
     }
 }

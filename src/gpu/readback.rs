@@ -6,9 +6,12 @@ use std::task::{Context, Poll};
 
 use futures_channel::oneshot;
 
-use super::pool::BufferSlice;
+use super::pool::{BufferSlice, size_class};
 use super::{Gpu, lock};
 use crate::error::{Error, Result};
+
+/// Bytes of the largest staging buffer that is kept for the next readback: figures of a step are, checkpoints are not.
+const KEPT_STAGING: u64 = 1 << 16;
 
 /// Bytes on their way from the device. Awaiting it gives them; [`Readback::try_take`] looks without waiting.
 #[derive(Debug)]
@@ -21,7 +24,7 @@ pub struct Readback {
 }
 
 pub(super) fn start(gpu: &Gpu, slice: &BufferSlice) -> Result<Readback> {
-    let class = slice.size.next_multiple_of(4).max(256).next_power_of_two();
+    let class = size_class(slice.size).min(gpu.0.device.limits().max_buffer_size & !3);
     let mut state = lock(&gpu.0.state);
     let staging = state.staging.get_mut(&class).and_then(Vec::pop).unwrap_or_else(|| {
         gpu.0.pool.note_created(class);
@@ -69,8 +72,20 @@ impl Readback {
         let data = view[..self.size as usize].to_vec();
         drop(view);
         staging.unmap();
-        lock(&self.gpu.0.state).staging.entry(staging.size()).or_default().push(staging);
+        if staging.size() <= KEPT_STAGING {
+            lock(&self.gpu.0.state).staging.entry(staging.size()).or_default().push(staging);
+        } else {
+            self.gpu.0.pool.note_freed(staging.size());
+        }
         Ok(data)
+    }
+}
+
+impl Drop for Readback {
+    fn drop(&mut self) {
+        if let Some(staging) = self.staging.take() {
+            self.gpu.0.pool.note_freed(staging.size());
+        }
     }
 }
 

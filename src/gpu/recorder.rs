@@ -34,7 +34,8 @@ enum Command {
     Clear { target: wgpu::Buffer, offset: u64, size: u64 },
 }
 
-type PipelineKey = (&'static str, Vec<(&'static str, u64)>);
+/// A kernel's address, its identity: names are for people. And the override constants.
+type PipelineKey = (usize, Vec<(&'static str, u64)>);
 type GroupKey = (usize, Vec<(u64, u64, u64)>);
 
 pub(super) struct State {
@@ -74,8 +75,11 @@ impl State {
         !self.commands.is_empty()
     }
 
-    pub(super) fn full(&self) -> bool {
-        self.commands.len() >= COMMANDS
+    /// Submits if the list is full, so that one more command fits.
+    pub(super) fn make_room(&mut self, device: &wgpu::Device, queue: &wgpu::Queue, pool: &Pool) {
+        if self.commands.len() >= COMMANDS {
+            self.flush(device, queue, pool);
+        }
     }
 
     /// The pipeline of `kernel` with these override constants, compiled at its first use.
@@ -85,7 +89,8 @@ impl State {
         kernel: &'static Kernel,
         constants: &[(&'static str, f64)],
     ) -> Result<Arc<Pipeline>> {
-        let key = (kernel.name, constants.iter().map(|(n, v)| (*n, v.to_bits())).collect::<Vec<_>>());
+        let address = std::ptr::from_ref(kernel) as usize;
+        let key = (address, constants.iter().map(|(n, v)| (*n, v.to_bits())).collect::<Vec<_>>());
         if let Some(pipeline) = self.pipelines.get(&key) {
             return Ok(pipeline.clone());
         }
@@ -160,6 +165,10 @@ impl State {
     ) -> Option<wgpu::SubmissionIndex> {
         if self.commands.is_empty() {
             return None;
+        }
+        let dropped = pool.take_dropped();
+        if !dropped.is_empty() {
+            self.bind_groups.retain(|(_, slices), _| slices.iter().all(|(id, ..)| !dropped.contains(id)));
         }
         queue.write_buffer(&self.arena, 0, &self.arena_bytes);
         self.arena_bytes.clear();

@@ -269,8 +269,8 @@ impl ModelConfig {
         require(self.head_dim <= 128, "model.head_dim", || {
             format!("expected at most 128 (the attention kernel's register budget), got {}", self.head_dim)
         })?;
-        require(self.rope_theta > 0.0 && self.rope_theta.is_finite(), "model.rope_theta", || {
-            format!("expected a positive number, got {}", self.rope_theta)
+        require(self.rope_theta >= 1.0 && self.rope_theta.is_finite(), "model.rope_theta", || {
+            format!("expected a number of at least 1, got {}", self.rope_theta)
         })?;
         require(self.norm_eps > 0.0 && self.norm_eps.is_finite(), "model.norm_eps", || {
             format!("expected a positive number, got {}", self.norm_eps)

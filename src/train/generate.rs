@@ -2,6 +2,7 @@
 
 use crate::autograd::Tape;
 use crate::data::offsets::uniform;
+use crate::data::tokenizer::encode;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::nn::model::Model;
@@ -29,8 +30,7 @@ pub async fn generate(
     if what.prompt.is_empty() {
         return Err(Error::Data("the prompt is empty; expected at least one byte".into()));
     }
-    let vocab = model.config().vocab;
-    let mut text: Vec<u32> = what.prompt.iter().map(|&b| u32::from(b)).collect();
+    let mut text = encode(&what.prompt);
     for position in 0..what.tokens {
         let seen = &text[text.len().saturating_sub(context.max(1))..];
         let seq = seen.len().next_multiple_of(WINDOW_STEP);
@@ -40,9 +40,8 @@ pub async fn generate(
         let mut tape = Tape::new(gpu);
         let pass = Pass { params: model.params(), seq, mode: Mode::Inference, token_space: &|_, _| Ok(None) };
         let output = model.forward(&mut tape, &pass, &tokens)?;
-        let logits = tape.value(output.logits).to_f32().await?;
-        let last = &logits[(seen.len() - 1) * vocab..seen.len() * vocab];
-        let next = sample(last, what.temperature, what.top_p, uniform(what.seed, &[position as u64]));
+        let last = tape.value(output.logits).slice(seen.len() - 1..seen.len())?.to_f32().await?;
+        let next = sample(&last, what.temperature, what.top_p, uniform(what.seed, &[position as u64]));
         text.push(next);
         each(next as u8)?;
     }

@@ -7,6 +7,7 @@ use crate::data::Corpus;
 
 mod clock;
 pub mod config;
+pub mod evaluate;
 pub mod generate;
 pub mod metrics;
 pub mod progress;

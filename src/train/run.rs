@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::clock::Clock;
+use super::evaluate::evaluate;
 use super::metrics::{MetricsWriter, StepMetrics, Summary};
 use super::progress::{Display, Progress};
 use super::resume::{parameters, restore, restore_model};
@@ -11,10 +12,9 @@ use super::saved::{self, Position, SavedModel};
 use super::trainer::{StepReport, Trainer};
 use super::{Evaluation, Generation, Outcome, Plan, generate};
 use crate::checkpoint::TensorToSave;
-use crate::data::{Batches, Corpus, Validation};
+use crate::data::{Batches, Corpus, Validation, tokenizer};
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, Gpu, GpuOptions};
-use crate::optim::SpectralInit;
 use crate::tensor::Tensor;
 use crate::train::config::RunConfig;
 use crate::train::run_folder::RunFolder;
@@ -146,7 +146,7 @@ impl Run {
     /// Adds what is measured on the held-out part, and the experts' load, to the line of the step just done.
     async fn evaluate(&mut self, line: &mut StepMetrics) -> Result<()> {
         let train = &self.config.train;
-        let windows = Validation::new(self.corpus.validation(), train.batch, train.seq, Some(train.eval_batches))?;
+        let windows = Validation::new(self.corpus.validation(), train.batch, train.seq, train.eval_batches)?;
         let loss = self.trainer.evaluate(windows.iter()).await?;
         if !loss.is_finite() {
             return Err(Error::NotFinite { step: line.step, what: "val_loss".into(), value: loss });
@@ -230,7 +230,6 @@ impl Run {
             similarity: super::specialisation::similarities(&self.trainer).await?,
         };
         summary.write(&self.folder.summary_path())?;
-        let mut sample = Vec::new();
         let prompt = self.corpus.validation();
         let prompt = &prompt[..prompt.len().min(32)];
         let what = Generation {
@@ -240,13 +239,13 @@ impl Run {
             top_p: 0.95,
             seed: config.seed,
         };
-        sample.extend(prompt.iter().map(|&b| u32::from(b)));
+        let mut sample = tokenizer::encode(prompt);
         generate::generate(gpu, self.trainer.model(), config.train.seq, &what, |byte| {
             sample.push(u32::from(byte));
             Ok(())
         })
         .await?;
-        Ok(Outcome::Finished { summary, sample: crate::data::tokenizer::printable(&sample) })
+        Ok(Outcome::Finished { summary, sample: tokenizer::printable(&sample) })
     }
 }
 
@@ -271,13 +270,8 @@ pub async fn continue_text(
 /// [`Error::Data`] when the text is too short, no device, or a device that fails.
 pub async fn evaluate_text(saved: &SavedModel, adapter: Option<&str>, text: &[u8]) -> Result<Evaluation> {
     let train = &saved.config.train;
-    let windows = Validation::new(text, train.batch, train.seq, None)?;
+    let windows = Validation::all(text, train.batch, train.seq)?;
     let gpu = open(adapter).await?;
     let model = restore_model(&gpu, saved, &saved.config)?;
-    let plain = RunConfig {
-        spectral: crate::nn::config::SpectralConfig { enabled: false, ..saved.config.spectral.clone() },
-        ..saved.config.clone()
-    };
-    let trainer = Trainer::with_model(&gpu, &plain, model, SpectralInit::FromWeights)?;
-    Ok(Evaluation { loss: trainer.evaluate(windows.iter()).await?, bytes: windows.predicted() as u64 })
+    evaluate(&gpu, &model, train.seq, windows.iter()).await
 }

@@ -8,16 +8,18 @@ use std::path::{Path, PathBuf};
 
 use super::config::RunConfig;
 use super::metrics::MetricsWriter;
-use crate::checkpoint::write_file_atomically;
+use crate::checkpoint::{locate, write_file_atomically};
 use crate::error::{Error, Result};
 
 /// The file of the settings.
 const CONFIG_FILE: &str = "config.toml";
 
 /// A folder that may hold a run, or holds one that goes on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct RunFolder {
     dir: PathBuf,
+    /// It did not exist when it was chosen: whoever makes it owns it.
+    missing: bool,
 }
 
 impl RunFolder {
@@ -27,12 +29,16 @@ impl RunFolder {
     /// [`Error::Checkpoint`] when it is a file, a run, or holds something else.
     pub fn create(dir: &Path) -> Result<Self> {
         if !dir.exists() {
-            return Ok(Self { dir: dir.to_owned() });
+            return Ok(Self { dir: dir.to_owned(), missing: true });
         }
         if !dir.is_dir() {
             return Err(Error::checkpoint(dir, "expected a folder for the run, found a file"));
         }
         if dir.join(CONFIG_FILE).exists() {
+            if locate(&dir.join("checkpoint")).is_err() {
+                let message = "holds a run that ended before its first checkpoint; delete it, or choose another --out";
+                return Err(Error::checkpoint(dir, message));
+            }
             let message =
                 format!("already holds a run; go on with --resume {}, or choose another --out", dir.display());
             return Err(Error::checkpoint(dir, message));
@@ -41,14 +47,14 @@ impl RunFolder {
             let message = "exists, is not empty and is not a run (it has no config.toml); choose another --out";
             return Err(Error::checkpoint(dir, message));
         }
-        Ok(Self { dir: dir.to_owned() })
+        Ok(Self { dir: dir.to_owned(), missing: false })
     }
 
     /// The first `<parent>/<name>-<n>`, n = 1, 2, ..., that does not exist.
     pub fn first_free(parent: &Path, name: &str) -> Self {
         let dir = (1u64..).map(|n| parent.join(format!("{name}-{n}"))).find(|d| !d.exists());
         // The range does not end before a file system is full of folders; the name without a number is then as good.
-        Self { dir: dir.unwrap_or_else(|| parent.join(name)) }
+        Self { dir: dir.unwrap_or_else(|| parent.join(name)), missing: true }
     }
 
     /// The folder of a run that goes on.
@@ -59,7 +65,7 @@ impl RunFolder {
         if !dir.join(CONFIG_FILE).is_file() {
             return Err(Error::checkpoint(dir, "expected the folder of a run to resume, found no config.toml in it"));
         }
-        Ok(Self { dir: dir.to_owned() })
+        Ok(Self { dir: dir.to_owned(), missing: false })
     }
 
     /// The folder.
@@ -91,16 +97,17 @@ impl RunFolder {
     /// run). When that fails, what it has made is gone again.
     ///
     /// # Errors
-    /// [`Error::Io`], or [`Error::Config`] for settings that have no form in TOML.
+    /// [`Error::Io`]; [`Error::Config`] for settings that have no form in TOML; [`Error::Checkpoint`] when another run has
+    /// made the folder meanwhile.
     pub fn begin(&self, config: &RunConfig, last_step: u64) -> Result<MetricsWriter> {
         let text = config.to_toml()?;
         let new = !self.dir.exists();
         let missing: Vec<_> = self.dir.ancestors().take_while(|d| !d.as_os_str().is_empty() && !d.exists()).collect();
-        let begun = fs::create_dir_all(&self.dir)
-            .map_err(Error::io("creating", &self.dir))
+        let begun = self
+            .make()
             .and_then(|()| write_file_atomically(&self.config_path(), text.as_bytes()))
             .and_then(|()| MetricsWriter::open(&self.metrics_path(), last_step));
-        if begun.is_err() && new {
+        if begun.is_err() && new && !matches!(begun, Err(Error::Checkpoint { .. })) {
             // The failure that matters is the first one. What others have put there meanwhile stays.
             let _ = fs::remove_file(self.config_path());
             missing.iter().for_each(|dir| {
@@ -108,6 +115,21 @@ impl RunFolder {
             });
         }
         begun
+    }
+
+    fn make(&self) -> Result<()> {
+        if !self.missing {
+            return Ok(());
+        }
+        if let Some(parent) = self.dir.parent() {
+            fs::create_dir_all(parent).map_err(Error::io("creating", parent))?;
+        }
+        fs::create_dir(&self.dir).map_err(|e| match e.kind() {
+            std::io::ErrorKind::AlreadyExists => {
+                Error::checkpoint(&self.dir, "another run has taken this folder meanwhile; start again")
+            }
+            _ => Error::io("creating", &self.dir)(e),
+        })
     }
 }
 
@@ -124,7 +146,10 @@ mod tests {
         assert!(RunFolder::resume(&dir).unwrap_err().to_string().contains("no config.toml"));
         folder.begin(&RunConfig::default(), 0).unwrap();
         assert_eq!(RunConfig::from_file(&folder.config_path(), None).unwrap(), RunConfig::default());
-        assert_eq!(RunFolder::resume(&dir).unwrap(), folder);
+        assert_eq!(RunFolder::resume(&dir).unwrap().dir(), dir);
+        assert!(RunFolder::create(&dir).unwrap_err().to_string().contains("before its first checkpoint"));
+        assert!(folder.begin(&RunConfig::default(), 0).unwrap_err().to_string().contains("another run"));
+        fs::create_dir(folder.checkpoint_path()).unwrap();
         assert!(RunFolder::create(&dir).unwrap_err().to_string().contains("--resume"));
         assert!(RunFolder::create(&temp.path().join("runs")).unwrap_err().to_string().contains("not a run"));
         assert!(RunFolder::create(&folder.config_path()).unwrap_err().to_string().contains("found a file"));

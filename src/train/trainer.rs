@@ -17,6 +17,7 @@ use crate::ops::CrossEntropy;
 use crate::optim::{AdamConfig, Optimizer, SpectralInit};
 use crate::tensor::{DType, Tensor};
 use crate::train::config::RunConfig;
+use crate::train::evaluate::evaluate;
 
 /// Steps whose figures may be outstanding: enough that the host is ahead of the device, few enough that a failure is
 /// noticed soon.
@@ -264,24 +265,12 @@ impl Trainer {
         Ok(load)
     }
 
-    /// Mean cross-entropy over batches of the training shape, nats per token.
+    /// Mean cross-entropy over batches of the training length, nats per token.
     ///
     /// # Errors
-    /// [`Error::Data`] when there is no batch; [`Error::Shape`] for a batch of another size; [`Error::Device`].
+    /// As [`evaluate`].
     pub async fn evaluate(&self, batches: impl IntoIterator<Item = Batch>) -> Result<f32> {
-        let (mut sum, mut count) = (0.0, 0u32);
-        for batch in batches {
-            self.tokens.write_u32(&batch.tokens)?;
-            self.targets.write_u32(&batch.targets)?;
-            let mut tape = Tape::new(&self.gpu);
-            let (_, loss) = self.forward(&mut tape, Mode::Inference)?;
-            sum += f64::from(tape.value(loss).to_f32().await?[0]);
-            count += 1;
-        }
-        if count == 0 {
-            return Err(Error::Data("expected at least one batch to evaluate, got none".into()));
-        }
-        Ok((sum / f64::from(count)) as f32)
+        Ok(evaluate(&self.gpu, &self.model, self.config.train.seq, batches).await?.loss)
     }
 
     /// Everything that a checkpoint holds beside the parameters and the step: optimizer, spectral and balance state.

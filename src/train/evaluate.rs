@@ -1,0 +1,39 @@
+//! The loss of a model on batches; needs no optimizer.
+
+use super::Evaluation;
+use crate::autograd::Tape;
+use crate::data::Batch;
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::kernels::loss::{mean, token_losses};
+use crate::nn::model::Model;
+use crate::nn::pass::{Mode, Pass};
+use crate::tensor::Tensor;
+
+/// Mean cross-entropy over all targets of the batches, whose sequences have `seq` tokens.
+///
+/// # Errors
+/// [`Error::Data`] when there is no target; [`Error::Shape`] when a batch is not of whole sequences; [`Error::Device`].
+pub async fn evaluate(
+    gpu: &Gpu,
+    model: &Model,
+    seq: usize,
+    batches: impl IntoIterator<Item = Batch>,
+) -> Result<Evaluation> {
+    let (mut sum, mut targets) = (0.0, 0);
+    for batch in batches {
+        let tokens = Tensor::from_u32(gpu, [batch.tokens.len()], &batch.tokens)?;
+        let wanted = Tensor::from_u32(gpu, [batch.targets.len()], &batch.targets)?;
+        let mut tape = Tape::new(gpu);
+        let pass = Pass { params: model.params(), seq, mode: Mode::Inference, token_space: &|_, _| Ok(None) };
+        let output = model.forward(&mut tape, &pass, &tokens)?;
+        let losses = token_losses(tape.value(output.logits), &wanted)?;
+        // Tokens without a target add nothing to the mean over all of them.
+        sum += f64::from(mean(&losses)?.to_f32().await?[0]) * batch.targets.len() as f64;
+        targets += batch.predicted() as u64;
+    }
+    if targets == 0 {
+        return Err(Error::Data("expected at least one byte to predict, got none".into()));
+    }
+    Ok(Evaluation { loss: (sum / targets as f64) as f32, bytes: targets })
+}
