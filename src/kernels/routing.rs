@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Kernel, Launch};
 use crate::kernels::Variant;
 use crate::kernels::grouped::Groups;
-use crate::kernels::lanes::row_threads;
+use crate::kernels::rows::group_threads;
 use crate::tensor::{DType, Tensor, row_chunks};
 
 const GRID: &str = include_str!("../../shaders/lib/grid.wgsl");
@@ -141,7 +141,7 @@ pub fn route(scores: &Tensor, bias: Option<&Tensor>, top_k: usize, tile_rows: us
 fn choose(scores: &Tensor, bias: Option<&Tensor>, index: &Tensor) -> Result<()> {
     let (gpu, experts, top_k) = (scores.gpu(), scores.cols(), index.cols());
     let scores = scores.reshape([scores.rows(), experts])?;
-    let threads = row_threads(gpu);
+    let threads = group_threads(gpu);
     for range in row_chunks(gpu, "route", scores.rows(), &[experts, top_k])? {
         let chunk = scores.slice(range.clone())?;
         let params = TopkParams {
@@ -200,7 +200,7 @@ fn group(index: &Tensor, groups: &Groups, slot: &Tensor, source: &Tensor) -> Res
         (own, own_blocks, params)
     });
     let pieces: Vec<_> = pieces.collect();
-    let threads = row_threads(gpu);
+    let threads = group_threads(gpu);
     for (own, own_blocks, params) in &pieces {
         let table = blocks.slice(own_blocks.clone())?;
         Launch::new(&ROUTING_RANK)
