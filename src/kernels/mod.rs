@@ -12,7 +12,7 @@ pub mod spectral;
 mod spectral_place;
 pub mod spectral_update;
 pub mod token_space;
-mod window;
+pub(crate) mod window;
 
 use crate::gpu::Kernel;
 
