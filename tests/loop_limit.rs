@@ -4,7 +4,6 @@
 mod common;
 
 use common::{download, gpu, groups::groups, small_binding, tiers, upload};
-use pollster::block_on;
 use sdmoe::autograd::check::compare;
 use sdmoe::autograd::{Array, Op, Tape};
 use sdmoe::kernels::column_sum::{column_sum, column_sum_onto, rms_norm_dweight};
