@@ -1,31 +1,13 @@
 // Causal attention, gradients in keys and values: dv_j = sum over queries i of p_ij dy_i and
-// dk_j = sum over queries i of p_ij (dp_ij - delta_i) q_i / sqrt(head_dim), over all query heads of the key's head.
-// A lane owns 4 keys, queries pass. Needs lib/grid.wgsl, lib/attention_tile.wgsl.
+// dk_j = sum over queries i of p_ij (dp_ij - delta_i) q_i / sqrt(head_dim), over query heads of the key's head.
+// A lane owns 4 keys, queries pass. Needs lib/grid.wgsl, lib/pack_vec4.wgsl,
+// lib/attention_params.wgsl, lib/attention_tile.wgsl.
 
-struct Params {
-    sequences: u32,
-    seq: u32,
-    heads: u32,
-    kv_heads: u32,
-    // head_dim in vec4
-    width: u32,
-    // of the scores, in powers of 2: log2(e) / sqrt(head_dim)
-    scale: f32,
-    // 1 / sqrt(head_dim)
-    scale_out: f32,
-    // of dq only
-    beta: f32,
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> k: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> v: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read> dy: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> dy: array<Pack>;
 @group(0) @binding(5) var<storage, read> lse: array<f32>;
 @group(0) @binding(6) var<storage, read> delta: array<f32>;
-@group(0) @binding(7) var<storage, read_write> dk: array<vec4<f32>>;
-@group(0) @binding(8) var<storage, read_write> dv: array<vec4<f32>>;
+@group(0) @binding(7) var<storage, read_write> dk: array<Pack>;
+@group(0) @binding(8) var<storage, read_write> dv: array<Pack>;
 
 fn keys(at: vec4<u32>, t: u32) -> mat4x4<f32> {
     return transpose(mat4x4(k[at.x + t], k[at.y + t], k[at.z + t], k[at.w + t]));
@@ -41,14 +23,25 @@ fn probability(score: vec4<f32>, query_lse: f32, key: vec4<u32>, query: u32) -> 
     return select(vec4(0.0), p, (key <= vec4(query)) & vec4(query < params.seq));
 }
 
+fn put(at: u32, row_k: vec4<f32>, row_v: vec4<f32>) {
+    var sum_k = params.scale_out * row_k;
+    var sum_v = row_v;
+    if params.beta != 0.0 {
+        sum_k += params.beta * dk[at];
+        sum_v += params.beta * dv[at];
+    }
+    dk[at] = sum_k;
+    dv[at] = sum_v;
+}
+
 fn store(at: vec4<u32>, valid: vec4<bool>, column: u32, o_k: mat4x4<f32>, o_v: mat4x4<f32>) {
     if column < params.width {
         let rows_k = transpose(o_k);
         let rows_v = transpose(o_v);
-        if valid.x { dk[at.x + column] = params.scale_out * rows_k[0]; dv[at.x + column] = rows_v[0]; }
-        if valid.y { dk[at.y + column] = params.scale_out * rows_k[1]; dv[at.y + column] = rows_v[1]; }
-        if valid.z { dk[at.z + column] = params.scale_out * rows_k[2]; dv[at.z + column] = rows_v[2]; }
-        if valid.w { dk[at.w + column] = params.scale_out * rows_k[3]; dv[at.w + column] = rows_v[3]; }
+        if valid.x { put(at.x + column, rows_k[0], rows_v[0]); }
+        if valid.y { put(at.y + column, rows_k[1], rows_v[1]); }
+        if valid.z { put(at.z + column, rows_k[2], rows_v[2]); }
+        if valid.w { put(at.w + column, rows_k[3], rows_v[3]); }
     }
 }
 
@@ -56,15 +49,11 @@ fn store(at: vec4<u32>, valid: vec4<bool>, column: u32, o_k: mat4x4<f32>, o_v: m
 fn attention_dkv_subgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                           @builtin(subgroup_invocation_id) lane: u32) {
     let own = 4u * SG;
-    let tiles = (params.seq + own - 1u) / own;
-    let blocks = (params.width + BLOCK - 1u) / BLOCK;
-    var index = workgroup_index(group, groups);
-    let first = index % tiles * own;
-    index /= tiles;
-    let block = index % blocks;
-    index /= blocks;
-    let kv_head = index % params.kv_heads;
-    let sequence = index / params.kv_heads;
+    let place = place(group, groups, params.kv_heads);
+    let first = place.first;
+    let block = place.block;
+    let kv_head = place.head;
+    let sequence = place.sequence;
     if sequence >= params.sequences {
         return;
     }
@@ -76,7 +65,7 @@ fn attention_dkv_subgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_
 
     var o_k = Columns();
     var o_v = Columns();
-    for (var head = kv_head * share; head < (kv_head + 1u) * share; head++) {
+    for (var head = kv_head * share + params.share_first; head < kv_head * share + params.share_last; head++) {
         // own is a multiple of PASSING, so the tile of the first own key is the first with a query that sees it.
         for (var query = first; query < params.seq; query += PASSING) {
             var s = Tile();

@@ -1,33 +1,11 @@
 // Causal attention, gradient in the queries: dq = sum over keys j of p_j (dp_j - delta) k_j / sqrt(head_dim), with
 // p_j = 2^(score - lse) made anew and dp_j = dy . v_j. A lane owns 4 queries. Needs lib/grid.wgsl,
-// lib/attention_tile.wgsl.
+// lib/pack_vec4.wgsl, lib/attention_params.wgsl, lib/attention_tile.wgsl.
 
-struct Params {
-    sequences: u32,
-    seq: u32,
-    heads: u32,
-    kv_heads: u32,
-    // head_dim in vec4
-    width: u32,
-    // of the scores, in powers of 2: log2(e) / sqrt(head_dim)
-    scale: f32,
-    // 1 / sqrt(head_dim)
-    scale_out: f32,
-    beta: f32,
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> k: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> v: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read> dy: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> dy: array<Pack>;
 @group(0) @binding(5) var<storage, read> lse: array<f32>;
 @group(0) @binding(6) var<storage, read> delta: array<f32>;
-@group(0) @binding(7) var<storage, read_write> dq: array<vec4<f32>>;
-
-fn queries(at: vec4<u32>, t: u32) -> mat4x4<f32> {
-    return transpose(mat4x4(q[at.x + t], q[at.y + t], q[at.z + t], q[at.w + t]));
-}
+@group(0) @binding(7) var<storage, read_write> dq: array<Pack>;
 
 fn gradients(at: vec4<u32>, t: u32) -> mat4x4<f32> {
     return transpose(mat4x4(dy[at.x + t], dy[at.y + t], dy[at.z + t], dy[at.w + t]));
@@ -62,15 +40,11 @@ fn store(at: vec4<u32>, valid: vec4<bool>, column: u32, o: mat4x4<f32>) {
 fn attention_dq_subgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                          @builtin(subgroup_invocation_id) lane: u32) {
     let own = 4u * SG;
-    let tiles = (params.seq + own - 1u) / own;
-    let blocks = (params.width + BLOCK - 1u) / BLOCK;
-    var index = workgroup_index(group, groups);
-    let first = index % tiles * own;
-    index /= tiles;
-    let block = index % blocks;
-    index /= blocks;
-    let head = index % params.heads;
-    let sequence = index / params.heads;
+    let place = place(group, groups, params.heads);
+    let first = place.first;
+    let block = place.block;
+    let head = place.head;
+    let sequence = place.sequence;
     if sequence >= params.sequences {
         return;
     }

@@ -1,34 +1,13 @@
 // Causal attention, forward: y = softmax(q k^T / sqrt(head_dim)) v by head, one pass over the keys with a running maximum
-// (Dao et al. 2022). A lane owns 4 queries. Needs lib/grid.wgsl, lib/attention_tile.wgsl.
+// (Dao et al. 2022). A lane owns 4 queries. Needs lib/grid.wgsl, lib/pack_vec4.wgsl,
+// lib/attention_params.wgsl, lib/attention_tile.wgsl.
 
-struct Params {
-    sequences: u32,
-    seq: u32,
-    heads: u32,
-    kv_heads: u32,
-    // head_dim in vec4
-    width: u32,
-    // of the scores, in powers of 2: log2(e) / sqrt(head_dim)
-    scale: f32,
-    // 1 / sqrt(head_dim)
-    scale_out: f32,
-    beta: f32,
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> k: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> v: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read_write> y: array<Pack>;
 // log2 of the sum of 2^score, by row and head
 @group(0) @binding(5) var<storage, read_write> lse: array<f32>;
 
 // A score that stands for minus infinity.
 const NEVER: f32 = -1e30;
-
-fn queries(at: vec4<u32>, t: u32) -> mat4x4<f32> {
-    return transpose(mat4x4(q[at.x + t], q[at.y + t], q[at.z + t], q[at.w + t]));
-}
 
 fn mask(score: vec4<f32>, query: vec4<u32>, key: u32) -> vec4<f32> {
     return select(vec4(NEVER), score * params.scale, vec4(key) <= query);
@@ -52,15 +31,11 @@ fn store(at: vec4<u32>, valid: vec4<bool>, column: u32, o: mat4x4<f32>) {
 fn attention_subgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                       @builtin(subgroup_invocation_id) lane: u32) {
     let own = 4u * SG;
-    let tiles = (params.seq + own - 1u) / own;
-    let blocks = (params.width + BLOCK - 1u) / BLOCK;
-    var index = workgroup_index(group, groups);
-    let first = index % tiles * own;
-    index /= tiles;
-    let block = index % blocks;
-    index /= blocks;
-    let head = index % params.heads;
-    let sequence = index / params.heads;
+    let place = place(group, groups, params.heads);
+    let first = place.first;
+    let block = place.block;
+    let head = place.head;
+    let sequence = place.sequence;
     if sequence >= params.sequences {
         return;
     }

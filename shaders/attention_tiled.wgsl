@@ -1,4 +1,5 @@
-// Causal attention through workgroup memory: the form for GPUs, and for any head_dim up to WIDTH. Needs lib/grid.wgsl.
+// Causal attention through workgroup memory: the form for GPUs, and for any head_dim up to WIDTH.
+// Needs lib/grid.wgsl, lib/pack_scalar.wgsl, lib/attention_params.wgsl.
 //
 // A workgroup owns ROWS rows of one head (queries, or keys in dK and dV) and takes the other operand's rows in tiles of
 // PASSING. Four threads share an own row: thread r * 4 + quarter has the columns quarter, quarter + 4, ... of row r.
@@ -7,29 +8,11 @@ override ROWS: u32 = 16;
 override PASSING: u32 = 8;
 override WIDTH: u32 = 64;
 
-struct Params {
-    sequences: u32,
-    seq: u32,
-    heads: u32,
-    kv_heads: u32,
-    head_dim: u32,
-    // of the scores, in powers of 2: log2(e) / sqrt(head_dim)
-    scale: f32,
-    // 1 / sqrt(head_dim)
-    scale_out: f32,
-    // of dq only
-    beta: f32,
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> q: array<f32>;
-@group(0) @binding(2) var<storage, read> k: array<f32>;
-@group(0) @binding(3) var<storage, read> v: array<f32>;
-@group(0) @binding(4) var<storage, read> dy: array<f32>;
+@group(0) @binding(4) var<storage, read> dy: array<Pack>;
 @group(0) @binding(5) var<storage, read> lse: array<f32>;
 @group(0) @binding(6) var<storage, read> delta: array<f32>;
-@group(0) @binding(7) var<storage, read_write> out_a: array<f32>;
-@group(0) @binding(8) var<storage, read_write> out_b: array<f32>;
+@group(0) @binding(7) var<storage, read_write> out_a: array<Pack>;
+@group(0) @binding(8) var<storage, read_write> out_b: array<Pack>;
 
 // A score that stands for minus infinity.
 const NEVER: f32 = -1e30;
@@ -59,7 +42,29 @@ fn place(group: vec3<u32>, groups: vec3<u32>, heads: u32) -> Place {
 
 // Start of a row of a head, the row clamped to its sequence.
 fn row_start(sequence: u32, row: u32, heads: u32, head: u32) -> u32 {
-    return ((sequence * params.seq + min(row, params.seq - 1u)) * heads + head) * params.head_dim;
+    return ((sequence * params.seq + min(row, params.seq - 1u)) * heads + head) * params.width;
+}
+
+// Element `i` of a tile of rows of a head from row `first` on: its place in workgroup memory and in the tensor.
+struct Cell {
+    slot: u32,
+    at: u32,
+    inside: bool,
+}
+
+fn cell(i: u32, sequence: u32, first: u32, heads: u32, head: u32) -> Cell {
+    let d = i % WIDTH;
+    let start = row_start(sequence, first + i / WIDTH, heads, head);
+    return Cell(i / WIDTH * (WIDTH + 1u) + d, start + min(d, params.width - 1u), d < params.width);
+}
+
+// pass_a = k, pass_b = v
+fn pass_keys(sequence: u32, first: u32, kv_head: u32, lane: u32) {
+    for (var i = lane; i < PASSING * WIDTH; i += ROWS * 4u) {
+        let c = cell(i, sequence, first, params.kv_heads, kv_head);
+        pass_a[c.slot] = select(0.0, k[c.at], c.inside);
+        pass_b[c.slot] = select(0.0, v[c.at], c.inside);
+    }
 }
 
 fn dot_a(r: u32, c: u32) -> f32 {
@@ -96,22 +101,15 @@ fn attention_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgro
     let query = at.first + r;
     let kv_head = at.head / (params.heads / params.kv_heads);
     for (var i = lane; i < ROWS * WIDTH; i += ROWS * 4u) {
-        let d = i % WIDTH;
-        let start = row_start(at.sequence, at.first + i / WIDTH, params.heads, at.head);
-        own_a[i / WIDTH * (WIDTH + 1u) + d] = select(0.0, q[start + min(d, params.head_dim - 1u)], d < params.head_dim);
+        let c = cell(i, at.sequence, at.first, params.heads, at.head);
+        own_a[c.slot] = select(0.0, q[c.at], c.inside);
     }
     var o: array<f32, COLUMNS>;
     var top = NEVER;
     var total = 0.0;
     for (var key = 0u; key < min(at.first + ROWS, params.seq); key += PASSING) {
         workgroupBarrier();
-        for (var i = lane; i < PASSING * WIDTH; i += ROWS * 4u) {
-            let d = i % WIDTH;
-            let start = row_start(at.sequence, key + i / WIDTH, params.kv_heads, kv_head) + min(d, params.head_dim - 1u);
-            let slot = i / WIDTH * (WIDTH + 1u) + d;
-            pass_a[slot] = select(0.0, k[start], d < params.head_dim);
-            pass_b[slot] = select(0.0, v[start], d < params.head_dim);
-        }
+        pass_keys(at.sequence, key, kv_head, lane);
         workgroupBarrier();
         for (var c = quarter; c < PASSING; c += 4u) {
             weight_a[r * PASSING + c] = select(NEVER, dot_a(r, c) * params.scale, key + c <= query);
@@ -137,7 +135,7 @@ fn attention_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgro
     }
     if query < params.seq {
         let start = row_start(at.sequence, query, params.heads, at.head);
-        for (var d = quarter; d < params.head_dim; d += 4u) {
+        for (var d = quarter; d < params.width; d += 4u) {
             out_a[start + d] = o[d / 4u] / total;
         }
         if quarter == 0u {
@@ -159,11 +157,9 @@ fn attention_dq_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_work
     let query = at.first + r;
     let kv_head = at.head / (params.heads / params.kv_heads);
     for (var i = lane; i < ROWS * WIDTH; i += ROWS * 4u) {
-        let d = i % WIDTH;
-        let start = row_start(at.sequence, at.first + i / WIDTH, params.heads, at.head) + min(d, params.head_dim - 1u);
-        let slot = i / WIDTH * (WIDTH + 1u) + d;
-        own_a[slot] = select(0.0, q[start], d < params.head_dim);
-        own_b[slot] = select(0.0, dy[start], d < params.head_dim);
+        let c = cell(i, at.sequence, at.first, params.heads, at.head);
+        own_a[c.slot] = select(0.0, q[c.at], c.inside);
+        own_b[c.slot] = select(0.0, dy[c.at], c.inside);
     }
     let row = (at.sequence * params.seq + min(query, params.seq - 1u)) * params.heads + at.head;
     let own_lse = lse[row];
@@ -171,13 +167,7 @@ fn attention_dq_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_work
     var o: array<f32, COLUMNS>;
     for (var key = 0u; key < min(at.first + ROWS, params.seq); key += PASSING) {
         workgroupBarrier();
-        for (var i = lane; i < PASSING * WIDTH; i += ROWS * 4u) {
-            let d = i % WIDTH;
-            let start = row_start(at.sequence, key + i / WIDTH, params.kv_heads, kv_head) + min(d, params.head_dim - 1u);
-            let slot = i / WIDTH * (WIDTH + 1u) + d;
-            pass_a[slot] = select(0.0, k[start], d < params.head_dim);
-            pass_b[slot] = select(0.0, v[start], d < params.head_dim);
-        }
+        pass_keys(at.sequence, key, kv_head, lane);
         workgroupBarrier();
         for (var c = quarter; c < PASSING; c += 4u) {
             let gradient = probability(dot_a(r, c), own_lse) * (dot_b(r, c) - own_delta);
@@ -192,12 +182,12 @@ fn attention_dq_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_work
         }
     }
     if query < params.seq {
-        for (var d = quarter; d < params.head_dim; d += 4u) {
+        for (var d = quarter; d < params.width; d += 4u) {
             var sum = params.scale_out * o[d / 4u];
             if params.beta != 0.0 {
-                sum += params.beta * out_a[row * params.head_dim + d];
+                sum += params.beta * out_a[row * params.width + d];
             }
-            out_a[row * params.head_dim + d] = sum;
+            out_a[row * params.width + d] = sum;
         }
     }
 }
@@ -214,25 +204,21 @@ fn attention_dkv_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_wor
     let quarter = lane % 4u;
     let key = at.first + r;
     for (var i = lane; i < ROWS * WIDTH; i += ROWS * 4u) {
-        let d = i % WIDTH;
-        let start = row_start(at.sequence, at.first + i / WIDTH, params.kv_heads, at.head) + min(d, params.head_dim - 1u);
-        let slot = i / WIDTH * (WIDTH + 1u) + d;
-        own_a[slot] = select(0.0, k[start], d < params.head_dim);
-        own_b[slot] = select(0.0, v[start], d < params.head_dim);
+        let c = cell(i, at.sequence, at.first, params.kv_heads, at.head);
+        own_a[c.slot] = select(0.0, k[c.at], c.inside);
+        own_b[c.slot] = select(0.0, v[c.at], c.inside);
     }
     let share = params.heads / params.kv_heads;
     var o_k: array<f32, COLUMNS>;
     var o_v: array<f32, COLUMNS>;
-    for (var head = at.head * share; head < (at.head + 1u) * share; head++) {
+    for (var head = at.head * share + params.share_first; head < at.head * share + params.share_last; head++) {
         // ROWS is a multiple of PASSING: the tile that begins at the first own key has the first query that sees it.
         for (var query = at.first; query < params.seq; query += PASSING) {
             workgroupBarrier();
             for (var i = lane; i < PASSING * WIDTH; i += ROWS * 4u) {
-                let d = i % WIDTH;
-                let start = row_start(at.sequence, query + i / WIDTH, params.heads, head) + min(d, params.head_dim - 1u);
-                let slot = i / WIDTH * (WIDTH + 1u) + d;
-                pass_a[slot] = select(0.0, q[start], d < params.head_dim);
-                pass_b[slot] = select(0.0, dy[start], d < params.head_dim);
+                let c = cell(i, at.sequence, query, params.heads, head);
+                pass_a[c.slot] = select(0.0, q[c.at], c.inside);
+                pass_b[c.slot] = select(0.0, dy[c.at], c.inside);
             }
             workgroupBarrier();
             for (var c = quarter; c < PASSING; c += 4u) {
@@ -255,9 +241,15 @@ fn attention_dkv_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_wor
     }
     if key < params.seq {
         let start = row_start(at.sequence, key, params.kv_heads, at.head);
-        for (var d = quarter; d < params.head_dim; d += 4u) {
-            out_a[start + d] = params.scale_out * o_k[d / 4u];
-            out_b[start + d] = o_v[d / 4u];
+        for (var d = quarter; d < params.width; d += 4u) {
+            var sum_k = params.scale_out * o_k[d / 4u];
+            var sum_v = o_v[d / 4u];
+            if params.beta != 0.0 {
+                sum_k += params.beta * out_a[start + d];
+                sum_v += params.beta * out_b[start + d];
+            }
+            out_a[start + d] = sum_k;
+            out_b[start + d] = sum_v;
         }
     }
 }

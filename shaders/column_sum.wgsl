@@ -1,4 +1,5 @@
-// Sums over rows in two stages of fixed order: blocks of rows, then their sums. Needs lib/grid.wgsl, lib/pack_*.wgsl.
+// One level of sums over the rows of a matrix: a row of y for each block of rows of x, summed in order; one (block, pack
+// of columns) a thread. Needs lib/grid.wgsl, lib/pack_*.wgsl.
 
 override WG: u32 = 64;
 
@@ -8,6 +9,11 @@ struct Params {
     width: u32,
     // rows that one thread sums
     block: u32,
+    // where each part begins in its binding, in packs (r: in elements)
+    x_first: u32,
+    r_first: u32,
+    dy_first: u32,
+    y_first: u32,
     beta: f32,
 }
 
@@ -17,44 +23,38 @@ struct Params {
 @group(0) @binding(3) var<storage, read> dy: array<Pack>;
 @group(0) @binding(4) var<storage, read_write> y: array<Pack>;
 
-// Row and column of the thread's output, one row of y for each block of rows.
-fn output_index(group: vec3<u32>, groups: vec3<u32>, lane: u32) -> vec2<u32> {
-    let i = workgroup_index(group, groups) * WG + lane;
-    return vec2(i / params.width, i % params.width);
-}
-
-// y[block] = sum of dy x r over the block's rows: RMSNorm's weight gradient, first stage.
+// y[block] = sum of dy x r over the block's rows: the first level of RMSNorm's weight gradient.
 @compute @workgroup_size(WG)
 fn rms_norm_dweight(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                     @builtin(local_invocation_index) lane: u32) {
-    let at = output_index(group, groups, lane);
-    let first = at.x * params.block;
-    if first >= params.rows {
-        return;
-    }
+    let i = workgroup_index(group, groups) * WG + lane;
+    let column = i % params.width;
+    let first = i / params.width * params.block;
     var sum = Pack();
     for (var row = first; row < min(first + params.block, params.rows); row++) {
-        sum += dy[row * params.width + at.y] * (x[row * params.width + at.y] * r[row]);
+        let at = row * params.width + column;
+        sum += dy[params.dy_first + at] * (x[params.x_first + at] * r[params.r_first + row]);
     }
-    y[at.x * params.width + at.y] = sum;
+    if first < params.rows {
+        y[params.y_first + i] = sum;
+    }
 }
 
 // y[block] = sum of x over the block's rows + beta y[block]
 @compute @workgroup_size(WG)
 fn column_sum(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
               @builtin(local_invocation_index) lane: u32) {
-    let at = output_index(group, groups, lane);
-    let first = at.x * params.block;
+    let i = workgroup_index(group, groups) * WG + lane;
+    let first = i / params.width * params.block;
     if first >= params.rows {
         return;
     }
     var sum = Pack();
     for (var row = first; row < min(first + params.block, params.rows); row++) {
-        sum += x[row * params.width + at.y];
+        sum += x[params.x_first + row * params.width + i % params.width];
     }
-    let out = at.x * params.width + at.y;
     if params.beta != 0.0 {
-        sum += params.beta * y[out];
+        sum += params.beta * y[params.y_first + i];
     }
-    y[out] = sum;
+    y[params.y_first + i] = sum;
 }

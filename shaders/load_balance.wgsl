@@ -1,7 +1,5 @@
 // Load-balance loss from the columns' sums of the scores and the experts' counts, and its gradient.
-// Needs lib/grid.wgsl and lib/row_sum_workgroup.wgsl.
-
-override WG: u32 = 64;
+// Needs lib/grid.wgsl and lib/row_workgroup.wgsl.
 
 struct Params {
     tokens: u32,

@@ -7,6 +7,9 @@ struct Params {
     experts: u32,
     top_k: u32,
     biased: u32,
+    // of the K choices, those of this launch; the ones before are made
+    first_choice: u32,
+    last_choice: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -28,6 +31,14 @@ fn order_key(value: f32) -> u32 {
     return select(bits | 0x80000000u, ~bits, bits != magnitude);
 }
 
+fn key_of(row: u32, expert: u32) -> u32 {
+    var value = scores[row + expert];
+    if params.biased != 0u {
+        value += bias[expert];
+    }
+    return order_key(value);
+}
+
 @compute @workgroup_size(WG)
 fn routing_topk(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                 @builtin(local_invocation_index) lane: u32) {
@@ -39,15 +50,15 @@ fn routing_topk(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
     // Pass j takes the first, in the order (key descending, expert ascending), of those after pass j - 1's.
     var last_key = 0xffffffffu;
     var last = 0u;
-    for (var j = 0u; j < params.top_k; j++) {
+    if params.first_choice > 0u {
+        last = index[token * params.top_k + params.first_choice - 1u];
+        last_key = key_of(row, last);
+    }
+    for (var j = params.first_choice; j < params.last_choice; j++) {
         var best_key = 0u;
         var best = params.experts;
         for (var e = 0u; e < params.experts; e++) {
-            var value = scores[row + e];
-            if params.biased != 0u {
-                value += bias[e];
-            }
-            let key = order_key(value);
+            let key = key_of(row, e);
             let remains = key < last_key || (key == last_key && e > last);
             if remains && (best == params.experts || key > best_key) {
                 best_key = key;

@@ -1,21 +1,19 @@
-// Rows times the sigmoid of one logit each, and the gradients; one row a workgroup.
-// Needs lib/grid.wgsl, lib/lane_vec4.wgsl or lib/lane_scalar.wgsl, lib/row_sum_subgroup.wgsl or lib/row_sum_workgroup.wgsl.
-
-override WG: u32 = 64;
+// Rows times the sigmoid of one logit each, and the gradients; one row a subgroup or workgroup.
+// Needs lib/grid.wgsl, lib/pack_*.wgsl, lib/row_subgroup.wgsl or lib/row_workgroup.wgsl.
 
 struct Params {
     rows: u32,
-    width: u32,     // Lanes of a row
+    width: u32,     // of a row, in packs
     dx_factor: f32,
     dlogit_factor: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<Lane>;
+@group(0) @binding(1) var<storage, read> x: array<Pack>;
 @group(0) @binding(2) var<storage, read> logit: array<f32>;
-@group(0) @binding(3) var<storage, read_write> y: array<Lane>;
-@group(0) @binding(4) var<storage, read> dy: array<Lane>;
-@group(0) @binding(5) var<storage, read_write> dx: array<Lane>;
+@group(0) @binding(3) var<storage, read_write> y: array<Pack>;
+@group(0) @binding(4) var<storage, read> dy: array<Pack>;
+@group(0) @binding(5) var<storage, read_write> dx: array<Pack>;
 @group(0) @binding(6) var<storage, read_write> dlogit: array<f32>;
 
 // The bound keeps exp finite; sigmoid(-80) is 2e-35.
@@ -26,12 +24,12 @@ fn gate_of(row: u32) -> f32 {
 @compute @workgroup_size(WG)
 fn sigmoid_gate(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                 @builtin(local_invocation_index) lane: u32) {
-    let row = workgroup_index(group, groups);
+    let row = row_index(group, groups, lane);
     if row >= params.rows {
         return;
     }
     let gate = gate_of(row);
-    for (var i = lane; i < params.width; i += WG) {
+    for (var i = row_begin(lane); i < params.width; i += row_step()) {
         y[row * params.width + i] = gate * x[row * params.width + i];
     }
 }
@@ -40,15 +38,15 @@ fn sigmoid_gate(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
 @compute @workgroup_size(WG)
 fn sigmoid_gate_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                          @builtin(local_invocation_index) lane: u32) {
-    let row = workgroup_index(group, groups);
+    let row = row_index(group, groups, lane);
     let inside = row < params.rows;
     var gate = 0.0;
     var sum = 0.0;
     if inside {
         gate = gate_of(row);
-        for (var i = lane; i < params.width; i += WG) {
+        for (var i = row_begin(lane); i < params.width; i += row_step()) {
             let cell = row * params.width + i;
-            sum += lane_dot(dy[cell], x[cell]);
+            sum += pack_dot(dy[cell], x[cell]);
             var gradient = gate * dy[cell];
             if params.dx_factor != 0.0 {
                 gradient += params.dx_factor * dx[cell];

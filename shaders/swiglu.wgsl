@@ -1,25 +1,25 @@
-// silu(gate) * up and its gradients, one Lane a thread.
-// Needs lib/grid.wgsl and lib/lane_vec4.wgsl or lib/lane_scalar.wgsl.
+// silu(gate) * up and its gradients, one pack a thread. Needs lib/grid.wgsl, lib/pack_*.wgsl.
 
 override WG: u32 = 64;
 
 struct Params {
+    // in packs
     count: u32,
     gate_factor: f32,
     up_factor: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> gate: array<Lane>;
-@group(0) @binding(2) var<storage, read> up: array<Lane>;
-@group(0) @binding(3) var<storage, read_write> y: array<Lane>;
-@group(0) @binding(4) var<storage, read> dy: array<Lane>;
-@group(0) @binding(5) var<storage, read_write> dgate: array<Lane>;
-@group(0) @binding(6) var<storage, read_write> dup: array<Lane>;
+@group(0) @binding(1) var<storage, read> gate: array<Pack>;
+@group(0) @binding(2) var<storage, read> up: array<Pack>;
+@group(0) @binding(3) var<storage, read_write> y: array<Pack>;
+@group(0) @binding(4) var<storage, read> dy: array<Pack>;
+@group(0) @binding(5) var<storage, read_write> dgate: array<Pack>;
+@group(0) @binding(6) var<storage, read_write> dup: array<Pack>;
 
 // The bound keeps exp finite; sigmoid(-80) is 2e-35.
-fn sigmoid(v: Lane) -> Lane {
-    return Lane(1.0) / (Lane(1.0) + exp(min(-v, Lane(80.0))));
+fn sigmoid(v: Pack) -> Pack {
+    return Pack(1.0) / (Pack(1.0) + exp(min(-v, Pack(80.0))));
 }
 
 @compute @workgroup_size(WG)
@@ -44,7 +44,7 @@ fn swiglu_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgro
     let g = gate[i];
     let s = sigmoid(g);
     let d = dy[i];
-    var gate_gradient = d * up[i] * s * (Lane(1.0) + g * (Lane(1.0) - s));
+    var gate_gradient = d * up[i] * s * (Pack(1.0) + g * (Pack(1.0) - s));
     var up_gradient = d * g * s;
     if params.gate_factor != 0.0 {
         gate_gradient += params.gate_factor * dgate[i];

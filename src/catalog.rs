@@ -1,7 +1,7 @@
 //! Every kernel of the project in every variant: what `tests/shaders.rs` validates and translates without a GPU.
 
 use crate::kernels::{
-    Variant, column_sum, column_sums, elementwise, gemm_table, loss, routing, spectral, spectral_update, token_space,
+    Variant, column_sum, elementwise, gemm_table, loss, routing, spectral, spectral_update, token_space,
 };
 use crate::optim::{adamw, clip};
 use crate::{linalg, ops};
@@ -11,7 +11,6 @@ pub fn kernels() -> Vec<Variant> {
     [
         elementwise::kernels(),
         column_sum::kernels(),
-        vec![(&column_sums::COLUMN_SUMS).into()],
         gemm_table::kernels(),
         loss::kernels(),
         routing::kernels(),

@@ -25,17 +25,17 @@ fn a_product_runs_and_reads_back() {
 fn a_wrong_binding_is_named_with_what_was_expected() {
     let gpu = gpu();
     let x = Tensor::zeros(&gpu, [4]).unwrap();
-    let missing = Launch::new(&elementwise::FILL).run(&gpu).unwrap_err().to_string();
+    let missing = Launch::new(&elementwise::FILL[0]).run(&gpu).unwrap_err().to_string();
     assert!(missing.contains("fill") && missing.contains("params"), "{missing}");
     sdmoe::params! { struct Wrong { count: u32, beta: f32, alpha: f32 } }
     let params = Wrong { count: 4, beta: 0.0, alpha: 0.0 };
-    let layout = Launch::new(&elementwise::FILL).params(&params).write("y", &x).run(&gpu).unwrap_err().to_string();
+    let layout = Launch::new(&elementwise::FILL[0]).params(&params).write("y", &x).run(&gpu).unwrap_err().to_string();
     assert!(layout.contains("WGSL has") && layout.contains("alpha"), "{layout}");
     sdmoe::params! { struct Right { count: u32, alpha: f32, beta: f32 } }
     let params = Right { count: 4, alpha: 0.0, beta: 0.0 };
-    let access = Launch::new(&elementwise::FILL).params(&params).read("y", &x).run(&gpu).unwrap_err().to_string();
+    let access = Launch::new(&elementwise::FILL[0]).params(&params).read("y", &x).run(&gpu).unwrap_err().to_string();
     assert!(access.contains("read_write"), "{access}");
-    let unknown = Launch::new(&elementwise::FILL).params(&params).write("y", &x).read("z", &x).run(&gpu);
+    let unknown = Launch::new(&elementwise::FILL[0]).params(&params).write("y", &x).read("z", &x).run(&gpu);
     assert!(unknown.unwrap_err().to_string().contains('z'));
     static BROKEN: Kernel = Kernel { name: "broken", sources: &["fn main( {"], entry: "main", constants: &[] };
     assert!(Launch::new(&BROKEN).run(&gpu).unwrap_err().to_string().contains("broken"));

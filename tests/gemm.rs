@@ -3,11 +3,11 @@
 mod common;
 
 use common::groups::{HostGroups, groups};
-use common::{gpu, open, tiers};
+use common::{download, gpu, small_bindings, tiers, upload};
 use pollster::block_on;
 use sdmoe::autograd::check::{Input, Tolerance, check};
 use sdmoe::autograd::{Array, Op, Tape};
-use sdmoe::gpu::{Gpu, GpuOptions};
+use sdmoe::gpu::Gpu;
 use sdmoe::kernels::gemm::{Trans, gemm};
 use sdmoe::kernels::grouped::{grouped_gemm, grouped_gemm_onto, grouped_weight_gradient};
 use sdmoe::ops::{ExpertMatMul, MatMul};
@@ -33,14 +33,6 @@ fn assert_close(what: &str, got: &[f32], want: &Array, bound: &Array, k: usize) 
 
 fn apply(t: Trans, x: Array) -> Array {
     if t == N { x } else { x.transpose() }
-}
-
-fn upload(gpu: &Gpu, x: &Array) -> Tensor {
-    Tensor::from_f32(gpu, &x.shape, &x.to_f32()).unwrap()
-}
-
-fn download(x: &Tensor) -> Vec<f32> {
-    block_on(x.to_f32()).unwrap()
 }
 
 struct Case {
@@ -128,8 +120,7 @@ fn a_batch_uses_each_matrix_of_an_operand_for_several_in_a_row() {
 
 #[test]
 fn matrices_beyond_a_binding_are_split() {
-    for tier in tiers().iter().map(Gpu::tier) {
-        let gpu = open(&GpuOptions { tier: Some(tier), max_binding_bytes: Some(16 << 10), ..GpuOptions::default() });
+    for gpu in small_bindings(16 << 10) {
         for forms in FORMS {
             // One matrix too large, in each dimension; odd rows; many small ones; repeats across a cut.
             for (sizes, batch, repeats) in [
@@ -236,8 +227,7 @@ fn grouped_products_equal_a_product_for_each_expert() {
 
 #[test]
 fn grouped_products_beyond_a_binding_are_split() {
-    for tier in tiers().iter().map(Gpu::tier) {
-        let gpu = open(&GpuOptions { tier: Some(tier), max_binding_bytes: Some(32 << 10), ..GpuOptions::default() });
+    for gpu in small_bindings(32 << 10) {
         // Rows cut; experts cut; one expert's matrix cut.
         for (counts, m, n) in [(&[300, 0, 170][..], 40, 24), (&[3, 40, 0, 65, 9], 60, 52), (&[20, 90], 108, 100)] {
             verify_grouped(&gpu, &groups(&gpu, counts, 1), m, n);

@@ -6,7 +6,7 @@ mod common;
 use pollster::block_on;
 use sdmoe::autograd::check::{Input, Tolerance, check};
 use sdmoe::autograd::{Array, Op, Tape, Var};
-use sdmoe::gpu::{Gpu, GpuOptions};
+use sdmoe::gpu::Gpu;
 use sdmoe::kernels::grouped::NONE;
 use sdmoe::kernels::routing::{Routing, route};
 use sdmoe::nn::config::Score;
@@ -144,7 +144,7 @@ fn layer(gpu: &Gpu, shape: [usize; 5]) -> Vec<Vec<u32>> {
 #[test]
 fn splitting_launches_and_running_twice_change_no_bit() {
     let whole = common::gpu();
-    let split = common::open(&GpuOptions { max_binding_bytes: Some(1 << 16), ..GpuOptions::default() });
+    let split = common::small_binding(1 << 16);
     for shape in [[700, 64, 8, 2, 32], [900, 33, 5, 3, 8], [3000, 8, 300, 2, 16]] {
         let want = layer(&whole, shape);
         assert!(layer(&whole, shape) == want, "{shape:?} twice");

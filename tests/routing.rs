@@ -3,7 +3,7 @@
 mod common;
 
 use pollster::block_on;
-use sdmoe::gpu::{Gpu, GpuOptions};
+use sdmoe::gpu::Gpu;
 use sdmoe::kernels::grouped::{Groups, NONE};
 use sdmoe::kernels::routing::{route, update_bias};
 use sdmoe::tensor::Tensor;
@@ -121,6 +121,8 @@ fn cases() -> Vec<Case> {
         Case::new("tiles of an odd size", 67, 5, 2, 13),
         Case::new("many experts", 97, 1024, 3, 32),
         Case::new("many choices", 19, 160, 64, 8),
+        Case::new("more choices than one launch makes", 9, 1024, 70, 8),
+        Case::new("more choices, all scores equal", 9, 1024, 70, 8).scores(|_, _| 0.25),
         Case::new("several spans", 6007, 13, 2, 32),
         Case::new("more than 65535 tokens", 70_001, 5, 2, 32),
         Case::new("more than 65535 workgroups", 530_001, 3, 1, 8),
@@ -159,7 +161,7 @@ fn routing_equals_the_host_in_every_tier() {
 
 #[test]
 fn routing_split_over_small_bindings_is_the_same() {
-    let gpu = common::open(&GpuOptions { max_binding_bytes: Some(1 << 16), ..GpuOptions::default() });
+    let gpu = common::small_binding(1 << 16);
     for case in cases() {
         let (got, want) = (case.on_device(&gpu), case.on_host());
         assert!(got == want, "{}{}", case.name, difference(&got, &want));

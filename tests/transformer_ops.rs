@@ -2,11 +2,11 @@
 
 mod common;
 
-use common::{open, tiers};
+use common::{small_bindings, tiers};
 use pollster::block_on;
 use sdmoe::autograd::check::{Input, Tolerance, check, compare};
 use sdmoe::autograd::{Array, Op, Tape};
-use sdmoe::gpu::{Gpu, GpuOptions, reflect};
+use sdmoe::gpu::{Gpu, reflect};
 use sdmoe::kernels::loss::{mean, token_losses};
 use sdmoe::ops::{Add, Attention, CrossEntropy, Embedding, RmsNorm, Rope};
 use sdmoe::tensor::Tensor;
@@ -23,13 +23,6 @@ fn tracked(shape: &[usize], seed: u64) -> Input {
 /// Numbers below `bound`, spread without pattern.
 fn indices(count: usize, bound: usize, seed: usize) -> Array {
     Array::from_fn(&[count], |i| (((i + seed + 1) * 2_654_435_761) % 4_294_967_296 / 7 % bound) as f64)
-}
-
-/// Devices of every tier whose bindings hold 64 KiB.
-fn small_bindings() -> Vec<Gpu> {
-    let small =
-        |gpu: Gpu| GpuOptions { tier: Some(gpu.tier()), max_binding_bytes: Some(1 << 16), ..Default::default() };
-    tiers().into_iter().map(|gpu| open(&small(gpu))).collect()
 }
 
 #[test]
@@ -246,7 +239,7 @@ fn token_losses_have_the_loss_as_their_mean_and_skip_unknown_targets() {
 
 #[test]
 fn tensors_beyond_one_binding_are_split() {
-    for gpu in small_bindings() {
+    for gpu in small_bindings(1 << 16) {
         // Above 64 KiB each: 1023 x 33 x 4 = 135 KB and more.
         passes(&gpu, Add, &[tracked(&[1023, 33], 1), tracked(&[1023, 33], 2)], 1);
         passes(&gpu, RmsNorm { eps: 1e-5 }, &[tracked(&[1023, 33], 1), tracked(&[33], 2)], 1);

@@ -1,4 +1,5 @@
 // What the subgroup kernels of attention share: products of a tile of 4 SG own rows with 16 passing rows.
+// Needs lib/grid.wgsl, lib/pack_vec4.wgsl, lib/attention_params.wgsl.
 //
 // A workgroup is one subgroup. A lane owns 4 rows of one operand (queries, or keys in dK and dV), so every number below
 // is a vec4 over these rows. The other operand passes by in tiles of 16 rows: lanes 0 to 7 load one row each, and all
@@ -42,6 +43,29 @@ struct Columns {
     o5: mat4x4<f32>,
     o6: mat4x4<f32>,
     o7: mat4x4<f32>,
+}
+
+// A workgroup's part of the work.
+struct Place {
+    sequence: u32,
+    head: u32,
+    // of the output's blocks of columns
+    block: u32,
+    // first own row in its sequence
+    first: u32,
+}
+
+fn place(group: vec3<u32>, groups: vec3<u32>, heads: u32) -> Place {
+    let index = workgroup_index(group, groups);
+    let tiles = (params.seq + 4u * SG - 1u) / (4u * SG);
+    let blocks = (params.width + BLOCK - 1u) / BLOCK;
+    let head = index / tiles / blocks;
+    return Place(head / heads, head % heads, index / tiles % blocks, index % tiles * 4u * SG);
+}
+
+// Elements 4 t .. + 4 of four query rows, by element.
+fn queries(at: vec4<u32>, t: u32) -> mat4x4<f32> {
+    return transpose(mat4x4(q[at.x + t], q[at.y + t], q[at.z + t], q[at.w + t]));
 }
 
 // Products of one passing row's 4 elements with those of the own rows, given by element.

@@ -6,6 +6,10 @@ fn pack_sum(x: Pack) -> f32 {
     return x;
 }
 
+fn pack_dot(x: Pack, y: Pack) -> f32 {
+    return x * y;
+}
+
 fn pack_max(x: Pack) -> f32 {
     return x;
 }

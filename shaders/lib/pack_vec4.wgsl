@@ -6,6 +6,10 @@ fn pack_sum(x: Pack) -> f32 {
     return (x.x + x.y) + (x.z + x.w);
 }
 
+fn pack_dot(x: Pack, y: Pack) -> f32 {
+    return dot(x, y);
+}
+
 fn pack_max(x: Pack) -> f32 {
     return max(max(x.x, x.y), max(x.z, x.w));
 }

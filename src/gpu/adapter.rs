@@ -102,6 +102,12 @@ impl AdapterReport {
         report
     }
 
+    /// Loop iterations that one invocation may make in all its loops together. llvmpipe leaves every loop, without an
+    /// error, once an invocation has made 65,535 (`LP_MAX_TGSI_LOOP_ITERATIONS` of Mesa); others have no such limit.
+    pub fn loop_limit(&self) -> usize {
+        if self.device_type == "Cpu" && self.name.contains("llvmpipe") { 60_000 } else { usize::MAX }
+    }
+
     /// Whether the adapter can run `tier`. The subgroup kernels need a subgroup size that is known beforehand and
     /// divides their tiles.
     pub fn runs(&self, tier: Tier) -> bool {

@@ -1,20 +1,18 @@
-//! Sums over the rows of a matrix, in two stages of fixed order: no atomics, same bits every time.
+//! Sums over the rows of a matrix, in a fixed tree: no atomics, the same bits every time and however launches are split.
 
 use super::Variant;
 use super::rows::{PackKernels, THREADS, forms, pack, pack_launch, variants};
-use crate::error::Result;
-use crate::tensor::{Tensor, row_chunks};
-
-/// Rows that one thread sums: short enough for enough threads, long enough that the second stage is small.
-const BLOCK: usize = 64;
+use super::window::{chunks, rows_that_fit, window};
+use crate::error::{Error, Result};
+use crate::tensor::Tensor;
 
 /// Sums of blocks of rows of `dy x r`.
 pub static RMS_NORM_DWEIGHT: PackKernels = forms!("rms_norm_dweight", "column_sum.wgsl", packs);
-/// Sums of blocks of rows.
+/// Sums of blocks of rows: one level of the tree.
 pub static COLUMN_SUM: PackKernels = forms!("column_sum", "column_sum.wgsl", packs);
 
 crate::params! {
-    struct ColumnSumParams { rows: u32, width: u32, block: u32, beta: f32 }
+    struct ColumnSumParams { rows: u32, width: u32, block: u32, x_first: u32, r_first: u32, dy_first: u32, y_first: u32, beta: f32 }
 }
 
 /// Every kernel of this module.
@@ -22,37 +20,90 @@ pub fn kernels() -> Vec<Variant> {
     [&RMS_NORM_DWEIGHT, &COLUMN_SUM].into_iter().flat_map(|k| variants(k)).collect()
 }
 
+/// Rows that one thread adds. It depends on the columns alone: neither on the rows nor on the adapter's limits. A block
+/// of up to 8192 numbers (32 KiB) fits every binding.
+fn block_rows(columns: usize) -> usize {
+    (8192 / columns.max(1)).clamp(8, 64)
+}
+
+/// Records the sums over all rows of `x: [.., C]`; gives `[C]`. A matrix of one row is its own sum and is shared, so the
+/// result must not be written to.
+///
+/// # Errors
+/// [`Error::Shape`] when a block of rows exceeds a binding.
+pub fn column_sum(x: &Tensor) -> Result<Tensor> {
+    if x.rows() == 1 {
+        return x.reshape([x.cols()]);
+    }
+    let y = Tensor::empty_f32(x.gpu(), [x.cols()])?;
+    column_sum_onto(x, 0.0, &y)?;
+    Ok(y)
+}
+
+/// Records `y[j] = sum_i x[i, j] + beta y[j]`; where `beta` is 0, y's content does not matter. `x: [.., C]`, `y: [C]`.
+///
+/// # Errors
+/// [`Error::Shape`] when the sizes differ, or when a block of rows exceeds a binding.
+pub fn column_sum_onto(x: &Tensor, beta: f32, y: &Tensor) -> Result<()> {
+    if y.numel() != x.cols() {
+        return Err(Error::shape("column_sum", format!("a sum of [{}]", x.cols()), format!("{y:?}")));
+    }
+    if x.numel() == 0 {
+        return if beta == 0.0 { y.clear() } else { Ok(()) };
+    }
+    let mut x = x.clone();
+    while x.rows() > block_rows(x.cols()) {
+        let sums = Tensor::empty_f32(x.gpu(), [x.rows().div_ceil(block_rows(x.cols())), x.cols()])?;
+        level(&COLUMN_SUM, &x, None, 0.0, &sums)?;
+        x = sums;
+    }
+    level(&COLUMN_SUM, &x, None, beta, y)
+}
+
 /// Records RMSNorm's weight gradient, `dweight[j] = sum_i dy[i, j] x[i, j] r[i] + beta dweight[j]`.
 ///
 /// `x, dy: [.., d]`, `r: [rows]`, `dweight: [d]`.
 ///
 /// # Errors
-/// [`crate::Error::Shape`] when rows cannot be split to fit the adapter's bindings.
+/// [`Error::Shape`] when a block of rows exceeds a binding.
 pub fn rms_norm_dweight(x: &Tensor, r: &Tensor, dy: &Tensor, beta: f32, dweight: &Tensor) -> Result<()> {
-    let (gpu, rows, d) = (x.gpu(), x.rows(), x.cols());
-    let (x, dy) = (x.reshape([rows, d])?, dy.reshape([rows, d])?);
-    let pack = pack(d);
-    let mut beta = beta;
-    for range in row_chunks(gpu, "rms_norm", rows, &[d, 1])? {
-        let partial = Tensor::empty_f32(gpu, [range.len().div_ceil(BLOCK), d])?;
-        let width = (d / pack) as u32;
-        let params = ColumnSumParams { rows: range.len() as u32, width, block: BLOCK as u32, beta: 0.0 };
-        pack_launch(&RMS_NORM_DWEIGHT, pack)
-            .params(&params)
-            .read("x", &x.slice(range.clone())?)
-            .read("r", &r.slice(range.clone())?)
-            .read("dy", &dy.slice(range.clone())?)
-            .write("y", &partial)
-            .threads(partial.numel() / pack, THREADS)
-            .run(gpu)?;
-        let params = ColumnSumParams { rows: partial.rows() as u32, width, block: partial.rows() as u32, beta };
-        pack_launch(&COLUMN_SUM, pack)
-            .params(&params)
-            .read("x", &partial)
-            .write("y", dweight)
-            .threads(d / pack, THREADS)
-            .run(gpu)?;
-        beta = 1.0;
+    let sums = Tensor::empty_f32(x.gpu(), [x.rows().div_ceil(block_rows(x.cols())), x.cols()])?;
+    level(&RMS_NORM_DWEIGHT, x, Some((r, dy)), 0.0, &sums)?;
+    column_sum_onto(&sums, beta, dweight)
+}
+
+/// Records the sums of the blocks of rows of x (or of `dy x r`) into the rows of `sums`.
+fn level(
+    kernels: &'static PackKernels,
+    x: &Tensor,
+    factors: Option<(&Tensor, &Tensor)>,
+    beta: f32,
+    sums: &Tensor,
+) -> Result<()> {
+    let (gpu, rows, columns) = (x.gpu(), x.rows(), x.cols());
+    let (block, pack) = (block_rows(columns), pack(columns));
+    let blocks = rows.div_ceil(block);
+    let limit = rows_that_fit(gpu, blocks, block.min(rows) * columns);
+    for range in chunks("column_sum", blocks, limit, 1)? {
+        let own = range.start * block..rows.min(range.end * block);
+        let part = |t: &Tensor, width: usize| window(t, own.start * width..own.end * width);
+        let (wx, wy) = (part(x, columns), window(sums, range.start * columns..range.end * columns));
+        let mut params = ColumnSumParams {
+            rows: own.len() as u32,
+            width: (columns / pack) as u32,
+            block: block as u32,
+            x_first: wx.first / pack as u32,
+            y_first: wy.first / pack as u32,
+            beta,
+            ..Default::default()
+        };
+        let mut launch = pack_launch(kernels, pack).read("x", wx.slice).write("y", wy.slice);
+        if let Some((r, dy)) = factors {
+            let (wr, wdy) = (part(r, 1), part(dy, columns));
+            params = ColumnSumParams { r_first: wr.first, dy_first: wdy.first / pack as u32, ..params };
+            launch = launch.read("r", wr.slice).read("dy", wdy.slice);
+        }
+        launch.params(&params).threads(range.len() * columns / pack, THREADS).run(gpu)?;
     }
     Ok(())
 }

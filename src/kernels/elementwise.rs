@@ -1,18 +1,14 @@
 //! Sums and fills of whole tensors.
 
 use crate::error::{Error, Result};
-use crate::gpu::{Kernel, Launch};
 use crate::kernels::Variant;
+use crate::kernels::rows::{PackKernels, THREADS, forms, pack, pack_launch, variants};
 use crate::tensor::{Tensor, row_chunks};
 
-const SOURCES: &[&str] = &[include_str!("../../shaders/lib/grid.wgsl"), include_str!("../../shaders/elementwise.wgsl")];
-/// Threads of a workgroup: a multiple of every subgroup size in use.
-const THREADS: u32 = 64;
-
 /// `y = alpha x + beta y`.
-pub static AXPBY: Kernel = Kernel { name: "axpby", sources: SOURCES, entry: "axpby", constants: &[] };
+pub static AXPBY: PackKernels = forms!("axpby", "elementwise.wgsl", packs);
 /// `y = alpha`.
-pub static FILL: Kernel = Kernel { name: "fill", sources: SOURCES, entry: "fill", constants: &[] };
+pub static FILL: PackKernels = forms!("fill", "elementwise.wgsl", packs);
 
 crate::params! {
     struct ElementwiseParams { count: u32, alpha: f32, beta: f32 }
@@ -28,12 +24,13 @@ pub fn axpby(alpha: f32, x: &Tensor, beta: f32, y: &Tensor) -> Result<()> {
     }
     let (x, y) = (x.reshape([x.numel()])?, y.reshape([y.numel()])?);
     for range in row_chunks(y.gpu(), "axpby", y.numel(), &[1])? {
-        let params = ElementwiseParams { count: range.len() as u32, alpha, beta };
-        Launch::new(&AXPBY)
+        let pack = pack(range.len());
+        let params = ElementwiseParams { count: (range.len() / pack) as u32, alpha, beta };
+        pack_launch(&AXPBY, pack)
             .params(&params)
             .read("x", &x.slice(range.clone())?)
             .write("y", &y.slice(range.clone())?)
-            .threads(range.len().div_ceil(4), THREADS)
+            .threads(range.len() / pack, THREADS)
             .run(y.gpu())?;
     }
     Ok(())
@@ -54,11 +51,12 @@ pub fn add_into(sum: &Tensor, x: &Tensor) -> Result<()> {
 pub fn fill(y: &Tensor, value: f32) -> Result<()> {
     let y = y.reshape([y.numel()])?;
     for range in row_chunks(y.gpu(), "fill", y.numel(), &[1])? {
-        let params = ElementwiseParams { count: range.len() as u32, alpha: value, beta: 0.0 };
-        Launch::new(&FILL)
+        let pack = pack(range.len());
+        let params = ElementwiseParams { count: (range.len() / pack) as u32, alpha: value, beta: 0.0 };
+        pack_launch(&FILL, pack)
             .params(&params)
             .write("y", &y.slice(range.clone())?)
-            .threads(range.len().div_ceil(4), THREADS)
+            .threads(range.len() / pack, THREADS)
             .run(y.gpu())?;
     }
     Ok(())
@@ -66,6 +64,5 @@ pub fn fill(y: &Tensor, value: f32) -> Result<()> {
 
 /// This file's kernels.
 pub fn kernels() -> Vec<Variant> {
-    let all: [&'static Kernel; 2] = [&AXPBY, &FILL];
-    all.into_iter().map(Variant::from).collect()
+    [&AXPBY, &FILL].into_iter().flat_map(|k| variants(k)).collect()
 }

@@ -139,7 +139,7 @@ impl Product<'_> {
     fn record(&self, first: usize, batch: usize, beta: f32, cut: bool) -> Result<()> {
         let Product { m, n, k, ta, tb, a, b, c, alpha } = *self;
         let gpu = c.tensor.gpu();
-        let (mut m_limit, mut n_limit, mut k_limit) = (m, n, k);
+        let (mut m_limit, mut n_limit, mut k_limit) = (m, n, k.min(gemm_table::longest(gpu)));
         if tb == Trans::N && batch * m * n >= WIDE {
             k_limit = k_limit.min(gemm_table::steps_at_once(gpu));
         }

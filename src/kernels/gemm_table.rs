@@ -116,6 +116,12 @@ pub(super) fn steps_at_once(gpu: &Gpu) -> usize {
     if gpu.tier() == Tier::Subgroup { 512 } else { usize::MAX }
 }
 
+/// Steps of K in one launch: a thread's loops stay within the adapter's limit of iterations. The workgroup fragment makes
+/// up to 25 iterations for 16 steps, the plain one 1 a step, the subgroup fragment fewer.
+pub(super) fn longest(gpu: &Gpu) -> usize {
+    gpu.adapter().loop_limit() / 2 / WORKGROUP_TILE * WORKGROUP_TILE
+}
+
 /// Rows of the subgroup fragment's tile for `m` rows: the largest that `m` fills, as larger tiles load less.
 fn subgroup_rows(m: usize, fixed: bool) -> usize {
     match m {

@@ -139,7 +139,14 @@ pub fn grouped_gemm_onto(x: &Tensor, w: &Tensor, trans_w: Trans, groups: &Groups
     let row_limit = rows_that_fit(gpu, rows, k).min(rows_that_fit(gpu, rows, n));
     let expert_limit = rows_that_fit(gpu, experts, wm * wn);
     // The stored rows of a matrix that does not fit a binding are steps of K, or columns of Y.
-    let stored_limit = if expert_limit == 0 { rows_that_fit(gpu, wm, wn) } else { wm };
+    let mut stored_limit = if expert_limit == 0 { rows_that_fit(gpu, wm, wn) } else { wm };
+    let longest = gemm_table::longest(gpu);
+    if trans_w == Trans::N {
+        stored_limit = stored_limit.min(longest);
+    } else if k > longest {
+        let expected = format!("an inner dimension of at most {longest} on this adapter");
+        return Err(mismatch(&expected, x, w, groups, y));
+    }
     for r in chunks("grouped gemm", rows, row_limit, tile)? {
         let (wx, wy) = (window(x, r.start * k..r.end * k), window(y, r.start * n..r.end * n));
         let tiles = window(&groups.tile_expert, r.start / tile..r.end / tile);
@@ -207,7 +214,7 @@ pub fn grouped_weight_gradient(x: &Tensor, dy: &Tensor, groups: &Groups, beta: f
         return Ok(());
     }
     let aligned = aligned(x, m) && aligned(dy, n) && aligned(dw, n);
-    let row_limit = rows_that_fit(gpu, rows, m).min(rows_that_fit(gpu, rows, n));
+    let row_limit = rows_that_fit(gpu, rows, m).min(rows_that_fit(gpu, rows, n)).min(gemm_table::longest(gpu));
     let expert_limit = rows_that_fit(gpu, experts, m * n);
     let stored_limit = if expert_limit == 0 { rows_that_fit(gpu, m, n) } else { m };
     for e in chunks("grouped gemm", experts, expert_limit.max(1), 1)? {

@@ -51,7 +51,7 @@ pub fn token_losses(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     let losses = Tensor::empty_f32(gpu, [rows])?;
     for range in row_chunks(gpu, "cross_entropy", rows, &[v, 1])? {
         let params = CrossEntropyParams { rows: range.len() as u32, width: (v / pack(v)) as u32, scale: 0.0 };
-        row_launch(&TOKEN_LOSSES, gpu, range.len(), pack(v))
+        row_launch(&TOKEN_LOSSES, gpu, range.len(), pack(v), 2 * v / pack(v))
             .params(&params)
             .read("logits", &logits.slice(range.clone())?)
             .read("targets", &targets.slice(range.clone())?)
@@ -74,7 +74,7 @@ pub fn losses_and_gradient(logits: &Tensor, targets: &Tensor, scale: f32) -> Res
     let dlogits = Tensor::empty_f32(gpu, [rows, v])?;
     for range in row_chunks(gpu, "cross_entropy", rows, &[v, 1])? {
         let params = CrossEntropyParams { rows: range.len() as u32, width: (v / pack(v)) as u32, scale };
-        row_launch(&CROSS_ENTROPY, gpu, range.len(), pack(v))
+        row_launch(&CROSS_ENTROPY, gpu, range.len(), pack(v), 3 * v / pack(v))
             .params(&params)
             .read("logits", &logits.slice(range.clone())?)
             .read("targets", &targets.slice(range.clone())?)

@@ -1,12 +1,10 @@
 //! Launches that several ops share.
 
 pub mod column_sum;
-pub mod column_sums;
 pub mod elementwise;
 pub mod gemm;
 pub mod gemm_table;
 pub mod grouped;
-pub mod lanes;
 pub mod loss;
 pub mod routing;
 pub mod rows;
@@ -14,7 +12,7 @@ pub mod spectral;
 mod spectral_place;
 pub mod spectral_update;
 pub mod token_space;
-mod window;
+pub(crate) mod window;
 
 use crate::gpu::Kernel;
 

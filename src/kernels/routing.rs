@@ -9,7 +9,8 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Kernel, Launch};
 use crate::kernels::Variant;
 use crate::kernels::grouped::Groups;
-use crate::kernels::lanes::row_threads;
+use crate::kernels::rows::group_threads;
+use crate::kernels::window::chunks;
 use crate::tensor::{DType, Tensor, row_chunks};
 
 const GRID: &str = include_str!("../../shaders/lib/grid.wgsl");
@@ -63,11 +64,16 @@ pub fn kernels() -> Vec<Variant> {
         &ROUTING_BIAS,
         &SUM_COUNTS,
     ];
-    all.into_iter().map(Variant::from).collect()
+    let variant = |kernel: &'static Kernel| {
+        let scans = std::ptr::eq(kernel, &ROUTING_SCAN_EXPERTS);
+        let constants = if scans { vec![("WG", f64::from(SCAN_THREADS))] } else { Vec::new() };
+        Variant { kernel, constants }
+    };
+    all.into_iter().map(variant).collect()
 }
 
 crate::params! {
-    struct TopkParams { tokens: u32, experts: u32, top_k: u32, biased: u32 }
+    struct TopkParams { tokens: u32, experts: u32, top_k: u32, biased: u32, first_choice: u32, last_choice: u32 }
 }
 
 crate::params! {
@@ -95,6 +101,9 @@ crate::params! {
 pub const MAX_EXPERTS: usize = 1024;
 /// Threads of a workgroup in the kernels of one row, or one workgroup.
 const THREADS: u32 = 64;
+
+/// Threads of the one workgroup that scans the spans, each some experts.
+const SCAN_THREADS: u32 = 256;
 
 /// The experts of each token, and where each pair of token and expert lies in the grouped layout.
 #[derive(Clone, Debug)]
@@ -153,24 +162,28 @@ pub fn route(scores: &Tensor, bias: Option<&Tensor>, top_k: usize, tile_rows: us
 fn choose(scores: &Tensor, bias: Option<&Tensor>, index: &Tensor) -> Result<()> {
     let (gpu, experts, top_k) = (scores.gpu(), scores.cols(), index.cols());
     let scores = scores.reshape([scores.rows(), experts])?;
-    let threads = row_threads(gpu);
+    let threads = group_threads(gpu);
     for range in row_chunks(gpu, "route", scores.rows(), &[experts, top_k])? {
         let chunk = scores.slice(range.clone())?;
-        let params = TopkParams {
-            tokens: range.len() as u32,
-            experts: experts as u32,
-            top_k: top_k as u32,
-            biased: u32::from(bias.is_some()),
-        };
-        Launch::new(&ROUTING_TOPK)
-            .constant("WG", threads)
-            .params(&params)
-            .read("scores", &chunk)
-            // Without a bias nothing is read from here, but something must be bound.
-            .read("bias", bias.unwrap_or(&chunk))
-            .write("index", &index.slice(range.clone())?)
-            .threads(range.len(), threads)
-            .run(gpu)?;
+        for choices in chunks("route", top_k, gpu.adapter().loop_limit() / (experts + 1), 1)? {
+            let params = TopkParams {
+                tokens: range.len() as u32,
+                experts: experts as u32,
+                top_k: top_k as u32,
+                biased: u32::from(bias.is_some()),
+                first_choice: choices.start as u32,
+                last_choice: choices.end as u32,
+            };
+            Launch::new(&ROUTING_TOPK)
+                .constant("WG", threads)
+                .params(&params)
+                .read("scores", &chunk)
+                // Without a bias nothing is read from here, but something must be bound.
+                .read("bias", bias.unwrap_or(&chunk))
+                .write("index", &index.slice(range.clone())?)
+                .threads(range.len(), threads)
+                .run(gpu)?;
+        }
     }
     Ok(())
 }
@@ -212,7 +225,7 @@ fn group(index: &Tensor, groups: &Groups, slot: &Tensor, source: &Tensor) -> Res
         (own, own_blocks, params)
     });
     let pieces: Vec<_> = pieces.collect();
-    let threads = row_threads(gpu);
+    let threads = group_threads(gpu);
     for (own, own_blocks, params) in &pieces {
         let table = blocks.slice(own_blocks.clone())?;
         Launch::new(&ROUTING_RANK)
@@ -230,7 +243,13 @@ fn group(index: &Tensor, groups: &Groups, slot: &Tensor, source: &Tensor) -> Res
             .threads(own_blocks.len().div_ceil(span_blocks) * experts, THREADS)
             .run(gpu)?;
     }
+    let scans = span_count * experts.div_ceil(SCAN_THREADS as usize) + experts;
+    if scans > gpu.adapter().loop_limit() {
+        let expected = format!("at most {} loop iterations a thread, this adapter's limit", gpu.adapter().loop_limit());
+        return Err(Error::shape("route", expected, format!("{scans} for {pairs} pairs and {experts} experts")));
+    }
     Launch::new(&ROUTING_SCAN_EXPERTS)
+        .constant("WG", SCAN_THREADS)
         .params(&all)
         .write("spans", &spans)
         .write("counts", &groups.counts)

@@ -36,7 +36,7 @@ pub(super) fn rows_that_fit(gpu: &Gpu, rows: usize, elements: usize) -> usize {
 ///
 /// # Errors
 /// [`Error::Shape`] when `limit` is below both `rows` and `multiple`.
-pub(super) fn chunks(
+pub(crate) fn chunks(
     op: &'static str,
     rows: usize,
     limit: usize,

@@ -1,5 +1,7 @@
 //! Rows of a table by token.
 
+use std::ops::Range;
+
 use crate::autograd::{Array, Backward, Forward, Op};
 use crate::error::{Error, Result};
 use crate::kernels::Variant;
@@ -26,6 +28,15 @@ crate::params! {
 /// Every kernel of this module.
 pub fn kernels() -> Vec<Variant> {
     [&EMBEDDING, &EMBEDDING_LINKS, &EMBEDDING_DTABLE].into_iter().flat_map(|k| variants(k)).collect()
+}
+
+/// Positions that one launch links: a thread's loops over them stay within every adapter's limit of iterations. A power
+/// of two, so that spans of any rows start aligned.
+const SPAN: usize = 1 << 15;
+
+/// Cuts a range into spans.
+fn spans(range: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    (range.start..range.end).step_by(SPAN).map(move |start| start..range.end.min(start + SPAN))
 }
 
 impl Op for Embedding {
@@ -85,7 +96,7 @@ impl Op for Embedding {
             return dtable.clear();
         }
         let pack = pack(d);
-        for tokens in row_chunks(gpu, "embedding", token.numel(), &[d, 1])? {
+        for tokens in row_chunks(gpu, "embedding", token.numel(), &[d, 1])?.flat_map(spans) {
             let next = Tensor::empty_u32(gpu, [tokens.len()])?;
             for rows in row_chunks(gpu, "embedding", v, &[d, 1])? {
                 let head = Tensor::empty_u32(gpu, [rows.len()])?;

@@ -4,12 +4,12 @@ use crate::autograd::{Array, Backward, Forward, Op};
 use crate::error::{Error, Result};
 use crate::gpu::{Kernel, Launch};
 use crate::kernels::Variant;
-use crate::kernels::column_sums::column_sums;
+use crate::kernels::column_sum::column_sum;
 use crate::tensor::{DType, Tensor, row_chunks};
 
 const SOURCES: &[&str] = &[
     include_str!("../../shaders/lib/grid.wgsl"),
-    include_str!("../../shaders/lib/row_sum_workgroup.wgsl"),
+    include_str!("../../shaders/lib/row_workgroup.wgsl"),
     include_str!("../../shaders/load_balance.wgsl"),
 ];
 /// Threads of a workgroup.
@@ -68,7 +68,7 @@ impl Op for LoadBalance {
         let loss = Tensor::empty_f32(gpu, [1])?;
         Launch::new(&LOAD_BALANCE)
             .params(&self.params(tokens, self.scale(tokens, experts), experts, 0.0))
-            .read("sums", &column_sums(scores)?)
+            .read("sums", &column_sum(scores)?)
             .read("counts", *counts)
             .write("loss", &loss)
             .run(gpu)?;

@@ -7,6 +7,7 @@ pub mod combine_weights;
 pub mod cross_entropy;
 pub mod embedding;
 pub mod expert_matmul;
+mod gather;
 pub mod load_balance;
 pub mod matmul;
 pub mod permute;

@@ -1,70 +1,27 @@
 //! Tokens to rows grouped by expert, and their gradients back.
 
-use std::ops::Range;
-
 use crate::autograd::{Array, Backward, Forward, Op};
 use crate::error::{Error, Result};
-use crate::gpu::{Kernel, Launch};
 use crate::kernels::Variant;
 use crate::kernels::grouped::NONE;
-use crate::kernels::lanes::{LaneKernels, row_threads};
+use crate::kernels::rows::{GroupKernels, forms, group_launch, pack, variants};
+use crate::ops::gather::{RowParams, gather};
 use crate::tensor::{DType, Tensor, row_chunks};
 
-const VEC4: &[&str] = &[
-    include_str!("../../shaders/lib/grid.wgsl"),
-    include_str!("../../shaders/lib/lane_vec4.wgsl"),
-    include_str!("../../shaders/permute.wgsl"),
-];
-const SCALAR: &[&str] = &[
-    include_str!("../../shaders/lib/grid.wgsl"),
-    include_str!("../../shaders/lib/lane_scalar.wgsl"),
-    include_str!("../../shaders/permute.wgsl"),
-];
-
 /// Tokens to rows.
-pub static PERMUTE: Kernel = Kernel { name: "permute", sources: VEC4, entry: "permute", constants: &[] };
-/// Tokens to rows of any length.
-pub static PERMUTE_SCALAR: Kernel =
-    Kernel { name: "permute_scalar", sources: SCALAR, entry: "permute", constants: &[] };
+pub static PERMUTE: GroupKernels = forms!("permute", "permute.wgsl", groups, "gather");
 /// Rows' gradients to tokens.
-pub static PERMUTE_BACKWARD: Kernel =
-    Kernel { name: "permute_backward", sources: VEC4, entry: "permute_backward", constants: &[] };
-/// Rows' gradients of any length to tokens.
-pub static PERMUTE_BACKWARD_SCALAR: Kernel =
-    Kernel { name: "permute_backward_scalar", sources: SCALAR, entry: "permute_backward", constants: &[] };
-
-const FORWARD: LaneKernels = LaneKernels { vec4: &PERMUTE, scalar: &PERMUTE_SCALAR };
-const BACKWARD: LaneKernels = LaneKernels { vec4: &PERMUTE_BACKWARD, scalar: &PERMUTE_BACKWARD_SCALAR };
+pub static PERMUTE_BACKWARD: GroupKernels = forms!("permute_backward", "permute.wgsl", groups, "gather");
 
 /// The kernels of this module.
 pub fn kernels() -> Vec<Variant> {
-    let all: [&'static Kernel; 4] = [&PERMUTE, &PERMUTE_SCALAR, &PERMUTE_BACKWARD, &PERMUTE_BACKWARD_SCALAR];
-    all.into_iter().map(Variant::from).collect()
-}
-
-crate::params! {
-    struct PermuteParams {
-        rows: u32,
-        width: u32,
-        top_k: u32,
-        first: u32,
-        count: u32,
-        first_choice: u32,
-        last_choice: u32,
-        factor: f32,
-    }
+    [&PERMUTE, &PERMUTE_BACKWARD].into_iter().flat_map(|k| variants(k)).collect()
 }
 
 /// `y[r] = x[source[r] / K]`, zero where `source[r]` is [`NONE`].
 /// Inputs: x `[T, d]`, source `u32 [R]`, slot `u32 [T, K]` (the inverse of source). Output: `[R, d]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Permute;
-
-/// The launches that sum rows over a token's choices: all choices at once where the rows fit one binding; else one choice
-/// after the other, so that the order of the sum, and with it every bit, stays the same.
-pub(super) fn choice_passes(chunks: usize, top_k: usize) -> Vec<Range<usize>> {
-    if chunks == 1 { std::iter::once(0..top_k).collect() } else { (0..top_k).map(|j| j..j + 1).collect() }
-}
 
 impl Op for Permute {
     fn name(&self) -> &'static str {
@@ -87,25 +44,14 @@ impl Op for Permute {
             y.clear()?;
             return Ok(y.into());
         }
-        let (kernel, width) = FORWARD.of(d);
-        let threads = row_threads(gpu);
         for range in row_chunks(gpu, self.name(), rows, &[d, 1])? {
             for from in row_chunks(gpu, self.name(), tokens, &[d])? {
-                let params = PermuteParams {
-                    rows: range.len() as u32,
-                    width: width as u32,
-                    top_k: top_k as u32,
-                    first: from.start as u32,
-                    count: from.len() as u32,
-                    ..Default::default()
-                };
-                Launch::new(kernel)
-                    .constant("WG", threads)
+                let params = RowParams::new(&range, d, top_k, &from);
+                group_launch(&PERMUTE, gpu, range.len(), pack(d), d / pack(d))
                     .params(&params)
                     .read("x", &x.slice(from)?)
                     .read("source", &source.slice(range.clone())?)
                     .write("y", &y.slice(range.clone())?)
-                    .workgroups(range.len() as u64)
                     .run(gpu)?;
             }
         }
@@ -118,40 +64,10 @@ impl Op for Permute {
         }
         let (slot, dy) = (pass.input(2), pass.dy());
         let (target, factor) = pass.target(0)?;
-        let (gpu, d, top_k) = (dy.gpu(), target.cols(), slot.cols());
         if target.numel() == 0 {
             return Ok(());
         }
-        let (kernel, width) = BACKWARD.of(d);
-        let threads = row_threads(gpu);
-        let chunks: Vec<_> = row_chunks(gpu, self.name(), dy.rows(), &[d])?.collect();
-        for range in row_chunks(gpu, self.name(), target.rows(), &[d, top_k])? {
-            let mut factor = factor;
-            for choices in choice_passes(chunks.len(), top_k) {
-                for from in &chunks {
-                    let params = PermuteParams {
-                        rows: range.len() as u32,
-                        width: width as u32,
-                        top_k: top_k as u32,
-                        first: from.start as u32,
-                        count: from.len() as u32,
-                        first_choice: choices.start as u32,
-                        last_choice: choices.end as u32,
-                        factor,
-                    };
-                    Launch::new(kernel)
-                        .constant("WG", threads)
-                        .params(&params)
-                        .read("dy", &dy.slice(from.clone())?)
-                        .read("slot", &slot.slice(range.clone())?)
-                        .write("dx", &target.slice(range.clone())?)
-                        .workgroups(range.len() as u64)
-                        .run(gpu)?;
-                    factor = 1.0;
-                }
-            }
-        }
-        Ok(())
+        gather(&PERMUTE_BACKWARD, self.name(), &dy, None, &slot, factor, &target)
     }
 
     fn reference(&self, inputs: &[Array]) -> Array {

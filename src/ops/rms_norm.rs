@@ -50,7 +50,7 @@ impl Op for RmsNorm {
         let pack = pack(d);
         for range in row_chunks(gpu, "rms_norm", rows, &[d, 1])? {
             let params = RmsNormParams { rows: range.len() as u32, width: (d / pack) as u32, eps: self.eps, beta: 0.0 };
-            row_launch(&RMS_NORM, gpu, range.len(), pack)
+            row_launch(&RMS_NORM, gpu, range.len(), pack, 2 * d / pack)
                 .params(&params)
                 .read("x", &x2.slice(range.clone())?)
                 .read("weight", *weight)
@@ -83,7 +83,7 @@ impl Op for RmsNorm {
         let pack = pack(d);
         for range in row_chunks(gpu, "rms_norm", rows, &[d, 1])? {
             let params = RmsNormParams { rows: range.len() as u32, width: (d / pack) as u32, eps: self.eps, beta };
-            row_launch(&RMS_NORM_DX, gpu, range.len(), pack)
+            row_launch(&RMS_NORM_DX, gpu, range.len(), pack, 2 * d / pack)
                 .params(&params)
                 .read("x", &x.slice(range.clone())?)
                 .read("weight", &weight)

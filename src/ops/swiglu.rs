@@ -2,43 +2,19 @@
 
 use crate::autograd::{Array, Backward, Forward, Op};
 use crate::error::{Error, Result};
-use crate::gpu::{Kernel, Launch};
 use crate::kernels::Variant;
-use crate::kernels::lanes::LaneKernels;
+use crate::kernels::rows::{PackKernels, THREADS, forms, pack, pack_launch, variants};
 use crate::ops::targets::TargetPair;
 use crate::tensor::{Tensor, row_chunks};
 
-const VEC4: &[&str] = &[
-    include_str!("../../shaders/lib/grid.wgsl"),
-    include_str!("../../shaders/lib/lane_vec4.wgsl"),
-    include_str!("../../shaders/swiglu.wgsl"),
-];
-const SCALAR: &[&str] = &[
-    include_str!("../../shaders/lib/grid.wgsl"),
-    include_str!("../../shaders/lib/lane_scalar.wgsl"),
-    include_str!("../../shaders/swiglu.wgsl"),
-];
-/// Threads of a workgroup.
-const THREADS: u32 = 64;
-
 /// The activation.
-pub static SWIGLU: Kernel = Kernel { name: "swiglu", sources: VEC4, entry: "swiglu", constants: &[] };
-/// The activation of tensors of any length.
-pub static SWIGLU_SCALAR: Kernel = Kernel { name: "swiglu_scalar", sources: SCALAR, entry: "swiglu", constants: &[] };
+pub static SWIGLU: PackKernels = forms!("swiglu", "swiglu.wgsl", packs);
 /// Both gradients.
-pub static SWIGLU_BACKWARD: Kernel =
-    Kernel { name: "swiglu_backward", sources: VEC4, entry: "swiglu_backward", constants: &[] };
-/// Both gradients of tensors of any length.
-pub static SWIGLU_BACKWARD_SCALAR: Kernel =
-    Kernel { name: "swiglu_backward_scalar", sources: SCALAR, entry: "swiglu_backward", constants: &[] };
-
-const FORWARD: LaneKernels = LaneKernels { vec4: &SWIGLU, scalar: &SWIGLU_SCALAR };
-const BACKWARD: LaneKernels = LaneKernels { vec4: &SWIGLU_BACKWARD, scalar: &SWIGLU_BACKWARD_SCALAR };
+pub static SWIGLU_BACKWARD: PackKernels = forms!("swiglu_backward", "swiglu.wgsl", packs);
 
 /// The kernels of this module.
 pub fn kernels() -> Vec<Variant> {
-    let all: [&'static Kernel; 4] = [&SWIGLU, &SWIGLU_SCALAR, &SWIGLU_BACKWARD, &SWIGLU_BACKWARD_SCALAR];
-    all.into_iter().map(Variant::from).collect()
+    [&SWIGLU, &SWIGLU_BACKWARD].into_iter().flat_map(|k| variants(k)).collect()
 }
 
 crate::params! {
@@ -49,12 +25,6 @@ crate::params! {
 /// Each element depends on its own two inputs only: what unused rows of grouped tensors hold does not matter.
 #[derive(Clone, Copy, Debug)]
 pub struct SwiGlu;
-
-/// The kernel for tensors of `numel` numbers, and the shape `[lanes, numbers of a lane]` to slice them by.
-fn lanes(kernels: LaneKernels, numel: usize) -> (&'static Kernel, [usize; 2]) {
-    let (kernel, count) = kernels.of(numel);
-    (kernel, [count, numel / count.max(1)])
-}
 
 impl Op for SwiGlu {
     fn name(&self) -> &'static str {
@@ -72,10 +42,11 @@ impl Op for SwiGlu {
         if output.numel() == 0 {
             return Ok(output.into());
         }
-        let (kernel, shape) = lanes(FORWARD, output.numel());
+        let pack = pack(output.numel());
+        let shape = [output.numel() / pack, pack];
         let (gate, up, y) = (gate.reshape(shape)?, up.reshape(shape)?, output.reshape(shape)?);
-        for range in row_chunks(gpu, self.name(), shape[0], &[shape[1]])? {
-            Launch::new(kernel)
+        for range in row_chunks(gpu, self.name(), shape[0], &[pack])? {
+            pack_launch(&SWIGLU, pack)
                 .params(&SwiGluParams { count: range.len() as u32, gate_factor: 0.0, up_factor: 0.0 })
                 .read("gate", &gate.slice(range.clone())?)
                 .read("up", &up.slice(range.clone())?)
@@ -92,11 +63,12 @@ impl Op for SwiGlu {
         if dgate.numel() == 0 {
             return Ok(());
         }
-        let (kernel, shape) = lanes(BACKWARD, dgate.numel());
+        let pack = pack(dgate.numel());
+        let shape = [dgate.numel() / pack, pack];
         let (gate, up, dy) = (pass.input(0).reshape(shape)?, pass.input(1).reshape(shape)?, pass.dy().reshape(shape)?);
         let (dgate, dup) = (dgate.reshape(shape)?, dup.reshape(shape)?);
-        for range in row_chunks(gate.gpu(), self.name(), shape[0], &[shape[1]])? {
-            Launch::new(kernel)
+        for range in row_chunks(gate.gpu(), self.name(), shape[0], &[pack])? {
+            pack_launch(&SWIGLU_BACKWARD, pack)
                 .params(&SwiGluParams { count: range.len() as u32, gate_factor, up_factor })
                 .read("gate", &gate.slice(range.clone())?)
                 .read("up", &up.slice(range.clone())?)

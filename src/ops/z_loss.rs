@@ -4,7 +4,7 @@ use crate::autograd::{Array, Backward, Forward, Op};
 use crate::error::{Error, Result};
 use crate::gpu::{Kernel, Launch};
 use crate::kernels::Variant;
-use crate::kernels::column_sums::column_sums;
+use crate::kernels::column_sum::column_sum;
 use crate::tensor::{Tensor, row_chunks};
 
 const SOURCES: &[&str] = &[include_str!("../../shaders/lib/grid.wgsl"), include_str!("../../shaders/z_loss.wgsl")];
@@ -64,7 +64,7 @@ impl Op for ZLoss {
                 .threads(range.len(), THREADS)
                 .run(gpu)?;
         }
-        Ok(Forward { output: column_sums(&term)?, saved: vec![normalizer] })
+        Ok(Forward { output: column_sum(&term)?, saved: vec![normalizer] })
     }
 
     // d z^2 / d l_e = 2 z softmax_e = 2 z exp(l_e - z)

@@ -3,7 +3,9 @@
 
 pub mod groups;
 
+use sdmoe::autograd::Array;
 use sdmoe::gpu::{Gpu, GpuOptions, Tier, adapters};
+use sdmoe::tensor::Tensor;
 
 /// The device of the tests, in the adapter's own tier.
 pub fn gpu() -> Gpu {
@@ -29,4 +31,25 @@ pub fn tiers() -> Vec<Gpu> {
 /// Bits of the adapters' names, for messages.
 pub fn adapter_names() -> Vec<String> {
     pollster::block_on(adapters()).into_iter().map(|a| a.name).collect()
+}
+
+/// A device whose bindings hold `bytes`.
+pub fn small_binding(bytes: u64) -> Gpu {
+    open(&GpuOptions { max_binding_bytes: Some(bytes), ..GpuOptions::default() })
+}
+
+/// The same in each tier that the adapter can run.
+pub fn small_bindings(bytes: u64) -> Vec<Gpu> {
+    let small = |gpu: Gpu| GpuOptions { tier: Some(gpu.tier()), max_binding_bytes: Some(bytes), ..Default::default() };
+    tiers().into_iter().map(|gpu| open(&small(gpu))).collect()
+}
+
+/// `x` on the device.
+pub fn upload(gpu: &Gpu, x: &Array) -> Tensor {
+    Tensor::from_f32(gpu, &x.shape, &x.to_f32()).unwrap()
+}
+
+/// The f32 content of `x`.
+pub fn download(x: &Tensor) -> Vec<f32> {
+    pollster::block_on(x.to_f32()).unwrap()
 }

@@ -3,10 +3,11 @@
 use std::ops::Range;
 
 use super::Attention;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Kernel, Launch, Tier};
 use crate::kernels::Variant;
 use crate::kernels::rows::{PackKernels, THREADS, forms, pack, pack_launch, variants};
+use crate::kernels::window::chunks;
 use crate::tensor::{Tensor, row_chunks};
 
 macro_rules! subgroup_kernel {
@@ -15,6 +16,8 @@ macro_rules! subgroup_kernel {
             name: $entry,
             sources: &[
                 include_str!("../../../shaders/lib/grid.wgsl"),
+                include_str!("../../../shaders/lib/pack_vec4.wgsl"),
+                include_str!("../../../shaders/lib/attention_params.wgsl"),
                 include_str!("../../../shaders/lib/attention_tile.wgsl"),
                 include_str!(concat!("../../../shaders/", $file)),
             ],
@@ -30,6 +33,8 @@ macro_rules! tiled_kernel {
             name: $entry,
             sources: &[
                 include_str!("../../../shaders/lib/grid.wgsl"),
+                include_str!("../../../shaders/lib/pack_scalar.wgsl"),
+                include_str!("../../../shaders/lib/attention_params.wgsl"),
                 include_str!("../../../shaders/attention_tiled.wgsl"),
             ],
             entry: $entry,
@@ -54,13 +59,9 @@ pub static ATTENTION_DKV_TILED: Kernel = tiled_kernel!("attention_dkv_tiled");
 pub static ATTENTION_DELTA: PackKernels = forms!("attention_delta", "attention_delta.wgsl", packs);
 
 crate::params! {
-    struct SubgroupParams {
-        sequences: u32, seq: u32, heads: u32, kv_heads: u32, width: u32, scale: f32, scale_out: f32, beta: f32,
-    }
-}
-crate::params! {
-    struct TiledParams {
-        sequences: u32, seq: u32, heads: u32, kv_heads: u32, head_dim: u32, scale: f32, scale_out: f32, beta: f32,
+    struct AttentionParams {
+        sequences: u32, seq: u32, heads: u32, kv_heads: u32, width: u32, share_first: u32, share_last: u32,
+        scale: f32, scale_out: f32, beta: f32,
     }
 }
 crate::params! {
@@ -117,6 +118,40 @@ impl Form {
         Form::Tiled { rows, passing, width }
     }
 
+    /// What the kernels of this form call their outputs.
+    fn names(&self, own: [&'static str; 2]) -> [&'static str; 2] {
+        if let Form::Subgroup(_) = self { own } else { ["out_a", "out_b"] }
+    }
+
+    /// Elements of a pack.
+    fn pack(&self) -> usize {
+        if let Form::Subgroup(_) = self { 4 } else { 1 }
+    }
+
+    /// Loop iterations of a thread over one head of a sequence: of each kernel, or more.
+    fn iterations(&self, op: &Attention) -> usize {
+        match *self {
+            Form::Subgroup(_) => op.seq.div_ceil(16) * (1 + op.head_dim / 4),
+            Form::Tiled { rows, passing, width } => {
+                let (rows, passing, width) = (rows as usize, passing as usize, width as usize);
+                // Loading, products (two), maximum, shrinking, sums.
+                let scores = passing * width / (4 * rows) + passing / 4 * (1 + 2 * width) + passing;
+                op.seq.div_ceil(passing) * (1 + scores + width / 4 + passing * (1 + width / 4))
+            }
+        }
+    }
+
+    /// # Errors
+    /// [`Error::Shape`] when one sequence needs more loop iterations of a thread than the adapter allows.
+    fn check(&self, op: &Attention, gpu: &Gpu) -> Result<()> {
+        let (needed, limit) = (self.iterations(op), gpu.adapter().loop_limit());
+        if needed > limit {
+            let expected = format!("a sequence within {limit} loop iterations a thread, this adapter's limit");
+            return Err(Error::shape("attention", expected, format!("{needed} for seq {}", op.seq)));
+        }
+        Ok(())
+    }
+
     /// A launch over all tiles of `heads` heads in `sequences` sequences.
     fn launch<'a>(
         &self,
@@ -151,26 +186,15 @@ impl Attention {
         (std::f64::consts::LOG2_E / (self.head_dim as f64).sqrt()) as f32
     }
 
-    fn subgroup_params(&self, sequences: usize, beta: f32) -> SubgroupParams {
-        SubgroupParams {
+    fn params(&self, form: &Form, sequences: usize, beta: f32) -> AttentionParams {
+        AttentionParams {
             sequences: sequences as u32,
             seq: self.seq as u32,
             heads: self.heads as u32,
             kv_heads: self.kv_heads as u32,
-            width: (self.head_dim / 4) as u32,
-            scale: self.scale(),
-            scale_out: self.scale_out(),
-            beta,
-        }
-    }
-
-    fn tiled_params(&self, sequences: usize, beta: f32) -> TiledParams {
-        TiledParams {
-            sequences: sequences as u32,
-            seq: self.seq as u32,
-            heads: self.heads as u32,
-            kv_heads: self.kv_heads as u32,
-            head_dim: self.head_dim as u32,
+            width: (self.head_dim / form.pack()) as u32,
+            share_first: 0,
+            share_last: (self.heads / self.kv_heads) as u32,
             scale: self.scale(),
             scale_out: self.scale_out(),
             beta,
@@ -194,6 +218,7 @@ fn cut(x: &Tensor, range: &Range<usize>) -> Result<Tensor> {
 
 pub(super) fn forward(op: &Attention, q: &Tensor, k: &Tensor, v: &Tensor, y: &Tensor, lse: &Tensor) -> Result<()> {
     let form = Form::of(op, q.gpu());
+    form.check(op, q.gpu())?;
     for rows in op.chunks(q)? {
         let sequences = rows.len() / op.seq;
         let launch = form
@@ -202,13 +227,9 @@ pub(super) fn forward(op: &Attention, q: &Tensor, k: &Tensor, v: &Tensor, y: &Te
             .read("k", &cut(k, &rows)?)
             .read("v", &cut(v, &rows)?);
         let (y, lse) = (cut(y, &rows)?, cut(lse, &rows)?);
-        if let Form::Subgroup(_) = form {
-            let params = op.subgroup_params(sequences, 0.0);
-            launch.params(&params).write("y", &y).write("lse", &lse).run(q.gpu())?;
-        } else {
-            let params = op.tiled_params(sequences, 0.0);
-            launch.params(&params).write("out_a", &y).write("out_b", &lse).run(q.gpu())?;
-        }
+        let params = op.params(&form, sequences, 0.0);
+        let [name_y, name_lse] = form.names(["y", "lse"]);
+        launch.params(&params).write(name_y, &y).write(name_lse, &lse).run(q.gpu())?;
     }
     Ok(())
 }
@@ -249,13 +270,9 @@ pub(super) fn dq(op: &Attention, operands: &Operands<'_>, beta: f32, dq: &Tensor
         let launch = form.launch(op, &ATTENTION_DQ_SUBGROUP, &ATTENTION_DQ_TILED, op.heads, sequences);
         let launch = operands.bind(launch, &rows)?;
         let dq = cut(dq, &rows)?;
-        if let Form::Subgroup(_) = form {
-            let params = op.subgroup_params(sequences, beta);
-            launch.params(&params).write("dq", &dq).run(gpu)?;
-        } else {
-            let params = op.tiled_params(sequences, beta);
-            launch.params(&params).write("out_a", &dq).run(gpu)?;
-        }
+        let params = op.params(&form, sequences, beta);
+        let [name, _] = form.names(["dq", ""]);
+        launch.params(&params).write(name, &dq).run(gpu)?;
     }
     Ok(())
 }
@@ -263,17 +280,21 @@ pub(super) fn dq(op: &Attention, operands: &Operands<'_>, beta: f32, dq: &Tensor
 pub(super) fn dkv(op: &Attention, operands: &Operands<'_>, dk: &Tensor, dv: &Tensor) -> Result<()> {
     let gpu = dk.gpu();
     let form = Form::of(op, gpu);
+    // The query heads of a key's head are summed over in parts that the adapter's loops can take.
+    let share = op.heads / op.kv_heads;
+    let share_limit = (gpu.adapter().loop_limit() / form.iterations(op)).max(1);
     for rows in op.chunks(operands.q)? {
         let sequences = rows.len() / op.seq;
-        let launch = form.launch(op, &ATTENTION_DKV_SUBGROUP, &ATTENTION_DKV_TILED, op.kv_heads, sequences);
-        let launch = operands.bind(launch, &rows)?;
         let (dk, dv) = (cut(dk, &rows)?, cut(dv, &rows)?);
-        if let Form::Subgroup(_) = form {
-            let params = op.subgroup_params(sequences, 0.0);
-            launch.params(&params).write("dk", &dk).write("dv", &dv).run(gpu)?;
-        } else {
-            let params = op.tiled_params(sequences, 0.0);
-            launch.params(&params).write("out_a", &dk).write("out_b", &dv).run(gpu)?;
+        let [name_k, name_v] = form.names(["dk", "dv"]);
+        for heads in chunks("attention", share, share_limit, 1)? {
+            let params = AttentionParams {
+                share_first: heads.start as u32,
+                share_last: heads.end as u32,
+                ..op.params(&form, sequences, if heads.start == 0 { 0.0 } else { 1.0 })
+            };
+            let launch = form.launch(op, &ATTENTION_DKV_SUBGROUP, &ATTENTION_DKV_TILED, op.kv_heads, sequences);
+            operands.bind(launch, &rows)?.params(&params).write(name_k, &dk).write(name_v, &dv).run(gpu)?;
         }
     }
     Ok(())

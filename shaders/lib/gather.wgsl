@@ -1,0 +1,45 @@
+// The sum over a token's choices of their rows in the grouped layout. Needs lib/grid.wgsl, lib/pack_*.wgsl,
+// lib/row_subgroup.wgsl or lib/row_workgroup.wgsl, and `fn choice_weight(pair: u32) -> f32`.
+
+const NONE: u32 = 0xffffffffu;
+
+struct Params {
+    rows: u32,      // written by this launch
+    width: u32,     // of a row, in packs
+    top_k: u32,
+    first: u32,     // first of the rows or tokens bound here to be read
+    count: u32,     // their number
+    first_choice: u32,
+    last_choice: u32,
+    factor: f32,
+    dw_factor: f32, // of the gradient of combine's weights
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> z: array<Pack>;
+@group(0) @binding(2) var<storage, read> slot: array<u32>;
+@group(0) @binding(3) var<storage, read_write> y: array<Pack>;
+@group(0) @binding(4) var<storage, read> source: array<u32>;
+
+// y[t] = sum_j w[t, j] z[slot[t, j]] + factor y[t] in the order of j, over the choices first_choice..last_choice whose
+// row is bound here.
+fn gather(token: u32, lane: u32) {
+    if token >= params.rows {
+        return;
+    }
+    let target_row = token * params.width;
+    for (var i = row_begin(lane); i < params.width; i += row_step()) {
+        var sum = Pack(0.0);
+        if params.factor != 0.0 {
+            sum = params.factor * y[target_row + i];
+        }
+        for (var j = params.first_choice; j < params.last_choice; j++) {
+            let pair = token * params.top_k + j;
+            let row = slot[pair] - params.first;
+            if row < params.count {
+                sum += choice_weight(pair) * z[row * params.width + i];
+            }
+        }
+        y[target_row + i] = sum;
+    }
+}
