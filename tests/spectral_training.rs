@@ -60,12 +60,12 @@ fn with_default_settings_the_parts_stay_apart_and_a_realignment_changes_little()
     let mut losses = Vec::new();
     while run.step_number() < STEPS {
         let step = run.step_number() + 1;
-        if step % every == 0 {
+        if step.is_multiple_of(every) {
             copy_state(&run, &mut still);
             train(&mut still, 1);
         }
         losses.extend(train(&mut run, 1));
-        if step % every != 0 {
+        if !step.is_multiple_of(every) {
             continue;
         }
         let probe: Vec<Batch> = (1..=4).map(|i| micro_batches(&config, 1000 + i).remove(0)).collect();

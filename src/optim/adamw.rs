@@ -88,7 +88,7 @@ impl AdamGroup {
     /// Zero moments for `buffers`.
     ///
     /// # Errors
-    /// [`Error::Device`] when memory is short.
+    /// [`crate::Error::Device`] when memory is short.
     pub fn new(buffers: &GroupBuffers) -> Result<Self> {
         let (gpu, n) = (buffers.values.gpu(), buffers.values.numel());
         Ok(Self {
@@ -114,7 +114,7 @@ impl AdamGroup {
     /// [`super::clip::GradientNorm::finish`]); nothing changes where that says the norm is not finite.
     ///
     /// # Errors
-    /// [`Error::Device`].
+    /// [`crate::Error::Device`].
     pub fn step(&self, adam: &OptimizerConfig, t: u64, lr: f32, clip: &Tensor) -> Result<()> {
         let f = adam.factors(t, lr, self.group != Group::NoDecay);
         let gpu = self.values.gpu();
