@@ -8,7 +8,7 @@ use sdmoe::autograd::{Array, check::compare};
 use sdmoe::gpu::{Gpu, GpuOptions};
 use sdmoe::nn::config::ExpertMatrix;
 use sdmoe::nn::params::{Group, ParamBuilder, ParamSet};
-use sdmoe::optim::AdamConfig;
+use sdmoe::optim::OptimizerConfig;
 use sdmoe::optim::adamw::AdamGroup;
 use sdmoe::optim::clip::GradientNorm;
 use sdmoe::tensor::Tensor;
@@ -31,14 +31,15 @@ struct Reference {
 }
 
 impl Reference {
-    fn step(&mut self, adam: &AdamConfig, t: i32, lr: f64, g: &Array, scale: f64) {
+    fn step(&mut self, adam: &OptimizerConfig, t: i32, lr: f64, g: &Array, scale: f64) {
         for i in 0..self.p.data.len() {
             let g = g.data[i] * scale;
+            let (beta1, beta2) = (f64::from(adam.beta1), f64::from(adam.beta2));
             let (m, v) = (&mut self.m.data[i], &mut self.v.data[i]);
-            *m = adam.beta1 * *m + (1.0 - adam.beta1) * g;
-            *v = adam.beta2 * *v + (1.0 - adam.beta2) * g * g;
-            let root = (*v / (1.0 - adam.beta2.powi(t))).sqrt() + adam.eps;
-            let direction = *m / (1.0 - adam.beta1.powi(t)) / root + self.decay * self.p.data[i];
+            *m = beta1 * *m + (1.0 - beta1) * g;
+            *v = beta2 * *v + (1.0 - beta2) * g * g;
+            let root = (*v / (1.0 - beta2.powi(t))).sqrt() + f64::from(adam.eps);
+            let direction = *m / (1.0 - beta1.powi(t)) / root + self.decay * self.p.data[i];
             self.p.data[i] -= lr * direction;
         }
     }
@@ -50,14 +51,14 @@ fn adamw_with_clipping_follows_an_f64_loop_over_odd_sizes() {
     gpus.push(open(&GpuOptions { max_binding_bytes: Some(16 << 10), ..GpuOptions::default() }));
     for gpu in gpus {
         let set = params(&gpu);
-        let adam = AdamConfig { clip: 20.0, ..AdamConfig::default() };
+        let adam = OptimizerConfig { clip: 20.0, ..OptimizerConfig::default() };
         let groups: Vec<AdamGroup> = set.groups().iter().map(|g| AdamGroup::new(g).unwrap()).collect();
         let mut references = Vec::new();
         for (i, param) in set.iter().enumerate() {
             let p = Array::random(param.value.dims(), 100 + i as u64);
             param.value.write_f32(&p.to_f32()).unwrap();
             let zeros = Array::zeros(&p.shape);
-            let decay = if param.group == Group::NoDecay { 0.0 } else { adam.weight_decay };
+            let decay = if param.group == Group::NoDecay { 0.0 } else { f64::from(adam.weight_decay) };
             references.push(Reference { m: zeros.clone(), v: zeros, p, decay });
         }
         for t in 1..=10 {
@@ -75,12 +76,12 @@ fn adamw_with_clipping_follows_an_f64_loop_over_odd_sizes() {
                 norm.add(1.0, group.gradients());
             }
             let clip = Tensor::zeros(&gpu, [4]).unwrap();
-            norm.finish(adam.clip as f32, &clip).unwrap();
+            norm.finish(adam.clip, &clip).unwrap();
             for group in &groups {
                 group.step(&adam, t, 0.01, &clip).unwrap();
             }
             let want = gradients.iter().map(|g| g.dot(g)).sum::<f64>().sqrt();
-            let scale = (adam.clip / (want + 1e-6)).min(1.0);
+            let scale = (f64::from(adam.clip) / (want + 1e-6)).min(1.0);
             assert_eq!(scale < 1.0, t > 2, "the limit lies between the steps' norms: {want}");
             let got = block_on(clip.to_f32()).unwrap();
             // 1024 squares a thread, then a tree: far below 100 roundings.
@@ -136,7 +137,7 @@ fn a_norm_that_is_not_finite_is_flagged_and_changes_nothing() {
         norm.add(1.0, group.gradients());
         let clip = Tensor::zeros(&gpu, [4]).unwrap();
         norm.finish(1.0, &clip).unwrap();
-        group.step(&AdamConfig::default(), 1, 0.1, &clip).unwrap();
+        group.step(&OptimizerConfig::default(), 1, 0.1, &clip).unwrap();
         let got = block_on(clip.to_f32()).unwrap();
         assert!(!got[0].is_finite(), "{got:?}");
         assert_eq!(got[1..], [0.0, 1.0, 0.0]);
@@ -148,11 +149,12 @@ fn a_norm_that_is_not_finite_is_flagged_and_changes_nothing() {
 #[test]
 fn settings_out_of_range_are_named() {
     for (adam, field) in [
-        (AdamConfig { beta1: 1.0, ..AdamConfig::default() }, "optimizer.beta1"),
-        (AdamConfig { clip: -1.0, ..AdamConfig::default() }, "optimizer.clip"),
-        (AdamConfig { eps: f64::NAN, ..AdamConfig::default() }, "optimizer.eps"),
+        (OptimizerConfig { beta1: 1.0, ..OptimizerConfig::default() }, "optimizer.beta1"),
+        (OptimizerConfig { clip: -1.0, ..OptimizerConfig::default() }, "optimizer.clip"),
+        (OptimizerConfig { eps: f32::NAN, ..OptimizerConfig::default() }, "optimizer.eps"),
+        (OptimizerConfig { eps: 0.0, ..OptimizerConfig::default() }, "optimizer.eps"),
     ] {
         assert!(adam.validate().unwrap_err().to_string().contains(field));
     }
-    AdamConfig::default().validate().unwrap();
+    OptimizerConfig::default().validate().unwrap();
 }

@@ -251,6 +251,9 @@ fn switch(from: bool) {
         }
     }
     assert_eq!(carried, 6);
+    if !from {
+        assert_eq!(state["spectral.common_since"], [8.0], "the moments of W_c start at step 8");
+    }
     for (name, value) in &state {
         if saved.optimizer.contains(name) {
             assert_eq!(*value, saved.optimizer.get_f32(name).unwrap().1, "{name}");
@@ -258,6 +261,10 @@ fn switch(from: bool) {
     }
     drop(trainer);
     session(&config, &dir, false);
+    if !from {
+        let later = restore(&gpu, &config, &SavedRun::open(&dir).unwrap()).unwrap();
+        assert_eq!(values(later.state().unwrap())["spectral.common_since"], [8.0]);
+    }
     let found = lines(&dir.join("metrics.jsonl"));
     assert_eq!(found.len(), 12);
     for line in &found[8..] {

@@ -10,10 +10,10 @@ use reference::{Adam, Decoupled, Moments};
 use sdmoe::autograd::Array;
 use sdmoe::gpu::{Gpu, GpuOptions};
 use sdmoe::kernels::grouped::Groups;
-use sdmoe::nn::config::{ExpertMatrix, GradientForm, Realign, SpectralConfig};
+use sdmoe::nn::config::{CommonGradient, ExpertMatrix, GradientForm, Realign, SpectralConfig};
 use sdmoe::nn::params::{Group, ParamBuilder, ParamSet};
 use sdmoe::nn::spectral::gradient_form;
-use sdmoe::optim::{AdamConfig, MetricOptions, Optimizer, SpectralInit};
+use sdmoe::optim::{MetricOptions, Optimizer, OptimizerConfig, SpectralInit};
 use sdmoe::tensor::Tensor;
 
 /// Layers, experts, rows, columns, rank.
@@ -28,8 +28,8 @@ struct Rig {
     config: SpectralConfig,
 }
 
-fn adam_config() -> AdamConfig {
-    AdamConfig { clip: 5.0, ..AdamConfig::default() }
+fn adam_config() -> OptimizerConfig {
+    OptimizerConfig { clip: 1.0, ..OptimizerConfig::default() }
 }
 
 fn weights(gpu: &Gpu, [layers, e, m, n, _]: Sizes) -> ParamSet {
@@ -50,8 +50,8 @@ impl Rig {
     fn new(gpu: &Gpu, sizes: Sizes, config: SpectralConfig, init: SpectralInit) -> Self {
         let set = weights(gpu, sizes);
         let config = SpectralConfig { rank: sizes[4], ..config };
-        let optimizer = Optimizer::new(gpu, &set, adam_config(), &config, 7, init).unwrap();
-        let adam = Adam { clip: adam_config().clip, ..Adam::default() };
+        let optimizer = Optimizer::new(gpu, &set, &adam_config(), &config, 7, init).unwrap();
+        let adam = Adam::from(&adam_config());
         Self { gpu: gpu.clone(), set, optimizer, sizes, adam, config: config.resolved() }
     }
 
@@ -81,14 +81,18 @@ impl Rig {
         self.mats(&param.value)
     }
 
-    /// Writes gradients drawn from `seed`, with a part that all experts share, and returns the experts' by layer.
+    /// Writes gradients drawn from `seed`, and as large, with a part that all experts share; returns the experts' by layer.
     fn gradients(&self, seed: u64) -> Vec<Vec<Mat>> {
+        let size = seed as f64;
         let [_, e, m, n, _] = self.sizes;
         let mut all = Vec::new();
         for (i, param) in self.set.iter().enumerate() {
             let noise = Array::random(param.value.dims(), seed * 100 + i as u64);
             let shared = Array::random(&[m * n], seed * 100 + 50 + i as u64);
-            let g = Array::from_fn(param.value.dims(), |j| 0.1 * noise.data[j] + 0.05 * shared.data[j % (m * n)]);
+            let g = Array::from_fn(param.value.dims(), |j| {
+                // Sizes that differ from step to step: AdamW would not notice a common factor.
+                size * (0.1 * noise.data[j] + 0.05 * shared.data[j % (m * n)])
+            });
             let g = g.to_f32();
             param.gradient.write_f32(&g).unwrap();
             if param.name.contains("gate") {
@@ -119,6 +123,7 @@ fn projector(u: &Mat) -> Mat {
 fn configs() -> Vec<SpectralConfig> {
     let base = SpectralConfig { refresh_every: 3, ..SpectralConfig::default() };
     let mut all = vec![SpectralConfig { as_published: true, ..base.clone() }];
+    all.push(SpectralConfig { common_gradient: CommonGradient::Mean, warm_start: false, ..base.clone() });
     for realign in [Realign::None, Realign::Project, Realign::Absorb] {
         for project_update in [true, false] {
             all.push(SpectralConfig { realign, project_update, ..base.clone() });
@@ -134,13 +139,17 @@ fn follow(gpu: &Gpu, sizes: Sizes, config: SpectralConfig, init: SpectralInit) {
     let mut want: Vec<Decoupled> = (0..layers).map(|l| rig.decoupled(l)).collect();
     let mut moments: Vec<(Moments, Vec<Moments>)> =
         want.iter().map(|d| (Moments::like(&d.w_c), d.w_u.iter().map(Moments::like).collect())).collect();
+    let mut scales = Vec::new();
     for step in 1..=7u64 {
         let gradients = rig.gradients(step);
         let mut square = rig.embedding_gradient();
         let split: Vec<(Mat, Vec<Mat>)> = gradients
             .iter()
             .zip(&want)
-            .map(|(g, d)| (g.iter().map(|g| d.common(g)).sum::<Mat>(), g.iter().map(|g| d.unique(g)).collect()))
+            .map(|(g, d)| {
+                let share = if rig.config.common_gradient == CommonGradient::Sum { 1.0 } else { 1.0 / g.len() as f64 };
+                (g.iter().map(|g| d.common(g)).sum::<Mat>() * share, g.iter().map(|g| d.unique(g)).collect())
+            })
             .collect();
         for (c, u) in &split {
             square += c.norm_squared() + u.iter().map(Mat::norm_squared).sum::<f64>();
@@ -150,6 +159,8 @@ fn follow(gpu: &Gpu, sizes: Sizes, config: SpectralConfig, init: SpectralInit) {
         let clip = block_on(output.norm.to_f32()).unwrap();
         assert!((f64::from(clip[0]) - square.sqrt()).abs() < 2e-5 * square.sqrt(), "{clip:?} {}", square.sqrt());
         let scale = rig.adam.clip_scale(square.sqrt());
+        assert!((f64::from(clip[1]) - scale).abs() < 2e-5 * scale, "{clip:?}, expected a scale of {scale}");
+        scales.push(scale);
         let (lr, t) = (f64::from(lr), step as i32);
         for ((d, (g_c, g_u)), (m_c, m_u)) in want.iter_mut().zip(&split).zip(&mut moments) {
             let direction = rig.adam.direction(m_c, &(g_c * scale), &d.w_c, true, t);
@@ -176,6 +187,9 @@ fn follow(gpu: &Gpu, sizes: Sizes, config: SpectralConfig, init: SpectralInit) {
             }
         }
     }
+    // So that a scale that is dropped shows in the moments.
+    assert!(scales.iter().any(|s| *s < 0.7), "{scales:?}");
+    assert!(scales[6] < 0.8 * scales[0], "{scales:?}");
 }
 
 #[test]
@@ -195,7 +209,7 @@ fn steps_and_refreshes_follow_dense_projectors_in_f64() {
 fn small_bindings_split_the_stacks_and_change_nothing() {
     let gpu = open(&GpuOptions { max_binding_bytes: Some(32 << 10), ..GpuOptions::default() });
     let config = SpectralConfig { refresh_every: 3, ..SpectralConfig::default() };
-    for sizes in [[2, 3, 66, 68, 8], [2, 2, 96, 96, 8], [1, 3, 96, 104, 4]] {
+    for sizes in [[2, 3, 66, 68, 8], [2, 2, 96, 96, 8], [1, 3, 96, 104, 4], [1, 3, 97, 103, 3], [1, 2, 97, 106, 2]] {
         follow(&gpu, sizes, config.clone(), SpectralInit::Fresh);
     }
 }
@@ -488,13 +502,22 @@ fn the_state_restores_the_run_bit_for_bit() {
 fn a_gradient_that_is_not_finite_changes_nothing_even_at_a_refresh() {
     let config = SpectralConfig { refresh_every: 1, ..SpectralConfig::default() };
     let mut rig = Rig::new(&gpu(), [1, 2, 12, 8, 2], config, SpectralInit::Fresh);
-    let (before, merged) = (rig.decoupled(0), rig.merged(0));
+    rig.gradients(1);
+    rig.optimizer.step(1, 0.01).unwrap();
+    let snapshot = |rig: &Rig| -> Vec<(String, Vec<f32>)> {
+        let state = rig.optimizer.state().unwrap().into_iter();
+        state.map(|(name, x)| (name, block_on(x.to_f32()).unwrap())).collect()
+    };
+    let (before, merged) = (snapshot(&rig), rig.merged(0));
     let param = rig.set.iter().next().unwrap();
     param.gradient.write_f32(&vec![f32::NAN; param.gradient.numel()]).unwrap();
-    let output = rig.optimizer.step(1, 0.1).unwrap();
+    let output = rig.optimizer.step(2, 0.1).unwrap();
     assert_eq!(block_on(output.norm.to_f32()).unwrap()[1..], [0.0, 1.0, 0.0]);
-    let after = rig.decoupled(0);
-    assert_eq!((after.w_c, after.w_u, rig.merged(0)), (before.w_c, before.w_u, merged));
+    assert!(before.iter().any(|(name, x)| name.contains("refresh.share") && x.iter().all(|x| *x > 0.0)));
+    for ((name, x), (_, was)) in snapshot(&rig).iter().zip(&before) {
+        assert_eq!(x, was, "{name}");
+    }
+    assert_eq!(rig.merged(0), merged);
 }
 
 #[test]
@@ -560,19 +583,62 @@ fn similarities_and_shares_are_those_of_the_matrices() {
 #[test]
 fn independent_experts_are_as_alike_as_chance_on_both_sides() {
     let gpu = gpu();
-    let sizes = [2, 32, 200, 200, 8];
+    let sizes = [1, 32, 384, 384, 8];
     let rig = Rig::new(&gpu, sizes, SpectralConfig::default(), SpectralInit::Fresh);
     let metrics = block_on(rig.optimizer.metrics(MetricOptions::default()).unwrap().read()).unwrap();
     let mean = |f: fn(&sdmoe::optim::MatrixMetrics) -> f64| metrics.iter().map(f).sum::<f64>() / metrics.len() as f64;
-    // The random directions lie in the 192 dimensions that the common basis leaves.
-    let chance = 2.0 / 192.0;
-    assert_eq!(mean(|m| m.similarity_chance.model), 2.0 / 200.0);
+    // The random directions lie in the 376 dimensions that the common basis leaves.
+    let chance = 4.0 / 376.0;
+    assert_eq!(mean(|m| m.similarity_chance.model), 4.0 / 384.0);
     for (side, got) in [
         ("model", mean(|m| m.similarity_unique.unwrap().model)),
         ("hidden", mean(|m| m.similarity_unique.unwrap().hidden)),
     ] {
         println!("similarity on the {side} side {got:.5}, chance {chance:.5}");
-        // A pair's similarity scatters by sqrt(2) / 192; 992 pairs: 2.3e-4. Four times that.
-        assert!((got - chance).abs() < 9.4e-4, "{side} side: {got}, chance {chance}");
+        // A pair's similarity scatters by sqrt(2) / 376; 496 pairs: 1.7e-4. Four times that.
+        assert!((got - chance).abs() < 6.8e-4, "{side} side: {got}, chance {chance}");
+    }
+}
+
+#[test]
+fn moments_that_start_on_the_way_have_their_own_bias_correction() {
+    let gpu = gpu();
+    let sizes = [1, 3, 24, 16, 4];
+    let set = weights(&gpu, sizes);
+    let adam = OptimizerConfig { beta2: 0.999, clip: 0.0, weight_decay: 0.0, ..OptimizerConfig::default() };
+    let config = SpectralConfig { rank: 4, project_update: false, ..SpectralConfig::default() };
+    let mut optimizer = Optimizer::new(&gpu, &set, &adam, &config, 7, SpectralInit::FromWeights).unwrap();
+    optimizer.common_since(999).unwrap();
+    let mut rig = Rig { gpu, set, optimizer, sizes, adam: Adam::from(&adam), config: config.resolved() };
+    assert_eq!(block_on(rig.state("spectral.common_since").to_f32()).unwrap(), [999.0]);
+    let mut d = rig.decoupled(0);
+    let mut moments = Moments::like(&d.w_c);
+    for t in 1..=3 {
+        let g: Mat = rig.gradients(t)[0].iter().map(|g| d.common(g)).sum();
+        rig.optimizer.step(999 + t, 0.01).unwrap();
+        d.w_c -= rig.adam.direction(&mut moments, &g, &d.w_c, true, t as i32) * f64::from(0.01f32);
+        close("W_c", &rig.part(0, "w_c")[0], &d.w_c, 1e-4);
+    }
+}
+
+#[test]
+fn with_the_full_rank_the_unique_parts_stay_zero() {
+    for sizes in [[2, 3, 12, 8, 8], [1, 2, 6, 6, 6]] {
+        for (project_update, form) in
+            [(true, GradientForm::Direct), (false, GradientForm::Direct), (false, GradientForm::TokenSpace)]
+        {
+            let config =
+                SpectralConfig { project_update, gradient_form: form, refresh_every: 2, ..SpectralConfig::default() };
+            let mut rig = Rig::new(&gpu(), sizes, config, SpectralInit::Fresh);
+            let start = rig.decoupled(0).w_c;
+            for step in 1..=5 {
+                rig.gradients(step);
+                rig.optimizer.step(step, 0.02).unwrap();
+            }
+            let d = rig.decoupled(0);
+            assert!(d.w_u.iter().all(|w| w.amax() == 0.0), "{sizes:?}, {project_update}, {form:?}");
+            assert!(rig.merged(0).iter().all(|w| *w == d.w_c));
+            assert!(form == GradientForm::TokenSpace || (d.w_c - start).amax() > 0.05);
+        }
     }
 }

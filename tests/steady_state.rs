@@ -7,6 +7,7 @@ mod training;
 
 use common::gpu;
 use sdmoe::gpu::{Counters, GpuOptions};
+use sdmoe::nn::config::GradientForm;
 use training::{config, micro_batches, snapshot, train, trainer};
 
 fn created(counters: Counters) -> (u64, u64, u64, u64) {
@@ -16,13 +17,15 @@ fn created(counters: Counters) -> (u64, u64, u64, u64) {
 #[test]
 fn from_the_fourth_step_on_nothing_is_created_and_memory_is_flat_over_300_steps() {
     let gpu = gpu();
-    for accumulate in [1, 2] {
+    let forms = [GradientForm::Direct, GradientForm::TokenSpace];
+    for (accumulate, form) in [1, 2].into_iter().flat_map(|a| forms.map(|f| (a, f))) {
         let mut config = config();
         config.train.accumulate = accumulate;
+        config.spectral.gradient_form = form;
         let mut trainer = trainer(&gpu, &config);
         train(&mut trainer, 3);
         let before = gpu.counters();
-        let steps = if accumulate == 1 { 300 } else { 40 };
+        let steps = if (accumulate, form) == (1, GradientForm::Direct) { 300 } else { 40 };
         for step in 4..4 + steps {
             trainer.step(&micro_batches(&config, step)).unwrap();
             pollster::block_on(trainer.reports(false)).unwrap();
@@ -31,7 +34,7 @@ fn from_the_fourth_step_on_nothing_is_created_and_memory_is_flat_over_300_steps(
         assert_eq!(
             created(before),
             created(after),
-            "{accumulate} micro-batches: buffers, bind groups, pipelines, waits"
+            "{accumulate} micro-batches, {form:?}: buffers, bind groups, pipelines, waits"
         );
         assert_eq!(before.bytes_allocated, after.bytes_allocated);
         assert!(after.submissions - before.submissions <= 8 * steps * accumulate, "{after:?}");

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use common::gpu;
 use pollster::block_on;
 use reference::{Adam, Array, SpectralState, Trainer as Reference};
-use sdmoe::nn::config::{ExpertMatrix, GradientForm, Routing, Score, SharedGate};
+use sdmoe::nn::config::{CommonGradient, ExpertMatrix, GradientForm, Routing, Score, SharedGate};
 use sdmoe::tensor::Tensor;
 use sdmoe::train::config::RunConfig;
 use sdmoe::train::trainer::Trainer;
@@ -51,13 +51,7 @@ fn compare(case: &str, change: impl FnOnce(&mut RunConfig)) {
     let gpu = gpu();
     let mut device = trainer(&gpu, &config);
     let optimizer = &config.optimizer;
-    let adam = Adam {
-        beta1: f64::from(optimizer.beta1),
-        beta2: f64::from(optimizer.beta2),
-        eps: f64::from(optimizer.eps),
-        weight_decay: f64::from(optimizer.weight_decay),
-        clip: f64::from(optimizer.clip),
-    };
+    let adam = Adam::from(optimizer);
     let states = spectral_states(&device);
     let covered = ExpertMatrix::ALL.iter().filter(|m| config.spectral.covers(**m)).count();
     assert_eq!(states.len(), covered * config.model.layers, "{case}");
@@ -99,6 +93,11 @@ fn ten_steps_agree_with_f64_with_spectral_decoupling() {
     compare("spectral on, direct form", |c| c.spectral.gradient_form = GradientForm::Direct);
     compare("spectral on, token-space form", |c| c.spectral.gradient_form = GradientForm::TokenSpace);
     compare("as published", |c| c.spectral.as_published = true);
+    compare("mean of the common parts, token-space form, cold sketches", |c| {
+        c.spectral.gradient_form = GradientForm::TokenSpace;
+        c.spectral.common_gradient = CommonGradient::Mean;
+        c.spectral.warm_start = false;
+    });
     compare("gate alone", |c| c.spectral.matrices = vec![ExpertMatrix::Gate]);
 }
 

@@ -153,7 +153,7 @@ impl Basis {
         let left = Tensor::empty_f32(gpu, [layers, experts, m, 2 * k])?;
         // A split lies within one layer, and begins at a row of a matrix's own products.
         for place in places(gpu, "gradient split", [layers, experts, m, k], &[2 * k], &[k * k], &[m * k])? {
-            let x = place.rows(b)?;
+            let (x, y) = (place.rows(b)?, place.rows(&left)?);
             let count = x.numel();
             let params = FactorParams {
                 count: count as u32,
@@ -169,9 +169,10 @@ impl Basis {
                 .read("u", &place.layer_rows(&self.u)?)
                 .read("x", &x)
                 .read("square", &square.map_or(Ok(x.clone()), |s| place.matrices(s))?)
-                .write("y", &place.rows(&left)?)
+                .write("y", &y)
                 .threads(count, THREADS)
                 .run(gpu)?;
+            place.store(&left, &y)?;
         }
         Ok(Factors { left, right: a.clone() })
     }
@@ -300,6 +301,7 @@ pub fn initial_common(basis: &Basis, full: &Tensor, kept: &Tensor, w_c: &Tensor)
             .write("y", &y)
             .threads(y.numel(), THREADS)
             .run(gpu)?;
+        place.store(w_c, &y)?;
     }
     Ok(())
 }

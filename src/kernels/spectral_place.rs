@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::tensor::{Tensor, row_chunks};
 
@@ -13,6 +13,8 @@ pub(crate) struct Place {
     pub(crate) layers: Range<usize>,
     pub(crate) experts: Range<usize>,
     pub(crate) rows: Range<usize>,
+    /// Whether its parts would not start aligned and are therefore copies; see [`Place::store`].
+    copies: bool,
     sizes: [usize; 4],
 }
 
@@ -20,7 +22,8 @@ pub(crate) struct Place {
 /// with so many elements for each row of each matrix (`by_row`), for each matrix (`by_matrix`), for each layer (`by_layer`).
 ///
 /// # Errors
-/// `Error::Shape` when even one row, or what a single matrix or layer needs whole, does not fit a binding.
+/// `Error::Shape` when even one row does not fit a binding; the launch fails where what a single matrix or layer needs whole
+/// does not.
 pub(crate) fn places(
     gpu: &Gpu,
     op: &'static str,
@@ -34,22 +37,35 @@ pub(crate) fn places(
     let row = by_row.iter().copied().fold(n, usize::max);
     let matrix = by_matrix.iter().copied().fold(m * row, usize::max);
     let layer = by_layer.iter().copied().fold(experts * matrix, usize::max);
-    let place = |layers, experts, rows| Place { layers, experts, rows, sizes };
+    let place = |layers, experts, rows, copies| Place { layers, experts, rows, copies, sizes };
     if layers * layer <= limit {
-        return Ok(vec![place(0..layers, 0..experts, 0..m)]);
+        return Ok(vec![place(0..layers, 0..experts, 0..m, false)]);
     }
     let mut places = Vec::new();
     let per_matrix: Vec<usize> = by_row.iter().map(|c| m * c).chain([m * n]).chain(by_matrix.iter().copied()).collect();
     let per_row: Vec<usize> = by_row.iter().copied().chain([n]).collect();
+    let align = gpu.offset_alignment() as usize / 4;
+    let aligned = |number: usize, elements: &[usize]| elements.iter().all(|c| (number * c).is_multiple_of(align));
     for l in 0..layers {
-        match row_chunks(gpu, op, experts, &per_matrix) {
-            Ok(ranges) => places.extend(ranges.map(|range| place(l..l + 1, range, 0..m))),
-            Err(_) => {
-                for e in 0..experts {
-                    let rows = row_chunks(gpu, op, m, &per_row)?;
-                    places.extend(rows.map(|rows| place(l..l + 1, e..e + 1, rows)));
-                }
+        let layer_aligned = aligned(l, by_layer) && aligned(l * experts, &per_matrix);
+        if let (true, Ok(ranges)) = (layer_aligned, row_chunks(gpu, op, experts, &per_matrix)) {
+            places.extend(ranges.map(|range| place(l..l + 1, range, 0..m, false)));
+            continue;
+        }
+        for e in 0..experts {
+            let here = |rows, copies| place(l..l + 1, e..e + 1, rows, copies);
+            let matrix_aligned = aligned(l, by_layer) && aligned(l * experts + e, &per_matrix);
+            if let (true, Ok(rows)) = (matrix_aligned, row_chunks(gpu, op, m, &per_row)) {
+                places.extend(rows.map(|rows| here(rows, false)));
+                continue;
             }
+            let longest = per_row.iter().copied().fold(1, usize::max);
+            let chunk = limit / longest;
+            if chunk == 0 {
+                let got = format!("a row of {longest}");
+                return Err(Error::shape(op, format!("rows of at most {limit} elements"), got));
+            }
+            places.extend((0..m).step_by(chunk).map(|first| here(first..m.min(first + chunk), true)));
         }
     }
     Ok(places)
@@ -65,21 +81,34 @@ impl Place {
         self.layers.start * self.sizes[1] + self.experts.start
     }
 
-    /// Of `x: [layers, experts, m, c]` its rows, `[rows, c]`.
-    pub(crate) fn rows(&self, x: &Tensor) -> Result<Tensor> {
+    fn part(&self, x: Tensor) -> Result<Tensor> {
+        if self.copies { x.duplicate() } else { Ok(x) }
+    }
+
+    fn rows_within(&self, x: &Tensor) -> Result<Tensor> {
         let first = self.first() * self.sizes[2] + self.rows.start;
         x.reshape([x.rows(), x.cols()])?.slice(first..first + self.count() * self.rows.len())
+    }
+
+    /// Of `x: [layers, experts, m, c]` its rows, `[rows, c]`.
+    pub(crate) fn rows(&self, x: &Tensor) -> Result<Tensor> {
+        self.part(self.rows_within(x)?)
+    }
+
+    /// To be called for each `rows` of `x` that a launch has written.
+    pub(crate) fn store(&self, x: &Tensor, rows: &Tensor) -> Result<()> {
+        if self.copies { self.rows_within(x)?.copy_from(rows) } else { Ok(()) }
     }
 
     /// Of `x: [layers, experts, ..]` what belongs to its matrices.
     pub(crate) fn matrices(&self, x: &Tensor) -> Result<Tensor> {
         let number = self.sizes[0] * self.sizes[1];
-        x.reshape([number, x.numel() / number])?.slice(self.first()..self.first() + self.count())
+        self.part(x.reshape([number, x.numel() / number])?.slice(self.first()..self.first() + self.count())?)
     }
 
     /// Of `x: [layers, ..]` what belongs to its layers.
     pub(crate) fn layers(&self, x: &Tensor) -> Result<Tensor> {
-        x.slice(self.layers.clone())
+        self.part(x.slice(self.layers.clone())?)
     }
 
     /// Of `x: [layers, m, c]` the rows of its layers.
@@ -87,6 +116,6 @@ impl Place {
         let m = self.sizes[2];
         let first = self.layers.start * m + self.rows.start;
         let count = self.layers.len() * self.rows.len();
-        x.reshape([x.numel() / x.cols(), x.cols()])?.slice(first..first + count)
+        self.part(x.reshape([x.numel() / x.cols(), x.cols()])?.slice(first..first + count)?)
     }
 }

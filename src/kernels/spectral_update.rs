@@ -4,12 +4,12 @@
 //! Each thread treats eight rows of four columns and evaluates the rank-2k common part ([`Factors`]) in registers, so the
 //! correction costs no pass over memory of its own.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::{Kernel, Launch};
 use crate::kernels::Variant;
 use crate::kernels::spectral::{Basis, Factors, THREADS, sizes};
 use crate::kernels::spectral_place::{Place, places};
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, row_chunks};
 
 /// Rows of a thread, as in lib/low_rank.wgsl.
 const ROWS: usize = 8;
@@ -81,6 +81,14 @@ kernel!(
     "spectral_apply.wgsl"
 );
 
+/// A copy that a failed step leaves out.
+pub static ACCEPT: Kernel = Kernel {
+    name: "accept",
+    sources: &[include_str!("../../shaders/lib/grid.wgsl"), include_str!("../../shaders/accept.wgsl")],
+    entry: "accept",
+    constants: &[],
+};
+
 /// This module's kernels, in the variants that a step and a refresh launch.
 pub fn kernels() -> Vec<Variant> {
     let all: [&'static Kernel; 6] = [
@@ -91,12 +99,13 @@ pub fn kernels() -> Vec<Variant> {
         &SPECTRAL_MERGE,
         &SPECTRAL_MERGE_SCALAR,
     ];
-    let parts = [(1, 0), (0, 1), (1, 1)];
+    let parts = [(0, 0), (1, 0), (0, 1), (1, 1)];
     let variant = |kernel, (common, full): (u32, u32)| Variant {
         kernel,
         constants: vec![("WG", 64.0), ("RANK", 8.0), ("COMMON", common.into()), ("FULL", full.into())],
     };
-    all.into_iter().flat_map(|kernel| parts.map(|part| variant(kernel, part))).collect()
+    let moving = all.into_iter().flat_map(|kernel| parts.map(|part| variant(kernel, part)));
+    moving.chain([(&ACCEPT).into()]).collect()
 }
 
 /// AdamW's factors of one step, rounded from f64 once; the names are those of lib/adam.wgsl.
@@ -143,6 +152,32 @@ crate::params! {
 
 crate::params! {
     struct ApplyParams { matrices: u32, rows: u32, packs: u32, experts: u32, on_full: f32, on_common: f32 }
+}
+
+crate::params! {
+    struct AcceptParams { count: u32 }
+}
+
+/// Records `y = x`, unless `clip` says that the norm is not finite.
+///
+/// # Errors
+/// `Error::Shape` when the numbers of elements differ; `Error::Device`.
+pub(crate) fn accept(x: &Tensor, y: &Tensor, clip: &Tensor) -> Result<()> {
+    if x.numel() != y.numel() {
+        return Err(Error::shape("accept", format!("{y:?}"), format!("{x:?}")));
+    }
+    let (x, y) = (x.reshape([x.numel()])?, y.reshape([y.numel()])?);
+    for range in row_chunks(y.gpu(), "accept", y.numel(), &[1])? {
+        Launch::new(&ACCEPT)
+            .constant("WG", THREADS)
+            .params(&AcceptParams { count: range.len() as u32 })
+            .read("x", &x.slice(range.clone())?)
+            .read("clip", clip)
+            .write("y", &y.slice(range.clone())?)
+            .threads(range.len(), THREADS)
+            .run(y.gpu())?;
+    }
+    Ok(())
 }
 
 /// `full X + common C`, X a stack and C the common part that the factors are of. What has the factor 0 is not read.
@@ -215,15 +250,17 @@ pub fn direction(
             decay: adam.decay,
         };
         let [left, right, vt] = mix.bindings(&place, basis, clip)?;
+        let written = [gradient, state.m, state.v];
+        let [g, m, v] = [place.rows(gradient)?, place.rows(state.m)?, place.rows(state.v)?];
         Launch::new(if packs < n { &SPECTRAL_DIRECTION } else { &SPECTRAL_DIRECTION_SCALAR })
             .constant("WG", size)
             .constant("RANK", k as u32)
             .constant("COMMON", u32::from(mix.common.is_some()))
             .constant("FULL", u32::from(mix.full != 0.0))
             .params(&params)
-            .write("gradient", &place.rows(gradient)?)
-            .write("mean", &place.rows(state.m)?)
-            .write("square", &place.rows(state.v)?)
+            .write("gradient", &g)
+            .write("mean", &m)
+            .write("square", &v)
             .read("weight", &place.rows(state.weight)?)
             .read("left", &left)
             .read("right", &right)
@@ -231,6 +268,9 @@ pub fn direction(
             .read("clip", clip)
             .workgroups(workgroups as u64)
             .run(clip.gpu())?;
+        for (x, rows) in written.into_iter().zip([g, m, v]) {
+            place.store(x, &rows)?;
+        }
     }
     Ok(())
 }
@@ -269,22 +309,28 @@ pub fn apply(
             (true, false) => &SPECTRAL_MERGE_SCALAR,
         };
         let [left, right, vt] = mix.bindings(&place, basis, clip)?;
+        let moved = place.rows(weight)?;
+        let sum = merge.map(|(_, merged)| place.rows(merged)).transpose()?;
         let mut launch = Launch::new(kernel)
             .constant("WG", size)
             .constant("RANK", k as u32)
             .constant("COMMON", u32::from(mix.common.is_some()))
             .constant("FULL", u32::from(x.is_some()))
             .params(&params)
-            .write("weight", &place.rows(weight)?)
+            .write("weight", &moved)
             .read("direction", &x.map_or(Ok(clip.clone()), |x| place.rows(x))?)
             .read("left", &left)
             .read("right", &right)
             .read("vt", &vt)
             .read("clip", clip);
-        if let Some((w_c, merged)) = merge {
-            launch = launch.read("w_c", &place.layer_rows(w_c)?).write("merged", &place.rows(merged)?);
+        if let (Some((w_c, _)), Some(sum)) = (merge, &sum) {
+            launch = launch.read("w_c", &place.layer_rows(w_c)?).write("merged", sum);
         }
         launch.workgroups(workgroups as u64).run(clip.gpu())?;
+        place.store(weight, &moved)?;
+        if let (Some((_, merged)), Some(sum)) = (merge, &sum) {
+            place.store(merged, sum)?;
+        }
     }
     Ok(())
 }

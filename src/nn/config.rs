@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::linalg::MAX_COLUMNS;
 pub use crate::ops::Score;
 
 /// Shape of a decoder-only Mixture-of-Experts language model.
@@ -134,7 +135,23 @@ impl ExpertMatrix {
     }
 }
 
+/// What `W_c` receives of the experts' common parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CommonGradient {
+    /// Their sum: the chain rule's gradient, projected.
+    Sum,
+    /// Their mean.
+    Mean,
+}
+
 /// Settings of the spectral decoupling (SD-MoE, arXiv 2602.12556).
+///
+/// What the paper leaves open and is no setting here: `W_c` decays like every matrix, as `W_u` does; AdamW's moments stay
+/// as they are when a refresh turns the basis; at the start `W_c` has the energy that the projection takes from the
+/// experts, its singular values graded evenly from 1.25 to 0.75 of their mean, so that runs with and without decoupling
+/// start alike and the leading directions are distinct. With k = min(m, n) all of the gradient is common, and `W_u` moves
+/// by its decay alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SpectralConfig {
@@ -148,14 +165,21 @@ pub struct SpectralConfig {
     pub realign: Realign,
     /// Whether the optimizer's update is projected like the gradient was (the paper does not say).
     pub project_update: bool,
-    /// Which of the experts' matrices are decoupled.
+    /// Which of the experts' matrices are decoupled; all three in the paper.
     pub matrices: Vec<ExpertMatrix>,
-    /// Which form of the gradient split runs.
+    /// Which form of the gradient split runs. The forms agree to rounding; the paper describes the direct one.
     pub gradient_form: GradientForm,
-    /// Oversampling *p* of the randomized SVD.
+    /// Oversampling *p* of the randomized SVD (the paper does not say how it finds U and V). Nothing is oversampled where
+    /// min(m, n) <= 64: the SVD is then the full one.
     pub oversampling: usize,
-    /// Power iterations *q* of the randomized SVD.
+    /// Power iterations *q* of the randomized SVD (the paper does not say).
     pub power_iterations: usize,
+    /// Whether a refresh starts its sketch from the last V (the paper does not say). Without it successive bases of a
+    /// spectrum without gaps are less alike.
+    pub warm_start: bool,
+    /// Sum or mean of the experts' common parts for `W_c` (the paper does not say). AdamW takes out the factor but for
+    /// clipping, where the sum weighs more.
+    pub common_gradient: CommonGradient,
     /// The paper's choices in one word: overrides `realign` with `none` and `project_update` with `false`.
     pub as_published: bool,
 }
@@ -197,6 +221,8 @@ impl Default for SpectralConfig {
             gradient_form: GradientForm::Auto,
             oversampling: 8,
             power_iterations: 2,
+            warm_start: true,
+            common_gradient: CommonGradient::Sum,
             as_published: false,
         }
     }
@@ -325,14 +351,19 @@ impl SpectralConfig {
     /// Checks the settings against a model.
     ///
     /// # Errors
-    /// [`Error::Config`] when the rank does not fit the expert matrices or an interval is zero.
+    /// [`Error::Config`] when the rank does not fit the expert matrices or an interval is zero. Where nothing is decoupled
+    /// every setting is fine.
     pub fn validate(&self, model: &ModelConfig) -> Result<()> {
+        if !ExpertMatrix::ALL.into_iter().any(|m| self.covers(m)) {
+            return Ok(());
+        }
         let limit = model.d_model.min(model.moe.d_expert);
         require(self.rank <= limit, "spectral.rank", || {
             format!("expected at most min(d_model, d_expert) = {limit}, got {}", self.rank)
         })?;
-        require(self.rank + self.oversampling <= 64, "spectral.oversampling", || {
-            format!("expected rank + oversampling <= 64, got {}", self.rank + self.oversampling)
+        let fits = limit <= MAX_COLUMNS || self.rank.saturating_add(self.oversampling) <= MAX_COLUMNS;
+        require(fits, "spectral.oversampling", || {
+            format!("expected at most {MAX_COLUMNS} with the rank, {}, got {}", self.rank, self.oversampling)
         })?;
         require(self.refresh_every >= 1, "spectral.refresh_every", || "expected at least 1, got 0".into())
     }

@@ -10,7 +10,7 @@ use std::ops::Range;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::kernels::gemm::{Trans, gemm};
-use crate::kernels::spectral::{Basis, initial_common, square_norms, sum_experts};
+use crate::kernels::spectral::{Basis, initial_common, sizes, square_norms, sum_experts};
 use crate::kernels::spectral_update::{Mix, apply};
 use crate::kernels::token_space::TokenSpace;
 use crate::linalg::qr::orthonormalize;
@@ -19,6 +19,9 @@ use crate::linalg::svd::{Draw, SvdOptions, randomized_svd};
 use crate::nn::config::{ExpertMatrix, GradientForm, SpectralConfig};
 use crate::nn::params::{Group, ParamSet};
 use crate::tensor::{DType, Tensor};
+
+/// The name in errors.
+const OP: &str = "spectral decoupling";
 
 /// Where the parts come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +32,7 @@ pub enum SpectralInit {
     /// From a plain model: `W_c` = the experts' mean, cut to rank k, and `W_u,i = W_i - W_c`. Leaves the weights as they
     /// are, bit for bit.
     FromWeights,
-    /// Left zero, to be filled from a checkpoint through [`SpectralStack::state`]; [`SpectralStack::restored`] follows.
+    /// Left zero, to be filled from a checkpoint through `Optimizer::state`; `Optimizer::restored` follows.
     Restored,
 }
 
@@ -106,7 +109,7 @@ impl SpectralBank {
             let mut stacks = Vec::new();
             let mut layer = 0;
             for (w, gradient) in &group.stacks {
-                let [count, _, m, n] = sizes(w)?;
+                let [count, _, m, n] = sizes(OP, w)?;
                 let k = config.rank;
                 if k > m.min(n) {
                     let message = format!("expected at most min(m, n) = {}, got {k}", m.min(n));
@@ -144,7 +147,7 @@ impl SpectralBank {
             return Ok(None);
         }
         let Some(stack) = self.stacks.iter().find(|s| s.layers.contains(&layer)) else { return Ok(None) };
-        let [_, _, m, n] = sizes(&stack.w)?;
+        let [_, _, m, n] = sizes(OP, &stack.w)?;
         let (k, i) = (stack.basis.rank(), layer - stack.layers.start);
         let of = |x: &Tensor, rows: usize, columns: usize| x.slice(i..i + 1)?.reshape([rows, columns]);
         Ok(Some(TokenSpace {
@@ -156,11 +159,6 @@ impl SpectralBank {
     }
 }
 
-/// Layers, experts, rows, columns.
-pub(crate) fn sizes(x: &Tensor) -> Result<[usize; 4]> {
-    x.dims().try_into().map_err(|_| Error::shape("spectral decoupling", "[layers, E, m, n]", format!("{x:?}")))
-}
-
 /// A `clip` tensor that lets everything through, for moves that are no optimizer step.
 pub(crate) fn no_clip(gpu: &Gpu) -> Result<Tensor> {
     Tensor::from_f32(gpu, [4], &[0.0, 1.0, 0.0, 0.0])
@@ -168,7 +166,7 @@ pub(crate) fn no_clip(gpu: &Gpu) -> Result<Tensor> {
 
 impl SpectralStack {
     fn zeroed(layers: Range<usize>, w: Tensor, gradient: Tensor, config: &SpectralConfig) -> Result<Self> {
-        let [l, e, m, n] = sizes(&w)?;
+        let [l, e, m, n] = sizes(OP, &w)?;
         let (k, gpu) = (config.rank, w.gpu().clone());
         let new = |shape: &[usize]| Tensor::persistent(&gpu, shape, DType::F32);
         let found = singular_values(m, n, config);
@@ -217,6 +215,10 @@ impl SpectralStack {
         let project = Mix { full: 0.0, common: Some((-1.0, &factors)) };
         apply(&self.w_u, None, project, &self.basis, None, &clip)?;
         initial_common(&self.basis, &full, &square_norms(&self.w_u, 0)?, &self.matrices_c()?)?;
+        if self.all_common()? {
+            // All but the rounding.
+            self.w_u.clear()?;
+        }
         apply(
             &self.w_u,
             None,
@@ -228,7 +230,7 @@ impl SpectralStack {
     }
 
     fn take_weights(&self, config: &SpectralConfig, seed: u64) -> Result<()> {
-        let [l, experts, m, n] = sizes(&self.w)?;
+        let [l, experts, m, n] = sizes(OP, &self.w)?;
         let (k, gpu) = (self.basis.rank(), self.w.gpu());
         let mean = sum_experts(&self.w, 1.0 / experts as f32)?.reshape([l, m, n])?;
         let svd = randomized_svd(&mean, k, svd_options(config, seed, 0), None)?;
@@ -252,8 +254,14 @@ impl SpectralStack {
 
     /// `w_c` as `[layers, m, n]`.
     pub(crate) fn matrices_c(&self) -> Result<Tensor> {
-        let [l, _, m, n] = sizes(&self.w_c)?;
+        let [l, _, m, n] = sizes(OP, &self.w_c)?;
         self.w_c.reshape([l, m, n])
+    }
+
+    /// Whether the bases span a whole side, k = min(m, n): no unique part is left.
+    pub(crate) fn all_common(&self) -> Result<bool> {
+        let [_, _, m, n] = sizes(OP, &self.w)?;
+        Ok(self.basis.rank() == m.min(n))
     }
 
     /// Number of matrices' experts *E*.
@@ -262,19 +270,13 @@ impl SpectralStack {
     }
 
     /// Brings what is derived in line with parts that were written from outside.
-    ///
-    /// # Errors
-    /// [`Error::Device`].
-    pub fn restored(&self) -> Result<()> {
+    pub(crate) fn restored(&self) -> Result<()> {
         self.basis.update_transpose()
     }
 
     /// Everything that a checkpoint needs besides the merged weights, layer by layer, so that names and shapes do not
     /// depend on the adapter: `{layer}.w_c`, `.w_u`, `.u`, `.v`, the moments `.w_c.m` ..., and the last refresh's record.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] never, for stacks made by [`SpectralBank::all`].
-    pub fn state(&self, prefix: &str) -> Result<Vec<(String, Tensor)>> {
+    pub(crate) fn state(&self, prefix: &str) -> Result<Vec<(String, Tensor)>> {
         let mut state = Vec::new();
         for (i, layer) in self.layers.clone().enumerate() {
             for (name, x) in [

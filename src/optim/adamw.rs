@@ -9,10 +9,8 @@
 //!
 //! The decay is decoupled from the moments and spares vectors ([`Group::NoDecay`]).
 
-use serde::{Deserialize, Serialize};
-
 use super::config::OptimizerConfig;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::gpu::{Kernel, Launch};
 use crate::kernels::Variant;
 use crate::kernels::spectral_update::AdamFactors;
@@ -39,75 +37,22 @@ pub fn kernels() -> Vec<Variant> {
     vec![(&ADAMW).into()]
 }
 
-/// AdamW's settings, clipping included.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct AdamConfig {
-    /// Decay of the first moment.
-    pub beta1: f64,
-    /// Decay of the second moment.
-    pub beta2: f64,
-    /// Added to the root of the second moment.
-    pub eps: f64,
-    /// Decoupled weight decay of every matrix; vectors are spared.
-    pub weight_decay: f64,
-    /// Largest global gradient norm; 0 for no limit.
-    pub clip: f64,
-}
-
-impl Default for AdamConfig {
-    /// The usual choice for language models.
-    fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 }
-    }
-}
-
-impl From<&OptimizerConfig> for AdamConfig {
-    fn from(config: &OptimizerConfig) -> Self {
-        Self {
-            beta1: f64::from(config.beta1),
-            beta2: f64::from(config.beta2),
-            eps: f64::from(config.eps),
-            weight_decay: f64::from(config.weight_decay),
-            clip: f64::from(config.clip),
-        }
-    }
-}
-
-impl AdamConfig {
-    /// Checks the settings.
-    ///
-    /// # Errors
-    /// [`Error::Config`] names the first that is out of range.
-    pub fn validate(&self) -> Result<()> {
-        for (field, value, below) in [
-            ("optimizer.beta1", self.beta1, 1.0),
-            ("optimizer.beta2", self.beta2, 1.0),
-            ("optimizer.eps", self.eps, f64::INFINITY),
-            ("optimizer.weight_decay", self.weight_decay, f64::INFINITY),
-            ("optimizer.clip", self.clip, f64::INFINITY),
-        ] {
-            if !(0.0..below).contains(&value) {
-                return Err(Error::config(field, format!("expected a number in [0, {below}), got {value}")));
-            }
-        }
-        Ok(())
-    }
-
-    /// The factors of step `t` (from 1), computed in f64; `decays` says whether the weights decay.
+impl OptimizerConfig {
+    /// The factors of step `t` (from 1) of AdamW, computed in f64; `decays` says whether the weights decay.
     pub(crate) fn factors(&self, t: u64, lr: f32, decays: bool) -> AdamFactors {
         // 2^31 steps are more than anyone takes; beyond, the corrections are 1 anyway.
         let power = i32::try_from(t.max(1)).unwrap_or(i32::MAX);
+        let (beta1, beta2) = (f64::from(self.beta1), f64::from(self.beta2));
         AdamFactors {
             lr,
-            beta1: self.beta1 as f32,
-            beta2: self.beta2 as f32,
-            rest1: (1.0 - self.beta1) as f32,
-            rest2: (1.0 - self.beta2) as f32,
-            correct1: (1.0 / (1.0 - self.beta1.powi(power))) as f32,
-            correct2: (1.0 / (1.0 - self.beta2.powi(power))) as f32,
-            eps: self.eps as f32,
-            decay: if decays { self.weight_decay as f32 } else { 0.0 },
+            beta1: self.beta1,
+            beta2: self.beta2,
+            rest1: (1.0 - beta1) as f32,
+            rest2: (1.0 - beta2) as f32,
+            correct1: (1.0 / (1.0 - beta1.powi(power))) as f32,
+            correct2: (1.0 / (1.0 - beta2.powi(power))) as f32,
+            eps: self.eps,
+            decay: if decays { self.weight_decay } else { 0.0 },
         }
     }
 }
@@ -143,7 +88,7 @@ impl AdamGroup {
     /// Zero moments for `buffers`.
     ///
     /// # Errors
-    /// [`Error::Device`] when memory is short.
+    /// [`crate::Error::Device`] when memory is short.
     pub fn new(buffers: &GroupBuffers) -> Result<Self> {
         let (gpu, n) = (buffers.values.gpu(), buffers.values.numel());
         Ok(Self {
@@ -169,8 +114,8 @@ impl AdamGroup {
     /// [`super::clip::GradientNorm::finish`]); nothing changes where that says the norm is not finite.
     ///
     /// # Errors
-    /// [`Error::Device`].
-    pub fn step(&self, adam: &AdamConfig, t: u64, lr: f32, clip: &Tensor) -> Result<()> {
+    /// [`crate::Error::Device`].
+    pub fn step(&self, adam: &OptimizerConfig, t: u64, lr: f32, clip: &Tensor) -> Result<()> {
         let f = adam.factors(t, lr, self.group != Group::NoDecay);
         let gpu = self.values.gpu();
         // Groups are padded to the offset alignment, which is a multiple of 16 bytes, and so are all chunks.

@@ -6,35 +6,42 @@ pub mod adamw;
 pub mod clip;
 pub mod config;
 pub mod schedule;
-pub mod spectral;
+mod spectral;
 pub mod spectral_metrics;
 
 pub use crate::nn::spectral::SpectralInit;
-pub use adamw::AdamConfig;
-pub use spectral_metrics::{MatrixMetrics, MetricOptions, SpectralMetrics};
+pub use config::OptimizerConfig;
+pub use spectral_metrics::{MatrixMetrics, MetricOptions, PendingMetrics, SideSimilarity};
 
 use crate::error::Result;
 use crate::gpu::Gpu;
+use crate::kernels::spectral::sizes;
 use crate::kernels::token_space::TokenSpace;
 use crate::nn::config::{ExpertMatrix, SpectralConfig};
 use crate::nn::params::{Group, ParamSet};
-use crate::nn::spectral::{SpectralBank, gradient_form, sizes};
+use crate::nn::spectral::{SpectralBank, SpectralStack, gradient_form};
 use crate::tensor::{DType, Tensor};
 use adamw::AdamGroup;
 use clip::GradientNorm;
+use spectral::{Split, Update};
+
+/// The name in [`Optimizer::state`] of what [`Optimizer::common_since`] sets.
+pub const COMMON_SINCE: &str = "spectral.common_since";
 
 /// AdamW with clipping for all parameters of a model, decoupled experts included.
 #[derive(Debug)]
 pub struct Optimizer {
     gpu: Gpu,
     params: ParamSet,
-    adam: AdamConfig,
+    adam: OptimizerConfig,
     spectral: SpectralConfig,
     seed: u64,
     groups: Vec<AdamGroup>,
     banks: Vec<SpectralBank>,
     clip: Tensor,
-    rehearsed: bool,
+    /// The step at which the moments of `W_c` were zero, and its copy for checkpoints.
+    common_since: u64,
+    since: Tensor,
 }
 
 /// What a step leaves on the device.
@@ -55,7 +62,7 @@ impl Optimizer {
     pub fn new(
         gpu: &Gpu,
         params: &ParamSet,
-        adam: AdamConfig,
+        adam: &OptimizerConfig,
         spectral: &SpectralConfig,
         seed: u64,
         init: SpectralInit,
@@ -67,7 +74,11 @@ impl Optimizer {
         let groups = params.groups().iter().filter(|g| plain(g.group)).map(AdamGroup::new).collect::<Result<_>>()?;
         let clip = Tensor::persistent(gpu, [4], DType::F32)?;
         let (gpu, params) = (gpu.clone(), params.clone());
-        Ok(Self { gpu, params, adam, spectral, seed, groups, banks, clip, rehearsed: false })
+        let since = Tensor::persistent(&gpu, [1], DType::F32)?;
+        let adam = adam.clone();
+        let optimizer = Self { gpu, params, adam, spectral, seed, groups, banks, clip, common_since: 0, since };
+        optimizer.rehearse()?;
+        Ok(optimizer)
     }
 
     /// Chooses the form of the gradient split for steps in which an expert sees `tokens` routed tokens on average
@@ -77,13 +88,15 @@ impl Optimizer {
     /// # Errors
     /// [`crate::Error::Device`].
     pub fn plan(&mut self, tokens: f64) -> Result<()> {
+        let before: Vec<_> = self.banks.iter().map(|b| b.form).collect();
         for bank in &mut self.banks {
             if let Some(stack) = bank.stacks.first() {
-                let [_, _, m, n] = sizes(&stack.w)?;
+                let [_, _, m, n] = sizes("spectral decoupling", &stack.w)?;
                 bank.form = gradient_form(self.spectral.gradient_form, m, n, tokens);
             }
         }
-        Ok(())
+        // A split of the other form holds other buffers while the refresh takes its own.
+        if self.banks.iter().map(|b| b.form).eq(before) { Ok(()) } else { self.rehearse() }
     }
 
     /// What the backward pass of `matrix` in `layer` has to use where the token-space form runs.
@@ -100,8 +113,7 @@ impl Optimizer {
     }
 
     /// Records step `step`, counted from 1, at learning rate `lr`, from the gradients in the parameter set; the decoupled
-    /// ones are overwritten. Where `step` is a multiple of `refresh_every` the bases are refreshed after the update. The
-    /// first call also rehearses a refresh, so that later ones create nothing.
+    /// ones are overwritten. Where `step` is a multiple of `refresh_every` the bases are refreshed after the update.
     ///
     /// # Errors
     /// [`crate::Error::Device`].
@@ -110,65 +122,47 @@ impl Optimizer {
         for group in &self.groups {
             norm.add(1.0, group.gradients());
         }
-        let mut splits = Vec::new();
-        for bank in &self.banks {
-            for stack in &bank.stacks {
-                splits.push((stack, stack.split(bank.form, &mut norm)?));
-            }
-        }
-        norm.finish(self.adam.clip as f32, &self.clip)?;
+        let splits = self.split(&mut norm)?;
+        norm.finish(self.adam.clip, &self.clip)?;
         for group in &self.groups {
             group.step(&self.adam, step, lr, &self.clip)?;
         }
-        let rehearsal = !std::mem::replace(&mut self.rehearsed, true);
-        let kept = if rehearsal {
-            let keep = |x: &Tensor| {
-                let copy = Tensor::persistent(&self.gpu, x.shape(), DType::F32)?;
-                copy.copy_from(x)?;
-                Ok(copy)
-            };
-            self.bases_and_records().map(keep).collect::<Result<_>>()?
-        } else {
-            Vec::new()
-        };
         let refresh = step.is_multiple_of(self.spectral.refresh_every);
-        let factors = self.adam.factors(step, lr, true);
+        let unique = self.adam.factors(step, lr, true);
+        let common = self.adam.factors(step.saturating_sub(self.common_since), lr, true);
+        let update = Update { project: self.spectral.project_update, common: self.spectral.common_gradient };
         for (stack, split) in &splits {
-            if refresh || rehearsal {
-                stack.record_share(split)?;
+            if refresh {
+                stack.record_share(split, &self.clip)?;
             }
-            stack.step(split, &factors, self.spectral.project_update, &self.clip)?;
+            stack.step(split, [&common, &unique], update, &self.clip)?;
         }
         drop(splits);
         if refresh {
             self.refresh(step)?;
-        } else if rehearsal {
-            self.rehearse_refresh(step, &kept)?;
         }
         Ok(StepOutput { norm: self.clip.clone() })
     }
 
-    /// What a refresh changes although its failed flag holds the weights.
-    fn bases_and_records(&self) -> impl Iterator<Item = &Tensor> {
-        self.banks.iter().flat_map(|b| &b.stacks).flat_map(|s| {
-            let r = &s.record;
-            [&s.basis.u, &s.basis.v, &r.drift, &r.share, &r.energy, &r.singular, &r.angles]
-        })
+    /// The split gradients of all stacks; their norm is added to `norm`.
+    fn split(&self, norm: &mut GradientNorm) -> Result<Vec<(&SpectralStack, Split)>> {
+        let stacks = self.banks.iter().flat_map(|bank| bank.stacks.iter().map(move |stack| (bank.form, stack)));
+        stacks.map(|(form, stack)| Ok((stack, stack.split(form, self.spectral.common_gradient, norm)?))).collect()
     }
 
-    /// Runs what a later refresh will run and takes it back, so that the buffers, bind groups and pipelines of all later
-    /// steps exist after the first.
-    fn rehearse_refresh(&self, step: u64, kept: &[Tensor]) -> Result<()> {
-        let clip = Tensor::persistent(&self.gpu, [4], DType::F32)?;
-        clip.copy_from(&self.clip)?;
+    /// Runs a refresh that changes nothing, so that those of later steps find their buffers, bind groups and pipelines:
+    /// the pool hands out the lowest free buffer, hence the same ones whatever else was freed since.
+    fn rehearse(&self) -> Result<()> {
+        if self.banks.is_empty() {
+            return Ok(());
+        }
         // Nothing moves under the failed flag.
         self.clip.write_f32(&[0.0, 0.0, 1.0, 0.0])?;
-        self.refresh(step)?;
-        self.clip.copy_from(&clip)?;
-        for (x, copy) in self.bases_and_records().zip(kept) {
-            x.copy_from(copy)?;
-        }
-        self.restored()
+        let splits = self.split(&mut GradientNorm::new())?;
+        splits.iter().try_for_each(|(stack, split)| stack.record_share(split, &self.clip))?;
+        drop(splits);
+        self.refresh(0)?;
+        self.clip.clear()
     }
 
     fn refresh(&self, step: u64) -> Result<()> {
@@ -177,7 +171,8 @@ impl Optimizer {
     }
 
     /// Everything that a checkpoint needs besides the parameters, with names that do not depend on the adapter:
-    /// `adam.{parameter}.m` and `.v`, `spectral.{matrix}.{layer}.w_c` and so on (see `SpectralStack::state`).
+    /// `adam.{parameter}.m` and `.v`, `spectral.{matrix}.{layer}.w_c` and so on (see `SpectralStack::state`), and
+    /// [`COMMON_SINCE`].
     ///
     /// # Errors
     /// [`crate::Error::Device`].
@@ -201,7 +196,21 @@ impl Optimizer {
                 state.extend(stack.state(&format!("spectral.{}", bank.matrix.name()))?);
             }
         }
+        if !self.banks.is_empty() {
+            state.push((COMMON_SINCE.into(), self.since.clone()));
+        }
         Ok(state)
+    }
+
+    /// Says that the moments of `W_c` were zero after step `step`: where the decoupling is switched on on the way they start
+    /// later than all others, and the bias correction counts from there. The checkpoint keeps it ([`COMMON_SINCE`]).
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`].
+    pub fn common_since(&mut self, step: u64) -> Result<()> {
+        self.common_since = step;
+        // Exact to 2^24 steps; beyond, the corrections are 1 anyway.
+        self.since.write_f32(&[step as f32])
     }
 
     /// Brings what is derived in line after the tensors of [`Optimizer::state`] were written.
@@ -212,11 +221,11 @@ impl Optimizer {
         self.banks.iter().flat_map(|b| &b.stacks).try_for_each(|stack| stack.restored())
     }
 
-    /// Starts measuring the decoupled matrices; await [`SpectralMetrics::read`] any time later.
+    /// Starts measuring the decoupled matrices; await [`PendingMetrics::read`] any time later.
     ///
     /// # Errors
     /// [`crate::Error::Device`].
-    pub fn metrics(&self, options: MetricOptions) -> Result<SpectralMetrics> {
-        SpectralMetrics::start(&self.banks, options)
+    pub fn metrics(&self, options: MetricOptions) -> Result<PendingMetrics> {
+        PendingMetrics::start(&self.banks, options)
     }
 }

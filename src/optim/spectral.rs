@@ -13,29 +13,43 @@
 
 use crate::error::Result;
 use crate::kernels::spectral::{Factors, Skinny, square_norms};
-use crate::kernels::spectral_update::{AdamFactors, Mix, Moments, apply, direction};
+use crate::kernels::spectral_update::{AdamFactors, Mix, Moments, accept, apply, direction};
 use crate::linalg::subspace::angles;
 use crate::linalg::svd::randomized_svd;
-use crate::nn::config::{GradientForm, Realign, SpectralConfig};
+use crate::nn::config::{CommonGradient, GradientForm, Realign, SpectralConfig};
 use crate::nn::spectral::{SpectralStack, svd_options};
 use crate::optim::clip::GradientNorm;
 use crate::tensor::Tensor;
 
 /// The split gradient of a stack.
 #[derive(Debug)]
-pub struct Split {
+pub(super) struct Split {
     /// The common part of each expert's gradient; none where the token-space form has removed it already.
     unique: Option<Factors>,
     /// The common part of the experts' sum, which `W_c` receives.
     common: Factors,
 }
 
+/// The settings that a step follows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Update {
+    /// `project_update`.
+    pub(super) project: bool,
+    /// `common_gradient`.
+    pub(super) common: CommonGradient,
+}
+
 impl SpectralStack {
+    /// What `W_c` receives over the sum of the common parts.
+    fn common_factor(&self, common: CommonGradient) -> f32 {
+        match common {
+            CommonGradient::Sum => 1.0,
+            CommonGradient::Mean => 1.0 / self.experts() as f32,
+        }
+    }
+
     /// Records the split of the gradient and adds the parts' squared norms to `norm`.
-    ///
-    /// # Errors
-    /// [`crate::Error::Device`].
-    pub fn split(&self, form: GradientForm, norm: &mut GradientNorm) -> Result<Split> {
+    pub(super) fn split(&self, form: GradientForm, common: CommonGradient, norm: &mut GradientNorm) -> Result<Split> {
         let k = self.basis.rank();
         norm.add(1.0, &self.gradient);
         let split = if form == GradientForm::TokenSpace {
@@ -49,27 +63,32 @@ impl SpectralStack {
             norm.add_columns(-1.0, &unique.left, k);
             Split { unique: Some(unique), common }
         };
-        norm.add(1.0, &split.common.right);
-        norm.add_columns(1.0, &split.common.left, k);
+        let weight = self.common_factor(common).powi(2);
+        norm.add(weight, &split.common.right);
+        norm.add_columns(weight, &split.common.left, k);
         Ok(split)
     }
 
-    /// Records AdamW's step from the split gradient, scaled by `clip`. Overwrites the gradient.
-    ///
-    /// # Errors
-    /// [`crate::Error::Device`].
-    pub fn step(&self, split: &Split, adam: &AdamFactors, project_update: bool, clip: &Tensor) -> Result<()> {
+    /// Records AdamW's step from the split gradient, scaled by `clip`, with the factors for `W_c` and for `W_u`, whose
+    /// learning rate is one. Overwrites the gradient.
+    pub(super) fn step(&self, split: &Split, adam: [&AdamFactors; 2], update: Update, clip: &Tensor) -> Result<()> {
         let basis = &self.basis;
+        let [adam_c, adam] = adam;
         let direction_c = Tensor::empty_f32(clip.gpu(), self.w_c.shape())?;
         let state = Moments { weight: &self.w_c, m: &self.moments_c.0, v: &self.moments_c.1 };
-        let mix = Mix { full: 0.0, common: Some((1.0, &split.common)) };
-        direction(&direction_c, state, mix, basis, adam, clip)?;
+        let mix = Mix { full: 0.0, common: Some((self.common_factor(update.common), &split.common)) };
+        direction(&direction_c, state, mix, basis, adam_c, clip)?;
         let state = Moments { weight: &self.w_u, m: &self.moments_u.0, v: &self.moments_u.1 };
-        let mix = Mix { full: 1.0, common: split.unique.as_ref().map(|f| (-1.0, f)) };
+        let mix = if self.all_common()? {
+            // What the split leaves of G is rounding, which AdamW would blow up to full steps.
+            Mix { full: 0.0, common: None }
+        } else {
+            Mix { full: 1.0, common: split.unique.as_ref().map(|f| (-1.0, f)) }
+        };
         direction(&self.gradient, state, mix, basis, adam, clip)?;
 
         let merge = Some((&self.w_c, &self.w));
-        if project_update {
+        if update.project {
             let common = basis.factors(&basis.skinny(&direction_c)?)?;
             let unique = basis.factors(&basis.skinny(&self.gradient)?)?;
             let mix = Mix { full: 0.0, common: Some((-adam.lr, &common)) };
@@ -85,25 +104,19 @@ impl SpectralStack {
     }
 
     /// Records the share of each expert's gradient that is common, for the record; to be called before the step.
-    ///
-    /// # Errors
-    /// [`crate::Error::Device`].
-    pub fn record_share(&self, split: &Split) -> Result<()> {
-        let share = |i: usize| self.record.share.slice(i..i + 1);
-        let Some(factors) = &split.unique else {
-            return self.record.share.clear();
-        };
-        share(0)?.copy_from(&square_norms(&self.gradient, 0)?)?;
-        let common = square_norms(&factors.right, 0)?;
-        crate::kernels::elementwise::add_into(&common, &square_norms(&factors.left, self.basis.rank())?)?;
-        share(1)?.copy_from(&common)
+    pub(super) fn record_share(&self, split: &Split, clip: &Tensor) -> Result<()> {
+        let share = Tensor::zeros(clip.gpu(), self.record.share.shape())?;
+        if let Some(factors) = &split.unique {
+            share.slice(0..1)?.copy_from(&square_norms(&self.gradient, 0)?)?;
+            let common = square_norms(&factors.right, 0)?;
+            crate::kernels::elementwise::add_into(&common, &square_norms(&factors.left, self.basis.rank())?)?;
+            share.slice(1..2)?.copy_from(&common)?;
+        }
+        accept(&share, &self.record.share, clip)
     }
 
     /// Records the drift into `target: [3, layers, E]`: squared norms of `U^T W_u,i`, `W_u,i V` and `W_u,i`.
-    ///
-    /// # Errors
-    /// [`crate::Error::Device`].
-    pub fn record_drift(&self, target: &Tensor) -> Result<()> {
+    pub(super) fn record_drift(&self, target: &Tensor) -> Result<()> {
         let skinny = self.basis.skinny(&self.w_u)?;
         for (i, x) in [&skinny.a, &skinny.b, &self.w_u].into_iter().enumerate() {
             target.slice(i..i + 1)?.copy_from(&square_norms(x, 0)?)?;
@@ -111,22 +124,28 @@ impl SpectralStack {
         Ok(())
     }
 
-    /// Records a refresh: new bases from `W_c` by randomized SVD, warm-started from the old V, then the realignment of
-    /// `W_u` and of the merged weights that `config` asks for. `seed` and `step` choose the sketch.
+    /// Records a refresh: new bases from `W_c` by randomized SVD, with `warm_start` from the old V, then the realignment of
+    /// `W_u` and of the merged weights that `config` asks for. `seed` and `step` choose the sketch. Nothing changes where
+    /// `clip` says that the norm is not finite.
     ///
     /// # Errors
     /// [`crate::Error::Device`].
     pub fn refresh(&self, config: &SpectralConfig, seed: u64, step: u64, clip: &Tensor) -> Result<()> {
         let w_c = self.matrices_c()?;
-        self.record_drift(&self.record.drift)?;
-        self.record.energy.copy_from(&square_norms(&w_c, 0)?)?;
+        let drift = Tensor::empty_f32(clip.gpu(), self.record.drift.shape())?;
+        self.record_drift(&drift)?;
+        accept(&drift, &self.record.drift, clip)?;
+        accept(&square_norms(&w_c, 0)?, &self.record.energy, clip)?;
         let (basis, k) = (&self.basis, self.basis.rank());
-        let svd = randomized_svd(&w_c, k, svd_options(config, seed, step), Some(&basis.v))?;
-        self.record.singular.copy_from(&svd.s_all)?;
+        let start = config.warm_start.then_some(&basis.v);
+        let svd = randomized_svd(&w_c, k, svd_options(config, seed, step), start)?;
+        accept(&svd.s_all, &self.record.singular, clip)?;
+        let turned = Tensor::empty_f32(clip.gpu(), self.record.angles.shape())?;
         for (i, (old, new)) in [(&basis.u, &svd.u), (&basis.v, &svd.v)].into_iter().enumerate() {
-            self.record.angles.slice(i..i + 1)?.copy_from(&angles(old, new)?)?;
-            old.copy_from(new)?;
+            turned.slice(i..i + 1)?.copy_from(&angles(old, new)?)?;
+            accept(new, old, clip)?;
         }
+        accept(&turned, &self.record.angles, clip)?;
         basis.update_transpose()?;
         if config.realign == Realign::None {
             return Ok(());

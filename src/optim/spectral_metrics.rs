@@ -1,14 +1,14 @@
 //! What a training log shows of decoupled experts: drift, spectrum of `W_c`, turning of the bases, similarity of experts.
 //!
-//! The device computes small tensors; [`SpectralMetrics::read`] awaits them and takes the last means in f64. Sides are
+//! The device computes small tensors; [`PendingMetrics::read`] awaits them and takes the last means in f64. Sides are
 //! named by where they live (METHOD §6): the model side, d, is the input of gate and up and the output of down.
 
 use crate::error::Result;
 use crate::gpu::Readback;
-use crate::kernels::spectral::pair_overlaps;
+use crate::kernels::spectral::{pair_overlaps, sizes};
 use crate::linalg::svd::{Draw, SvdOptions, randomized_svd};
 use crate::nn::config::{ExpertMatrix, GradientForm};
-use crate::nn::spectral::{SpectralBank, SpectralStack, sizes};
+use crate::nn::spectral::{SpectralBank, SpectralStack};
 use crate::tensor::Tensor;
 
 /// What to measure.
@@ -28,7 +28,7 @@ impl Default for MetricOptions {
 
 /// Mean similarity `|U_a^T U_b|_F^2 / r` over pairs of different experts, by side.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Similarity {
+pub struct SideSimilarity {
     /// Model side.
     pub model: f64,
     /// Hidden side.
@@ -55,11 +55,11 @@ pub struct MatrixMetrics {
     /// That share for a gradient without preferred directions: `1 - (1 - k/m)(1 - k/n)`.
     pub common_gradient_chance: f64,
     /// Similarity of the merged `W_i`; none with a single expert or when not asked for.
-    pub similarity_merged: Option<Similarity>,
+    pub similarity_merged: Option<SideSimilarity>,
     /// Similarity of the `W_u,i`.
-    pub similarity_unique: Option<Similarity>,
+    pub similarity_unique: Option<SideSimilarity>,
     /// What random subspaces give: `r / d` and `r / f`.
-    pub similarity_chance: Similarity,
+    pub similarity_chance: SideSimilarity,
 }
 
 /// Measured by a refresh, after the step's update and before the bases turn.
@@ -79,7 +79,7 @@ pub struct RefreshMetrics {
 
 /// Metrics on their way from the device.
 #[derive(Debug)]
-pub struct SpectralMetrics {
+pub struct PendingMetrics {
     parts: Vec<Part>,
 }
 
@@ -89,13 +89,14 @@ struct Part {
     first_layer: usize,
     sizes: [usize; 4],
     rank: usize,
-    subspace: usize,
+    chance: SideSimilarity,
     token_space: bool,
     record: Vec<Readback>,
-    similarity: Vec<Readback>,
+    merged: Option<PendingSimilarity>,
+    unique: Option<PendingSimilarity>,
 }
 
-impl SpectralMetrics {
+impl PendingMetrics {
     pub(super) fn start(banks: &[SpectralBank], options: MetricOptions) -> Result<Self> {
         let mut parts = Vec::new();
         for bank in banks {
@@ -121,29 +122,23 @@ impl SpectralMetrics {
 
 impl Part {
     fn start(bank: &SpectralBank, stack: &SpectralStack, options: MetricOptions) -> Result<Self> {
-        let [l, e, m, n] = sizes(&stack.w)?;
+        let [l, e, m, n] = sizes("spectral metrics", &stack.w)?;
         let drift = Tensor::empty_f32(stack.w.gpu(), [3, l, e])?;
         stack.record_drift(&drift)?;
         let r = &stack.record;
         let record = [&drift, &r.drift, &r.share, &r.energy, &r.singular, &r.angles];
-        let subspace = if options.subspace == 0 { m.min(n).div_ceil(100) } else { options.subspace.min(m.min(n)) };
-        let mut similarity = Vec::new();
-        if options.similarity && e > 1 {
-            for w in [&stack.w, &stack.w_u] {
-                for pairs in similarities(w, subspace)? {
-                    similarity.push(pairs.read()?);
-                }
-            }
-        }
+        let r = if options.subspace == 0 { leading(m, n) } else { options.subspace.min(m.min(n)) };
+        let similarity = |w| if options.similarity { PendingSimilarity::start(bank.matrix, w, r) } else { Ok(None) };
         Ok(Self {
             matrix: bank.matrix,
             first_layer: stack.layers.start,
             sizes: [l, e, m, n],
             rank: stack.basis.rank(),
-            subspace,
+            chance: similarity_chance(bank.matrix, m, n, r),
             token_space: bank.form == GradientForm::TokenSpace,
             record: record.into_iter().map(Tensor::read).collect::<Result<_>>()?,
-            similarity,
+            merged: similarity(&stack.w)?,
+            unique: similarity(&stack.w_u)?,
         })
     }
 
@@ -155,27 +150,18 @@ impl Part {
             record.push(floats(part).await?);
         }
         let [now, before, share, energy, singular, angles] = &record[..] else { return Ok(Vec::new()) };
-        let mut pairs = Vec::new();
-        for part in self.similarity {
-            pairs.push(floats(part).await?);
+        let (mut merged, mut unique) = (Vec::new(), Vec::new());
+        for (pending, found) in [(self.merged, &mut merged), (self.unique, &mut unique)] {
+            if let Some(pending) = pending {
+                *found = pending.read().await?;
+            }
         }
-        // Left and right as model side and hidden side.
-        let sides = |left: f64, right: f64| match self.matrix {
-            ExpertMatrix::Gate | ExpertMatrix::Up => (left, right),
-            ExpertMatrix::Down => (right, left),
-        };
-        let similarity = |left: Option<&Vec<f64>>, right: Option<&Vec<f64>>, layer: usize| {
-            let mean = |x: &Vec<f64>| off_diagonal(&x[layer * e * e..(layer + 1) * e * e], e) / self.subspace as f64;
-            let (model, hidden) = sides(mean(left?), mean(right?));
-            Some(Similarity { model, hidden })
-        };
-        let (chance_model, chance_hidden) = sides(self.subspace as f64 / m as f64, self.subspace as f64 / n as f64);
         let metrics = (0..l).map(|layer| {
             let at = |i: usize| (i * l + layer) * e..(i * l + layer + 1) * e;
             // 0 where W_u is zero, as with k = min(m, n).
             let drift = |x: &[f64]| {
                 let side = |i: usize| root_ratio(&x[at(i)], &x[at(2)]).unwrap_or(0.0);
-                sides(side(0), side(1))
+                sides(self.matrix, side(0), side(1))
             };
             let (drift_model, drift_hidden) = drift(now);
             let found = singular.len() / l;
@@ -200,27 +186,80 @@ impl Part {
                 refresh,
                 common_gradient_share: if self.token_space { None } else { mean_ratio(&share[at(1)], &share[at(0)]) },
                 common_gradient_chance: 1.0 - (1.0 - k as f64 / m as f64) * (1.0 - k as f64 / n as f64),
-                similarity_merged: similarity(pairs.first(), pairs.get(1), layer),
-                similarity_unique: similarity(pairs.get(2), pairs.get(3), layer),
-                similarity_chance: Similarity { model: chance_model, hidden: chance_hidden },
+                similarity_merged: merged.get(layer).copied(),
+                similarity_unique: unique.get(layer).copied(),
+                similarity_chance: self.chance,
             }
         });
         Ok(metrics.collect())
     }
 }
 
-/// Records the pairwise overlaps `|U_a^T U_b|_F^2` (r times the similarity) of the leading r singular directions of the experts' matrices
-/// `w: [layers, E, m, n]`, left and right: `[layers, E, E]` each.
-///
-/// # Errors
-/// [`crate::Error::Shape`] when r exceeds min(m, n); [`crate::Error::Device`].
-pub fn similarities(w: &Tensor, r: usize) -> Result<[Tensor; 2]> {
-    let [l, e, m, n] = sizes(w)?;
-    // Untrained experts have a flat spectrum: more power iterations than a refresh takes, and sketches of their own, as a
-    // common one would make them alike on one side.
-    let options = SvdOptions { power_iterations: 4, draw: Draw::Distinct, ..SvdOptions::default() };
-    let svd = randomized_svd(&w.reshape([l * e, m, n])?, r, options, None)?;
-    Ok([pair_overlaps(&svd.u.reshape([l, e, m, r])?)?, pair_overlaps(&svd.v.reshape([l, e, n, r])?)?])
+/// Number of leading directions that are compared: 1 % of min(m, n), rounded up (METHOD §6).
+pub(crate) fn leading(m: usize, n: usize) -> usize {
+    m.min(n).div_ceil(100)
+}
+
+/// What random subspaces of r dimensions give for matrices `m x n`.
+pub(crate) fn similarity_chance(matrix: ExpertMatrix, m: usize, n: usize, r: usize) -> SideSimilarity {
+    let (model, hidden) = sides(matrix, r as f64 / m as f64, r as f64 / n as f64);
+    SideSimilarity { model, hidden }
+}
+
+/// Left and right as model side and hidden side.
+fn sides<T>(matrix: ExpertMatrix, left: T, right: T) -> (T, T) {
+    match matrix {
+        ExpertMatrix::Gate | ExpertMatrix::Up => (left, right),
+        ExpertMatrix::Down => (right, left),
+    }
+}
+
+/// Similarities on their way from the device.
+#[derive(Debug)]
+pub(crate) struct PendingSimilarity {
+    matrix: ExpertMatrix,
+    layers: usize,
+    experts: usize,
+    subspace: usize,
+    /// `|U_a^T U_b|_F^2` of the experts' leading directions, left and right, `[layers, E, E]` each.
+    overlaps: [Readback; 2],
+}
+
+impl PendingSimilarity {
+    /// Starts comparing the r leading singular directions of the experts' matrices `w: [layers, E, m, n]`; none with a
+    /// single expert.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] when r exceeds min(m, n); [`crate::Error::Device`].
+    pub(crate) fn start(matrix: ExpertMatrix, w: &Tensor, r: usize) -> Result<Option<Self>> {
+        let [l, e, m, n] = sizes("similarity", w)?;
+        if e < 2 {
+            return Ok(None);
+        }
+        // Untrained experts have a flat spectrum: more power iterations than a refresh takes, and sketches of their own,
+        // as a common one would make them alike on one side.
+        let options = SvdOptions { power_iterations: 4, draw: Draw::Distinct, ..SvdOptions::default() };
+        let svd = randomized_svd(&w.reshape([l * e, m, n])?, r, options, None)?;
+        let left = pair_overlaps(&svd.u.reshape([l, e, m, r])?)?.read()?;
+        let right = pair_overlaps(&svd.v.reshape([l, e, n, r])?)?.read()?;
+        Ok(Some(Self { matrix, layers: l, experts: e, subspace: r, overlaps: [left, right] }))
+    }
+
+    /// The means over pairs, by layer.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`].
+    pub(crate) async fn read(self) -> Result<Vec<SideSimilarity>> {
+        let (layers, e) = (self.layers, self.experts);
+        let [left, right] = self.overlaps;
+        let (left, right) = (floats(left).await?, floats(right).await?);
+        let side = |x: &[f64], layer: usize| off_diagonal(&x[layer * e * e..][..e * e], e) / self.subspace as f64;
+        let layer = |layer| {
+            let (model, hidden) = sides(self.matrix, side(&left, layer), side(&right, layer));
+            SideSimilarity { model, hidden }
+        };
+        Ok((0..layers).map(layer).collect())
+    }
 }
 
 async fn floats(readback: Readback) -> Result<Vec<f64>> {
@@ -238,13 +277,14 @@ fn root_ratio(part: &[f64], whole: &[f64]) -> Option<f64> {
     mean(part.iter().zip(whole).filter(|(_, w)| **w > 0.0).map(|(p, w)| (p / w).sqrt()))
 }
 
-fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+/// Mean; none of nothing.
+pub(crate) fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     let (sum, count) = values.fold((0.0, 0.0), |(sum, count), value| (sum + value, count + 1.0));
     (count > 0.0).then(|| sum / count)
 }
 
 /// Mean over the pairs of different experts of `x: [E, E]`; needs at least two.
-pub fn off_diagonal(x: &[f64], e: usize) -> f64 {
+fn off_diagonal(x: &[f64], e: usize) -> f64 {
     let sum: f64 = (0..e * e).filter(|i| i / e != i % e).map(|i| x[i]).sum();
     sum / (e * (e - 1)) as f64
 }

@@ -301,6 +301,20 @@ mod tests {
     }
 
     #[test]
+    fn settings_of_a_decoupling_that_is_not_there_cannot_be_wrong() {
+        for text in [
+            "[spectral]\nenabled = false\n[model.moe]\nd_expert = 4",
+            "[spectral]\nmatrices = []\n[model.moe]\nd_expert = 4",
+            "[spectral]\nrank = 0\nrefresh_every = 0",
+            // A side of at most 64 gets a full SVD, without oversampling.
+            "[spectral]\nrank = 60\noversampling = 8\n[model.moe]\nd_expert = 60",
+        ] {
+            let config = RunConfig::from_toml(text, "x", None).unwrap();
+            config.validate().unwrap_or_else(|e| panic!("{text}: {e}"));
+        }
+    }
+
+    #[test]
     fn mistakes_are_named_as_in_the_file() {
         for (text, expected) in [
             ("[model.moe]\nexpertz = 3", "config: model.moe.expertz: unknown setting; expected one of "),
@@ -315,6 +329,10 @@ mod tests {
             ("[model]\nvocab = 100", "config: model.vocab: expected at least 256"),
             ("[model.moe]\ntop_k = 9", "config: model.moe.top_k: expected at most model.moe.experts = 8, got 9"),
             ("[spectral]\nrank = 129", "config: spectral.rank: expected at most min(d_model, d_expert) = 128"),
+            (
+                "[spectral]\nrank = 8\noversampling = 57",
+                "config: spectral.oversampling: expected at most 64 with the rank, 8",
+            ),
             ("[model]\nkv_heads = 3", "config: model.kv_heads: expected a divisor of model.heads = 4, got 3"),
             ("[optimizer]\nlr = nan", "config: optimizer.lr: expected a number above 0, got NaN"),
             ("[optimizer]\nbeta2 = 1", "optimizer"),

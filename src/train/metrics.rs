@@ -60,7 +60,8 @@ pub struct SpectralMetrics {
     /// The same on the hidden side.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drift_hidden: Option<f32>,
-    /// sigma_k / sigma_{k+1} of `W_c` at the last refresh.
+    /// sigma_k / sigma_{k+1} of `W_c` at the last refresh: the median over layers and matrices, as a mean of ratios is that
+    /// of the largest; none where most are infinite.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub common_gap: Option<f32>,
     /// Share of the energy of `W_c` beyond rank k at the last refresh.

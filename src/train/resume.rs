@@ -6,7 +6,7 @@ use crate::checkpoint::TensorFile;
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::nn::model::Model;
-use crate::optim::SpectralInit;
+use crate::optim::{COMMON_SINCE, SpectralInit};
 use crate::tensor::{DType, Tensor};
 use crate::train::config::RunConfig;
 
@@ -36,7 +36,7 @@ pub fn restore_model(gpu: &Gpu, saved: &SavedModel, config: &RunConfig) -> Resul
 /// A trainer that goes on where a checkpoint stands, with `config`, which [`SavedModel::accepts`].
 ///
 /// Where the spectral decoupling is switched on on the way, the common part comes from the experts' mean and the merged
-/// weights stay as they are; the moments of *W_u* are those that *W* had, those of *W_c* start at zero. Where it is
+/// weights stay as they are; the moments of *W_u* are those that *W* had, those of *W_c* start at zero, and their bias correction at this step. Where it is
 /// switched off, the merged experts train on with the moments of *W_u*. Bias balancing that is switched on on the way
 /// starts from zero biases.
 ///
@@ -62,6 +62,8 @@ pub fn restore(gpu: &Gpu, config: &RunConfig, saved: &SavedRun) -> Result<Traine
             load(&tensor, &name, file)?;
         }
     }
+    let start = file.contains(COMMON_SINCE).then(|| file.expect_f32(COMMON_SINCE, &[1])).transpose()?;
+    trainer.common_since(start.map_or(saved.model.step, |s| s[0] as u64))?;
     trainer.resume_at(saved.model.step)?;
     Ok(trainer)
 }

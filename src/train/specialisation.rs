@@ -5,9 +5,8 @@ use super::trainer::Trainer;
 use crate::error::Result;
 use crate::nn::config::ExpertMatrix;
 use crate::nn::params::Group;
-use crate::optim::spectral_metrics::{off_diagonal, similarities as pairwise};
-use crate::optim::{MatrixMetrics, MetricOptions};
-use crate::tensor::Tensor;
+use crate::optim::spectral_metrics::{PendingSimilarity, leading, mean, similarity_chance};
+use crate::optim::{MatrixMetrics, MetricOptions, SideSimilarity};
 
 /// Similarities of each layer, matrix and side: of the merged experts, and of `W_u` where they are decoupled.
 ///
@@ -26,47 +25,46 @@ pub async fn spectral_block(trainer: &Trainer) -> Result<SpectralMetrics> {
     let decoupled = trainer.optimizer().metrics(MetricOptions::default())?.read().await?;
     let similarity = all(trainer, &decoupled).await?;
     let hidden = |f: fn(&Similarity) -> Option<f32>| {
-        mean(similarity.iter().filter(|s| s.side == Side::Hidden).map(|s| f(s).map(f64::from)))
+        mean(similarity.iter().filter(|s| s.side == Side::Hidden).filter_map(f).map(f64::from)).map(|x| x as f32)
     };
-    let over = |f: fn(&MatrixMetrics) -> Option<f64>| mean(decoupled.iter().map(f));
+    let over = |f: fn(&MatrixMetrics) -> Option<f64>| mean(decoupled.iter().filter_map(f)).map(|x| x as f32);
+    let gaps = decoupled.iter().filter_map(|m| Some(m.refresh?.common_gap)).collect();
     Ok(SpectralMetrics {
         similarity_merged: hidden(|s| Some(s.merged)),
         similarity_unique: hidden(|s| s.unique),
         drift_model: over(|m| Some(m.drift_model)),
         drift_hidden: over(|m| Some(m.drift_hidden)),
-        common_gap: over(|m| Some(m.refresh?.common_gap).filter(|g| g.is_finite())),
+        common_gap: median(gaps).filter(|g| g.is_finite()).map(|g| g as f32),
         common_energy_beyond_rank: over(|m| Some(m.refresh?.common_energy_beyond_rank)),
         basis_angle: decoupled.iter().filter_map(|m| Some(m.refresh?.basis_angle as f32)).reduce(f32::max),
         common_gradient_share: over(|m| m.common_gradient_share),
     })
 }
 
-/// Mean of what is there; none when nothing is.
-fn mean(values: impl Iterator<Item = Option<f64>>) -> Option<f32> {
-    let (sum, count) = values.flatten().fold((0.0, 0.0), |(sum, count), x| (sum + x, count + 1.0));
-    (count > 0.0).then(|| (sum / count) as f32)
+/// The median, the lower of two in the middle; none of nothing.
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len().saturating_sub(1) / 2).copied()
 }
 
 async fn all(trainer: &Trainer, decoupled: &[MatrixMetrics]) -> Result<Vec<Similarity>> {
     let mut all = Vec::new();
     for m in decoupled {
         let (Some(merged), Some(unique)) = (m.similarity_merged, m.similarity_unique) else { continue };
-        let chance = m.similarity_chance;
-        for (side, merged, unique, chance) in [
-            (Side::Model, merged.model, unique.model, chance.model),
-            (Side::Hidden, merged.hidden, unique.hidden, chance.hidden),
-        ] {
-            let unique = Some(unique as f32);
-            let (merged, chance) = (merged as f32, chance as f32);
-            all.push(Similarity { layer: m.layer, matrix: m.matrix, side, merged, unique, chance });
-        }
+        all.extend(by_side(m.layer, m.matrix, merged, Some(unique), m.similarity_chance));
     }
     for matrix in ExpertMatrix::ALL {
         let buffers = trainer.model().params().group(Group::Experts(matrix));
         if let (Some(buffers), false) = (buffers, decoupled.iter().any(|m| m.matrix == matrix)) {
             let mut first = 0;
             for (w, _) in &buffers.stacks {
-                all.extend(plain(matrix, first, w).await?);
+                let &[_, _, m, n] = w.dims() else { continue };
+                let r = leading(m, n);
+                if let Some(pending) = PendingSimilarity::start(matrix, w, r)? {
+                    let chance = similarity_chance(matrix, m, n, r);
+                    let merged = pending.read().await?.into_iter().zip(first..);
+                    all.extend(merged.flat_map(|(merged, layer)| by_side(layer, matrix, merged, None, chance)));
+                }
                 first += w.dims()[0];
             }
         }
@@ -75,27 +73,30 @@ async fn all(trainer: &Trainer, decoupled: &[MatrixMetrics]) -> Result<Vec<Simil
     Ok(all)
 }
 
-/// Similarities of experts that are not decoupled, `w: [layers, E, m, n]`, the first layer being `first`.
-async fn plain(matrix: ExpertMatrix, first: usize, w: &Tensor) -> Result<Vec<Similarity>> {
-    let &[layers, experts, m, n] = w.dims() else { return Ok(Vec::new()) };
-    if experts < 2 {
-        return Ok(Vec::new());
-    }
-    // 1 % of the singular directions, rounded up (METHOD, section 6).
-    let r = m.min(n).div_ceil(100);
-    let (left, right) = match matrix {
-        ExpertMatrix::Gate | ExpertMatrix::Up => (Side::Model, Side::Hidden),
-        ExpertMatrix::Down => (Side::Hidden, Side::Model),
+/// The two lines of a layer's matrix.
+fn by_side(
+    layer: usize,
+    matrix: ExpertMatrix,
+    merged: SideSimilarity,
+    unique: Option<SideSimilarity>,
+    chance: SideSimilarity,
+) -> [Similarity; 2] {
+    let of = |side, f: fn(SideSimilarity) -> f64| {
+        let unique = unique.map(|u| f(u) as f32);
+        Similarity { layer, matrix, side, merged: f(merged) as f32, unique, chance: f(chance) as f32 }
     };
-    let mut all = Vec::new();
-    for ((side, width), pairs) in [(left, m), (right, n)].into_iter().zip(pairwise(w, r)?) {
-        let pairs: Vec<f64> = pairs.to_f32().await?.into_iter().map(f64::from).collect();
-        for layer in 0..layers {
-            let overlap = off_diagonal(&pairs[layer * experts * experts..(layer + 1) * experts * experts], experts);
-            let merged = overlap / r as f64;
-            let chance = r as f32 / width as f32;
-            all.push(Similarity { layer: first + layer, matrix, side, merged: merged as f32, unique: None, chance });
-        }
+    [of(Side::Model, |s| s.model), of(Side::Hidden, |s| s.hidden)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::median;
+
+    #[test]
+    fn one_large_ratio_does_not_move_the_median() {
+        assert_eq!(median(vec![3.0, 900.0, 2.0]), Some(3.0));
+        assert_eq!(median(vec![f64::INFINITY, 2.0, 5.0, 4.0]), Some(4.0));
+        assert_eq!(median(vec![7.0]), Some(7.0));
+        assert_eq!(median(Vec::new()), None);
     }
-    Ok(all)
 }

@@ -14,7 +14,7 @@ use crate::kernels::routing::sum_counts;
 use crate::nn::model::{Model, Output};
 use crate::nn::pass::{Mode, Pass};
 use crate::ops::CrossEntropy;
-use crate::optim::{AdamConfig, Optimizer, SpectralInit};
+use crate::optim::{Optimizer, SpectralInit};
 use crate::tensor::{DType, Tensor};
 use crate::train::config::RunConfig;
 use crate::train::evaluate::evaluate;
@@ -90,8 +90,8 @@ impl Trainer {
         // Routed tokens of an expert and step, on average: what decides between the forms of the gradient split.
         let routed = rows * train.accumulate as usize * config.model.moe.top_k;
         let tokens_per_expert = routed as f64 / config.model.moe.experts as f64;
-        let adam = AdamConfig::from(&config.optimizer);
-        let mut optimizer = Optimizer::new(gpu, model.params(), adam, &config.spectral, config.seed, init)?;
+        let mut optimizer =
+            Optimizer::new(gpu, model.params(), &config.optimizer, &config.spectral, config.seed, init)?;
         optimizer.plan(tokens_per_expert)?;
         let share = Tensor::persistent(gpu, [1], DType::F32)?;
         fill(&share, 1.0 / train.accumulate as f32)?;
@@ -143,6 +143,11 @@ impl Trainer {
     pub fn resume_at(&mut self, step: u64) -> Result<()> {
         self.step = step;
         self.optimizer.restored()
+    }
+
+    /// Says that the moments of `W_c` were zero after step `step`; see [`Optimizer::common_since`].
+    pub(super) fn common_since(&mut self, step: u64) -> Result<()> {
+        self.optimizer.common_since(step)
     }
 
     /// Records and submits one optimizer step on `train.accumulate` micro-batches.

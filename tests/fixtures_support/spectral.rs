@@ -17,7 +17,7 @@ use sdmoe::kernels::token_space::TokenSpace;
 use sdmoe::linalg::{qr, svd};
 use sdmoe::nn::config::{ExpertMatrix, SpectralConfig};
 use sdmoe::nn::params::{Group, ParamBuilder};
-use sdmoe::optim::{AdamConfig, Optimizer, SpectralInit};
+use sdmoe::optim::{Optimizer, OptimizerConfig, SpectralInit};
 use sdmoe::tensor::Tensor;
 
 /// Products over up to a hundred f32-rounded elements.
@@ -66,7 +66,7 @@ struct Parts {
 }
 
 impl Parts {
-    fn new(gpu: &Gpu, w: [&Array; 4], adam: AdamConfig, refresh_every: u64) -> Result<Self, String> {
+    fn new(gpu: &Gpu, w: [&Array; 4], adam: &OptimizerConfig, refresh_every: u64) -> Result<Self, String> {
         let [w_c, w_u, u, v] = w;
         let (e, m, n, k) = (w_u.shape[0], w_c.rows(), w_c.cols(), u.cols());
         let mut builder = ParamBuilder::default();
@@ -151,9 +151,9 @@ fn matrix(gpu: &Gpu, case: &Case) -> Result<(), String> {
     token_space(gpu, case, &basis_given, &shape)?;
 
     // One step of gradient descent, clipping off: AdamW whose eps drowns the moments.
-    let mut parts = Parts::new(gpu, [w_c, w_u, u, v], descent(), 100)?;
+    let mut parts = Parts::new(gpu, [w_c, w_u, u, v], &descent(), 100)?;
     parts.stack().gradient.write_f32(&g.to_f32()).map_err(text)?;
-    parts.optimizer.step(1, (lr * descent().eps) as f32).map_err(text)?;
+    parts.optimizer.step(1, lr as f32 * descent().eps).map_err(text)?;
     close("W_c_sgd", &download(&parts.stack().w_c)?, case.tensor("W_c_sgd")?, ROUNDING)?;
     // With k = min(m, n) nothing is left of W_u and its gradient: relative to W_c.
     let want = case.tensor("W_u_sgd")?;
@@ -183,8 +183,9 @@ fn matrix(gpu: &Gpu, case: &Case) -> Result<(), String> {
 }
 
 /// Gradient descent in AdamW's clothes: `g / (|g| + eps)` is `g / eps` to 6e-8 |g|.
-fn descent() -> AdamConfig {
-    AdamConfig { beta1: 0.0, beta2: 0.0, eps: f64::from(1 << 24), weight_decay: 0.0, clip: 0.0 }
+fn descent() -> OptimizerConfig {
+    let eps = (1 << 24) as f32;
+    OptimizerConfig { beta1: 0.0, beta2: 0.0, eps, weight_decay: 0.0, clip: 0.0, ..OptimizerConfig::default() }
 }
 
 fn token_space(gpu: &Gpu, case: &Case, basis: &Basis, shape: &[usize; 4]) -> Result<(), String> {
@@ -325,19 +326,20 @@ fn training(gpu: &Gpu, case: &Case) -> Result<(), String> {
     let names = ["gate_proj", "up_proj", "down_proj"];
     let lr = case.need(&["lr"])?;
     let (adam, lr) = if case.name == "step_sgd" {
-        (descent(), lr * descent().eps)
+        (descent(), lr * f64::from(descent().eps))
     } else {
         let betas = case.meta["betas"].as_array().ok_or("meta.betas: expected two numbers")?;
         let beta = |i: usize| betas.get(i).and_then(|b| b.as_f64()).ok_or("meta.betas: expected two numbers");
-        let weight_decay = case.need(&["weight_decay"])?;
-        (AdamConfig { beta1: beta(0)?, beta2: beta(1)?, eps: case.need(&["eps"])?, weight_decay, clip: 0.0 }, lr)
+        let (beta1, beta2) = (beta(0)? as f32, beta(1)? as f32);
+        let (eps, weight_decay) = (case.need(&["eps"])? as f32, case.need(&["weight_decay"])? as f32);
+        (OptimizerConfig { beta1, beta2, eps, weight_decay, clip: 0.0, ..OptimizerConfig::default() }, lr)
     };
     let refresh = case.need(&["refresh"])? as u64;
     let mut parts = Vec::new();
     for name in names {
         let of = |when: &str, what: &str| case.tensor(&format!("{when}.{name}.{what}"));
         let w = [of("init", "W_c")?, of("init", "W_u")?, of("step1", "U")?, of("step1", "V")?];
-        parts.push(Parts::new(gpu, w, adam, refresh)?);
+        parts.push(Parts::new(gpu, w, &adam, refresh)?);
     }
     let losses: Vec<f64> = case.meta["losses"]
         .as_array()

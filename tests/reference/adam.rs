@@ -1,5 +1,7 @@
 //! AdamW with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101) and clipping by the global norm.
 
+use sdmoe::optim::OptimizerConfig;
+
 use super::tape::Mat;
 
 /// AdamW's settings.
@@ -20,6 +22,18 @@ pub struct Adam {
 impl Default for Adam {
     fn default() -> Self {
         Self { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 }
+    }
+}
+
+impl From<&OptimizerConfig> for Adam {
+    fn from(config: &OptimizerConfig) -> Self {
+        Self {
+            beta1: f64::from(config.beta1),
+            beta2: f64::from(config.beta2),
+            eps: f64::from(config.eps),
+            weight_decay: f64::from(config.weight_decay),
+            clip: f64::from(config.clip),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sdmoe::nn::config::{ExpertMatrix, ModelConfig, Routing, SpectralConfig};
+use sdmoe::nn::config::{CommonGradient, ExpertMatrix, ModelConfig, Routing, SpectralConfig};
 
 use super::model::{Batch, Params, Pass, Routed, forward, shapes};
 use super::spectral::{Decoupled, Drift, SpectralState};
@@ -119,7 +119,9 @@ impl Trainer {
         let mut received = Params::new();
         for (name, grads) in raw {
             if let Some(state) = self.decoupled.get(&name) {
-                received.insert(part(&name, "w_c"), vec![grads.iter().map(|g| state.common(g)).sum()]);
+                let sum: Mat = grads.iter().map(|g| state.common(g)).sum();
+                let mean = self.spectral.common_gradient == CommonGradient::Mean;
+                received.insert(part(&name, "w_c"), vec![if mean { sum / grads.len() as f64 } else { sum }]);
                 received.insert(part(&name, "w_u"), grads.iter().map(|g| state.unique(g)).collect());
             } else {
                 received.insert(name, grads);
