@@ -29,7 +29,7 @@ fn sum_squares(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups)
     let end = min(first + WG * ITEMS, params.packs);
     var sum = Pack(0.0);
     for (var i = first + lane; i < end; i += WG) {
-        if WIDTH > 1u || i % params.columns >= params.first_column {
+        if PACK > 1u || i % params.columns >= params.first_column {
             let value = x[i];
             sum += value * value;
         }

@@ -138,7 +138,8 @@ fn a_run_writes_what_the_documents_promise_and_its_config_reproduces_it() {
 
 #[test]
 fn interrupted_and_resumed_equals_uninterrupted_bit_for_bit() {
-    let cases: [(&str, fn(&mut RunConfig)); 3] = [
+    type Change = fn(&mut RunConfig);
+    let cases: [(&str, Change); 3] = [
         ("direct form, two micro-batches, bias balancing", |c| {
             c.train.accumulate = 2;
             c.model.moe.balance_bias = 0.01;

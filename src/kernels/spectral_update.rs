@@ -35,7 +35,7 @@ kernel!(
     SPECTRAL_DIRECTION,
     "spectral_direction",
     "spectral_direction",
-    "lib/pack4.wgsl",
+    "lib/pack_vec4.wgsl",
     "lib/adam.wgsl",
     "spectral_direction.wgsl"
 );
@@ -44,7 +44,7 @@ kernel!(
     SPECTRAL_DIRECTION_SCALAR,
     "spectral_direction_scalar",
     "spectral_direction",
-    "lib/pack1.wgsl",
+    "lib/pack_scalar.wgsl",
     "lib/adam.wgsl",
     "spectral_direction.wgsl"
 );
@@ -53,7 +53,7 @@ kernel!(
     SPECTRAL_APPLY,
     "spectral_apply",
     "spectral_apply",
-    "lib/pack4.wgsl",
+    "lib/pack_vec4.wgsl",
     "spectral_apply.wgsl"
 );
 kernel!(
@@ -61,7 +61,7 @@ kernel!(
     SPECTRAL_APPLY_SCALAR,
     "spectral_apply_scalar",
     "spectral_apply",
-    "lib/pack1.wgsl",
+    "lib/pack_scalar.wgsl",
     "spectral_apply.wgsl"
 );
 kernel!(
@@ -69,7 +69,7 @@ kernel!(
     SPECTRAL_MERGE,
     "spectral_merge",
     "spectral_merge",
-    "lib/pack4.wgsl",
+    "lib/pack_vec4.wgsl",
     "spectral_apply.wgsl"
 );
 kernel!(
@@ -77,7 +77,7 @@ kernel!(
     SPECTRAL_MERGE_SCALAR,
     "spectral_merge_scalar",
     "spectral_merge",
-    "lib/pack1.wgsl",
+    "lib/pack_scalar.wgsl",
     "spectral_apply.wgsl"
 );
 

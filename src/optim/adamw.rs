@@ -24,7 +24,7 @@ pub static ADAMW: Kernel = Kernel {
     name: "adamw",
     sources: &[
         include_str!("../../shaders/lib/grid.wgsl"),
-        include_str!("../../shaders/lib/pack4.wgsl"),
+        include_str!("../../shaders/lib/pack_vec4.wgsl"),
         include_str!("../../shaders/lib/adam.wgsl"),
         include_str!("../../shaders/adamw.wgsl"),
     ],

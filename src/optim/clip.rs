@@ -17,7 +17,7 @@ pub static SUM_SQUARES: Kernel = Kernel {
     name: "sum_squares",
     sources: &[
         include_str!("../../shaders/lib/grid.wgsl"),
-        include_str!("../../shaders/lib/pack4.wgsl"),
+        include_str!("../../shaders/lib/pack_vec4.wgsl"),
         include_str!("../../shaders/norm.wgsl"),
     ],
     entry: "sum_squares",
@@ -28,7 +28,7 @@ pub static SUM_SQUARES_COLUMNS: Kernel = Kernel {
     name: "sum_squares_columns",
     sources: &[
         include_str!("../../shaders/lib/grid.wgsl"),
-        include_str!("../../shaders/lib/pack1.wgsl"),
+        include_str!("../../shaders/lib/pack_scalar.wgsl"),
         include_str!("../../shaders/norm.wgsl"),
     ],
     entry: "sum_squares",
