@@ -1,4 +1,4 @@
-// AdamW over a whole group of parameters. Needs lib/grid.wgsl, lib/pack4.wgsl, lib/adam.wgsl.
+// AdamW over a whole group of parameters. Needs lib/grid.wgsl, lib/pack_vec4.wgsl, lib/adam.wgsl.
 
 override WG: u32 = 64;
 

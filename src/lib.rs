@@ -30,7 +30,8 @@
 //! | [`catalog`] | the list of all kernels |
 //! | [`cli`] | the program, one file a subcommand |
 //!
-//! The WGSL of a kernel is in `shaders/`, under the kernel's name.
+//! The WGSL of a kernel is in `shaders/`, under the kernel's name or its family's. `METHOD` in comments is `docs/method.md`: the
+//! equations in one notation.
 //!
 //! A product on the device, with no GPU at hand an error that says what to install:
 //!
