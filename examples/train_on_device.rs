@@ -1,7 +1,7 @@
 //! Trains a small model on a wgpu device that the application already has.
 
 use sdmoe::data::Batches;
-use sdmoe::gpu::{Gpu, GpuOptions};
+use sdmoe::gpu::{Gpu, GpuOptions, OPTIONAL_FEATURES};
 use sdmoe::nn::config::Preset;
 use sdmoe::train::config::RunConfig;
 use sdmoe::train::trainer::Trainer;
@@ -11,10 +11,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 async fn train() -> Result<(), Box<dyn std::error::Error>> {
-    // The application's own device; timestamps and subgroups are used if it has them, and never needed.
+    // The application's own device. Subgroups and timestamps are used if it has them, and never needed.
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
     let adapter = instance.request_adapter(&wgpu::RequestAdapterOptions::default()).await?;
-    let description = wgpu::DeviceDescriptor { required_limits: adapter.limits(), ..Default::default() };
+    let description = wgpu::DeviceDescriptor {
+        required_features: adapter.features() & OPTIONAL_FEATURES,
+        required_limits: adapter.limits(),
+        ..Default::default()
+    };
     let (device, queue) = adapter.request_device(&description).await?;
     let gpu = Gpu::from_device(device, queue, &GpuOptions::default())?;
 

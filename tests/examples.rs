@@ -1,4 +1,4 @@
-//! Every example runs to its end. `cargo test` builds them beside the tests.
+//! Every example runs to its end, and the README shows one of them. `cargo test` builds them beside the tests.
 
 use std::path::Path;
 use std::process::Command;
@@ -22,4 +22,12 @@ fn every_example_runs() {
         ran += 1;
     }
     assert!(ran >= 3, "{ran} examples");
+}
+
+#[test]
+fn the_readme_shows_the_library_example_as_it_is() {
+    let readme = include_str!("../README.md").replace('\r', "");
+    let example = include_str!("../examples/train_on_device.rs").replace('\r', "");
+    let code = example.split_once("\n\n").map_or("", |(_, code)| code).trim();
+    assert!(readme.contains(code), "README.md differs from examples/train_on_device.rs");
 }

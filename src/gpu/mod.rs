@@ -46,6 +46,9 @@ pub struct Counters {
     pub peak_bytes: u64,
 }
 
+/// Features that are used where a device has them; none is needed. Subgroups make software adapters several times faster.
+pub const OPTIONAL_FEATURES: wgpu::Features = wgpu::Features::SUBGROUP.union(wgpu::Features::TIMESTAMP_QUERY);
+
 /// How to open a device.
 #[derive(Clone, Debug, Default)]
 pub struct GpuOptions {
@@ -92,11 +95,10 @@ impl Gpu {
     /// adapter cannot run the tier asked for.
     pub async fn open(options: &GpuOptions) -> Result<Self> {
         let (adapter, report) = adapter::choose(&options.adapter).await?;
-        let wanted = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("sdmoe"),
-                required_features: adapter.features() & wanted,
+                required_features: adapter.features() & OPTIONAL_FEATURES,
                 required_limits: adapter.limits(),
                 memory_hints: wgpu::MemoryHints::Performance,
                 ..Default::default()
