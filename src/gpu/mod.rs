@@ -128,6 +128,7 @@ impl Gpu {
         if !report.runs(tier) {
             return Err(Error::Device(format!("{}: the {tier:?} kernels need a feature it lacks", report.name)));
         }
+        log::info!("{} ({}), {tier:?} kernels", report.name, report.driver);
         let limits = device.limits();
         let own_limit = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         let max_binding_bytes = options.max_binding_bytes.map_or(own_limit, |b| b.min(own_limit));

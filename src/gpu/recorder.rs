@@ -95,6 +95,7 @@ impl State {
             return Ok(pipeline.clone());
         }
         let reflection = reflect(kernel)?;
+        log::debug!("compiling {} {constants:?}", kernel.name);
         let id = self.pipelines.len();
         let pipeline = Arc::new(compile(device, kernel, constants, reflection, id));
         self.counters.pipelines_created += 1;
