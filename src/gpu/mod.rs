@@ -34,7 +34,7 @@ pub struct Counters {
     pub bind_groups_created: u64,
     /// Compute pipelines compiled.
     pub pipelines_created: u64,
-    /// Times the host waited for the device.
+    /// Times the host waited for the newest submission: the device then runs dry.
     pub waits: u64,
     /// Dispatches recorded.
     pub dispatches: u64,

@@ -21,6 +21,8 @@ pub struct Readback {
     size: u64,
     mapped: oneshot::Receiver<Result<(), wgpu::BufferAsyncError>>,
     submission: wgpu::SubmissionIndex,
+    /// Submissions up to this one.
+    number: u64,
 }
 
 pub(super) fn start(gpu: &Gpu, slice: &BufferSlice) -> Result<Readback> {
@@ -37,6 +39,7 @@ pub(super) fn start(gpu: &Gpu, slice: &BufferSlice) -> Result<Readback> {
     });
     state.copy_raw(slice, staging.clone(), 0);
     let submission = state.flush(&gpu.0.device, &gpu.0.queue, &gpu.0.pool);
+    let number = state.counters.submissions;
     drop(state);
     gpu.check()?;
     let submission = submission.ok_or_else(|| Error::Device("nothing to submit".into()))?;
@@ -44,10 +47,16 @@ pub(super) fn start(gpu: &Gpu, slice: &BufferSlice) -> Result<Readback> {
     let bytes = slice.size.next_multiple_of(4).max(4);
     // The receiver may be gone: then nobody wants the bytes.
     staging.map_async(wgpu::MapMode::Read, 0..bytes, move |result| drop(sender.send(result)));
-    Ok(Readback { gpu: gpu.clone(), staging: Some(staging), size: slice.size, mapped, submission })
+    Ok(Readback { gpu: gpu.clone(), staging: Some(staging), size: slice.size, mapped, submission, number })
 }
 
 impl Readback {
+    /// With nothing submitted behind this readback, the device runs dry while the host waits.
+    fn count_wait(&self) {
+        let counters = &mut lock(&self.gpu.0.state).counters;
+        counters.waits += u64::from(counters.submissions == self.number);
+    }
+
     /// The bytes if they have arrived.
     ///
     /// # Errors
@@ -96,7 +105,7 @@ impl Future for Readback {
     /// the event loop does, and this only registers the waker.
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         if cfg!(not(target_arch = "wasm32")) {
-            lock(&self.gpu.0.state).counters.waits += 1;
+            self.count_wait();
             let wait = wgpu::PollType::Wait { submission_index: Some(self.submission.clone()), timeout: None };
             if let Err(error) = self.gpu.0.device.poll(wait) {
                 return Poll::Ready(Err(Error::Device(format!("waiting: {error}"))));
