@@ -44,6 +44,10 @@ pub struct Counters {
     pub bytes_allocated: u64,
     /// The most that `bytes_allocated` has been.
     pub peak_bytes: u64,
+    /// Bytes of the pool's buffers, those in use and those that are free.
+    pub pooled_bytes: u64,
+    /// Bytes of the pool's buffers that are free.
+    pub pooled_free_bytes: u64,
 }
 
 /// Features that are used where a device has them; none is needed. Subgroups make software adapters several times faster.

@@ -1,6 +1,6 @@
 //! The language model's loss.
 
-use crate::autograd::{Array, Backward, Forward, Op};
+use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
 use crate::kernels::loss::{losses_and_gradient, mean, scale_by};
 use crate::tensor::Tensor;
@@ -32,6 +32,10 @@ impl Op for CrossEntropy {
         let dlogits = pass.saved(0).clone();
         scale_by(&dlogits, &pass.dy())?;
         pass.add(0, dlogits)
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::NONE
     }
 
     fn reference(&self, inputs: &[Array]) -> Array {
