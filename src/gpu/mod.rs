@@ -19,7 +19,7 @@ pub use adapter::{AdapterChoice, AdapterReport, Tier, adapters};
 pub use kernel::{Kernel, KernelParams, ParamScalar, ScalarType};
 pub use launch::Launch;
 pub use pool::{Buffer, BufferSlice};
-pub use profile::KernelTime;
+pub use profile::{Dispatch, KernelTime};
 pub use readback::Readback;
 pub use reflect::{Binding, BindingKind, Reflection, compose, reflect};
 
@@ -323,6 +323,19 @@ impl Gpu {
         let profile = lock(&self.0.state).profile.take();
         match profile {
             Some(profile) => profile.collect(self).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Ends timing: every dispatch since [`Gpu::start_profile`], in order, with when it ran.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub async fn finish_trace(&self) -> Result<Vec<Dispatch>> {
+        self.flush()?;
+        let profile = lock(&self.0.state).profile.take();
+        match profile {
+            Some(profile) => profile.trace(self).await,
             None => Ok(Vec::new()),
         }
     }
