@@ -31,6 +31,8 @@ crate::params! {
         m: u32,
         n: u32,
         k: u32,
+        c_rows: u32,
+        c_columns: u32,
         a_first: u32,
         b_first: u32,
         c_first: u32,
@@ -158,7 +160,7 @@ impl Product<'_> {
         // Parts begin at multiples of 4, so that their rows stay aligned.
         let (ms, ns, ks) =
             (chunks("gemm", m, m_limit, 4)?, chunks("gemm", n, n_limit, 4)?, chunks("gemm", k, k_limit, 4)?);
-        let aligned = [&a, &b, &c].iter().all(|x| aligned(x.tensor, x.stride));
+        let [aligned_a, aligned_b, aligned_c] = [&a, &b, &c].map(|x| aligned(x.tensor, x.stride));
         for rows in ms {
             for columns in ns.clone() {
                 for steps in ks.clone() {
@@ -169,13 +171,23 @@ impl Product<'_> {
                     let wa = a.window(first, batch, a_rows);
                     let wb = b.window(first, batch, b_rows);
                     let wc = c.window(first, batch, rows.clone());
-                    let form =
-                        Form { m: rows.len(), n: columns.len(), k: steps.len(), ta, tb, aligned, fixed_rows: false };
+                    let form = Form {
+                        m: rows.len(),
+                        n: columns.len(),
+                        k: steps.len(),
+                        ta,
+                        tb,
+                        aligned: aligned_a && aligned_b,
+                        aligned_c,
+                        fixed_rows: false,
+                    };
                     let choice = gemm_table::choose(gpu, &DENSE, form);
                     let mut params = GemmParams {
                         m: rows.len() as u32,
                         n: columns.len() as u32,
                         k: steps.len() as u32,
+                        c_rows: rows.len() as u32,
+                        c_columns: columns.len() as u32,
                         a_first: wa.first + a_column as u32,
                         b_first: wb.first + b_column as u32,
                         c_first: wc.first + columns.start as u32,
@@ -221,6 +233,8 @@ impl GemmParams {
         GemmParams {
             m: self.n,
             n: self.m,
+            c_rows: self.c_columns,
+            c_columns: self.c_rows,
             a_first: self.b_first,
             b_first: self.a_first,
             a_stride: self.b_stride,
