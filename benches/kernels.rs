@@ -94,11 +94,11 @@ fn groups(gpu: &Gpu, counts: &[usize]) -> Groups {
     Groups { experts: counts.numel(), tile_rows: tile, capacity, tile_expert, offsets, counts }
 }
 
-/// The three grouped products of one layer of width 512: 2048 tokens, 8 experts, top-2.
-fn grouped(gpu: &Gpu, name: &str, counts: [usize; 8]) -> Vec<Case> {
+/// The three grouped products of one layer of width 512 whose experts have `counts` rows.
+fn grouped(gpu: &Gpu, name: &str, counts: &[usize]) -> Vec<Case> {
     const WIDTH: usize = 512;
-    let groups = groups(gpu, &counts);
-    let (x, w) = (random(gpu, &[groups.capacity, WIDTH]), random(gpu, &[8, WIDTH, WIDTH]));
+    let groups = groups(gpu, counts);
+    let (x, w) = (random(gpu, &[groups.capacity, WIDTH]), random(gpu, &[counts.len(), WIDTH, WIDTH]));
     let y = random(gpu, &[groups.capacity, WIDTH]);
     let flop = 2 * counts.iter().sum::<usize>() * WIDTH * WIDTH;
     let case = |what: &str, record: Box<dyn Fn()>| Case::new(format!("grouped {what}, {name}"), flop, record);
@@ -110,6 +110,11 @@ fn grouped(gpu: &Gpu, name: &str, counts: [usize; 8]) -> Vec<Case> {
     let (x, w, y, groups) = handles();
     let dw = Box::new(move || grouped_weight_gradient(&x, &y, &groups, 0.0, &w).expect("valid shapes"));
     forms.into_iter().chain([case("dw", dw)]).collect()
+}
+
+/// Rows of 64 experts, 8192 together, from 64 to 190: more or less by chance, as a trained router has them.
+fn uneven() -> Vec<usize> {
+    (0..64).map(|e| 65 + 2 * (e * 37 % 64)).collect()
 }
 
 fn median(values: &mut [f64]) -> f64 {
@@ -131,10 +136,11 @@ fn main() {
     cases.push(dense(&gpu, T, N, 8, [8, 512, 512]));
     cases.push(dense(&gpu, N, N, 8, [512, 512, 8]));
     cases.push(dense(&gpu, N, N, 1, [2048, 256, 8]));
-    cases.extend(grouped(&gpu, "even", [512; 8]));
-    // Shares 1, 1/2, 1/3 .. of 4096 rows.
-    cases.extend(grouped(&gpu, "Zipf", [1507, 754, 502, 377, 301, 251, 215, 189]));
-    cases.extend(grouped(&gpu, "one pair", [2048, 0, 0, 2048, 0, 0, 0, 0]));
+    // 2048 tokens: 8 experts, top-2, shares even or 1, 1/2, 1/3 .. of 4096 rows; 64 experts, top-4.
+    cases.extend(grouped(&gpu, "even", &[512; 8]));
+    cases.extend(grouped(&gpu, "Zipf", &[1507, 754, 502, 377, 301, 251, 215, 189]));
+    cases.extend(grouped(&gpu, "one pair", &[2048, 0, 0, 2048, 0, 0, 0, 0]));
+    cases.extend(grouped(&gpu, "64 experts", &uneven()));
     cases.retain(|case| words.is_empty() || words.iter().any(|word| case.name.contains(word)));
     for case in &mut cases {
         case.seconds(&gpu, wall);
