@@ -50,35 +50,59 @@ pub fn compose(kernel: &Kernel) -> String {
 /// [`Error::Kernel`] with naga's message, or what this project's conventions forbid: a binding outside group 0, a
 /// uniform whose fields are not all `f32` or `u32`.
 pub fn reflect(kernel: &Kernel) -> Result<Reflection> {
-    let fail = |message: String| Error::Kernel { kernel: kernel.name.into(), message };
-    let source = compose(kernel);
-    let module = naga::front::wgsl::parse_str(&source).map_err(|e| fail(e.emit_to_string(&source)))?;
-    let mut validator =
-        naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::all());
-    let info = validator.validate(&module).map_err(|e| fail(e.emit_to_string(&source)))?;
-    let position = module.entry_points.iter().position(|e| e.name == kernel.entry);
-    let position = position.ok_or_else(|| fail(format!("no entry point `{}`", kernel.entry)))?;
-    let uses = info.get_entry_point(position);
-    let mut bindings = Vec::new();
-    for (handle, variable) in module.global_variables.iter() {
-        let Some(binding) = variable.binding else { continue };
-        if uses[handle].is_empty() {
-            continue;
-        }
-        let name = variable.name.clone().unwrap_or_default();
-        if binding.group != 0 {
-            return Err(fail(format!("`{name}`: expected @group(0), got @group({})", binding.group)));
-        }
-        let kind = match variable.space {
-            AddressSpace::Storage { access } if access.contains(StorageAccess::STORE) => BindingKind::Write,
-            AddressSpace::Storage { .. } => BindingKind::Read,
-            AddressSpace::Uniform => uniform(&module, variable.ty).map_err(|m| fail(format!("`{name}`: {m}")))?,
-            other => return Err(fail(format!("`{name}`: expected storage or uniform, got {other:?}"))),
-        };
-        bindings.push(Binding { name, index: binding.binding, kind });
+    Source::parse(kernel)?.reflect(kernel)
+}
+
+fn error(kernel: &Kernel, message: String) -> Error {
+    Error::Kernel { kernel: kernel.name.into(), message }
+}
+
+/// Sources, parsed and validated.
+pub(super) struct Source {
+    pub(super) module: naga::Module,
+    info: naga::valid::ModuleInfo,
+}
+
+impl Source {
+    /// The sources of a kernel.
+    pub(super) fn parse(kernel: &Kernel) -> Result<Self> {
+        let text = compose(kernel);
+        let module = naga::front::wgsl::parse_str(&text).map_err(|e| error(kernel, e.emit_to_string(&text)))?;
+        let mut validator =
+            naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::all());
+        let info = validator.validate(&module).map_err(|e| error(kernel, e.emit_to_string(&text)))?;
+        Ok(Self { module, info })
     }
-    bindings.sort_by_key(|b| b.index);
-    Ok(Reflection { bindings })
+
+    /// What the entry point of a kernel with these sources binds.
+    pub(super) fn reflect(&self, kernel: &Kernel) -> Result<Reflection> {
+        let fail = |message| error(kernel, message);
+        let position = self.module.entry_points.iter().position(|e| e.name == kernel.entry);
+        let position = position.ok_or_else(|| fail(format!("no entry point `{}`", kernel.entry)))?;
+        let uses = self.info.get_entry_point(position);
+        let mut bindings = Vec::new();
+        for (handle, variable) in self.module.global_variables.iter() {
+            let Some(binding) = variable.binding else { continue };
+            if uses[handle].is_empty() {
+                continue;
+            }
+            let name = variable.name.clone().unwrap_or_default();
+            if binding.group != 0 {
+                return Err(fail(format!("`{name}`: expected @group(0), got @group({})", binding.group)));
+            }
+            let kind = match variable.space {
+                AddressSpace::Storage { access } if access.contains(StorageAccess::STORE) => BindingKind::Write,
+                AddressSpace::Storage { .. } => BindingKind::Read,
+                AddressSpace::Uniform => {
+                    uniform(&self.module, variable.ty).map_err(|m| fail(format!("`{name}`: {m}")))?
+                }
+                other => return Err(fail(format!("`{name}`: expected storage or uniform, got {other:?}"))),
+            };
+            bindings.push(Binding { name, index: binding.binding, kind });
+        }
+        bindings.sort_by_key(|b| b.index);
+        Ok(Reflection { bindings })
+    }
 }
 
 fn uniform(module: &naga::Module, ty: naga::Handle<naga::Type>) -> Result<BindingKind, String> {
