@@ -9,18 +9,18 @@
 // Columns lie in vec4s, padded with zeros. That is also what keeps a thread below 65535 loop iterations: llvmpipe (Mesa 22)
 // leaves all loops of an invocation once it has made that many in total.
 
+// All sizes are constants of the pipeline, and there are no parameters: lavapipe (Mesa 22) puts uniform values into the code
+// of a kernel that shrinks or unrolls by it, and so compiled this one anew, 15 ms, at every dispatch.
+
 override WG: u32 = 8;
+// The columns, rounded up to a power of two, at least 16.
 override COLUMNS: u32 = 16;
+override ROWS: u32 = 16;
+override WIDTH: u32 = 16;
+override KEEP: u32 = 16;
+// X is stored [columns, rows].
+override TRANSPOSED: bool = false;
 
-struct Params {
-    rows: u32,
-    columns: u32,
-    keep: u32,
-    batch: u32,
-    transposed: u32,
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read_write> w: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read_write> vt: array<vec4<f32>>;
@@ -45,11 +45,11 @@ var<workgroup> unfinished: u32;
 fn jacobi_svd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
               @builtin(local_invocation_index) lane: u32) {
     let index = workgroup_index(group, groups);
-    if index >= params.batch {
+    if index >= arrayLength(&s) / WIDTH {
         return;
     }
-    let m = params.rows;
-    let n = params.columns;
+    let m = ROWS;
+    let n = WIDTH;
     let size = m * n;
     let x_base = index * size;
     let m4 = (m + 3u) / 4u;
@@ -71,8 +71,8 @@ fn jacobi_svd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
     let scale = select(0.0, largest, usable);
     let inverse = select(0.0, 1.0 / largest, usable);
     var energy = 0.0;
-    let row_step = select(n, 1u, params.transposed != 0u);
-    let column_step = select(1u, m, params.transposed != 0u);
+    let row_step = select(n, 1u, TRANSPOSED);
+    let column_step = select(1u, m, TRANSPOSED);
     for (var i = lane; i < n * m4; i += WG) {
         let first = i % m4 * 4u;
         let origin = x_base + i / m4 * column_step;
@@ -186,13 +186,13 @@ fn jacobi_svd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
             rank += u32(norm[other] > own || (norm[other] == own && other < column));
         }
         s[index * n + rank] = own * scale;
-        if rank < params.keep {
+        if rank < KEEP {
             let factor = select(0.0, 1.0 / own, own > LEAST);
             for (var i = 0u; i < m; i++) {
-                u[(index * m + i) * params.keep + rank] = w[base + column * m4 + i / 4u][i % 4u] * factor;
+                u[(index * m + i) * KEEP + rank] = w[base + column * m4 + i / 4u][i % 4u] * factor;
             }
             for (var i = 0u; i < n; i++) {
-                v[(index * n + i) * params.keep + rank] = vt[v_base + column * n4 + i / 4u][i % 4u];
+                v[(index * n + i) * KEEP + rank] = vt[v_base + column * n4 + i / 4u][i % 4u];
             }
         }
     }

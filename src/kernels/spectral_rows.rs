@@ -327,7 +327,7 @@ pub(crate) enum Recorded {
     /// Nothing: these kernels do not take the stack.
     Nothing,
     /// All, with the direction's products where they were wanted.
-    All(Option<Products>),
+    All(Option<Box<Products>>),
 }
 
 /// Records AdamW's moments for the gradient `mix` of X = `gradient` (may be left out where its factor is 0), multiplied by
@@ -391,7 +391,7 @@ pub(crate) fn adam(
         }
         launch.workgroups(place.count() * blocks(m)).run(gpu)?;
     }
-    Ok(Recorded::All(partial.map(|p| p.finish(basis, &places, None)).transpose()?))
+    Ok(Recorded::All(partial.map(|p| p.finish(basis, &places, None).map(Box::new)).transpose()?))
 }
 
 /// The kernel's `left` and `right`, and where in `right` V^T begins: a pass over AdamW's state has no binding to spare, so V^T

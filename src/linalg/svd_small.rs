@@ -33,10 +33,6 @@ crate::params! {
     struct IdentityParams { size: u32 }
 }
 
-crate::params! {
-    struct JacobiParams { rows: u32, columns: u32, keep: u32, batch: u32, transposed: u32 }
-}
-
 /// Singular values, all of them, and the leading singular vectors.
 #[derive(Clone, Debug)]
 pub struct SmallSvd {
@@ -48,10 +44,13 @@ pub struct SmallSvd {
     pub v: Tensor,
 }
 
-/// Override constants of [`JACOBI_SVD`]: a thread a pair of columns, at least a subgroup of the software adapters.
-pub(crate) fn geometry(columns: usize) -> Vec<(&'static str, f64)> {
-    let columns = columns.next_power_of_two().max(16);
-    vec![("WG", columns as f64 / 2.0), ("COLUMNS", columns as f64)]
+/// Override constants of [`JACOBI_SVD`] for `x: [.., m, n]`: a thread a pair of columns, at least a subgroup of the software
+/// adapters.
+pub(crate) fn geometry(m: usize, n: usize, keep: usize) -> Vec<(&'static str, f64)> {
+    let padded = m.min(n).next_power_of_two().max(16) as f64;
+    let sizes = [("ROWS", m.max(n)), ("WIDTH", m.min(n)), ("KEEP", keep), ("TRANSPOSED", usize::from(m < n))];
+    let sizes = sizes.map(|(name, size)| (name, size as f64));
+    [("WG", padded / 2.0), ("COLUMNS", padded)].into_iter().chain(sizes).collect()
 }
 
 /// The SVD of `x: [B, m, n]` (or `[m, n]`) with `min(m, n) <= 64`; of U and V the first `keep <= min(m, n)` columns.
@@ -90,17 +89,9 @@ pub fn svd_small(x: &Tensor, keep: usize) -> Result<SmallSvd> {
     let long = Tensor::empty_f32(gpu, [batch, rows, keep])?;
     let s = Tensor::empty_f32(gpu, [batch, columns])?;
     let short = Tensor::empty_f32(gpu, [batch, columns, keep])?;
-    let params = JacobiParams {
-        rows: rows as u32,
-        columns: columns as u32,
-        keep: keep as u32,
-        batch: batch as u32,
-        transposed: u32::from(m < n),
-    };
-    geometry(columns)
+    geometry(m, n, keep)
         .into_iter()
         .fold(Launch::new(&JACOBI_SVD), |launch, (name, value)| launch.constant(name, value))
-        .params(&params)
         .read("x", x)
         .write("w", &Tensor::empty_f32(gpu, [batch, columns, rows.next_multiple_of(4)])?)
         .write("vt", &Tensor::empty_f32(gpu, [batch, columns, columns.next_multiple_of(4)])?)
