@@ -10,6 +10,9 @@
 //!    that of `W_c` comes from the factors alone.
 //! 3. With `project_update` skinny products of D, and the step is `W_u -= lr (I - P_U) D (I - P_V)`,
 //!    `W_c -= lr (P_U D + (I - P_U) D P_V)`; without it D itself. The same kernel writes `W = W_c + W_u`.
+//!
+//! Where `kernels::spectral_rows` run, 2 moves `W_u` by all of -lr D and gives D's products, so that D is never stored, and 3
+//! gives the common part of lr D back.
 
 use crate::error::{Error, Result};
 use crate::kernels::spectral::{Factors, Skinny, square_norms, sum_experts};
