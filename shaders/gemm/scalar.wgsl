@@ -1,23 +1,23 @@
 // Operands of the subgroup product bound as scalars: for rows of any length.
 
-@group(0) @binding(1) var<storage, read> a: array<f32>;
-@group(0) @binding(2) var<storage, read> b: array<f32>;
-@group(0) @binding(3) var<storage, read_write> c: array<f32>;
+@group(0) @binding(1) var<storage, read> a: array<RealA>;
+@group(0) @binding(2) var<storage, read> b: array<RealB>;
+@group(0) @binding(3) var<storage, read_write> c: array<RealC>;
 
 fn a_quad(index: u32) -> vec4<f32> {
-    return vec4(a[index], a[index + 1u], a[index + 2u], a[index + 3u]);
+    return vec4<f32>(vec4(a[index], a[index + 1u], a[index + 2u], a[index + 3u]));
 }
 
 fn b_quad(index: u32) -> vec4<f32> {
-    return vec4(b[index], b[index + 1u], b[index + 2u], b[index + 3u]);
+    return vec4<f32>(vec4(b[index], b[index + 1u], b[index + 2u], b[index + 3u]));
 }
 
 fn store_element(index: u32, sum: f32, beta: f32) {
     var result = sum;
     if beta != 0.0 {
-        result += beta * c[index];
+        result += beta * f32(c[index]);
     }
-    c[index] = result;
+    c[index] = RealC(result);
 }
 
 // c = sum + beta c for four elements but the first `skipped`.

@@ -101,7 +101,8 @@ impl Tape {
         self.push(value.clone(), true, Kind::Leaf)
     }
 
-    /// A value whose gradient is written to `gradient`, or added to it if `accumulate`.
+    /// A value whose gradient is written to `gradient`, or added to it if `accumulate`. The gradient may be f32 where the
+    /// value is f16; of every other value it has the value's type.
     pub fn parameter(&mut self, value: &Tensor, gradient: &Tensor, accumulate: bool) -> Var {
         self.push(value.clone(), true, Kind::Parameter { gradient: gradient.clone(), written: accumulate })
     }
@@ -132,7 +133,7 @@ impl Tape {
         let mut returned = Gradients { by_var: Vec::new() };
         for (var, seed) in seeds {
             let value = &self.nodes[var.0].value;
-            if seed.shape() != value.shape() {
+            if seed.shape() != value.shape() || seed.dtype() != value.dtype() {
                 return Err(Error::shape("backward", format!("a seed of {value:?}"), format!("{seed:?}")));
             }
             accumulate(&mut slots[var.0], seed.clone())?;
@@ -227,7 +228,7 @@ impl Backward<'_> {
     /// Whether input `i` wants a gradient.
     pub fn needs(&self, i: usize) -> bool {
         let node = &self.nodes[self.inputs[i].0];
-        node.needs_gradient && node.value.dtype() == DType::F32
+        node.needs_gradient && node.value.dtype() != DType::U32
     }
 
     /// Where to write the gradient of input `i`, and the factor (0 or 1) on what is there already: a kernel computes
@@ -245,7 +246,7 @@ impl Backward<'_> {
         let value = &self.nodes[var].value;
         let slot = &mut self.slots[var];
         let (tensor, factor) = match slot.take() {
-            None => (Tensor::empty_f32(value.gpu(), value.shape())?, 0.0),
+            None => (Tensor::empty(value.gpu(), value.shape(), value.dtype())?, 0.0),
             Some(tensor) if tensor.is_unique() => (tensor, 1.0),
             Some(shared) => (shared.duplicate()?, 1.0),
         };

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::pool::{BufferSlice, Pool};
 use super::profile::Profile;
-use super::reflect::{BindingKind, Reflection, compose, reflect};
+use super::reflect::{BindingKind, Reflection, compose_half, reflect_half};
 use super::{Counters, Kernel};
 use crate::error::{Error, Result};
 
@@ -34,8 +34,8 @@ enum Command {
     Clear { target: wgpu::Buffer, offset: u64, size: u64 },
 }
 
-/// A kernel's address, its identity: names are for people. And the override constants.
-type PipelineKey = (usize, Vec<(&'static str, u64)>);
+/// A kernel's address, its identity: names are for people. And the override constants, and the variables stored in f16.
+type PipelineKey = (usize, Vec<(&'static str, u64)>, Vec<&'static str>);
 type GroupKey = (usize, Vec<(u64, u64, u64)>);
 
 pub(super) struct State {
@@ -82,22 +82,24 @@ impl State {
         }
     }
 
-    /// The pipeline of `kernel` with these override constants, compiled at its first use.
+    /// The pipeline of `kernel` with these override constants and these variables stored in f16, compiled at its first use.
     pub(super) fn pipeline(
         &mut self,
         device: &wgpu::Device,
         kernel: &'static Kernel,
         constants: &[(&'static str, f64)],
+        half: Vec<&'static str>,
     ) -> Result<Arc<Pipeline>> {
         let address = std::ptr::from_ref(kernel) as usize;
-        let key = (address, constants.iter().map(|(n, v)| (*n, v.to_bits())).collect::<Vec<_>>());
+        let key = (address, constants.iter().map(|(n, v)| (*n, v.to_bits())).collect::<Vec<_>>(), half);
         if let Some(pipeline) = self.pipelines.get(&key) {
             return Ok(pipeline.clone());
         }
-        let reflection = reflect(kernel)?;
-        log::debug!("compiling {} {constants:?}", kernel.name);
+        let half = &key.2;
+        let reflection = reflect_half(kernel, half)?;
+        log::debug!("compiling {} {constants:?}, f16 {half:?}", kernel.name);
         let id = self.pipelines.len();
-        let pipeline = Arc::new(compile(device, kernel, constants, reflection, id));
+        let pipeline = Arc::new(compile(device, kernel, constants, half, reflection, id));
         self.counters.pipelines_created += 1;
         self.pipelines.insert(key, pipeline.clone());
         Ok(pipeline)
@@ -256,6 +258,7 @@ fn compile(
     device: &wgpu::Device,
     kernel: &'static Kernel,
     constants: &[(&'static str, f64)],
+    half: &[&str],
     reflection: Reflection,
     id: usize,
 ) -> Pipeline {
@@ -286,7 +289,7 @@ fn compile(
     });
     let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
         label: Some(kernel.name),
-        source: wgpu::ShaderSource::Wgsl(compose(kernel).into()),
+        source: wgpu::ShaderSource::Wgsl(compose_half(kernel, half).into()),
     });
     let all: Vec<(&str, f64)> = kernel.constants.iter().chain(constants).copied().collect();
     let raw = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {

@@ -18,7 +18,7 @@ pub(super) fn parameters(model: &Model) -> impl Iterator<Item = (String, Tensor)
 /// Fills `tensor` from the file's `name`.
 fn load(tensor: &Tensor, name: &str, file: &TensorFile) -> Result<()> {
     match tensor.dtype() {
-        DType::F32 => tensor.write_f32(&file.expect_f32(name, tensor.dims())?),
+        DType::F32 | DType::F16 => tensor.write_f32(&file.expect_f32(name, tensor.dims())?),
         DType::U32 => tensor.write_u32(&file.get_u32(name)?.1),
     }
 }
