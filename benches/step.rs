@@ -1,13 +1,15 @@
-//! Training step of the `small` shape: tokens per second, time per kernel, and spectral decoupling on against off.
+//! Training step: tokens per second, time per kernel, and spectral decoupling on against off.
 //!
-//! `cargo bench --bench step`; `cargo bench --bench step -- --steps 4` for a shorter run.
+//! `cargo bench --bench step` for the `small` shape. After `--`: `--wide` for two layers of d = 1024, f = 704, 8 experts top-2;
+//! `--accumulate N` micro-batches a step; `--published` for the method as published; `--form direct|token_space`;
+//! `--steps N` pairs of steps; `--kernels N` kernels in the tables.
 
 use std::time::Instant;
 
 use pollster::block_on;
 use sdmoe::data::{Batch, Batches};
 use sdmoe::gpu::{Gpu, GpuOptions};
-use sdmoe::nn::config::Preset;
+use sdmoe::nn::config::{GradientForm, Preset};
 use sdmoe::train::config::RunConfig;
 use sdmoe::train::trainer::Trainer;
 
@@ -21,10 +23,34 @@ struct Case {
     seconds: Vec<f64>,
 }
 
+/// The value after `name` among the arguments.
+fn option(name: &str) -> Option<String> {
+    let args: Vec<String> = std::env::args().collect();
+    args.iter().position(|a| a == name).and_then(|i| args.get(i + 1).cloned())
+}
+
+fn config(spectral: bool) -> RunConfig {
+    let flag = |name: &str| std::env::args().any(|a| a == name);
+    let mut config = RunConfig::preset(Preset::Small);
+    if flag("--wide") {
+        let model = &mut config.model;
+        (model.d_model, model.layers, model.heads, model.kv_heads, model.head_dim) = (1024, 2, 16, 8, 64);
+        (model.moe.d_expert, model.moe.d_shared) = (704, 0);
+    }
+    config.train.accumulate = option("--accumulate").and_then(|n| n.parse().ok()).unwrap_or(1);
+    config.spectral.enabled = spectral;
+    config.spectral.as_published = flag("--published");
+    config.spectral.gradient_form = match option("--form").as_deref() {
+        Some("direct") => GradientForm::Direct,
+        Some("token_space") => GradientForm::TokenSpace,
+        _ => GradientForm::Auto,
+    };
+    config
+}
+
 impl Case {
     fn new(gpu: &Gpu, spectral: bool, text: &[u8]) -> sdmoe::Result<Self> {
-        let mut config = RunConfig::preset(Preset::Small);
-        config.spectral.enabled = spectral;
+        let config = config(spectral);
         let (batch, seq) = (config.train.batch, config.train.seq);
         let sampler = Batches::new(text, batch, seq, 1)?;
         let batches = (1..=32).map(|step| sampler.batch(step, 0)).collect();
@@ -38,17 +64,18 @@ impl Case {
 
     /// One step, from recording it to its last figure.
     fn step(&mut self) -> sdmoe::Result<()> {
-        let batch = self.batches[self.next % self.batches.len()].clone();
-        self.next += 1;
+        let number = self.trainer.config().train.accumulate as usize;
+        let batches: Vec<Batch> = self.batches.iter().cycle().skip(self.next % 32).take(number).cloned().collect();
+        self.next += number;
         let began = Instant::now();
-        self.trainer.step(&[batch])?;
+        self.trainer.step(&batches)?;
         block_on(self.trainer.reports(true))?;
         self.seconds.push(began.elapsed().as_secs_f64());
         Ok(())
     }
 
     fn tokens(&self) -> f64 {
-        self.batches[0].tokens.len() as f64
+        self.batches[0].tokens.len() as f64 * self.trainer.config().train.accumulate as f64
     }
 }
 
@@ -59,8 +86,8 @@ fn quantile(values: &[f64], q: f64) -> f64 {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let args: Vec<String> = std::env::args().collect();
-    let steps = args.iter().position(|a| a == "--steps").and_then(|i| args.get(i + 1)?.parse().ok()).unwrap_or(16);
+    let number = |name: &str| option(name).and_then(|n| n.parse().ok());
+    let steps = number("--steps").unwrap_or(16);
     let gpu = block_on(Gpu::open(&GpuOptions::default()))?;
     println!("adapter {} ({}), {:?} kernels", gpu.adapter().name, gpu.adapter().driver, gpu.tier());
     let text: Vec<u8> = std::iter::repeat_n(include_bytes!("../src/train/trainer.rs"), 4).flatten().copied().collect();
@@ -96,7 +123,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let total: f64 = times.iter().map(|t| t.seconds).sum();
         println!("\n{name}: one step, {:.0} ms by the clock, {:.0} ms in kernels", wall * 1e3, total * 1e3);
         println!("{:28} {:>6} {:>10} {:>7}", "kernel", "calls", "ms", "share");
-        for time in &times {
+        for time in times.iter().take(number("--kernels").unwrap_or(usize::MAX)) {
             let share = 100.0 * time.seconds / total;
             println!("{:28} {:6} {:10.2} {share:6.1} %", time.name, time.calls, time.seconds * 1e3);
         }

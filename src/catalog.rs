@@ -1,7 +1,7 @@
 //! Every kernel of the project in every variant: what `tests/shaders.rs` validates and translates without a GPU.
 
 use crate::kernels::{
-    Variant, column_sum, elementwise, gemm_table, loss, routing, spectral, spectral_update, token_space,
+    Variant, column_sum, elementwise, gemm_table, loss, routing, spectral, spectral_rows, spectral_update, token_space,
 };
 use crate::optim::{adamw, clip};
 use crate::{linalg, ops};
@@ -17,6 +17,7 @@ pub fn kernels() -> Vec<Variant> {
         ops::kernels(),
         linalg::kernels(),
         spectral::kernels(),
+        spectral_rows::kernels(),
         spectral_update::kernels(),
         token_space::kernels(),
         adamw::kernels(),

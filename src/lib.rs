@@ -27,6 +27,7 @@
 //! | [`optim`] | AdamW, clipping, the gradient split, the refresh of the bases |
 //! | [`checkpoint`], [`data`] | safetensors, folders replaced as a whole; corpus and batches |
 //! | [`train`] | the trainer, and a whole run with its metrics |
+//! | [`bench`] | how fast it is |
 //! | [`catalog`] | the list of all kernels |
 //! | [`cli`] | the program, one file a subcommand |
 //!
@@ -53,6 +54,7 @@
 //! ```
 
 pub mod autograd;
+pub mod bench;
 pub mod catalog;
 pub mod checkpoint;
 pub mod cli;

@@ -15,6 +15,7 @@ const ORDER: &[&[&str]] = &[
     &["optim"],
     &["checkpoint", "data"],
     &["train"],
+    &["bench"],
     &["catalog"],
     &["cli"],
 ];

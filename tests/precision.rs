@@ -10,7 +10,7 @@ use sdmoe::gpu::{Counters, Gpu, GpuOptions};
 use sdmoe::nn::config::{GradientForm, Precision, SharedGate};
 use sdmoe::optim::clip::{GradientNorm, LossScale};
 use sdmoe::tensor::Tensor;
-use sdmoe::train::config::RunConfig;
+use sdmoe::train::config::{Recompute, RunConfig};
 use sdmoe::train::trainer::{StepReport, Trainer};
 use training::{config, micro_batches, snapshot, train, trainer};
 
@@ -202,12 +202,16 @@ fn from_the_fourth_step_on_nothing_is_created() {
 }
 
 #[test]
-fn the_same_seed_gives_the_same_bits() {
+fn the_same_seed_gives_the_same_bits_with_recompute_too() {
     let gpu = gpu();
-    let run = || {
-        let mut trainer = trainer(&gpu, &mixed());
+    let run = |recompute| {
+        let mut config = mixed();
+        config.train.recompute = recompute;
+        let mut trainer = trainer(&gpu, &config);
         train(&mut trainer, 10);
         snapshot(&trainer)
     };
-    assert!(run() == run());
+    let first = run(Recompute::None);
+    assert!(first == run(Recompute::None));
+    assert!(first == run(Recompute::Experts));
 }

@@ -196,10 +196,19 @@ fn follow(gpu: &Gpu, sizes: Sizes, config: SpectralConfig, init: SpectralInit) {
 fn steps_and_refreshes_follow_dense_projectors_in_f64() {
     for gpu in tiers() {
         for config in configs() {
-            follow(&gpu, [2, 3, 24, 16, 4], config, SpectralInit::Fresh);
+            follow(&gpu, [2, 3, 24, 16, 4], config.clone(), SpectralInit::Fresh);
+            follow(&gpu, [2, 2, 40, 32, 8], config, SpectralInit::Fresh);
         }
         let config = SpectralConfig { refresh_every: 3, ..SpectralConfig::default() };
-        for sizes in [[1, 1, 7, 5, 2], [3, 2, 13, 9, 1], [2, 4, 5, 30, 3], [1, 5, 70, 66, 8]] {
+        for sizes in [
+            [1, 1, 7, 5, 2],
+            [3, 2, 13, 9, 1],
+            [2, 4, 5, 30, 3],
+            [1, 5, 70, 66, 8],
+            // What the kernels for eight lanes and rank 8 take, without and with rows past a block.
+            [2, 3, 64, 40, 8],
+            [2, 2, 41, 36, 8],
+        ] {
             follow(&gpu, sizes, config.clone(), SpectralInit::Fresh);
         }
     }

@@ -8,6 +8,8 @@ struct Params {
     m: u32,
     n: u32,
     k: u32,
+    c_rows: u32,
+    c_columns: u32,
     a_first: u32,
     b_first: u32,
     c_first: u32,
@@ -47,6 +49,8 @@ fn gemm(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     tile.m = params.m;
     tile.n = params.n;
     tile.k = params.k;
+    tile.c_rows = params.c_rows;
+    tile.c_columns = params.c_columns;
     tile.a_first = params.a_first + a_index * params.a_matrix;
     tile.b_first = params.b_first + b_index * params.b_matrix;
     tile.c_first = params.c_first + matrix * params.c_matrix;

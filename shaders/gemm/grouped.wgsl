@@ -46,6 +46,8 @@ fn grouped_gemm(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
     tile.m = params.rows;
     tile.n = params.n;
     tile.k = params.k;
+    tile.c_rows = params.rows;
+    tile.c_columns = params.n;
     tile.a_first = params.a_first;
     tile.b_first = params.b_first + expert * params.b_matrix;
     tile.c_first = params.c_first;

@@ -1,20 +1,26 @@
 // One tile of a matrix product by one subgroup, for adapters where registers are fast and barriers slow (software).
-// Needs lib/gemm_tile.wgsl and gemm/vec4.wgsl or gemm/scalar.wgsl. At least 4 rows, 4 columns and 4 steps of k.
+// Needs lib/gemm_tile.wgsl, gemm/load_vec4.wgsl or gemm/load_scalar.wgsl, and gemm/store_vec4.wgsl or
+// gemm/store_scalar.wgsl. At least 4 rows, 4 columns and 4 steps of k.
 //
-// A workgroup is one subgroup. Lanes go along the columns, four each; a lane holds TILE_ROWS rows of its four columns.
-// For four steps of k a lane loads its 4 x 4 block of op(B), and all lanes together load 8 x 4 blocks of op(A), one vec4
-// each, whose elements reach the others by broadcasts from a constant lane: moves between registers. No workgroup
-// memory, no barrier, no array indexed at run time. Measured against others in docs/performance.md.
+// A workgroup is one subgroup. Lanes go along the columns, four each, twice where COLUMN_BLOCKS is 2; a lane holds
+// TILE_ROWS rows of its columns. For four steps of k a lane loads its 4 x 4 blocks of op(B), and all lanes together load
+// 8 x 4 blocks of op(A), one vec4 each, whose elements reach the others by broadcasts from a constant lane: moves between
+// registers. No workgroup memory, no barrier, no array indexed at run time. llvmpipe makes of each load a loop over the
+// lanes of some 46 instructions each, so loads are more than half of all instructions and large tiles pay, although
+// their sums lie in the L1 cache, not in registers. Measured against others in docs/performance.md.
 //
 // Rows, columns and steps come in fours. The last four are moved back to end with the matrix: rows and columns that
 // another four has too are computed and not stored, steps that were counted already get the factor zero. So nothing in
-// the loop depends on the edges.
+// the loop depends on the edges. Operands may also be padded to fours beyond C's last row or column, which is where
+// c_rows and c_columns are below m and n.
 
 // Lanes of a subgroup: 4, or a multiple of 8.
 override WG: u32 = 8u;
 // 8, 16 or 32.
 override TILE_ROWS: u32 = 32u;
-override TILE_COLUMNS: u32 = 4u * WG;
+// 1 or 2.
+override COLUMN_BLOCKS: u32 = 2u;
+override TILE_COLUMNS: u32 = 4u * WG * COLUMN_BLOCKS;
 override A_TRANSPOSED: bool = false;
 override B_TRANSPOSED: bool = false;
 // C is stored n x m, so that a narrow product keeps all lanes busy.
@@ -64,9 +70,14 @@ fn load_b(tile: Tile, t: u32, column: u32) -> mat4x4<f32> {
     return mat4x4(b_quad(i), b_quad(i + tile.b_stride), b_quad(i + 2u * tile.b_stride), b_quad(i + 3u * tile.b_stride));
 }
 
-// sum += op(A)[8 rows][t .. t + 4] op(B)[t .. t + 4][the lane's columns]; `low` is this lane's share of the rows, `high`
-// that of the last four rows where a subgroup has only four lanes.
-fn accumulate(sum: ptr<function, array<vec4<f32>, 8>>, low: vec4<f32>, high: vec4<f32>, b: mat4x4<f32>) {
+// op(A)[8 rows][t .. t + 4], four rows each; `low` is this lane's share of the rows, `high` that of the last four where a
+// subgroup has only four lanes.
+struct Rows8 {
+    low: mat4x4<f32>,
+    high: mat4x4<f32>,
+}
+
+fn spread(low: vec4<f32>, high: vec4<f32>) -> Rows8 {
     var four0 = mat4x4(subgroupBroadcast(low, 0u), subgroupBroadcast(low, 1u), subgroupBroadcast(low, 2u),
                        subgroupBroadcast(low, 3u));
     var four1: mat4x4<f32>;
@@ -81,42 +92,56 @@ fn accumulate(sum: ptr<function, array<vec4<f32>, 8>>, low: vec4<f32>, high: vec
         four0 = transpose(four0);
         four1 = transpose(four1);
     }
-    (*sum)[0] += b * four0[0];
-    (*sum)[1] += b * four0[1];
-    (*sum)[2] += b * four0[2];
-    (*sum)[3] += b * four0[3];
-    (*sum)[4] += b * four1[0];
-    (*sum)[5] += b * four1[1];
-    (*sum)[6] += b * four1[2];
-    (*sum)[7] += b * four1[3];
+    return Rows8(four0, four1);
 }
 
-// The rows or columns `first` .. + 4 of C's block, of which some may be another's, or outside.
+// sum += op(A)[8 rows][t .. t + 4] op(B)[t .. t + 4][the lane's columns]
+fn accumulate(sum: ptr<function, array<vec4<f32>, 8>>, rows: Rows8, b: mat4x4<f32>) {
+    (*sum)[0] += b * rows.low[0];
+    (*sum)[1] += b * rows.low[1];
+    (*sum)[2] += b * rows.low[2];
+    (*sum)[3] += b * rows.low[3];
+    (*sum)[4] += b * rows.high[0];
+    (*sum)[5] += b * rows.high[1];
+    (*sum)[6] += b * rows.high[2];
+    (*sum)[7] += b * rows.high[3];
+}
+
+// How many of the four rows or columns from `first` on C has, of `count`.
+fn kept(first: u32, count: u32) -> u32 {
+    return min(count - min(first, count), 4u);
+}
+
+// The 4 x 4 block of C at `row` and `column`, of which some may be another's, or outside.
 fn store_four(tile: Tile, row: u32, column: u32, sum: mat4x4<f32>) {
     let first_row = moved(row, tile.m);
     let first_column = moved(column, tile.n);
     var block = tile.alpha * sum;
-    // As stored: the four rows, how many of them to skip, and likewise within a row.
+    // As stored: the rows from `skipped_rows` to `rows` of the four, and likewise within a row.
     var index = tile.c_first + first_row * tile.c_stride + first_column;
-    var rows_skipped = row - first_row;
-    var skipped = min(column - first_column, 4u);
+    var skipped_rows = row - first_row;
+    var rows = kept(first_row, tile.c_rows);
+    var skipped = column - first_column;
+    var columns = kept(first_column, tile.c_columns);
     if C_TRANSPOSED {
         block = transpose(block);
         index = tile.c_first + first_column * tile.c_stride + first_row;
-        rows_skipped = column - first_column;
-        skipped = min(row - first_row, 4u);
+        skipped_rows = column - first_column;
+        rows = kept(first_column, tile.c_columns);
+        skipped = row - first_row;
+        columns = kept(first_row, tile.c_rows);
     }
-    if rows_skipped < 1u {
-        store_quad(index, block[0], skipped, tile.beta);
+    if skipped_rows < 1u && rows > 0u {
+        store_quad(index, block[0], skipped, columns, tile.beta);
     }
-    if rows_skipped < 2u {
-        store_quad(index + tile.c_stride, block[1], skipped, tile.beta);
+    if skipped_rows < 2u && rows > 1u {
+        store_quad(index + tile.c_stride, block[1], skipped, columns, tile.beta);
     }
-    if rows_skipped < 3u {
-        store_quad(index + 2u * tile.c_stride, block[2], skipped, tile.beta);
+    if skipped_rows < 3u && rows > 2u {
+        store_quad(index + 2u * tile.c_stride, block[2], skipped, columns, tile.beta);
     }
-    if rows_skipped < 4u {
-        store_quad(index + 3u * tile.c_stride, block[3], skipped, tile.beta);
+    if skipped_rows < 4u && rows > 3u {
+        store_quad(index + 3u * tile.c_stride, block[3], skipped, columns, tile.beta);
     }
 }
 
@@ -125,26 +150,31 @@ fn store(sum: ptr<function, array<vec4<f32>, 8>>, tile: Tile, row: u32, column: 
     store_four(tile, row + 4u, column, mat4x4((*sum)[4], (*sum)[5], (*sum)[6], (*sum)[7]));
 }
 
-// Eight rows from `start`, or from `high` on for the last four where a subgroup has four lanes.
-fn rows8(sum: ptr<function, array<vec4<f32>, 8>>, tile: Tile, start: u32, high_start: u32, t: u32, counted: u32,
-         lane: u32, b: mat4x4<f32>) {
+// Eight rows from `start`, or from `high_start` on for the last four where a subgroup has four lanes.
+fn rows8(tile: Tile, start: u32, high_start: u32, t: u32, counted: u32, lane: u32) -> Rows8 {
     let low = load_a(tile, start, t, counted, lane);
     var high = low;
     if WG < 8u {
         high = load_a(tile, high_start, t, counted, lane);
     }
-    accumulate(sum, low, high, b);
+    return spread(low, high);
 }
 
 fn multiply(tile: Tile, lane: u32) {
-    let column = tile.column + lane * 4u;
-    let b_column = moved(column, tile.n);
+    let column0 = tile.column + lane * 4u;
+    let column1 = column0 + 4u * WG;
+    let b_column0 = moved(column0, tile.n);
+    let b_column1 = moved(column1, tile.n);
     let row = tile.row;
-    // The rows of the tile, eight by eight.
-    var sum0: array<vec4<f32>, 8>;
-    var sum1: array<vec4<f32>, 8>;
-    var sum2: array<vec4<f32>, 8>;
-    var sum3: array<vec4<f32>, 8>;
+    // The rows of the tile, eight by eight, and the blocks of columns.
+    var sum00: array<vec4<f32>, 8>;
+    var sum01: array<vec4<f32>, 8>;
+    var sum10: array<vec4<f32>, 8>;
+    var sum11: array<vec4<f32>, 8>;
+    var sum20: array<vec4<f32>, 8>;
+    var sum21: array<vec4<f32>, 8>;
+    var sum30: array<vec4<f32>, 8>;
+    var sum31: array<vec4<f32>, 8>;
     let start0 = a_start(tile, row, lane);
     let start1 = a_start(tile, row + 8u, lane);
     let start2 = a_start(tile, row + 16u, lane);
@@ -156,22 +186,54 @@ fn multiply(tile: Tile, lane: u32) {
     for (var step = 0u; step < tile.k; step += 4u) {
         let t = select(step, moved(step, tile.k), K_TAIL);
         let counted = step - t;
-        let block = load_b(tile, t, b_column);
-        rows8(&sum0, tile, start0, high0, t, counted, lane, block);
+        let block0 = load_b(tile, t, b_column0);
+        var block1: mat4x4<f32>;
+        if COLUMN_BLOCKS > 1u {
+            block1 = load_b(tile, t, b_column1);
+        }
+        let rows0 = rows8(tile, start0, high0, t, counted, lane);
+        accumulate(&sum00, rows0, block0);
+        if COLUMN_BLOCKS > 1u {
+            accumulate(&sum01, rows0, block1);
+        }
         if TILE_ROWS > 8u {
-            rows8(&sum1, tile, start1, high1, t, counted, lane, block);
+            let rows1 = rows8(tile, start1, high1, t, counted, lane);
+            accumulate(&sum10, rows1, block0);
+            if COLUMN_BLOCKS > 1u {
+                accumulate(&sum11, rows1, block1);
+            }
         }
         if TILE_ROWS > 16u {
-            rows8(&sum2, tile, start2, high2, t, counted, lane, block);
-            rows8(&sum3, tile, start3, high3, t, counted, lane, block);
+            let rows2 = rows8(tile, start2, high2, t, counted, lane);
+            accumulate(&sum20, rows2, block0);
+            if COLUMN_BLOCKS > 1u {
+                accumulate(&sum21, rows2, block1);
+            }
+            let rows3 = rows8(tile, start3, high3, t, counted, lane);
+            accumulate(&sum30, rows3, block0);
+            if COLUMN_BLOCKS > 1u {
+                accumulate(&sum31, rows3, block1);
+            }
         }
     }
-    store(&sum0, tile, row, column);
+    store(&sum00, tile, row, column0);
+    if COLUMN_BLOCKS > 1u {
+        store(&sum01, tile, row, column1);
+    }
     if TILE_ROWS > 8u {
-        store(&sum1, tile, row + 8u, column);
+        store(&sum10, tile, row + 8u, column0);
+        if COLUMN_BLOCKS > 1u {
+            store(&sum11, tile, row + 8u, column1);
+        }
     }
     if TILE_ROWS > 16u {
-        store(&sum2, tile, row + 16u, column);
-        store(&sum3, tile, row + 24u, column);
+        store(&sum20, tile, row + 16u, column0);
+        if COLUMN_BLOCKS > 1u {
+            store(&sum21, tile, row + 16u, column1);
+        }
+        store(&sum30, tile, row + 24u, column0);
+        if COLUMN_BLOCKS > 1u {
+            store(&sum31, tile, row + 24u, column1);
+        }
     }
 }

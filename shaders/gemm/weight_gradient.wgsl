@@ -48,6 +48,8 @@ fn grouped_weight_gradient(@builtin(workgroup_id) group: vec3<u32>, @builtin(num
     tile.m = params.m;
     tile.n = params.n;
     tile.k = end - first;
+    tile.c_rows = params.m;
+    tile.c_columns = params.n;
     tile.a_first = params.a_first + first * params.a_stride;
     tile.b_first = params.b_first + first * params.b_stride;
     tile.c_first = params.c_first + expert * params.c_matrix;

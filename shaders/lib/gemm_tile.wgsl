@@ -8,10 +8,12 @@ struct Tile {
     // First row and column of the tile in C.
     row: u32,
     column: u32,
-    // Sizes of op(A): m x k, op(B): k x n, C: m x n.
+    // Sizes of op(A): m x k, op(B): k x n; C has c_rows and c_columns, which may be less where operands are padded.
     m: u32,
     n: u32,
     k: u32,
+    c_rows: u32,
+    c_columns: u32,
     // Element of the binding at which each matrix begins.
     a_first: u32,
     b_first: u32,

@@ -1,61 +1,37 @@
-//! The tape, the op trait and the gradients that flow back.
+//! The tape: what was applied to what, which values backward still reads, and the reverse loop.
+//!
+//! A value lives while somebody reads it. The forward says when it is done with one ([`Tape::release`]); each op says what
+//! its backward reads ([`Op::reads`]). A released value that no backward reads is freed at once, one that some do when the
+//! last of them has run, and one of [`Tape::apply_recomputed`] at once as well: backward makes it again when it is asked
+//! for, by the op that made it, hence with the same bits.
 
-use super::Array;
+use std::collections::BTreeMap;
+
+use super::backward::{Backward, Gradients, accumulate};
+use super::op::{Forward, Op};
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
+use crate::gpu::{BufferSlice, Gpu};
 use crate::kernels::elementwise;
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Shape, Tensor};
 
 /// A value on a tape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Var(usize);
+pub struct Var(pub(super) usize);
 
-/// What an op's forward gives.
-pub struct Forward {
-    /// The result.
-    pub output: Tensor,
-    /// What backward needs besides inputs and output.
-    pub saved: Vec<Tensor>,
+pub(super) struct Node {
+    /// None once it is freed.
+    pub(super) value: Option<Tensor>,
+    pub(super) shape: Shape,
+    pub(super) dtype: DType,
+    pub(super) needs_gradient: bool,
+    /// How often backward will read the value: by the ops that it went into, by its own, to make others again.
+    readers: usize,
+    /// Whether the forward is done with it.
+    released: bool,
+    pub(super) kind: Kind,
 }
 
-impl From<Tensor> for Forward {
-    fn from(output: Tensor) -> Self {
-        Forward { output, saved: Vec::new() }
-    }
-}
-
-/// A differentiable operation with one output.
-///
-/// Inputs of type u32 are indices and never differentiated; whatever else is discrete or frozen (chosen experts, spectral
-/// bases) is an input that the caller puts on the tape with [`Tape::constant`].
-pub trait Op {
-    /// The name in errors.
-    fn name(&self) -> &'static str;
-
-    /// Checks the shapes and records the forward kernels.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] when the inputs do not fit each other; [`Error::Device`].
-    fn forward(&self, inputs: &[&Tensor]) -> Result<Forward>;
-
-    /// Records the backward kernels: for each input that [`Backward::needs`] a gradient, either writes it into
-    /// [`Backward::target`] or hands a tensor to [`Backward::add`].
-    ///
-    /// # Errors
-    /// [`Error::Device`].
-    fn backward(&self, pass: &mut Backward<'_>) -> Result<()>;
-
-    /// The forward in f64 on the CPU.
-    fn reference(&self, inputs: &[Array]) -> Array;
-}
-
-struct Node {
-    value: Tensor,
-    needs_gradient: bool,
-    kind: Kind,
-}
-
-enum Kind {
+pub(super) enum Kind {
     Leaf,
     /// A leaf whose gradient goes to `gradient`, on top of what is there if `written`.
     Parameter {
@@ -66,6 +42,8 @@ enum Kind {
         op: Box<dyn Op>,
         inputs: Vec<Var>,
         saved: Vec<Tensor>,
+        /// Whether the value is made again where backward reads it; the inputs are then held for that.
+        again: bool,
     },
 }
 
@@ -73,12 +51,18 @@ enum Kind {
 pub struct Tape {
     gpu: Gpu,
     nodes: Vec<Node>,
+    recomputes: bool,
 }
 
 impl Tape {
     /// An empty tape.
     pub fn new(gpu: &Gpu) -> Self {
-        Self { gpu: gpu.clone(), nodes: Vec::new() }
+        Self { gpu: gpu.clone(), nodes: Vec::new(), recomputes: false }
+    }
+
+    /// With `true` the values of [`Tape::apply_recomputed`] are made again in backward rather than kept.
+    pub fn recomputing(self, recomputes: bool) -> Self {
+        Self { recomputes, ..self }
     }
 
     /// The device.
@@ -86,64 +70,173 @@ impl Tape {
         &self.gpu
     }
 
-    fn push(&mut self, value: Tensor, needs_gradient: bool, kind: Kind) -> Var {
-        self.nodes.push(Node { value, needs_gradient, kind });
+    fn push(&mut self, value: Tensor, needs_gradient: bool, readers: usize, kind: Kind) -> Var {
+        let (shape, dtype) = (value.shape(), value.dtype());
+        self.nodes.push(Node { value: Some(value), shape, dtype, needs_gradient, readers, released: false, kind });
         Var(self.nodes.len() - 1)
     }
 
     /// A value without gradient.
     pub fn constant(&mut self, value: &Tensor) -> Var {
-        self.push(value.clone(), false, Kind::Leaf)
+        self.push(value.clone(), false, 0, Kind::Leaf)
     }
 
     /// A value whose gradient [`Tape::backward`] returns.
     pub fn variable(&mut self, value: &Tensor) -> Var {
-        self.push(value.clone(), true, Kind::Leaf)
+        self.push(value.clone(), true, 0, Kind::Leaf)
     }
 
     /// A value whose gradient is written to `gradient`, or added to it if `accumulate`. The gradient may be f32 where the
     /// value is f16; of every other value it has the value's type.
     pub fn parameter(&mut self, value: &Tensor, gradient: &Tensor, accumulate: bool) -> Var {
-        self.push(value.clone(), true, Kind::Parameter { gradient: gradient.clone(), written: accumulate })
+        self.push(value.clone(), true, 0, Kind::Parameter { gradient: gradient.clone(), written: accumulate })
     }
 
     /// The tensor of a value.
+    ///
+    /// # Panics
+    /// When the value was released and is freed: hold the tensor, or release later.
     pub fn value(&self, var: Var) -> &Tensor {
-        &self.nodes[var.0].value
+        self.nodes[var.0].value.as_ref().expect("a value that is read after its release")
     }
 
     /// Runs an op forward and records it.
     ///
     /// # Errors
-    /// What [`Op::forward`] returns.
+    /// What [`Op::forward`] returns; [`Error::Shape`] when an input was released and is freed.
     pub fn apply(&mut self, op: impl Op + 'static, inputs: &[Var]) -> Result<Var> {
-        let tensors: Vec<&Tensor> = inputs.iter().map(|v| &self.nodes[v.0].value).collect();
-        let Forward { output, saved } = op.forward(&tensors)?;
-        let needs = inputs.iter().any(|v| self.nodes[v.0].needs_gradient);
-        let kind = if needs { Kind::Op { op: Box::new(op), inputs: inputs.to_vec(), saved } } else { Kind::Leaf };
-        Ok(self.push(output, needs, kind))
+        self.record(Box::new(op), inputs, false)
+    }
+
+    /// As [`Tape::apply`], for a value that costs little beside the memory it takes: where the tape recomputes, it is freed
+    /// when it is released, and what backward reads of it is made again from its inputs.
+    ///
+    /// # Errors
+    /// As [`Tape::apply`].
+    pub fn apply_recomputed(&mut self, op: impl Op + 'static, inputs: &[Var]) -> Result<Var> {
+        self.record(Box::new(op), inputs, self.recomputes)
+    }
+
+    fn record(&mut self, op: Box<dyn Op>, inputs: &[Var], again: bool) -> Result<Var> {
+        let Forward { output, saved } = op.forward(&self.values(op.name(), inputs)?)?;
+        if !inputs.iter().any(|v| self.nodes[v.0].needs_gradient) {
+            return Ok(self.push(output, false, 0, Kind::Leaf));
+        }
+        let reads = op.reads();
+        for (i, var) in inputs.iter().enumerate() {
+            self.nodes[var.0].readers += usize::from(reads.input(i)) + usize::from(again);
+        }
+        let kind = Kind::Op { op, inputs: inputs.to_vec(), saved, again };
+        Ok(self.push(output, true, usize::from(reads.output()), kind))
+    }
+
+    fn values(&self, op: &'static str, inputs: &[Var]) -> Result<Vec<&Tensor>> {
+        let value = |v: &Var| {
+            let Node { value, shape, .. } = &self.nodes[v.0];
+            value.as_ref().ok_or_else(|| Error::shape(op, "values that are not released", format!("{shape:?}, freed")))
+        };
+        inputs.iter().map(value).collect()
+    }
+
+    /// Says that the forward reads these values no more: what backward does not read either is freed.
+    pub fn release(&mut self, vars: &[Var]) {
+        for var in vars {
+            let node = &mut self.nodes[var.0];
+            node.released = true;
+            if let Kind::Op { again: true, .. } = node.kind {
+                node.value = None;
+            }
+            self.settle(*var);
+        }
+    }
+
+    /// Frees a value that nobody reads any more, and lets go of what it would have been made from.
+    fn settle(&mut self, var: Var) {
+        let node = &mut self.nodes[var.0];
+        if !node.released || node.readers > 0 {
+            return;
+        }
+        node.value = None;
+        if let Kind::Op { again, inputs, .. } = &mut node.kind
+            && std::mem::take(again)
+        {
+            let inputs = inputs.clone();
+            self.unread(&inputs);
+        }
+    }
+
+    /// Takes back one reading of each of these values.
+    fn unread(&mut self, vars: &[Var]) {
+        for &var in vars {
+            self.nodes[var.0].readers -= 1;
+            self.settle(var);
+        }
+    }
+
+    /// Makes a value again that was freed for that.
+    fn restore(&mut self, var: Var) -> Result<()> {
+        if self.nodes[var.0].value.is_some() {
+            return Ok(());
+        }
+        let inputs = match &self.nodes[var.0].kind {
+            Kind::Op { inputs, .. } => inputs.clone(),
+            _ => Vec::new(),
+        };
+        inputs.iter().try_for_each(|&input| self.restore(input))?;
+        if let Kind::Op { op, .. } = &self.nodes[var.0].kind {
+            let output = op.forward(&self.values(op.name(), &inputs)?)?.output;
+            self.nodes[var.0].value = Some(output);
+        }
+        Ok(())
+    }
+
+    /// Bytes of the activations that are held for backward: values that it reads and what ops saved, each buffer once.
+    /// Parameters and whatever else lives as long as the model does not count.
+    pub fn held_bytes(&self) -> u64 {
+        let mut buffers = BTreeMap::new();
+        for node in &self.nodes {
+            let saved = if let Kind::Op { saved, .. } = &node.kind { saved.as_slice() } else { &[] };
+            for tensor in node.value.iter().filter(|_| node.readers > 0).chain(saved) {
+                let BufferSlice { buffer, size, .. } = tensor.into();
+                if buffer.is_pooled() {
+                    let largest = buffers.entry(buffer.id()).or_insert(0);
+                    *largest = size.max(*largest);
+                }
+            }
+        }
+        buffers.values().sum()
     }
 
     /// Propagates the gradients `seeds` (of the values named) to all leaves. Parameters that nothing reached get zero.
     ///
     /// # Errors
-    /// [`Error::Shape`] when a seed does not fit its value; what [`Op::backward`] returns.
+    /// [`Error::Shape`] when a seed does not fit its value; what [`Op::backward`] returns, and [`Op::forward`] of what is
+    /// recomputed.
     pub fn backward(mut self, seeds: &[(Var, Tensor)]) -> Result<Gradients> {
         let mut slots: Vec<Option<Tensor>> = vec![None; self.nodes.len()];
         let mut returned = Gradients { by_var: Vec::new() };
         for (var, seed) in seeds {
-            let value = &self.nodes[var.0].value;
-            if seed.shape() != value.shape() || seed.dtype() != value.dtype() {
-                return Err(Error::shape("backward", format!("a seed of {value:?}"), format!("{seed:?}")));
+            let Node { shape, dtype, .. } = self.nodes[var.0];
+            if seed.shape() != shape || seed.dtype() != dtype {
+                return Err(Error::shape("backward", format!("a seed of {dtype:?} {shape:?}"), format!("{seed:?}")));
             }
             accumulate(&mut slots[var.0], seed.clone())?;
         }
-        while let Some(node) = self.nodes.pop() {
-            let slot = slots.pop().flatten();
+        for var in (0..self.nodes.len()).map(Var) {
+            self.nodes[var.0].released = true;
+            self.settle(var);
+        }
+        while let Some(slot) = slots.pop() {
+            let var = Var(self.nodes.len() - 1);
+            let read = self.read_by(var);
+            if slot.is_some() {
+                read.iter().try_for_each(|&value| self.restore(value))?;
+            }
+            let Some(node) = self.nodes.pop() else { break };
             match node.kind {
                 Kind::Leaf => {
                     if let (Some(gradient), true) = (slot, node.needs_gradient) {
-                        returned.by_var.push((Var(self.nodes.len()), gradient));
+                        returned.by_var.push((var, gradient));
                     }
                 }
                 Kind::Parameter { gradient, written } => match slot {
@@ -152,142 +245,27 @@ impl Tape {
                     None if !written => gradient.clear()?,
                     None => {}
                 },
-                Kind::Op { op, inputs, saved } => {
-                    let Some(dy) = slot else { continue };
-                    let mut pass = Backward {
-                        nodes: &mut self.nodes,
-                        slots: &mut slots,
-                        inputs: &inputs,
-                        output: node.value,
-                        saved,
-                        dy: Some(dy),
-                    };
-                    op.backward(&mut pass)?;
+                Kind::Op { op, inputs, saved, again } => {
+                    if let Some(dy) = slot {
+                        let nodes = &mut self.nodes;
+                        Backward::run(&*op, nodes, &mut slots, &inputs, node.value, saved, dy)?;
+                    }
+                    let others: Vec<Var> = read.into_iter().filter(|&v| v != var).collect();
+                    self.unread(&others);
+                    if again {
+                        self.unread(&inputs);
+                    }
                 }
             }
         }
         Ok(returned)
     }
-}
 
-/// The gradients of the [`Tape::variable`]s.
-#[derive(Debug)]
-pub struct Gradients {
-    by_var: Vec<(Var, Tensor)>,
-}
-
-impl Gradients {
-    /// The gradient of a variable; none if nothing reached it.
-    pub fn of(&self, var: Var) -> Option<&Tensor> {
-        self.by_var.iter().find(|(v, _)| *v == var).map(|(_, gradient)| gradient)
+    /// The values that the backward of `var`'s op reads.
+    fn read_by(&self, var: Var) -> Vec<Var> {
+        let Kind::Op { op, inputs, .. } = &self.nodes[var.0].kind else { return Vec::new() };
+        let reads = op.reads();
+        let inputs = inputs.iter().enumerate().filter(|(i, _)| reads.input(*i)).map(|(_, &v)| v);
+        inputs.chain(reads.output().then_some(var)).collect()
     }
-}
-
-/// One op's backward: what it has and where its gradients go.
-pub struct Backward<'a> {
-    nodes: &'a mut [Node],
-    slots: &'a mut [Option<Tensor>],
-    inputs: &'a [Var],
-    output: Tensor,
-    saved: Vec<Tensor>,
-    dy: Option<Tensor>,
-}
-
-impl Backward<'_> {
-    /// Input `i`.
-    pub fn input(&self, i: usize) -> Tensor {
-        self.nodes[self.inputs[i].0].value.clone()
-    }
-
-    /// The output.
-    pub fn output(&self) -> &Tensor {
-        &self.output
-    }
-
-    /// The `i`-th tensor that forward saved.
-    pub fn saved(&self, i: usize) -> &Tensor {
-        &self.saved[i]
-    }
-
-    /// The gradient of the output. Others may share its buffer: never write to it.
-    ///
-    /// # Panics
-    /// Never before [`Backward::take_dy`].
-    pub fn dy(&self) -> Tensor {
-        self.dy.clone().expect("taken only once, at the end")
-    }
-
-    /// The gradient of the output, given up by this pass, so that it can become an input's gradient without a copy.
-    ///
-    /// # Panics
-    /// When called twice.
-    pub fn take_dy(&mut self) -> Tensor {
-        self.dy.take().expect("taken only once, at the end")
-    }
-
-    /// Whether input `i` wants a gradient.
-    pub fn needs(&self, i: usize) -> bool {
-        let node = &self.nodes[self.inputs[i].0];
-        node.needs_gradient && node.value.dtype() != DType::U32
-    }
-
-    /// Where to write the gradient of input `i`, and the factor (0 or 1) on what is there already: a kernel computes
-    /// `target = gradient + factor * target`. To be called once for an input, and then to be written for certain, before
-    /// the next call: two inputs may be the same value. Where one kernel writes two gradients, use [`Backward::add`].
-    ///
-    /// # Errors
-    /// [`Error::Device`].
-    pub fn target(&mut self, i: usize) -> Result<(Tensor, f32)> {
-        let var = self.inputs[i].0;
-        if let Kind::Parameter { gradient, written } = &mut self.nodes[var].kind {
-            let factor = if std::mem::replace(written, true) { 1.0 } else { 0.0 };
-            return Ok((gradient.clone(), factor));
-        }
-        let value = &self.nodes[var].value;
-        let slot = &mut self.slots[var];
-        let (tensor, factor) = match slot.take() {
-            None => (Tensor::empty(value.gpu(), value.shape(), value.dtype())?, 0.0),
-            Some(tensor) if tensor.is_unique() => (tensor, 1.0),
-            Some(shared) => (shared.duplicate()?, 1.0),
-        };
-        *slot = Some(tensor.clone());
-        Ok((tensor, factor))
-    }
-
-    /// Adds `gradient` to the gradient of input `i`.
-    ///
-    /// # Errors
-    /// [`Error::Device`].
-    pub fn add(&mut self, i: usize, gradient: Tensor) -> Result<()> {
-        let var = self.inputs[i].0;
-        if let Kind::Parameter { gradient: target, written } = &mut self.nodes[var].kind {
-            return if std::mem::replace(written, true) {
-                elementwise::add_into(target, &gradient)
-            } else {
-                target.copy_from(&gradient)
-            };
-        }
-        let shape = self.nodes[var].value.shape();
-        accumulate(&mut self.slots[var], gradient.reshape(shape)?)
-    }
-}
-
-fn accumulate(slot: &mut Option<Tensor>, gradient: Tensor) -> Result<()> {
-    *slot = Some(match slot.take() {
-        None => gradient,
-        Some(sum) if sum.is_unique() => {
-            elementwise::add_into(&sum, &gradient)?;
-            sum
-        }
-        Some(sum) if gradient.is_unique() => {
-            elementwise::add_into(&gradient, &sum)?;
-            gradient
-        }
-        Some(shared) => {
-            let sum = shared.duplicate()?;
-            elementwise::add_into(&sum, &gradient)?;
-            sum
-        }
-    });
-    Ok(())
 }

@@ -13,6 +13,7 @@ use clap::{Parser, Subcommand};
 use crate::error::{Error, Result};
 use crate::train::progress::say;
 
+mod bench;
 mod devices;
 mod eval;
 mod generate;
@@ -39,6 +40,8 @@ enum Command {
     Generate(generate::Args),
     /// Measure the loss of a checkpoint on a text
     Eval(eval::Args),
+    /// Measure the kernels and the training step, against the adapter's and the CPU's own rates
+    Bench(bench::Args),
     /// List the GPU adapters
     Devices,
 }
@@ -57,6 +60,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Train(args) => train::run(&args),
         Command::Generate(args) => generate::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Eval(args) => eval::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Devices => devices::run().map(|()| ExitCode::SUCCESS),
     };
     match result {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::data::Corpus;
 use crate::error::{Error, Result};
 use crate::nn::config::{Precision, Preset};
-use crate::train::config::RunConfig;
+use crate::train::config::{Recompute, RunConfig};
 use crate::train::metrics::{Side, Similarity, Summary};
 use crate::train::progress::{Display, say};
 use crate::train::run_folder::RunFolder;
@@ -59,6 +59,9 @@ pub(super) struct Args {
     /// Rank k of the experts' common bases
     #[arg(long, value_name = "K")]
     rank: Option<usize>,
+    /// What backward makes again instead of keeping it: `experts` saves about half of the activations' memory
+    #[arg(long, value_parser = recompute, value_name = "none|experts")]
+    recompute: Option<Recompute>,
     /// Adapter, by a part of its name or by its index (see `sdmoe devices`)
     #[arg(long, value_name = "NAME|INDEX")]
     adapter: Option<String>,
@@ -96,6 +99,14 @@ fn precision(name: &str) -> Result<Precision, String> {
     }
 }
 
+fn recompute(name: &str) -> Result<Recompute, String> {
+    match name {
+        "none" => Ok(Recompute::None),
+        "experts" => Ok(Recompute::Experts),
+        _ => Err("expected none or experts".into()),
+    }
+}
+
 fn preset_name(preset: Preset) -> &'static str {
     match preset {
         Preset::Tiny => "tiny",
@@ -125,6 +136,7 @@ impl Args {
         set(&mut config.seed, &self.seed);
         set(&mut config.spectral.enabled, &self.spectral.map(|s| matches!(s, Switch::On)));
         set(&mut config.spectral.rank, &self.rank);
+        set(&mut config.train.recompute, &self.recompute);
         if self.adapter.is_some() {
             config.adapter.clone_from(&self.adapter);
         }

@@ -19,7 +19,7 @@ pub use adapter::{AdapterChoice, AdapterReport, Tier, adapters};
 pub use kernel::{DType, Kernel, KernelParams, ParamScalar, ScalarType};
 pub use launch::Launch;
 pub use pool::{Bound, Buffer, BufferSlice};
-pub use profile::KernelTime;
+pub use profile::{Dispatch, KernelTime};
 pub use readback::Readback;
 pub use reflect::{Binding, BindingKind, Reflection, compose, compose_half, reflect, reflect_half};
 
@@ -44,6 +44,10 @@ pub struct Counters {
     pub bytes_allocated: u64,
     /// The most that `bytes_allocated` has been.
     pub peak_bytes: u64,
+    /// Bytes of the pool's buffers, those in use and those that are free.
+    pub pooled_bytes: u64,
+    /// Bytes of the pool's buffers that are free.
+    pub pooled_free_bytes: u64,
 }
 
 /// Features that are used where a device has them; none is needed. Subgroups make software adapters several times faster;
@@ -333,6 +337,19 @@ impl Gpu {
         let profile = lock(&self.0.state).profile.take();
         match profile {
             Some(profile) => profile.collect(self).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Ends timing: every dispatch since [`Gpu::start_profile`], in order, with when it ran.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub async fn finish_trace(&self) -> Result<Vec<Dispatch>> {
+        self.flush()?;
+        let profile = lock(&self.0.state).profile.take();
+        match profile {
+            Some(profile) => profile.trace(self).await,
             None => Ok(Vec::new()),
         }
     }

@@ -30,6 +30,11 @@ impl Buffer {
     pub fn id(&self) -> u64 {
         self.id
     }
+
+    /// Whether it returns to the pool; others live as long as the model.
+    pub fn is_pooled(&self) -> bool {
+        self.pooled
+    }
 }
 
 impl Drop for Buffer {
@@ -88,6 +93,7 @@ pub(super) struct Pool {
     created: AtomicU64,
     bytes: AtomicU64,
     peak: AtomicU64,
+    pooled: AtomicU64,
 }
 
 /// Rounds up to a multiple of an eighth of the next lower power of two: at most 12.5 % are wasted.
@@ -104,7 +110,10 @@ impl Pool {
             let id = class.ids.pop_first()?;
             class.buffers.remove(&id).map(|raw| (id, raw))
         });
-        let (id, raw) = reused.unwrap_or_else(|| pool.create(device, size));
+        let (id, raw) = reused.unwrap_or_else(|| {
+            pool.pooled.fetch_add(size, Ordering::Relaxed);
+            pool.create(device, size)
+        });
         Arc::new(Buffer { raw: Some(raw), id, pool: pool.clone(), pooled: true })
     }
 
@@ -145,6 +154,9 @@ impl Pool {
         counters.buffers_created = self.created.load(Ordering::Relaxed);
         counters.bytes_allocated = self.bytes.load(Ordering::Relaxed);
         counters.peak_bytes = self.peak.load(Ordering::Relaxed);
+        counters.pooled_bytes = self.pooled.load(Ordering::Relaxed);
+        let free = |(size, class): (&u64, &Class)| size * class.ids.len() as u64;
+        counters.pooled_free_bytes = lock(&self.free).iter().map(free).sum();
     }
 }
 

@@ -8,9 +8,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::pool::{BufferSlice, Pool};
-use super::profile::Profile;
+use super::profile::{Dispatch, Profile};
 use super::reflect::{BindingKind, Reflection, compose_half, reflect_half};
-use super::{Counters, Kernel};
+use super::{Counters, Kernel, ParamScalar};
 use crate::error::{Error, Result};
 
 /// Bytes of an arena slot: the largest `min_uniform_buffer_offset_alignment` that WebGPU allows.
@@ -28,10 +28,42 @@ pub(super) struct Pipeline {
     id: usize,
 }
 
+impl Pipeline {
+    /// The parameters of a slot, by name.
+    fn values(&self, slot: &[u8]) -> Vec<(String, f64)> {
+        let fields = self.reflection.bindings.iter().find_map(|binding| match &binding.kind {
+            BindingKind::Uniform { fields, .. } => Some(fields),
+            _ => None,
+        });
+        let value = |((name, scalar), bytes): (&(String, ParamScalar), &[u8])| {
+            let bits: u32 = bytemuck::pod_read_unaligned(bytes);
+            (name.clone(), if *scalar == ParamScalar::F32 { f64::from(f32::from_bits(bits)) } else { f64::from(bits) })
+        };
+        fields.into_iter().flatten().zip(slot.chunks_exact(4)).map(value).collect()
+    }
+}
+
 enum Command {
-    Dispatch { pipeline: Arc<Pipeline>, bind_group: Arc<wgpu::BindGroup>, slot: Option<u32>, groups: [u32; 3] },
-    Copy { source: wgpu::Buffer, source_offset: u64, target: wgpu::Buffer, target_offset: u64, size: u64 },
-    Clear { target: wgpu::Buffer, offset: u64, size: u64 },
+    Dispatch {
+        pipeline: Arc<Pipeline>,
+        bind_group: Arc<wgpu::BindGroup>,
+        slot: Option<u32>,
+        groups: [u32; 3],
+        /// Of the buffers bound.
+        bytes: u64,
+    },
+    Copy {
+        source: wgpu::Buffer,
+        source_offset: u64,
+        target: wgpu::Buffer,
+        target_offset: u64,
+        size: u64,
+    },
+    Clear {
+        target: wgpu::Buffer,
+        offset: u64,
+        size: u64,
+    },
 }
 
 /// A kernel's address, its identity: names are for people. And the override constants, and the variables stored in f16.
@@ -134,7 +166,8 @@ impl State {
             slot as u32
         });
         self.counters.dispatches += 1;
-        self.commands.push(Command::Dispatch { pipeline: pipeline.clone(), bind_group, slot, groups });
+        let bytes = slices.iter().map(|s| s.size).sum();
+        self.commands.push(Command::Dispatch { pipeline: pipeline.clone(), bind_group, slot, groups, bytes });
     }
 
     pub(super) fn copy(&mut self, source: &BufferSlice, target: &BufferSlice) {
@@ -174,13 +207,13 @@ impl State {
             self.bind_groups.retain(|(_, slices), _| slices.iter().all(|(id, ..)| !dropped.contains(id)));
         }
         queue.write_buffer(&self.arena, 0, &self.arena_bytes);
-        self.arena_bytes.clear();
         let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let commands = std::mem::take(&mut self.commands);
         match &mut self.profile {
             None => encode(&mut encoder, &commands),
-            Some(profile) => encode_timed(&mut encoder, &commands, profile, device, pool),
+            Some(profile) => encode_timed(&mut encoder, &commands, &self.arena_bytes, profile, device, pool),
         }
+        self.arena_bytes.clear();
         self.commands = commands;
         self.commands.clear();
         self.counters.submissions += 1;
@@ -189,7 +222,7 @@ impl State {
 }
 
 fn dispatch(pass: &mut wgpu::ComputePass<'_>, command: &Command) {
-    if let Command::Dispatch { pipeline, bind_group, slot, groups } = command {
+    if let Command::Dispatch { pipeline, bind_group, slot, groups, .. } = command {
         pass.set_pipeline(&pipeline.raw);
         pass.set_bind_group(0, &**bind_group, slot.as_ref().map_or(&[][..], std::slice::from_ref));
         pass.dispatch_workgroups(groups[0], groups[1], groups[2]);
@@ -225,18 +258,24 @@ fn is_dispatch(command: &Command) -> bool {
 fn encode_timed(
     encoder: &mut wgpu::CommandEncoder,
     commands: &[Command],
+    arena: &[u8],
     profile: &mut Profile,
     device: &wgpu::Device,
     pool: &Pool,
 ) {
-    let names: Vec<&'static str> = commands
-        .iter()
-        .filter_map(|command| match command {
-            Command::Dispatch { pipeline, .. } => Some(pipeline.name),
-            _ => None,
-        })
-        .collect();
-    let batch = profile.begin(device, pool, names);
+    let mut dispatches = Vec::new();
+    let mut transfers_before = 0;
+    for command in commands {
+        let Command::Dispatch { pipeline, slot, bytes, .. } = command else {
+            transfers_before += 1;
+            continue;
+        };
+        let params = slot.map_or(Vec::new(), |slot| pipeline.values(&arena[slot as usize..]));
+        let (kernel, bytes) = (pipeline.name, *bytes);
+        dispatches.push(Dispatch { kernel, params, bytes, begin: 0.0, end: 0.0, submission: 0, transfers_before });
+        transfers_before = 0;
+    }
+    let batch = profile.begin(device, pool, dispatches);
     let mut query = 0;
     for command in commands {
         if is_dispatch(command) {

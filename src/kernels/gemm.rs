@@ -8,7 +8,7 @@ use super::gemm_table::{self, DENSE, Form};
 use super::window::{Window, aligned, chunks, rows_that_fit, window};
 use crate::error::{Error, Result};
 use crate::gpu::Launch;
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 /// Whether an operand is used transposed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,8 @@ crate::params! {
         m: u32,
         n: u32,
         k: u32,
+        c_rows: u32,
+        c_columns: u32,
         a_first: u32,
         b_first: u32,
         c_first: u32,
@@ -140,7 +142,8 @@ impl Product<'_> {
         let Product { m, n, k, ta, tb, a, b, c, alpha } = *self;
         let gpu = c.tensor.gpu();
         let (mut m_limit, mut n_limit, mut k_limit) = (m, n, k.min(gemm_table::longest(gpu)));
-        if tb == Trans::N && batch * m * n >= WIDE {
+        // In f16 each part would round C anew.
+        if tb == Trans::N && batch * m * n >= WIDE && c.tensor.dtype() == DType::F32 {
             k_limit = k_limit.min(gemm_table::steps_at_once(gpu));
         }
         if cut {
@@ -158,7 +161,7 @@ impl Product<'_> {
         // Parts begin at multiples of 4, so that their rows stay aligned.
         let (ms, ns, ks) =
             (chunks("gemm", m, m_limit, 4)?, chunks("gemm", n, n_limit, 4)?, chunks("gemm", k, k_limit, 4)?);
-        let aligned = [&a, &b, &c].iter().all(|x| aligned(x.tensor, x.stride));
+        let [aligned_a, aligned_b, aligned_c] = [&a, &b, &c].map(|x| aligned(x.tensor, x.stride));
         for rows in ms {
             for columns in ns.clone() {
                 for steps in ks.clone() {
@@ -169,13 +172,23 @@ impl Product<'_> {
                     let wa = a.window(first, batch, a_rows);
                     let wb = b.window(first, batch, b_rows);
                     let wc = c.window(first, batch, rows.clone());
-                    let form =
-                        Form { m: rows.len(), n: columns.len(), k: steps.len(), ta, tb, aligned, fixed_rows: false };
+                    let form = Form {
+                        m: rows.len(),
+                        n: columns.len(),
+                        k: steps.len(),
+                        ta,
+                        tb,
+                        aligned: aligned_a && aligned_b,
+                        aligned_c,
+                        fixed_rows: false,
+                    };
                     let choice = gemm_table::choose(gpu, &DENSE, form);
                     let mut params = GemmParams {
                         m: rows.len() as u32,
                         n: columns.len() as u32,
                         k: steps.len() as u32,
+                        c_rows: rows.len() as u32,
+                        c_columns: columns.len() as u32,
                         a_first: wa.first + a_column as u32,
                         b_first: wb.first + b_column as u32,
                         c_first: wc.first + columns.start as u32,
@@ -221,6 +234,8 @@ impl GemmParams {
         GemmParams {
             m: self.n,
             n: self.m,
+            c_rows: self.c_columns,
+            c_columns: self.c_rows,
             a_first: self.b_first,
             b_first: self.a_first,
             a_stride: self.b_stride,

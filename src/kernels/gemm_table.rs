@@ -18,6 +18,7 @@ use crate::gpu::{Gpu, Kernel, Tier};
 /// One entry point joined with every multiplying fragment.
 pub(super) struct Family {
     subgroup: &'static Kernel,
+    subgroup_scalar_c: &'static Kernel,
     subgroup_scalar: &'static Kernel,
     workgroup: &'static Kernel,
     plain: &'static Kernel,
@@ -44,22 +45,25 @@ macro_rules! family {
 }
 
 family! { "dense.wgsl", "gemm", DENSE:
-    GEMM_SUBGROUP, "gemm_subgroup", "Dense, by subgroups.", subgroup, ["vec4.wgsl", "subgroup.wgsl"];
-    GEMM_SUBGROUP_SCALAR, "gemm_subgroup_scalar", "Dense, by subgroups, rows of any length.", subgroup_scalar, ["scalar.wgsl", "subgroup.wgsl"];
+    GEMM_SUBGROUP, "gemm_subgroup", "Dense, by subgroups.", subgroup, ["load_vec4.wgsl", "store_vec4.wgsl", "subgroup.wgsl"];
+    GEMM_SUBGROUP_SCALAR_C, "gemm_subgroup_scalar_c", "Dense, by subgroups, rows of C of any length.", subgroup_scalar_c, ["load_vec4.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
+    GEMM_SUBGROUP_SCALAR, "gemm_subgroup_scalar", "Dense, by subgroups, rows of any length.", subgroup_scalar, ["load_scalar.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
     GEMM_WORKGROUP, "gemm_workgroup", "Dense, from workgroup memory.", workgroup, ["workgroup.wgsl"];
     GEMM_PLAIN, "gemm_plain", "Dense, one output a thread.", plain, ["plain.wgsl"];
 }
 
 family! { "grouped.wgsl", "grouped_gemm", GROUPED:
-    GROUPED_GEMM_SUBGROUP, "grouped_gemm_subgroup", "Grouped, by subgroups.", subgroup, ["vec4.wgsl", "subgroup.wgsl"];
-    GROUPED_GEMM_SUBGROUP_SCALAR, "grouped_gemm_subgroup_scalar", "Grouped, by subgroups, rows of any length.", subgroup_scalar, ["scalar.wgsl", "subgroup.wgsl"];
+    GROUPED_GEMM_SUBGROUP, "grouped_gemm_subgroup", "Grouped, by subgroups.", subgroup, ["load_vec4.wgsl", "store_vec4.wgsl", "subgroup.wgsl"];
+    GROUPED_GEMM_SUBGROUP_SCALAR_C, "grouped_gemm_subgroup_scalar_c", "Grouped, by subgroups, rows of C of any length.", subgroup_scalar_c, ["load_vec4.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
+    GROUPED_GEMM_SUBGROUP_SCALAR, "grouped_gemm_subgroup_scalar", "Grouped, by subgroups, rows of any length.", subgroup_scalar, ["load_scalar.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
     GROUPED_GEMM_WORKGROUP, "grouped_gemm_workgroup", "Grouped, from workgroup memory.", workgroup, ["workgroup.wgsl"];
     GROUPED_GEMM_PLAIN, "grouped_gemm_plain", "Grouped, one output a thread.", plain, ["plain.wgsl"];
 }
 
 family! { "weight_gradient.wgsl", "grouped_weight_gradient", WEIGHT_GRADIENT:
-    GROUPED_WEIGHT_GRADIENT_SUBGROUP, "grouped_weight_gradient_subgroup", "Weight gradient, by subgroups.", subgroup, ["vec4.wgsl", "subgroup.wgsl"];
-    GROUPED_WEIGHT_GRADIENT_SUBGROUP_SCALAR, "grouped_weight_gradient_subgroup_scalar", "Weight gradient, by subgroups, rows of any length.", subgroup_scalar, ["scalar.wgsl", "subgroup.wgsl"];
+    GROUPED_WEIGHT_GRADIENT_SUBGROUP, "grouped_weight_gradient_subgroup", "Weight gradient, by subgroups.", subgroup, ["load_vec4.wgsl", "store_vec4.wgsl", "subgroup.wgsl"];
+    GROUPED_WEIGHT_GRADIENT_SUBGROUP_SCALAR_C, "grouped_weight_gradient_subgroup_scalar_c", "Weight gradient, by subgroups, rows of C of any length.", subgroup_scalar_c, ["load_vec4.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
+    GROUPED_WEIGHT_GRADIENT_SUBGROUP_SCALAR, "grouped_weight_gradient_subgroup_scalar", "Weight gradient, by subgroups, rows of any length.", subgroup_scalar, ["load_scalar.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
     GROUPED_WEIGHT_GRADIENT_WORKGROUP, "grouped_weight_gradient_workgroup", "Weight gradient, from workgroup memory.", workgroup, ["workgroup.wgsl"];
     GROUPED_WEIGHT_GRADIENT_PLAIN, "grouped_weight_gradient_plain", "Weight gradient, one output a thread.", plain, ["plain.wgsl"];
 }
@@ -88,8 +92,10 @@ pub(super) struct Form {
     pub ta: Trans,
     /// Of B.
     pub tb: Trans,
-    /// Whether every row of A, B and C begins at a multiple of 16 bytes.
+    /// Whether every row of A and B begins at a multiple of 16 bytes.
     pub aligned: bool,
+    /// Whether every row of C does.
+    pub aligned_c: bool,
     /// Whether the rows of C are cut into tiles by someone else (grouped products), so that it must not be turned.
     pub fixed_rows: bool,
 }
@@ -122,19 +128,42 @@ pub(super) fn longest(gpu: &Gpu) -> usize {
     gpu.adapter().loop_limit() / 2 / WORKGROUP_TILE * WORKGROUP_TILE
 }
 
-/// Rows of the subgroup fragment's tile for `m` rows: the largest that `m` fills, as larger tiles load less.
-fn subgroup_rows(m: usize, fixed: bool) -> usize {
-    match m {
-        _ if fixed => SUBGROUP_ROWS,
-        0..=8 => 8,
-        9..=16 => 16,
-        _ => SUBGROUP_ROWS,
+/// Rows and blocks of columns of the subgroup fragment's tile.
+#[derive(Clone, Copy)]
+struct SubgroupTile {
+    rows: usize,
+    blocks: usize,
+    lanes: usize,
+}
+
+impl SubgroupTile {
+    /// The largest tile that an m x n product fills, as larger tiles load less: two blocks of columns gain a fifth, so
+    /// they may cover at most a fifth more.
+    fn new(m: usize, n: usize, lanes: usize, fixed_rows: bool) -> Self {
+        let rows = match m {
+            _ if fixed_rows => SUBGROUP_ROWS,
+            0..=8 => 8,
+            9..=16 => 16,
+            _ => SUBGROUP_ROWS,
+        };
+        let columns = |blocks: usize| n.next_multiple_of(4 * lanes * blocks);
+        let blocks = if columns(2) * 5 <= columns(1) * 6 { 2 } else { 1 };
+        SubgroupTile { rows, blocks, lanes }
+    }
+
+    fn workgroups(&self, m: usize, n: usize) -> usize {
+        m.div_ceil(self.rows) * n.div_ceil(4 * self.lanes * self.blocks)
+    }
+
+    /// The elements that its tiles cover: the work.
+    fn covered(&self, m: usize, n: usize) -> usize {
+        self.workgroups(m, n) * self.rows * self.blocks
     }
 }
 
 /// The table.
 pub(super) fn choose(gpu: &Gpu, family: &Family, form: Form) -> Choice {
-    let Form { m, n, k, ta, tb, aligned, fixed_rows } = form;
+    let Form { m, n, k, ta, tb, aligned, aligned_c, fixed_rows } = form;
     let flags = |ta, tb| {
         vec![
             ("A_TRANSPOSED", f64::from(u8::from(ta == Trans::T))),
@@ -145,18 +174,22 @@ pub(super) fn choose(gpu: &Gpu, family: &Family, form: Form) -> Choice {
     match gpu.tier() {
         Tier::Subgroup if m.min(n).min(k) >= SUBGROUP_LEAST => {
             let lanes = gpu.adapter().subgroup_size.0 as usize;
-            let workgroups = |m: usize, n: usize| m.div_ceil(subgroup_rows(m, fixed_rows)) * n.div_ceil(4 * lanes);
-            // The work of a form is the elements its tiles cover.
-            let covered = |m, n| workgroups(m, n) * subgroup_rows(m, fixed_rows);
-            let turned = !fixed_rows && covered(n, m) < covered(m, n);
+            let tile = |m, n| SubgroupTile::new(m, n, lanes, fixed_rows);
+            let turned = !fixed_rows && tile(n, m).covered(n, m) < tile(m, n).covered(m, n);
             let (m, n, ta, tb) = if turned { (n, m, tb.flip(), ta.flip()) } else { (m, n, ta, tb) };
+            let tile = tile(m, n);
             let mut constants = flags(ta, tb);
             constants.push(("C_TRANSPOSED", f64::from(u8::from(turned))));
-            constants.push(("TILE_ROWS", subgroup_rows(m, fixed_rows) as f64));
+            constants.push(("TILE_ROWS", tile.rows as f64));
+            constants.push(("COLUMN_BLOCKS", tile.blocks as f64));
             constants.push(("WG", lanes as f64));
             constants.push(("K_TAIL", f64::from(u8::from(k % 4 != 0))));
-            let kernel = if aligned { family.subgroup } else { family.subgroup_scalar };
-            Choice { kernel, constants, turned, workgroups: workgroups(m, n) }
+            let kernel = match (aligned, aligned_c) {
+                (true, true) => family.subgroup,
+                (true, false) => family.subgroup_scalar_c,
+                (false, _) => family.subgroup_scalar,
+            };
+            Choice { kernel, constants, turned, workgroups: tile.workgroups(m, n) }
         }
         Tier::Workgroup if m.min(n) > WORKGROUP_NARROW => Choice {
             kernel: family.workgroup,
@@ -180,11 +213,13 @@ pub fn kernels() -> Vec<Variant> {
             for kernel in [family.workgroup, family.plain] {
                 all.push(Variant { kernel, constants: flags.clone() });
             }
-            for (turned, rows, lanes) in [(0.0, 32.0, 8.0), (0.0, 16.0, 8.0), (1.0, 8.0, 8.0), (0.0, 32.0, 4.0)] {
-                for kernel in [family.subgroup, family.subgroup_scalar] {
+            for (turned, rows, blocks, lanes) in
+                [(0.0, 32.0, 2.0, 8.0), (0.0, 16.0, 1.0, 8.0), (1.0, 8.0, 2.0, 8.0), (0.0, 32.0, 1.0, 4.0)]
+            {
+                for kernel in [family.subgroup, family.subgroup_scalar_c, family.subgroup_scalar] {
                     let mut constants = flags.clone();
-                    let tail = turned;
-                    constants.extend([("C_TRANSPOSED", turned), ("TILE_ROWS", rows), ("WG", lanes), ("K_TAIL", tail)]);
+                    constants.extend([("C_TRANSPOSED", turned), ("TILE_ROWS", rows), ("COLUMN_BLOCKS", blocks)]);
+                    constants.extend([("WG", lanes), ("K_TAIL", turned)]);
                     all.push(Variant { kernel, constants });
                 }
             }

@@ -135,7 +135,7 @@ pub fn grouped_gemm_onto(x: &Tensor, w: &Tensor, trans_w: Trans, groups: &Groups
     if k == 0 {
         return Err(mismatch("an inner dimension of at least 1", x, w, groups, y));
     }
-    let aligned = aligned(x, k) && aligned(w, wn) && aligned(y, n);
+    let (aligned, aligned_c) = (aligned(x, k) && aligned(w, wn), aligned(y, n));
     let row_limit = rows_that_fit(gpu, rows, k).min(rows_that_fit(gpu, rows, n));
     let expert_limit = rows_that_fit(gpu, experts, wm * wn);
     // The stored rows of a matrix that does not fit a binding are steps of K, or columns of Y.
@@ -161,6 +161,7 @@ pub fn grouped_gemm_onto(x: &Tensor, w: &Tensor, trans_w: Trans, groups: &Groups
                     ta: Trans::N,
                     tb: trans_w,
                     aligned,
+                    aligned_c,
                     fixed_rows: true,
                 };
                 let choice = gemm_table::choose(gpu, &GROUPED, form);
@@ -213,7 +214,7 @@ pub fn grouped_weight_gradient(x: &Tensor, dy: &Tensor, groups: &Groups, beta: f
     if experts * m * n == 0 {
         return Ok(());
     }
-    let aligned = aligned(x, m) && aligned(dy, n) && aligned(dw, n);
+    let (aligned, aligned_c) = (aligned(x, m) && aligned(dy, n), aligned(dw, n));
     let row_limit = rows_that_fit(gpu, rows, m).min(rows_that_fit(gpu, rows, n)).min(gemm_table::longest(gpu));
     let expert_limit = rows_that_fit(gpu, experts, m * n);
     let stored_limit = if expert_limit == 0 { rows_that_fit(gpu, m, n) } else { m };
@@ -224,8 +225,16 @@ pub fn grouped_weight_gradient(x: &Tensor, dy: &Tensor, groups: &Groups, beta: f
             for r in chunks("grouped gemm", rows, row_limit, groups.tile_rows)? {
                 let wx = window(x, r.start * m..r.end * m);
                 let wy = window(dy, r.start * n..r.end * n);
-                let form =
-                    Form { m: s.len(), n, k: groups.tile_rows, ta: Trans::T, tb: Trans::N, aligned, fixed_rows: true };
+                let form = Form {
+                    m: s.len(),
+                    n,
+                    k: groups.tile_rows,
+                    ta: Trans::T,
+                    tb: Trans::N,
+                    aligned,
+                    aligned_c,
+                    fixed_rows: true,
+                };
                 let choice = gemm_table::choose(gpu, &WEIGHT_GRADIENT, form);
                 let params = WeightGradientParams {
                     m: s.len() as u32,

@@ -17,6 +17,7 @@ use crate::kernels::Variant;
 use crate::kernels::elementwise::fill;
 use crate::kernels::gemm::{Trans, gemm};
 use crate::kernels::spectral_place::places;
+use crate::kernels::spectral_rows;
 use crate::tensor::{Tensor, row_chunks};
 
 pub(crate) const THREADS: u32 = 64;
@@ -73,6 +74,17 @@ pub struct Skinny {
     pub b: Tensor,
 }
 
+/// The skinny products of a stack, and what is made along with them.
+#[derive(Clone, Debug)]
+pub(crate) struct Products {
+    /// `U^T X` and `X V`.
+    pub(crate) skinny: Skinny,
+    /// `U^T X V`, `[layers, experts, k, k]`.
+    pub(crate) square: Tensor,
+    /// `[layers, experts, number]`: sums that add up to each matrix's squared norm, where the same pass gives them.
+    pub(crate) squares: Option<Tensor>,
+}
+
 /// The common part of a stack as a product of rank 2k.
 #[derive(Clone, Debug)]
 pub struct Factors {
@@ -119,6 +131,9 @@ impl Basis {
     /// # Errors
     /// [`Error::Shape`] when the sizes do not fit; [`Error::Device`].
     pub fn skinny(&self, x: &Tensor) -> Result<Skinny> {
+        if let Some(products) = spectral_rows::products(self, x)? {
+            return Ok(products.skinny);
+        }
         let [layers, experts, m, n] = sizes("gradient split", x)?;
         let k = self.rank();
         let a = Tensor::empty_f32(x.gpu(), [layers, experts, k, n])?;
@@ -133,10 +148,29 @@ impl Basis {
     /// # Errors
     /// [`Error::Device`].
     pub fn factors(&self, x: &Skinny) -> Result<Factors> {
-        let [layers, experts, k, _] = sizes("gradient split", &x.a)?;
-        let square = Tensor::empty_f32(x.a.gpu(), [layers, experts, k, k])?;
-        gemm(Trans::N, Trans::N, 1.0, &x.a, &self.v, 0.0, &square)?;
-        self.left(&x.a, &x.b, Some(&square))
+        self.left(&x.a, &x.b, Some(&self.square(&x.a)?))
+    }
+
+    fn square(&self, a: &Tensor) -> Result<Tensor> {
+        let [layers, experts, k, _] = sizes("gradient split", a)?;
+        let square = Tensor::empty_f32(a.gpu(), [layers, experts, k, k])?;
+        gemm(Trans::N, Trans::N, 1.0, a, &self.v, 0.0, &square)?;
+        Ok(square)
+    }
+
+    /// Records the skinny products of `x: [layers, experts, m, n]` and what [`Basis::factors_of`] needs beside them.
+    pub(crate) fn products(&self, x: &Tensor) -> Result<Products> {
+        if let Some(products) = spectral_rows::products(self, x)? {
+            return Ok(products);
+        }
+        let skinny = self.skinny(x)?;
+        let square = self.square(&skinny.a)?;
+        Ok(Products { skinny, square, squares: None })
+    }
+
+    /// As [`Basis::factors`].
+    pub(crate) fn factors_of(&self, x: &Products) -> Result<Factors> {
+        self.left(&x.skinny.a, &x.skinny.b, Some(&x.square))
     }
 
     /// As [`Basis::factors`] where `b` is already `(I - P_U) X V`, as the token-space form gives it.
@@ -151,6 +185,9 @@ impl Basis {
         let [layers, experts, m, k] = sizes("gradient split", b)?;
         let gpu = b.gpu();
         let left = Tensor::empty_f32(gpu, [layers, experts, m, 2 * k])?;
+        if spectral_rows::left_factors(self, b, square, &left)? {
+            return Ok(Factors { left, right: a.clone() });
+        }
         // A split lies within one layer, and begins at a row of a matrix's own products.
         for place in places(gpu, "gradient split", [layers, experts, m, k], &[2 * k], &[k * k], &[m * k])? {
             let (x, y) = (place.rows(b)?, place.rows(&left)?);

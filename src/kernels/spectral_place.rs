@@ -77,6 +77,11 @@ impl Place {
         self.layers.len() * self.experts.len()
     }
 
+    /// Whether it has its matrices whole, in place.
+    pub(crate) fn whole(&self) -> bool {
+        !self.copies && self.rows == (0..self.sizes[2])
+    }
+
     fn first(&self) -> usize {
         self.layers.start * self.sizes[1] + self.experts.start
     }

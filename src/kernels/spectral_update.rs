@@ -9,6 +9,7 @@ use crate::gpu::{Kernel, Launch};
 use crate::kernels::Variant;
 use crate::kernels::spectral::{Basis, Factors, THREADS, sizes};
 use crate::kernels::spectral_place::{Place, places};
+use crate::kernels::spectral_rows;
 use crate::tensor::{Tensor, row_chunks};
 
 /// Rows of a thread, as in lib/low_rank.wgsl.
@@ -191,12 +192,12 @@ pub struct Mix<'a> {
 
 impl Mix<'_> {
     /// The factor on C.
-    fn factor(&self) -> f32 {
+    pub(crate) fn factor(&self) -> f32 {
         self.common.map_or(0.0, |(factor, _)| factor)
     }
 
     /// The parts of left, right and V^T that `place` needs; `unused` where C takes no part.
-    fn bindings(&self, place: &Place, basis: &Basis, unused: &Tensor) -> Result<[Tensor; 3]> {
+    pub(crate) fn bindings(&self, place: &Place, basis: &Basis, unused: &Tensor) -> Result<[Tensor; 3]> {
         match self.common {
             None => Ok([unused.clone(), unused.clone(), unused.clone()]),
             Some((_, f)) => Ok([place.rows(&f.left)?, place.matrices(&f.right)?, place.layers(&basis.vt)?]),
@@ -292,6 +293,9 @@ pub fn apply(
     let shape = sizes("spectral step", weight)?;
     let [_, experts, m, n] = shape;
     let k = basis.rank();
+    if x.is_none() && spectral_rows::apply(weight, mix, basis, merge, clip)? {
+        return Ok(());
+    }
     for place in places(clip.gpu(), "spectral step", shape, &[2 * k], &[k * n], &[k * n, m * n])? {
         let (packs, size, workgroups) = geometry(&place, n);
         let params = ApplyParams {

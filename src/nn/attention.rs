@@ -33,13 +33,21 @@ impl AttentionLayer {
             let w = pass.param(tape, id);
             tape.apply(MatMul { trans_b: false }, &[x, w])
         };
-        let (q, k, v) = (project(self.wq, tape)?, project(self.wk, tape)?, project(self.wv, tape)?);
-        let rope = |heads| Rope { heads, head_dim: config.head_dim, seq: pass.seq, theta: config.rope_theta };
-        let q = tape.apply(rope(config.heads), &[q])?;
-        let k = tape.apply(rope(config.kv_heads), &[k])?;
+        let turned = |id, heads, tape: &mut Tape| {
+            let rope = Rope { heads, head_dim: config.head_dim, seq: pass.seq, theta: config.rope_theta };
+            let plain = project(id, tape)?;
+            let turned = tape.apply(rope, &[plain])?;
+            tape.release(&[plain]);
+            Ok(turned)
+        };
+        let (q, k) = (turned(self.wq, config.heads, tape)?, turned(self.wk, config.kv_heads, tape)?);
+        let v = project(self.wv, tape)?;
         let op = Attention { heads: config.heads, kv_heads: config.kv_heads, head_dim: config.head_dim, seq: pass.seq };
         let mixed = tape.apply(op, &[q, k, v])?;
+        tape.release(&[q, k, v]);
         let wo = pass.param(tape, self.wo);
-        tape.apply(MatMul { trans_b: false }, &[mixed, wo])
+        let output = tape.apply(MatMul { trans_b: false }, &[mixed, wo])?;
+        tape.release(&[mixed]);
+        Ok(output)
     }
 }

@@ -157,20 +157,28 @@ impl Model {
         let embed = pass.param(tape, self.embed);
         let mut x = tape.apply(Embedding, &[embed, tokens])?;
         let (mut losses, mut routings) = (Vec::new(), Vec::new());
+        let add = |tape: &mut Tape, x, branch| {
+            let sum = tape.apply(Add, &[x, branch])?;
+            tape.release(&[x, branch]);
+            Ok(sum)
+        };
         for layer in &self.layers {
             let weight = pass.param(tape, layer.attn_norm);
-            let normed = tape.apply(norm, &[x, weight])?;
+            let normed = tape.apply_recomputed(norm, &[x, weight])?;
             let mixed = layer.attn.forward(tape, pass, config, normed)?;
-            x = tape.apply(Add, &[x, mixed])?;
+            tape.release(&[normed]);
+            x = add(tape, x, mixed)?;
             let weight = pass.param(tape, layer.moe_norm);
-            let normed = tape.apply(norm, &[x, weight])?;
+            let normed = tape.apply_recomputed(norm, &[x, weight])?;
             let moe = layer.moe.forward(tape, pass, &config.moe, layer.bias.as_ref(), normed)?;
-            x = tape.apply(Add, &[x, moe.output])?;
+            tape.release(&[normed]);
+            x = add(tape, x, moe.output)?;
             losses.extend(moe.losses);
             routings.push(moe.routing);
         }
         let weight = pass.param(tape, self.final_norm);
-        let normed = tape.apply(norm, &[x, weight])?;
+        let normed = tape.apply_recomputed(norm, &[x, weight])?;
+        tape.release(&[x]);
         let logits = match self.head {
             Some(head) => {
                 let head = pass.param(tape, head);
@@ -178,6 +186,7 @@ impl Model {
             }
             None => tape.apply(MatMul { trans_b: true }, &[normed, embed])?,
         };
+        tape.release(&[normed]);
         Ok(Output { logits, losses, routings })
     }
 

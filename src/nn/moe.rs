@@ -83,20 +83,29 @@ impl MoeLayer {
         let combine = CombineWeights { renormalize: config.renormalize, scaling: config.scaling };
         let weights = tape.apply(combine, &[scores, index])?;
 
-        let grouped = tape.apply(Permute, &[x, source, slot])?;
+        let grouped = tape.apply_recomputed(Permute, &[x, source, slot])?;
         let expert = |tape: &mut Tape, matrix: ExpertMatrix, x: Var| {
             let w = pass.param(tape, self.experts[matrix as usize]);
             let token_space = (pass.token_space)(self.layer, matrix)?;
-            tape.apply(ExpertMatMul { token_space, ..ExpertMatMul::new(routing.groups.clone()) }, &[x, w])
+            let product = ExpertMatMul { token_space, ..ExpertMatMul::new(routing.groups.clone()) };
+            match matrix {
+                ExpertMatrix::Gate | ExpertMatrix::Up => tape.apply(product, &[x, w]),
+                ExpertMatrix::Down => tape.apply_recomputed(product, &[x, w]),
+            }
         };
         let gate = expert(tape, ExpertMatrix::Gate, grouped)?;
         let up = expert(tape, ExpertMatrix::Up, grouped)?;
-        let hidden = tape.apply(SwiGlu, &[gate, up])?;
+        tape.release(&[grouped]);
+        let hidden = tape.apply_recomputed(SwiGlu, &[gate, up])?;
+        tape.release(&[gate, up]);
         let down = expert(tape, ExpertMatrix::Down, hidden)?;
+        tape.release(&[hidden]);
         let mut output = tape.apply(Combine, &[down, weights, slot, source])?;
+        tape.release(&[down, weights, slot, source, index]);
         if let Some(shared) = self.shared {
-            let shared = self.shared_expert(tape, pass, shared, x)?;
-            output = tape.apply(Add, &[output, shared])?;
+            let (routed, shared) = (output, self.shared_expert(tape, pass, shared, x)?);
+            output = tape.apply(Add, &[routed, shared])?;
+            tape.release(&[routed, shared]);
         }
 
         let mut losses = Vec::new();
@@ -110,6 +119,7 @@ impl MoeLayer {
                 losses.push(tape.apply(ZLoss { coefficient: config.z_loss }, &[logits])?);
             }
         }
+        tape.release(&[logits, scores]);
         Ok(MoeOutput { output, losses, routing })
     }
 
@@ -120,14 +130,18 @@ impl MoeLayer {
         };
         let gate = product(tape, shared[0], x)?;
         let up = product(tape, shared[1], x)?;
-        let hidden = tape.apply(SwiGlu, &[gate, up])?;
+        let hidden = tape.apply_recomputed(SwiGlu, &[gate, up])?;
+        tape.release(&[gate, up]);
         let output = product(tape, shared[2], hidden)?;
+        tape.release(&[hidden]);
         match self.shared_gate {
             None => Ok(output),
             Some(id) => {
                 let w = pass.master(tape, id);
                 let logit = tape.apply(MatMul { trans_b: false }, &[x, w])?;
-                tape.apply(SigmoidGate, &[output, logit])
+                let gated = tape.apply(SigmoidGate, &[output, logit])?;
+                tape.release(&[output, logit]);
+                Ok(gated)
             }
         }
     }

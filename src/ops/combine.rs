@@ -1,6 +1,6 @@
 //! Rows grouped by expert back to tokens: the weighted sum over each token's experts.
 
-use crate::autograd::{Array, Backward, Forward, Op};
+use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
 use crate::kernels::Variant;
 use crate::kernels::rows::{GroupKernels, forms, group_launch, pack, variants};
@@ -73,6 +73,10 @@ impl Op for Combine {
             }
         }
         pair.finish(pass)
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::inputs([0, 1, 3])
     }
 
     fn reference(&self, inputs: &[Array]) -> Array {

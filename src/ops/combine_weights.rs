@@ -1,6 +1,6 @@
 //! Combine weights: the scores of the chosen experts, renormalised or not, scaled.
 
-use crate::autograd::{Array, Backward, Forward, Op};
+use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
 use crate::gpu::{Kernel, Launch};
 use crate::kernels::Variant;
@@ -108,6 +108,10 @@ impl Op for CombineWeights {
                 .run(gpu)?;
         }
         Ok(())
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::inputs([0, 1])
     }
 
     fn reference(&self, inputs: &[Array]) -> Array {

@@ -1,6 +1,6 @@
 //! The language model's loss.
 
-use crate::autograd::{Array, Backward, Forward, Op};
+use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
 use crate::kernels::loss::{losses_and_gradient, mean, scale_by};
 use crate::tensor::{DType, Tensor};
@@ -39,6 +39,10 @@ impl Op for CrossEntropy {
         let scale = if dlogits.dtype() == DType::F16 { share(&dlogits) } else { 1.0 };
         scale_by(&dlogits, scale, &pass.dy())?;
         pass.add(0, dlogits)
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::NONE
     }
 
     fn reference(&self, inputs: &[Array]) -> Array {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::autograd::{Array, Backward, Forward, Op};
+use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
 use crate::kernels::Variant;
 use crate::kernels::rows::{PackKernels, THREADS, forms, pack, pack_launch, variants};
@@ -126,6 +126,10 @@ impl Op for Embedding {
             beta = 1.0;
         }
         Ok(())
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::inputs([0, 1])
     }
 
     fn reference(&self, inputs: &[Array]) -> Array {

@@ -7,7 +7,7 @@
 //! Rows are grouped by expert as [`Groups`] describes; padding rows of x are zero, and so are those of y and of the
 //! gradient of x. Rows of tiles without expert are never read and hold anything.
 
-use crate::autograd::{Array, Backward, Forward, Op};
+use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
 use crate::kernels::gemm::Trans;
 use crate::kernels::grouped::{Groups, NONE, grouped_gemm, grouped_gemm_onto, grouped_weight_gradient};
@@ -71,6 +71,10 @@ impl Op for ExpertMatMul {
             }
         }
         Ok(())
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::inputs([0, 1])
     }
 
     fn reference(&self, inputs: &[Array]) -> Array {

@@ -1,6 +1,6 @@
 //! The load-balance loss of the router (Switch Transformer, arXiv 2101.03961).
 
-use crate::autograd::{Array, Backward, Forward, Op};
+use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
 use crate::gpu::{Kernel, Launch};
 use crate::kernels::Variant;
@@ -93,6 +93,10 @@ impl Op for LoadBalance {
                 .run(gpu)?;
         }
         Ok(())
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::inputs([1])
     }
 
     fn reference(&self, inputs: &[Array]) -> Array {

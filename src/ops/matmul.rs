@@ -4,7 +4,7 @@
 //! x: [.., K]   w: [K, N], or [N, K] with trans_b   y: [.., N]
 //! ```
 
-use crate::autograd::{Array, Backward, Forward, Op};
+use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
 use crate::kernels::gemm::{Trans, gemm};
 use crate::tensor::{DType, Tensor};
@@ -70,6 +70,10 @@ impl Op for MatMul {
             gemm(Trans::T, Trans::N, 1.0, left, right, beta, &dw)?;
         }
         Ok(())
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::inputs([0, 1])
     }
 
     fn reference(&self, inputs: &[Array]) -> Array {

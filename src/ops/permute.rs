@@ -1,6 +1,6 @@
 //! Tokens to rows grouped by expert, and their gradients back.
 
-use crate::autograd::{Array, Backward, Forward, Op};
+use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
 use crate::kernels::Variant;
 use crate::kernels::grouped::NONE;
@@ -68,6 +68,10 @@ impl Op for Permute {
             return Ok(());
         }
         gather(&PERMUTE_BACKWARD, self.name(), &dy, None, &slot, factor, &target)
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::inputs([2])
     }
 
     fn reference(&self, inputs: &[Array]) -> Array {

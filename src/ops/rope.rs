@@ -1,6 +1,6 @@
 //! Rotary position embedding (Su et al. 2021, arXiv 2104.09864), in the rotate-half pairing of Llama and Qwen.
 
-use crate::autograd::{Array, Backward, Forward, Op};
+use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
 use crate::kernels::Variant;
 use crate::kernels::rows::{PackKernels, THREADS, forms, pack, pack_launch, variants};
@@ -118,6 +118,10 @@ impl Op for Rope {
         let dy = pass.dy();
         let (dx, beta) = pass.target(0)?;
         self.turn(&dy, -1.0, beta, &dx)
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::NONE
     }
 
     fn reference(&self, inputs: &[Array]) -> Array {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::autograd::{Array, Backward, Forward, Op};
+use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
 use crate::gpu::{Kernel, Launch};
 use crate::kernels::Variant;
@@ -102,6 +102,10 @@ impl Op for RouterScores {
                 .run(gpu)?;
         }
         Ok(())
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::OUTPUT
     }
 
     fn reference(&self, inputs: &[Array]) -> Array {

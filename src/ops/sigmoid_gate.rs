@@ -1,6 +1,6 @@
 //! The gate of Qwen's shared expert.
 
-use crate::autograd::{Array, Backward, Forward, Op};
+use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
 use crate::kernels::Variant;
 use crate::kernels::rows::{GroupKernels, forms, group_launch, pack, variants};
@@ -77,6 +77,10 @@ impl Op for SigmoidGate {
                 .run(gpu)?;
         }
         pair.finish(pass)
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::inputs([0, 1])
     }
 
     fn reference(&self, inputs: &[Array]) -> Array {

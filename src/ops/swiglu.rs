@@ -1,6 +1,6 @@
 //! The SwiGLU activation of an expert.
 
-use crate::autograd::{Array, Backward, Forward, Op};
+use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
 use crate::kernels::Variant;
 use crate::kernels::rows::{PackKernels, THREADS, forms, pack, pack_launch, variants};
@@ -79,6 +79,10 @@ impl Op for SwiGlu {
                 .run(gate.gpu())?;
         }
         pair.finish(pass)
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::inputs([0, 1])
     }
 
     fn reference(&self, inputs: &[Array]) -> Array {

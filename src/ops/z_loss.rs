@@ -1,6 +1,6 @@
 //! The z-loss of the router (ST-MoE, arXiv 2202.08906): keeps the logits small.
 
-use crate::autograd::{Array, Backward, Forward, Op};
+use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
 use crate::gpu::{Kernel, Launch};
 use crate::kernels::Variant;
@@ -86,6 +86,10 @@ impl Op for ZLoss {
                 .run(gpu)?;
         }
         Ok(())
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::inputs([0])
     }
 
     fn reference(&self, inputs: &[Array]) -> Array {

@@ -4,11 +4,17 @@
 //! order: each thread sums the squares of up to 1024 elements, one workgroup sums the threads. No readback, no atomics.
 
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Kernel, Launch};
+use crate::gpu::{Gpu, Kernel, Launch, Tier};
 use crate::kernels::Variant;
 use crate::tensor::{DType, Tensor, row_chunks};
 
-const THREADS: u32 = 64;
+/// Threads, and whether their packs are neighbours; see shaders/adamw.wgsl.
+fn geometry(gpu: &Gpu) -> (u32, bool) {
+    match gpu.tier() {
+        Tier::Subgroup => (gpu.adapter().subgroup_size.0, true),
+        Tier::Workgroup | Tier::Plain => (64, false),
+    }
+}
 /// Packs that a thread of the first stage sums.
 const ITEMS: u32 = 256;
 
@@ -52,10 +58,12 @@ pub static CLIP_LOSS_SCALE: Kernel = Kernel {
 
 /// This module's kernels.
 pub fn kernels() -> Vec<Variant> {
-    [&SUM_SQUARES, &SUM_SQUARES_COLUMNS, &CLIP_SCALE, &CLIP_LOSS_SCALE]
-        .into_iter()
-        .map(|k: &'static Kernel| k.into())
-        .collect()
+    let mut all: Vec<Variant> = vec![(&CLIP_SCALE).into(), (&CLIP_LOSS_SCALE).into()];
+    for kernel in [&SUM_SQUARES, &SUM_SQUARES_COLUMNS] {
+        all.push(kernel.into());
+        all.push(Variant { kernel, constants: vec![("WG", 8.0), ("STRETCHES", 1.0)] });
+    }
+    all
 }
 
 crate::params! {
@@ -93,6 +101,8 @@ impl LossScale {
 #[derive(Debug, Default)]
 pub struct GradientNorm {
     terms: Vec<Term>,
+    /// What is added as it is.
+    sums: Vec<Tensor>,
 }
 
 #[derive(Debug)]
@@ -121,6 +131,11 @@ impl GradientNorm {
         }
     }
 
+    /// Adds the sum of `x`, for squares that another pass has summed up in part.
+    pub(crate) fn add_sums(&mut self, x: &Tensor) {
+        self.sums.push(x.clone());
+    }
+
     /// Records the reduction into `clip: [4]` = `[norm, scale, failed, 0]`. `limit` is the largest norm that is let
     /// through, 0 for no limit (`scale` is 1). Where the norm is NaN or infinite, `failed` is 1, `scale` 0 and `norm` its
     /// square.
@@ -140,6 +155,7 @@ impl GradientNorm {
         let gpu = clip.gpu();
         let mut launches = Vec::new();
         let mut slots = 0;
+        let (threads, stretches) = geometry(gpu);
         for Term { x, weight, columns } in &self.terms {
             let packed = columns.1 == 0 && x.numel() % 4 == 0;
             let (x, columns) = if columns.1 == 0 {
@@ -151,7 +167,7 @@ impl GradientNorm {
             for range in row_chunks(gpu, "gradient norm", x.dims()[0], &[columns.0])? {
                 let x = x.slice(range)?;
                 let packs = x.numel() / width;
-                let groups = packs.div_ceil((THREADS * ITEMS) as usize);
+                let groups = packs.div_ceil((threads * ITEMS) as usize);
                 let params = SumParams {
                     packs: packs as u32,
                     first_slot: slots as u32,
@@ -159,18 +175,26 @@ impl GradientNorm {
                     first_column: columns.1 as u32,
                     weight: *weight,
                 };
-                slots += groups * THREADS as usize;
+                slots += groups * threads as usize;
                 launches.push((kernel, x, params, groups));
             }
         }
+        let first_sum = slots;
+        slots += self.sums.iter().map(Tensor::numel).sum::<usize>();
         let partials = Tensor::zeros(gpu, [slots.max(1)])?;
         if partials.bytes() > gpu.max_binding_bytes() {
             let expected = format!("partial sums within {} bytes", gpu.max_binding_bytes());
             return Err(Error::shape("gradient norm", expected, format!("{} bytes", partials.bytes())));
         }
         for (kernel, x, params, groups) in &launches {
-            let launch = Launch::new(kernel).constant("WG", THREADS).constant("ITEMS", ITEMS).params(params);
+            let launch = Launch::new(kernel).constant("WG", threads).constant("ITEMS", ITEMS);
+            let launch = launch.constant("STRETCHES", u32::from(stretches)).params(params);
             launch.read("x", x).write("partials", &partials).workgroups(*groups as u64).run(gpu)?;
+        }
+        let mut slot = first_sum;
+        for sums in &self.sums {
+            partials.slice(slot..slot + sums.numel())?.copy_from(sums)?;
+            slot += sums.numel();
         }
         let params = ClipParams { slots: partials.numel() as u32, every: scaling.map_or(0, |s| s.every), clip: limit };
         let launch = match scaling {

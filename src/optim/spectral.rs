@@ -11,8 +11,9 @@
 //! 3. With `project_update` skinny products of D, and the step is `W_u -= lr (I - P_U) D (I - P_V)`,
 //!    `W_c -= lr (P_U D + (I - P_U) D P_V)`; without it D itself. The same kernel writes `W = W_c + W_u`.
 
-use crate::error::Result;
-use crate::kernels::spectral::{Factors, Skinny, square_norms};
+use crate::error::{Error, Result};
+use crate::kernels::spectral::{Factors, Skinny, square_norms, sum_experts};
+use crate::kernels::spectral_rows::{self, Recorded, Wanted};
 use crate::kernels::spectral_update::{AdamFactors, Mix, Moments, accept, apply, direction};
 use crate::linalg::subspace::angles;
 use crate::linalg::svd::randomized_svd;
@@ -28,6 +29,8 @@ pub(super) struct Split {
     unique: Option<Factors>,
     /// The common part of the experts' sum, which `W_c` receives.
     common: Factors,
+    /// Sums that add up to each expert's squared norm of the gradient, where the split has made them.
+    squares: Option<Tensor>,
 }
 
 /// The settings that a step follows.
@@ -51,17 +54,21 @@ impl SpectralStack {
     /// Records the split of the gradient and adds the parts' squared norms to `norm`.
     pub(super) fn split(&self, form: GradientForm, common: CommonGradient, norm: &mut GradientNorm) -> Result<Split> {
         let k = self.basis.rank();
-        norm.add(1.0, &self.gradient);
         let split = if form == GradientForm::TokenSpace {
+            norm.add(1.0, &self.gradient);
             let sums = Skinny { a: self.sums.0.clone(), b: self.sums.1.clone() };
-            Split { unique: None, common: self.basis.factors_of_complement(&sums)? }
+            Split { unique: None, common: self.basis.factors_of_complement(&sums)?, squares: None }
         } else {
-            let skinny = self.basis.skinny(&self.gradient)?;
-            let common = self.basis.factors(&skinny.sum()?)?;
-            let unique = self.basis.factors(&skinny)?;
+            let products = self.basis.products(&self.gradient)?;
+            match &products.squares {
+                Some(squares) => norm.add_sums(squares),
+                None => norm.add(1.0, &self.gradient),
+            }
+            let common = self.basis.factors(&products.skinny.sum()?)?;
+            let unique = self.basis.factors_of(&products)?;
             norm.add(-1.0, &unique.right);
             norm.add_columns(-1.0, &unique.left, k);
-            Split { unique: Some(unique), common }
+            Split { unique: Some(unique), common, squares: products.squares }
         };
         let weight = self.common_factor(common).powi(2);
         norm.add(weight, &split.common.right);
@@ -72,25 +79,25 @@ impl SpectralStack {
     /// Records AdamW's step from the split gradient, scaled by `clip`, with the factors for `W_c` and for `W_u`, whose
     /// learning rate is one. Overwrites the gradient.
     pub(super) fn step(&self, split: &Split, adam: [&AdamFactors; 2], update: Update, clip: &Tensor) -> Result<()> {
+        let mix_c = Mix { full: 0.0, common: Some((self.common_factor(update.common), &split.common)) };
+        let (gradient, mix) = if self.all_common()? {
+            // What the split leaves of G is rounding, which AdamW would blow up to full steps.
+            (None, Mix { full: 0.0, common: None })
+        } else {
+            (Some(&self.gradient), Mix { full: 1.0, common: split.unique.as_ref().map(|f| (-1.0, f)) })
+        };
+        if self.step_by_rows(gradient, [mix_c, mix], adam, update, clip)? {
+            return Ok(());
+        }
         let basis = &self.basis;
         let [adam_c, adam] = adam;
         let direction_c = Tensor::empty_f32(clip.gpu(), self.w_c.shape())?;
-        let state = Moments { weight: &self.w_c, m: &self.moments_c.0, v: &self.moments_c.1 };
-        let mix = Mix { full: 0.0, common: Some((self.common_factor(update.common), &split.common)) };
-        direction(&direction_c, state, mix, basis, adam_c, clip)?;
-        let state = Moments { weight: &self.w_u, m: &self.moments_u.0, v: &self.moments_u.1 };
-        let mix = if self.all_common()? {
-            // What the split leaves of G is rounding, which AdamW would blow up to full steps.
-            Mix { full: 0.0, common: None }
-        } else {
-            Mix { full: 1.0, common: split.unique.as_ref().map(|f| (-1.0, f)) }
-        };
-        direction(&self.gradient, state, mix, basis, adam, clip)?;
-
+        direction(&direction_c, self.state_c(), mix_c, basis, adam_c, clip)?;
+        direction(&self.gradient, self.state_u(), mix, basis, adam, clip)?;
         let merge = Some((&self.w_c, &self.w));
         if update.project {
-            let common = basis.factors(&basis.skinny(&direction_c)?)?;
-            let unique = basis.factors(&basis.skinny(&self.gradient)?)?;
+            let common = basis.factors_of(&basis.products(&direction_c)?)?;
+            let unique = basis.factors_of(&basis.products(&self.gradient)?)?;
             let mix = Mix { full: 0.0, common: Some((-adam.lr, &common)) };
             apply(&self.w_c, None, mix, basis, None, clip)?;
             let mix = Mix { full: -adam.lr, common: Some((adam.lr, &unique)) };
@@ -103,11 +110,55 @@ impl SpectralStack {
         Ok(())
     }
 
+    fn state_c(&self) -> Moments<'_> {
+        Moments { weight: &self.w_c, m: &self.moments_c.0, v: &self.moments_c.1 }
+    }
+
+    fn state_u(&self) -> Moments<'_> {
+        Moments { weight: &self.w_u, m: &self.moments_u.0, v: &self.moments_u.1 }
+    }
+
+    /// [`SpectralStack::step`] by the kernels that keep the direction in registers: W_u moves by -lr D first, and gets the
+    /// common part of lr D back from the products of D. False where those kernels do not take these stacks.
+    fn step_by_rows(
+        &self,
+        gradient: Option<&Tensor>,
+        [mix_c, mix]: [Mix<'_>; 2],
+        [adam_c, adam]: [&AdamFactors; 2],
+        update: Update,
+        clip: &Tensor,
+    ) -> Result<bool> {
+        let basis = &self.basis;
+        let wanted = Wanted::Products { moving: !update.project };
+        let products_c = match spectral_rows::adam(None, self.state_c(), mix_c, basis, adam_c, wanted, clip)? {
+            Recorded::Nothing => return Ok(false),
+            Recorded::All(products) => products,
+        };
+        let wanted = if update.project {
+            Wanted::Products { moving: true }
+        } else {
+            Wanted::Merged { w_c: &self.w_c, merged: &self.w }
+        };
+        let products = match spectral_rows::adam(gradient, self.state_u(), mix, basis, adam, wanted, clip)? {
+            Recorded::Nothing => return Err(Error::shape("spectral step", "stacks of one size", format!("{self:?}"))),
+            Recorded::All(products) => products,
+        };
+        if let (Some(common), Some(unique)) = (products_c, products) {
+            let factors = basis.factors_of(&common)?;
+            let mix = Mix { full: 0.0, common: Some((-adam.lr, &factors)) };
+            apply(&self.w_c, None, mix, basis, None, clip)?;
+            let factors = basis.factors_of(&unique)?;
+            let mix = Mix { full: 0.0, common: Some((adam.lr, &factors)) };
+            apply(&self.w_u, None, mix, basis, Some((&self.w_c, &self.w)), clip)?;
+        }
+        Ok(true)
+    }
+
     /// Records the share of each expert's gradient that is common, for the record; to be called before the step.
     pub(super) fn record_share(&self, split: &Split, clip: &Tensor) -> Result<()> {
         let share = Tensor::zeros(clip.gpu(), self.record.share.shape())?;
         if let Some(factors) = &split.unique {
-            share.slice(0..1)?.copy_from(&square_norms(&self.gradient, 0)?)?;
+            share.slice(0..1)?.copy_from(&squares(&self.gradient, split.squares.as_ref())?)?;
             let common = square_norms(&factors.right, 0)?;
             crate::kernels::elementwise::add_into(&common, &square_norms(&factors.left, self.basis.rank())?)?;
             share.slice(1..2)?.copy_from(&common)?;
@@ -117,11 +168,11 @@ impl SpectralStack {
 
     /// Records the drift into `target: [3, layers, E]`: squared norms of `U^T W_u,i`, `W_u,i V` and `W_u,i`.
     pub(super) fn record_drift(&self, target: &Tensor) -> Result<()> {
-        let skinny = self.basis.skinny(&self.w_u)?;
-        for (i, x) in [&skinny.a, &skinny.b, &self.w_u].into_iter().enumerate() {
+        let products = self.basis.products(&self.w_u)?;
+        for (i, x) in [&products.skinny.a, &products.skinny.b].into_iter().enumerate() {
             target.slice(i..i + 1)?.copy_from(&square_norms(x, 0)?)?;
         }
-        Ok(())
+        target.slice(2..3)?.copy_from(&squares(&self.w_u, products.squares.as_ref())?)
     }
 
     /// Records a refresh: new bases from `W_c` by randomized SVD, with `warm_start` from the old V, then the realignment of
@@ -150,14 +201,25 @@ impl SpectralStack {
         if config.realign == Realign::None {
             return Ok(());
         }
-        let skinny = basis.skinny(&self.w_u)?;
+        let products = basis.products(&self.w_u)?;
         if config.realign == Realign::Absorb {
-            let removed = basis.factors(&skinny.sum()?)?;
+            let removed = basis.factors(&products.skinny.sum()?)?;
             let mix = Mix { full: 0.0, common: Some((1.0 / self.experts() as f32, &removed)) };
             apply(&self.w_c, None, mix, basis, None, clip)?;
         }
-        let removed = basis.factors(&skinny)?;
+        let removed = basis.factors_of(&products)?;
         let mix = Mix { full: 0.0, common: Some((-1.0, &removed)) };
         apply(&self.w_u, None, mix, basis, Some((&self.w_c, &self.w)), clip)
+    }
+}
+
+/// The squared norm of each matrix of `x: [layers, experts, m, n]`, from sums that add up to it where there are some.
+fn squares(x: &Tensor, sums: Option<&Tensor>) -> Result<Tensor> {
+    match sums {
+        Some(sums) => {
+            let number = sums.rows();
+            sum_experts(&sums.reshape([number, sums.cols(), 1, 1])?, 1.0)?.reshape([number])
+        }
+        None => square_norms(x, 0),
     }
 }

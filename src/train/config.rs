@@ -45,6 +45,18 @@ pub struct DataConfig {
     pub validation_fraction: f64,
 }
 
+/// What backward makes again instead of finding it in memory; the results are the same to the bit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Recompute {
+    /// Nothing.
+    #[default]
+    None,
+    /// Norms, and of the experts the grouped rows, the hidden products and the routed outputs: about half of all activation
+    /// bytes for one of the nine expert products and some elementwise work.
+    Experts,
+}
+
 /// The `[train]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -59,6 +71,8 @@ pub struct TrainConfig {
     pub seq: usize,
     /// Micro-batches whose gradients make one step.
     pub accumulate: u64,
+    /// What backward makes again instead of finding it in memory.
+    pub recompute: Recompute,
     /// Steps between two lines of `metrics.jsonl`.
     pub log_every: u64,
     /// Steps between two validations; 0 for one at the end only.
@@ -116,6 +130,7 @@ impl RunConfig {
                 batch,
                 seq,
                 accumulate: 1,
+                recompute: Recompute::None,
                 log_every,
                 eval_every,
                 eval_batches,

@@ -9,6 +9,7 @@ mod clock;
 pub mod config;
 pub mod evaluate;
 pub mod generate;
+pub mod memory;
 pub mod metrics;
 pub mod progress;
 pub mod resume;

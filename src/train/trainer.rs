@@ -16,8 +16,9 @@ use crate::nn::pass::{Mode, Pass};
 use crate::ops::CrossEntropy;
 use crate::optim::{Optimizer, SpectralInit};
 use crate::tensor::{DType, Tensor};
-use crate::train::config::RunConfig;
+use crate::train::config::{Recompute, RunConfig};
 use crate::train::evaluate::evaluate;
+use crate::train::memory::MemoryReport;
 
 /// Steps whose figures may be outstanding: enough that the host is ahead of the device, few enough that a failure is
 /// noticed soon.
@@ -70,6 +71,8 @@ pub struct Trainer {
     figures: Tensor,
     /// `u32 [layers, E]` in rows that start aligned: tokens of each expert in the last step, all its micro-batches.
     counts: Tensor,
+    /// The most bytes of activations that a forward pass has held for backward.
+    activations: u64,
     pending: VecDeque<(StepReport, Readback)>,
 }
 
@@ -112,6 +115,7 @@ impl Trainer {
             model,
             optimizer,
             step: 0,
+            activations: 0,
             pending: VecDeque::new(),
         })
     }
@@ -174,7 +178,7 @@ impl Trainer {
             self.tokens.write_u32(&batch.tokens)?;
             self.targets.write_u32(&batch.targets)?;
             let mode = if i == 0 { Mode::Train } else { Mode::Accumulate };
-            let mut tape = Tape::new(&self.gpu);
+            let mut tape = Tape::new(&self.gpu).recomputing(self.config.train.recompute == Recompute::Experts);
             let (output, loss) = self.forward(&mut tape, mode)?;
             let keep = if i == 0 { 0.0 } else { 1.0 };
             axpby(share, tape.value(loss), keep, &self.figure(0)?)?;
@@ -186,6 +190,7 @@ impl Trainer {
                 sum_counts(&routing.groups.counts, i > 0, &self.layer_counts(l)?)?;
             }
             drop(output);
+            self.activations = self.activations.max(tape.held_bytes());
             drop(tape.backward(&seeds)?);
         }
         let lr = self.config.optimizer.schedule(self.config.train.steps).lr(self.step);
@@ -224,6 +229,7 @@ impl Trainer {
         let output = self.model.forward(tape, &pass, &self.tokens)?;
         let targets = tape.constant(&self.targets);
         let loss = tape.apply(CrossEntropy, &[output.logits, targets])?;
+        tape.release(&[output.logits]);
         Ok((output, loss))
     }
 
@@ -299,6 +305,14 @@ impl Trainer {
     /// As [`evaluate`].
     pub async fn evaluate(&self, batches: impl IntoIterator<Item = Batch>) -> Result<f32> {
         Ok(evaluate(&self.gpu, &self.model, self.config.train.seq, batches).await?.loss)
+    }
+
+    /// Where the device's memory is; the activations are those of the steps so far.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn memory(&self) -> Result<MemoryReport> {
+        MemoryReport::new(&self.gpu, self.model.params(), &self.optimizer, self.activations)
     }
 
     /// Everything that a checkpoint holds beside the parameters and the step: optimizer, spectral and balance state.

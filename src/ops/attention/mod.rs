@@ -7,7 +7,7 @@
 
 mod launch;
 
-use crate::autograd::{Array, Backward, Forward, Op};
+use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
@@ -94,6 +94,10 @@ impl Op for Attention {
             pass.add(1, dk)?;
         }
         if pass.needs(2) { pass.add(2, dv) } else { Ok(()) }
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::inputs([0, 1, 2]).and_output()
     }
 
     fn reference(&self, inputs: &[Array]) -> Array {

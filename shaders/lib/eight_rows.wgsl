@@ -1,0 +1,140 @@
+// Products of rank 8 with a matrix, by subgroups of eight lanes. Needs lib/grid.wgsl and `params` with the fields matrices,
+// rows, packs (vec4s of a row) and experts (matrices of a layer).
+//
+// A workgroup is a subgroup and takes 32 rows: lane l has the rows l, 8 + l, 16 + l, 24 + l of the block, and all lanes
+// walk along their rows together. So a load touches eight cache lines at once, and the next loads use them up. With the lanes
+// along the columns of a block of rows a load touches two, which software adapters wait for: a third of the speed.
+//
+// What belongs to the columns (a vec4 of each of the eight rows of V^T, say) is loaded once for all 32 rows, one vec4 a lane,
+// and reaches the lanes by broadcasts; what belongs to a lane's rows stays in registers for the whole walk.
+
+// Lanes of a subgroup, and the rank.
+override WG: u32 = 8u;
+// The number of rows is no multiple of 32: what is past the last repeats it, with weight zero, and is not stored.
+override ROW_TAIL: bool = false;
+
+const BLOCK: u32 = 32u;
+
+struct Place {
+    matrix: u32,
+    layer: u32,
+    // Block of rows, counted over all matrices.
+    block: u32,
+    // The lane's four rows within the matrix, and which of them are inside.
+    rows: vec4<u32>,
+    inside: vec4<bool>,
+}
+
+fn blocks_of_rows() -> u32 {
+    return (params.rows + BLOCK - 1u) / BLOCK;
+}
+
+// The experts of a layer share what belongs to it, so the same rows of all of them follow each other.
+fn place(index: u32, lane: u32) -> Place {
+    let blocks = blocks_of_rows();
+    let experts = min(params.experts, params.matrices);
+    let layer = index / (experts * blocks);
+    let block = index / experts % blocks;
+    let matrix = layer * experts + index % experts;
+    let rows = vec4(block * BLOCK + lane) + vec4(0u, 8u, 16u, 24u);
+    if ROW_TAIL {
+        return Place(matrix, layer, matrix * blocks + block, min(rows, vec4(params.rows - 1u)), rows < vec4(params.rows));
+    }
+    return Place(matrix, layer, matrix * blocks + block, rows, vec4(true));
+}
+
+// Eight numbers of a lane: of one row, one for each direction.
+struct Row {
+    low: vec4<f32>,
+    high: vec4<f32>,
+}
+
+// A vec4 for each direction, the same in all lanes.
+struct Eight {
+    v0: vec4<f32>,
+    v1: vec4<f32>,
+    v2: vec4<f32>,
+    v3: vec4<f32>,
+    v4: vec4<f32>,
+    v5: vec4<f32>,
+    v6: vec4<f32>,
+    v7: vec4<f32>,
+}
+
+// `own` of lane j is the vec4 of direction j.
+fn spread(own: vec4<f32>) -> Eight {
+    return Eight(subgroupBroadcast(own, 0u), subgroupBroadcast(own, 1u), subgroupBroadcast(own, 2u),
+                 subgroupBroadcast(own, 3u), subgroupBroadcast(own, 4u), subgroupBroadcast(own, 5u),
+                 subgroupBroadcast(own, 6u), subgroupBroadcast(own, 7u));
+}
+
+// sum + row . e: four columns of a row of a product of rank 8.
+fn expand(sum: vec4<f32>, row: Row, e: Eight) -> vec4<f32> {
+    let low = fma(vec4(row.low.w), e.v3, fma(vec4(row.low.z), e.v2, fma(vec4(row.low.y), e.v1, fma(vec4(row.low.x), e.v0, sum))));
+    return fma(vec4(row.high.w), e.v7, fma(vec4(row.high.z), e.v6, fma(vec4(row.high.y), e.v5, fma(vec4(row.high.x), e.v4, low))));
+}
+
+// sum + x . e for each direction: what four columns of a row add to its products.
+fn reduce(sum: Row, x: vec4<f32>, e: Eight) -> Row {
+    var low = fma(vec4(e.v0.x, e.v1.x, e.v2.x, e.v3.x), vec4(x.x), sum.low);
+    low = fma(vec4(e.v0.y, e.v1.y, e.v2.y, e.v3.y), vec4(x.y), low);
+    low = fma(vec4(e.v0.z, e.v1.z, e.v2.z, e.v3.z), vec4(x.z), low);
+    low = fma(vec4(e.v0.w, e.v1.w, e.v2.w, e.v3.w), vec4(x.w), low);
+    var high = fma(vec4(e.v4.x, e.v5.x, e.v6.x, e.v7.x), vec4(x.x), sum.high);
+    high = fma(vec4(e.v4.y, e.v5.y, e.v6.y, e.v7.y), vec4(x.y), high);
+    high = fma(vec4(e.v4.z, e.v5.z, e.v6.z, e.v7.z), vec4(x.z), high);
+    high = fma(vec4(e.v4.w, e.v5.w, e.v6.w, e.v7.w), vec4(x.w), high);
+    return Row(low, high);
+}
+
+// Four columns of the lane's four rows, and four rows of U.
+struct Four {
+    x0: vec4<f32>,
+    x1: vec4<f32>,
+    x2: vec4<f32>,
+    x3: vec4<f32>,
+}
+
+struct FourRows {
+    r0: Row,
+    r1: Row,
+    r2: Row,
+    r3: Row,
+}
+
+fn exchange(a: vec4<f32>, b: vec4<f32>, bit: u32, lane: u32) -> vec4<f32> {
+    let high = (lane & bit) != 0u;
+    return select(a, b, high) + subgroupShuffleXor(select(b, a, high), bit);
+}
+
+// The sum of p_j over all lanes, in lane j: each exchange halves the sums that a lane holds.
+fn add_up(p0: vec4<f32>, p1: vec4<f32>, p2: vec4<f32>, p3: vec4<f32>, p4: vec4<f32>, p5: vec4<f32>, p6: vec4<f32>,
+          p7: vec4<f32>, lane: u32) -> vec4<f32> {
+    let low = exchange(exchange(p0, p1, 1u, lane), exchange(p2, p3, 1u, lane), 2u, lane);
+    let high = exchange(exchange(p4, p5, 1u, lane), exchange(p6, p7, 1u, lane), 2u, lane);
+    return exchange(low, high, 4u, lane);
+}
+
+fn weighted(x: Four, a: f32, b: f32, c: f32, d: f32) -> vec4<f32> {
+    return fma(vec4(d), x.x3, fma(vec4(c), x.x2, fma(vec4(b), x.x1, a * x.x0)));
+}
+
+// Four columns of u^T x over the block's 32 rows: lane j has direction j.
+fn project(u: FourRows, x: Four, lane: u32) -> vec4<f32> {
+    return add_up(weighted(x, u.r0.low.x, u.r1.low.x, u.r2.low.x, u.r3.low.x),
+                  weighted(x, u.r0.low.y, u.r1.low.y, u.r2.low.y, u.r3.low.y),
+                  weighted(x, u.r0.low.z, u.r1.low.z, u.r2.low.z, u.r3.low.z),
+                  weighted(x, u.r0.low.w, u.r1.low.w, u.r2.low.w, u.r3.low.w),
+                  weighted(x, u.r0.high.x, u.r1.high.x, u.r2.high.x, u.r3.high.x),
+                  weighted(x, u.r0.high.y, u.r1.high.y, u.r2.high.y, u.r3.high.y),
+                  weighted(x, u.r0.high.z, u.r1.high.z, u.r2.high.z, u.r3.high.z),
+                  weighted(x, u.r0.high.w, u.r1.high.w, u.r2.high.w, u.r3.high.w), lane);
+}
+
+// Zero outside, so that a row that repeats another counts once.
+fn masked(row: Row, inside: bool) -> Row {
+    if ROW_TAIL {
+        return Row(select(vec4(0.0), row.low, inside), select(vec4(0.0), row.high, inside));
+    }
+    return row;
+}

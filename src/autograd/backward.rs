@@ -1,0 +1,155 @@
+//! What an op's backward has in hand, and where its gradients go.
+
+use super::op::{Op, Reads};
+use super::tape::{Kind, Node, Var};
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::kernels::elementwise;
+use crate::tensor::{DType, Tensor};
+
+/// The gradients of the [`Tape::variable`]s.
+#[derive(Debug)]
+pub struct Gradients {
+    pub(super) by_var: Vec<(Var, Tensor)>,
+}
+
+impl Gradients {
+    /// The gradient of a variable; none if nothing reached it.
+    pub fn of(&self, var: Var) -> Option<&Tensor> {
+        self.by_var.iter().find(|(v, _)| *v == var).map(|(_, gradient)| gradient)
+    }
+}
+
+/// One op's backward: what it has and where its gradients go.
+pub struct Backward<'a> {
+    gpu: Gpu,
+    nodes: &'a mut [Node],
+    slots: &'a mut [Option<Tensor>],
+    inputs: &'a [Var],
+    name: &'static str,
+    reads: Reads,
+    output: Option<Tensor>,
+    saved: Vec<Tensor>,
+    dy: Option<Tensor>,
+}
+
+impl Backward<'_> {
+    /// Runs `op`'s backward from the gradient `dy`; what it reads must be there.
+    pub(super) fn run(
+        op: &dyn Op,
+        nodes: &mut [Node],
+        slots: &mut [Option<Tensor>],
+        inputs: &[Var],
+        output: Option<Tensor>,
+        saved: Vec<Tensor>,
+        dy: Tensor,
+    ) -> Result<()> {
+        let (gpu, name, reads) = (dy.gpu().clone(), op.name(), op.reads());
+        op.backward(&mut Backward { gpu, nodes, slots, inputs, name, reads, output, saved, dy: Some(dy) })
+    }
+
+    /// Input `i`.
+    ///
+    /// # Panics
+    /// When [`Op::reads`] does not say that backward reads it.
+    pub fn input(&self, i: usize) -> Tensor {
+        let value = self.nodes[self.inputs[i].0].value.as_ref().filter(|_| self.reads.input(i));
+        value.unwrap_or_else(|| panic!("{}: backward reads input {i}, reads() does not say so", self.name)).clone()
+    }
+
+    /// The output.
+    ///
+    /// # Panics
+    /// When [`Op::reads`] does not say that backward reads it.
+    pub fn output(&self) -> &Tensor {
+        let value = self.output.as_ref().filter(|_| self.reads.output());
+        value.unwrap_or_else(|| panic!("{}: backward reads the output, reads() does not say so", self.name))
+    }
+
+    /// The `i`-th tensor that forward saved.
+    pub fn saved(&self, i: usize) -> &Tensor {
+        &self.saved[i]
+    }
+
+    /// The gradient of the output. Others may share its buffer: never write to it.
+    ///
+    /// # Panics
+    /// Never before [`Backward::take_dy`].
+    pub fn dy(&self) -> Tensor {
+        self.dy.clone().expect("taken only once, at the end")
+    }
+
+    /// The gradient of the output, given up by this pass, so that it can become an input's gradient without a copy.
+    ///
+    /// # Panics
+    /// When called twice.
+    pub fn take_dy(&mut self) -> Tensor {
+        self.dy.take().expect("taken only once, at the end")
+    }
+
+    /// Whether input `i` wants a gradient.
+    pub fn needs(&self, i: usize) -> bool {
+        let node = &self.nodes[self.inputs[i].0];
+        node.needs_gradient && node.dtype != DType::U32
+    }
+
+    /// Where to write the gradient of input `i`, and the factor (0 or 1) on what is there already: a kernel computes
+    /// `target = gradient + factor * target`. To be called once for an input, and then to be written for certain, before
+    /// the next call: two inputs may be the same value. Where one kernel writes two gradients, use [`Backward::add`].
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn target(&mut self, i: usize) -> Result<(Tensor, f32)> {
+        let var = self.inputs[i].0;
+        if let Kind::Parameter { gradient, written } = &mut self.nodes[var].kind {
+            let factor = if std::mem::replace(written, true) { 1.0 } else { 0.0 };
+            return Ok((gradient.clone(), factor));
+        }
+        let Node { shape, dtype, .. } = self.nodes[var];
+        let slot = &mut self.slots[var];
+        let (tensor, factor) = match slot.take() {
+            None => (Tensor::empty(&self.gpu, shape, dtype)?, 0.0),
+            Some(tensor) if tensor.is_unique() => (tensor, 1.0),
+            Some(shared) => (shared.duplicate()?, 1.0),
+        };
+        *slot = Some(tensor.clone());
+        Ok((tensor, factor))
+    }
+
+    /// Adds `gradient` to the gradient of input `i`.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn add(&mut self, i: usize, gradient: Tensor) -> Result<()> {
+        let var = self.inputs[i].0;
+        if let Kind::Parameter { gradient: target, written } = &mut self.nodes[var].kind {
+            return if std::mem::replace(written, true) {
+                elementwise::add_into(target, &gradient)
+            } else {
+                target.copy_from(&gradient)
+            };
+        }
+        let shape = self.nodes[var].shape;
+        accumulate(&mut self.slots[var], gradient.reshape(shape)?)
+    }
+}
+
+pub(super) fn accumulate(slot: &mut Option<Tensor>, gradient: Tensor) -> Result<()> {
+    *slot = Some(match slot.take() {
+        None => gradient,
+        Some(sum) if sum.is_unique() => {
+            elementwise::add_into(&sum, &gradient)?;
+            sum
+        }
+        Some(sum) if gradient.is_unique() => {
+            elementwise::add_into(&gradient, &sum)?;
+            gradient
+        }
+        Some(shared) => {
+            let sum = shared.duplicate()?;
+            elementwise::add_into(&sum, &gradient)?;
+            sum
+        }
+    });
+    Ok(())
+}

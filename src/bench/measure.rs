@@ -1,0 +1,111 @@
+//! Measuring a group of cases: round by round, so that a busy machine slows all of them alike, and ratios by round.
+//!
+//! Times are by the host's clock, from recording to the end on the device: that is what a caller waits for, it exists on
+//! every adapter, and it is the clock of the CPU yardstick. Timestamp queries, which leave out recording and submission,
+//! are for the table of kernels only.
+
+use std::time::Instant;
+
+use super::Options;
+use super::case::{Case, Facts, Group, Record};
+use super::ceiling::{Ceiling, Rates, seconds};
+use super::report::Figures;
+use crate::error::Result;
+use crate::gpu::Gpu;
+
+/// What one measurement should take at least: some hundred times the cost of a submission.
+const LEAST: f64 = 0.04;
+/// Rounds that are made however long they take: the fewest with a median between others.
+const FEWEST: usize = 3;
+
+struct Running {
+    facts: Facts,
+    record: Record,
+    repeats: usize,
+    /// Seconds of a run in each round.
+    times: Vec<f64>,
+}
+
+/// Measures the cases of a group; the figures come in their order.
+pub(super) fn measure(gpu: &Gpu, group: Group, ceiling: &mut Ceiling, options: &Options) -> Result<Vec<Figures>> {
+    let began = Instant::now();
+    let mut running = Vec::new();
+    for Case { facts, make } in group {
+        let mut record = make(gpu)?;
+        // The first run compiles and touches memory for the first time.
+        let first = seconds(gpu, &mut record, 1)?;
+        let again = if first < 1.0 { seconds(gpu, &mut record, 1)? } else { first };
+        let repeats = if options.quick { 1 } else { (LEAST / again).ceil().clamp(1.0, 1000.0) as usize };
+        running.push(Running { facts, record, repeats, times: Vec::new() });
+    }
+    let mut rates = Vec::new();
+    let rounds = if options.quick { 1 } else { options.rounds };
+    for round in 0..rounds {
+        if round >= FEWEST && began.elapsed().as_secs_f64() > options.seconds {
+            break;
+        }
+        rates.push(ceiling.measure(gpu)?);
+        // There and back: of two cases each comes first as often, so a machine that slows down favours neither.
+        let mut order: Vec<usize> = (0..running.len()).collect();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for i in order {
+            let one = &mut running[i];
+            let time = seconds(gpu, &mut one.record, one.repeats)?;
+            one.times.push(time);
+        }
+    }
+    Ok(running.iter().map(|one| figures(one, &running, &rates, options)).collect())
+}
+
+/// The `q`-quantile.
+pub(super) fn quantile(values: &[f64], q: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[((sorted.len() - 1) as f64 * q).round() as usize]
+}
+
+fn figures(one: &Running, all: &[Running], rates: &[Rates], options: &Options) -> Figures {
+    let case = &one.facts;
+    let find = |name: &str| all.iter().find(|other| other.facts.name == name);
+    // What comes with a run now and then is a part of it.
+    let share = case.shares.as_ref().and_then(|(of, share)| Some((find(of)?, *share)));
+    let times: Vec<f64> = (0..one.times.len())
+        .map(|r| one.times[r] + share.map_or(0.0, |(other, share)| share * other.times[r]))
+        .collect();
+    let median_of = |value: &dyn Fn(usize) -> f64| {
+        let values: Vec<f64> = (0..times.len()).map(value).collect();
+        quantile(&values, 0.5)
+    };
+    let there = |amount: f64| (amount > 0.0).then_some(amount);
+    // The best product that the round has seen, wherever it was.
+    let product = |r: usize| {
+        let dense = all.iter().filter(|other| other.facts.name.starts_with("gemm."));
+        dense.map(|other| other.facts.flop / other.times[r]).fold(rates[r].product, f64::max)
+    };
+    let median = median_of(&|r| times[r]);
+    let flop_share = there(case.flop).map(|flop| median_of(&|r| flop / times[r] / product(r)));
+    let byte_share = there(case.bytes).map(|bytes| median_of(&|r| bytes / times[r] / rates[r].copy));
+    let ratio_to_cpu = match case.on_cpu {
+        // Seconds of work: not for a quick look.
+        Some(_) if options.quick => None,
+        Some(cpu) => Some(cpu() / median),
+        None => there(case.flop).map(|flop| median_of(&|r| flop / times[r] / rates[r].cpu)),
+    };
+    let dense = case.dense.as_ref().and_then(|name| find(name));
+    let baseline = case.comparison.as_ref().and_then(|c| Some((find(&c.baseline)?, c.factor)));
+    Figures {
+        case: case.name.clone(),
+        median_ms: 1e3 * median,
+        spread: (quantile(&times, 0.9) - quantile(&times, 0.1)) / median,
+        gflops: there(case.flop).map(|flop| flop / median / 1e9),
+        gbytes_per_s: there(case.bytes).map(|bytes| bytes / median / 1e9),
+        share_of_ceiling: flop_share.or(byte_share),
+        ratio_to_cpu,
+        ratio_to_dense: dense.map(|other| median_of(&|r| (case.flop / times[r]) / (other.facts.flop / other.times[r]))),
+        ratio: baseline.map(|(other, factor)| median_of(&|r| factor * times[r] / other.times[r])),
+        tokens_per_second: there(case.tokens).map(|tokens| tokens / median),
+        rounds: times.len(),
+    }
+}

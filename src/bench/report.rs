@@ -1,0 +1,79 @@
+//! The figures: a line for a person, an object for a program.
+
+use serde::Serialize;
+
+/// What was measured of one case. A figure that does not apply is not there.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Figures {
+    /// The case's name.
+    pub case: String,
+    /// Milliseconds of a run, median over the rounds.
+    pub median_ms: f64,
+    /// Range from 10 % to 90 % of the rounds' times, over the median.
+    pub spread: f64,
+    /// Useful floating-point operations, 1e9 a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gflops: Option<f64>,
+    /// Bytes that had to be moved, 1e9 a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gbytes_per_s: Option<f64>,
+    /// Share of the adapter's best product rate, or of its copy bandwidth where bytes are what counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share_of_ceiling: Option<f64>,
+    /// Rate over that of nalgebra on one thread of the CPU: of its f32 product of 1024 x 1024 x 1024 in the same round, or
+    /// of its full SVD of the same size.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ratio_to_cpu: Option<f64>,
+    /// Rate over that of the dense product of the same form, of aligned sizes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ratio_to_dense: Option<f64>,
+    /// Of a comparison: time over the baseline's, median of the rounds' pairs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<f64>,
+    /// Tokens of a training step a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens_per_second: Option<f64>,
+    /// Rounds that were made.
+    pub rounds: usize,
+}
+
+/// The heads of [`Figures::line`]'s columns.
+pub(super) fn heads() -> String {
+    format!(
+        "{:40} {:>10} {:>7} {:>8} {:>7} {:>8} {:>7} {:>8} {:>7} {:>9}\n",
+        "case", "median ms", "spread", "GFLOP/s", "GB/s", "ceiling", "/ CPU", "/ dense", "ratio", "tokens/s"
+    )
+}
+
+impl Figures {
+    /// Of a ceiling: work of `amount` at `rate`.
+    pub(super) fn ceiling(name: &str, amount: f64, rate: f64) -> Self {
+        Self { case: name.into(), median_ms: 1e3 * amount / rate, ..Self::default() }
+    }
+
+    /// A line of the table.
+    pub(super) fn line(&self) -> String {
+        let number = |x: Option<f64>, width: usize, digits: usize| match x {
+            Some(x) => format!(" {x:width$.digits$}"),
+            None => " ".repeat(width + 1),
+        };
+        let percent = |x: Option<f64>, width: usize| match x {
+            Some(x) => format!(" {:w$.1} %", 100.0 * x, w = width - 2),
+            None => " ".repeat(width + 1),
+        };
+        let line = [
+            format!("{:40}", self.case),
+            number(Some(self.median_ms), 10, 2),
+            percent(Some(self.spread), 7),
+            number(self.gflops, 8, 1),
+            number(self.gbytes_per_s, 7, 2),
+            percent(self.share_of_ceiling, 8),
+            number(self.ratio_to_cpu, 7, 3),
+            number(self.ratio_to_dense, 8, 3),
+            number(self.ratio, 7, 4),
+            number(self.tokens_per_second, 9, 0),
+        ]
+        .concat();
+        format!("{}\n", line.trim_end())
+    }
+}

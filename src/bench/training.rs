@@ -1,0 +1,160 @@
+//! Training steps: spectral decoupling on against off, its refresh alone, and the step of the `small` preset.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use super::case::{Case, Group, Record};
+use crate::data::{Batch, Batches};
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::nn::config::{GradientForm, ModelConfig, MoeConfig, Preset};
+use crate::tensor::Tensor;
+use crate::train::config::RunConfig;
+use crate::train::trainer::Trainer;
+
+/// What is trained on; only its length and its spread over the bytes matter.
+const TEXT: &[u8] = include_bytes!("../train/trainer.rs");
+/// Different batches that steps go through in turn.
+const BATCHES: u64 = 8;
+
+/// A trainer with its batches.
+pub(super) struct Session {
+    trainer: Trainer,
+    batches: Vec<Vec<Batch>>,
+    next: usize,
+}
+
+impl Session {
+    pub(super) fn new(gpu: &Gpu, config: &RunConfig) -> Result<Self> {
+        let text = TEXT.repeat(4);
+        let train = &config.train;
+        let sampler = Batches::new(&text, train.batch, train.seq, config.seed)?;
+        let micro = |step| (0..train.accumulate).map(|i| sampler.batch(step, i)).collect();
+        let batches = (1..=BATCHES).map(micro).collect();
+        Ok(Self { trainer: Trainer::new(gpu, config)?, batches, next: 0 })
+    }
+
+    /// A step without a refresh, to its last figure.
+    pub(super) fn step(&mut self) -> Result<()> {
+        let every = self.trainer.config().spectral.refresh_every;
+        if (self.trainer.step_number() + 1).is_multiple_of(every) {
+            self.trainer.resume_at(self.trainer.step_number() + 1)?;
+        }
+        self.next = (self.next + 1) % self.batches.len();
+        self.trainer.step(&self.batches[self.next])?;
+        pollster::block_on(self.trainer.reports(true)).map(drop)
+    }
+
+    /// Records the refresh of all bases with the realignment.
+    fn refresh(&self, clip: &Tensor) -> Result<()> {
+        let config = self.trainer.config().spectral.resolved();
+        let stacks = self.trainer.optimizer().banks().iter().flat_map(|bank| &bank.stacks);
+        let step = self.trainer.step_number();
+        stacks.into_iter().try_for_each(|stack| stack.refresh(&config, 1, step, clip))
+    }
+}
+
+/// A session that several cases share, made when the first needs it.
+#[derive(Clone)]
+struct Shared(Rc<RefCell<Option<Session>>>, RunConfig);
+
+impl Shared {
+    fn new(config: RunConfig) -> Self {
+        Self(Rc::default(), config)
+    }
+
+    fn make(&self, gpu: &Gpu) -> Result<()> {
+        let mut session = self.0.borrow_mut();
+        if session.is_none() {
+            *session = Some(Session::new(gpu, &self.1)?);
+        }
+        Ok(())
+    }
+
+    /// A recorder of `run`.
+    fn case(self, run: impl Fn(&mut Session) -> Result<()> + 'static) -> impl FnOnce(&Gpu) -> Result<Record> {
+        move |gpu| {
+            self.make(gpu)?;
+            Ok(Box::new(move || self.0.borrow_mut().as_mut().map_or(Ok(()), &run)))
+        }
+    }
+}
+
+/// The shapes: the `small` preset, and two layers of d = 1024, f = 704 with the same attention widths and no shared expert.
+pub(super) fn d256() -> RunConfig {
+    steady(RunConfig::preset(Preset::Small))
+}
+
+fn d1024(accumulate: u64) -> RunConfig {
+    let moe = MoeConfig { experts: 8, top_k: 2, d_expert: 704, d_shared: 0, ..MoeConfig::default() };
+    let mut config = RunConfig::preset(Preset::Small);
+    config.model =
+        ModelConfig { d_model: 1024, layers: 2, heads: 16, kv_heads: 8, head_dim: 64, moe, ..Preset::Small.model() };
+    config.train.accumulate = accumulate;
+    steady(config)
+}
+
+/// So small a learning rate that all steps, with and without decoupling, route alike.
+fn steady(mut config: RunConfig) -> RunConfig {
+    config.optimizer.lr = 1e-9;
+    config
+}
+
+fn tokens(config: &RunConfig) -> usize {
+    config.train.batch * config.train.seq * config.train.accumulate as usize
+}
+
+/// `spectral.step.{shape}`: default settings, with the form of the gradient split that the rule chooses, over the step
+/// without decoupling; `.published`, and both forms; the refresh, one part in `refresh_every`, is averaged in.
+/// `spectral.refresh.{shape}`: that part alone, over the same step. `spectral.off.{shape}`: the step without decoupling.
+fn comparison(shape: &str, config: &RunConfig, long: bool) -> Group {
+    let off = format!("spectral.off.{shape}");
+    let every = config.spectral.refresh_every as f64;
+    let step = |name: String, config: RunConfig| {
+        let count = tokens(&config);
+        Case::new(name, Shared::new(config).case(Session::step)).tokens(count).long(long)
+    };
+    let mut plain = config.clone();
+    plain.spectral.enabled = false;
+    let mut group = vec![step(off.clone(), plain)];
+    for (suffix, form, published) in [
+        ("", GradientForm::Auto, false),
+        (".published", GradientForm::Auto, true),
+        (".direct", GradientForm::Direct, false),
+        (".token_space", GradientForm::TokenSpace, false),
+    ] {
+        let mut config = config.clone();
+        config.spectral.gradient_form = form;
+        config.spectral.as_published = published;
+        let session = Shared::new(config.clone());
+        let refresh = format!("spectral.refresh.{shape}{}", if published { suffix } else { "" });
+        let name = format!("spectral.step.{shape}{suffix}");
+        let case = Case::new(name, session.clone().case(Session::step)).tokens(tokens(&config));
+        group.push(case.against(&off, 1.0).with_share(&refresh, 1.0 / every).long(long));
+        // Both forms refresh alike.
+        if form == GradientForm::Auto {
+            let make = move |gpu: &Gpu| {
+                let clip = Tensor::from_f32(gpu, [4], &[0.0, 1.0, 0.0, 0.0])?;
+                session.case(move |session| session.refresh(&clip))(gpu)
+            };
+            group.push(Case::new(refresh, make).against(&off, 1.0 / every).long(long));
+        }
+    }
+    group
+}
+
+/// `spectral.*`, a group for each shape.
+pub(super) fn spectral() -> Vec<Group> {
+    vec![
+        comparison("d256", &d256(), false),
+        comparison("d1024", &d1024(1), true),
+        comparison("d1024.t8192", &d1024(4), true),
+    ]
+}
+
+/// `step.*`: default settings, no refresh in it.
+pub(super) fn steps() -> Group {
+    let config = d256();
+    let count = tokens(&config);
+    vec![Case::new("step.d256", Shared::new(config).case(Session::step)).tokens(count)]
+}

@@ -1,0 +1,97 @@
+//! `sdmoe bench`: measures, prints a table, and with `--json` writes the figures.
+
+use std::path::PathBuf;
+
+use crate::bench::{Options, Plan, Suite};
+use crate::checkpoint::write_file_atomically;
+use crate::error::{Error, Result};
+use crate::gpu::{AdapterChoice, Gpu, GpuOptions};
+
+/// Flags of `sdmoe bench`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Ratios are paired by round, so they hold on a machine that is not quiet; rates do not.")]
+pub(super) struct Args {
+    /// What to measure
+    #[arg(value_name = "SUITE", default_value = "all")]
+    suites: Vec<Choice>,
+    /// Only the cases whose name contains this, and what they are set against
+    #[arg(long, value_name = "TEXT")]
+    filter: Option<String>,
+    /// List the cases and measure nothing
+    #[arg(long)]
+    list: bool,
+    /// Write the figures to this file, a list of objects
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Adapter, by a part of its name or by its index (see `sdmoe devices`)
+    #[arg(long, value_name = "NAME|INDEX")]
+    adapter: Option<String>,
+    /// Rounds of each group of cases
+    #[arg(long, value_name = "N", default_value_t = Options::default().rounds)]
+    rounds: usize,
+    /// Seconds after which a group of cases has no further round, once it has three
+    #[arg(long, value_name = "S", default_value_t = Options::default().seconds)]
+    seconds: f64,
+    /// One run of each case that is short: to see that everything works
+    #[arg(long)]
+    quick: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Choice {
+    Gemm,
+    Experts,
+    Attention,
+    Norms,
+    Svd,
+    Spectral,
+    Step,
+    All,
+}
+
+impl Choice {
+    fn suite(self) -> Option<Suite> {
+        Some(match self {
+            Choice::Gemm => Suite::Gemm,
+            Choice::Experts => Suite::Experts,
+            Choice::Attention => Suite::Attention,
+            Choice::Norms => Suite::Norms,
+            Choice::Svd => Suite::Svd,
+            Choice::Spectral => Suite::Spectral,
+            Choice::Step => Suite::Step,
+            Choice::All => return None,
+        })
+    }
+}
+
+/// Measures.
+pub(super) fn run(args: &Args) -> Result<()> {
+    let named: Vec<Suite> = args.suites.iter().filter_map(|choice| choice.suite()).collect();
+    let all = args.suites.contains(&Choice::All);
+    let suites: Vec<Suite> = Suite::ALL.into_iter().filter(|suite| all || named.contains(suite)).collect();
+    let options =
+        Options { filter: args.filter.clone(), rounds: args.rounds, seconds: args.seconds, quick: args.quick };
+    let plan = Plan::new(&suites, options)?;
+    if args.list {
+        return super::print(&plan.names().map(|name| format!("{name}\n")).collect::<String>());
+    }
+    if let Some(path) = &args.json {
+        // Told now, not after minutes.
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        if folder.is_some_and(|folder| !folder.is_dir()) || path.is_dir() {
+            let message = format!("expected a file in a folder that exists, got {}", path.display());
+            return Err(Error::config("--json", message));
+        }
+    }
+    let adapter = args.adapter.as_deref().map_or(AdapterChoice::Auto, AdapterChoice::from);
+    let gpu = pollster::block_on(Gpu::open(&GpuOptions { adapter, ..GpuOptions::default() }))?;
+    let figures = plan.run(&gpu, super::print)?;
+    match &args.json {
+        Some(path) => {
+            let text = serde_json::to_string_pretty(&figures)
+                .map_err(|e| Error::config("--json", format!("a figure that is no number: {e}")))?;
+            write_file_atomically(path, (text + "\n").as_bytes())
+        }
+        None => Ok(()),
+    }
+}
