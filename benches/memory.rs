@@ -74,6 +74,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         for _ in 0..steps {
             cases.iter_mut().try_for_each(Case::step)?;
+            let last = |case: &Case| case.seconds.last().copied().unwrap_or_default();
+            println!("{name}: {:.3} s a step, {:.3} s recomputing", last(&cases[0]), last(&cases[1]));
         }
         if let ([plain, again], true) = (&cases[..], steps > 0) {
             let saved = 1.0 - again.trainer.memory()?.activations as f64 / plain.trainer.memory()?.activations as f64;

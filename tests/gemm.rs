@@ -157,6 +157,25 @@ fn a_long_inner_dimension_summed_in_parts_equals_the_reference() {
 }
 
 #[test]
+fn large_products_of_odd_sizes_go_through_padded_copies() {
+    let gpu = gpu();
+    for forms in FORMS {
+        // Each size odd alone, then all; then in a batch, where the matrices of a stack begin anywhere.
+        for (sizes, batch, repeats) in [
+            ([201, 208, 204], 1, (1, 1)),
+            ([200, 211, 204], 1, (1, 1)),
+            ([200, 208, 207], 1, (1, 1)),
+            ([203, 209, 205], 1, (1, 1)),
+            ([147, 138, 141], 6, (2, 3)),
+        ] {
+            for factors in [(1.0, 0.0), (0.5, 0.25)] {
+                verify(&gpu, &Case { forms, sizes, batch, repeats, factors });
+            }
+        }
+    }
+}
+
+#[test]
 fn sizes_that_do_not_fit_are_an_error_with_all_shapes() {
     let gpu = gpu();
     let x = |shape: &[usize]| Tensor::zeros(&gpu, shape).unwrap();

@@ -217,6 +217,15 @@ fn products_take_operands_of_both_types_in_every_place() {
 }
 
 #[test]
+fn large_products_of_odd_sizes_match() {
+    let gpu = gpu();
+    // Through padded copies on software adapters.
+    let (rows, k, n) = (203, 211, 207);
+    let w = Input::HalfWeight(Array::random(&[k, n], 2));
+    passes(&gpu, MatMul { trans_b: false }, &[half(&[rows, k], 1), w], (1.0, 1.0), 3);
+}
+
+#[test]
 fn tensors_beyond_one_binding_are_split() {
     for gpu in small_bindings(1 << 16) {
         // 135 KB in f32, by which splits are made.

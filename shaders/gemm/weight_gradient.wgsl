@@ -3,6 +3,13 @@
 //
 // A launch has the rows row_first .. + rows of X and dY, and the experts expert_first .. + experts of dW. An expert's
 // rows begin at offsets[e] and end before offsets[e + 1], padding of zeros included; one without rows gets beta dW[e].
+//
+// A workgroup has BLOCK_ROWS x BLOCK_COLUMNS tiles of dW and goes through the rows ROWS_AT_ONCE at a time, so that those
+// rows of X and dY stay in a core's cache until all its tiles have used them. dW holds the sums between them.
+
+override BLOCK_ROWS: u32 = 1u;
+override BLOCK_COLUMNS: u32 = 1u;
+override ROWS_AT_ONCE: u32 = 0xffffffffu;
 
 struct Params {
     m: u32,
@@ -30,8 +37,9 @@ fn grouped_weight_gradient(@builtin(workgroup_id) group: vec3<u32>, @builtin(num
     let index = workgroup_index(group, groups);
     let rows = (params.m + TILE_ROWS - 1u) / TILE_ROWS;
     let columns = (params.n + TILE_COLUMNS - 1u) / TILE_COLUMNS;
-    let tiles = rows * columns;
-    let expert = index / tiles;
+    let block_columns = (columns + BLOCK_COLUMNS - 1u) / BLOCK_COLUMNS;
+    let blocks = (rows + BLOCK_ROWS - 1u) / BLOCK_ROWS * block_columns;
+    let expert = index / blocks;
     if expert >= params.experts {
         return;
     }
@@ -41,22 +49,36 @@ fn grouped_weight_gradient(@builtin(workgroup_id) group: vec3<u32>, @builtin(num
     if end == first && params.beta == 1.0 {
         return;
     }
+    let block = index % blocks;
+    let first_row = block / block_columns * BLOCK_ROWS;
+    let first_column = block % block_columns * BLOCK_COLUMNS;
     var tile: Tile;
-    let position = tile_position(index % tiles, rows, columns);
-    tile.row = position.x * TILE_ROWS;
-    tile.column = position.y * TILE_COLUMNS;
     tile.m = params.m;
     tile.n = params.n;
-    tile.k = end - first;
     tile.c_rows = params.m;
     tile.c_columns = params.n;
-    tile.a_first = params.a_first + first * params.a_stride;
-    tile.b_first = params.b_first + first * params.b_stride;
     tile.c_first = params.c_first + expert * params.c_matrix;
     tile.a_stride = params.a_stride;
     tile.b_stride = params.b_stride;
     tile.c_stride = params.c_stride;
     tile.alpha = 1.0;
     tile.beta = params.beta;
-    multiply(tile, lane);
+    var start = first;
+    loop {
+        tile.k = min(end - start, ROWS_AT_ONCE);
+        tile.a_first = params.a_first + start * params.a_stride;
+        tile.b_first = params.b_first + start * params.b_stride;
+        for (var row = first_row; row < min(first_row + BLOCK_ROWS, rows); row++) {
+            for (var column = first_column; column < min(first_column + BLOCK_COLUMNS, columns); column++) {
+                tile.row = row * TILE_ROWS;
+                tile.column = column * TILE_COLUMNS;
+                multiply(tile, lane);
+            }
+        }
+        start += tile.k;
+        tile.beta = 1.0;
+        if start >= end {
+            break;
+        }
+    }
 }

@@ -34,6 +34,8 @@ pub(super) struct Facts {
     pub(super) shares: Option<(String, f64)>,
     /// Seconds of the same work on the CPU, measured once; none where nalgebra's product is the yardstick.
     pub(super) on_cpu: Option<fn() -> f64>,
+    /// The case that is the same work under another name: it is measured once.
+    pub(super) same_as: Option<String>,
     /// Whether a quick run leaves it out.
     pub(super) long: bool,
 }
@@ -83,6 +85,10 @@ impl Case {
         self.with(|facts| facts.on_cpu = Some(seconds))
     }
 
+    pub(super) fn same_as(name: impl Into<String>, other: impl Into<String>) -> Self {
+        Self::new(name, |_| Ok(Box::new(|| Ok(())))).with(|facts| facts.same_as = Some(other.into()))
+    }
+
     pub(super) fn long(self, long: bool) -> Self {
         self.with(|facts| facts.long = long)
     }
@@ -92,7 +98,7 @@ impl Facts {
     /// The cases that it is set against.
     fn needs(&self) -> impl Iterator<Item = &String> {
         let baseline = self.comparison.as_ref().map(|c| &c.baseline);
-        self.dense.iter().chain(baseline).chain(self.shares.as_ref().map(|(of, _)| of))
+        self.dense.iter().chain(baseline).chain(&self.same_as).chain(self.shares.as_ref().map(|(of, _)| of))
     }
 }
 

@@ -26,11 +26,15 @@ struct Running {
     times: Vec<f64>,
 }
 
-/// Measures the cases of a group; the figures come in their order.
+/// Measures the cases of a group; the figures come in their order, second names of a case last.
 pub(super) fn measure(gpu: &Gpu, group: Group, ceiling: &mut Ceiling, options: &Options) -> Result<Vec<Figures>> {
     let began = Instant::now();
-    let mut running = Vec::new();
+    let (mut running, mut names) = (Vec::new(), Vec::new());
     for Case { facts, make } in group {
+        if facts.same_as.is_some() {
+            names.push(facts);
+            continue;
+        }
         let mut record = make(gpu)?;
         // The first run compiles and touches memory for the first time.
         let first = seconds(gpu, &mut record, 1)?;
@@ -56,7 +60,12 @@ pub(super) fn measure(gpu: &Gpu, group: Group, ceiling: &mut Ceiling, options: &
             one.times.push(time);
         }
     }
-    Ok(running.iter().map(|one| figures(one, &running, &rates, options)).collect())
+    let mut all: Vec<Figures> = running.iter().map(|one| figures(one, &running, &rates, options)).collect();
+    for facts in names {
+        let other = all.iter().find(|other| Some(&other.case) == facts.same_as.as_ref()).cloned();
+        all.extend(other.map(|other| Figures { case: facts.name, ..other }));
+    }
+    Ok(all)
 }
 
 /// The `q`-quantile.

@@ -6,8 +6,9 @@ use std::rc::Rc;
 use super::case::{Case, Group, Record};
 use crate::data::{Batch, Batches};
 use crate::error::Result;
-use crate::gpu::Gpu;
+use crate::gpu::{AdapterChoice, Gpu, GpuOptions};
 use crate::nn::config::{GradientForm, ModelConfig, MoeConfig, Preset};
+use crate::nn::spectral::gradient_form;
 use crate::tensor::Tensor;
 use crate::train::config::RunConfig;
 use crate::train::trainer::Trainer;
@@ -117,18 +118,26 @@ fn comparison(shape: &str, config: &RunConfig, long: bool) -> Group {
     let mut plain = config.clone();
     plain.spectral.enabled = false;
     let mut group = vec![step(off.clone(), plain)];
+    // What the rule chooses, as the trainer asks it.
+    let moe = &config.model.moe;
+    let routed = (tokens(config) * moe.top_k) as f64 / moe.experts as f64;
+    let chosen = gradient_form(GradientForm::Auto, config.model.d_model, moe.d_expert, routed);
     for (suffix, form, published) in [
         ("", GradientForm::Auto, false),
         (".published", GradientForm::Auto, true),
         (".direct", GradientForm::Direct, false),
         (".token_space", GradientForm::TokenSpace, false),
     ] {
+        let name = format!("spectral.step.{shape}{suffix}");
+        if form == chosen {
+            group.push(Case::same_as(name, format!("spectral.step.{shape}")).long(long));
+            continue;
+        }
         let mut config = config.clone();
         config.spectral.gradient_form = form;
         config.spectral.as_published = published;
         let session = Shared::new(config.clone());
         let refresh = format!("spectral.refresh.{shape}{}", if published { suffix } else { "" });
-        let name = format!("spectral.step.{shape}{suffix}");
         let case = Case::new(name, session.clone().case(Session::step)).tokens(tokens(&config));
         group.push(case.against(&off, 1.0).with_share(&refresh, 1.0 / every).long(long));
         // Both forms refresh alike.
@@ -152,9 +161,19 @@ pub(super) fn spectral() -> Vec<Group> {
     ]
 }
 
-/// `step.*`: default settings, no refresh in it.
+/// `step.*`: default settings, no refresh in it; and `startup.tiny`: from nothing to the first finished step, but for the
+/// start of the process and the driver's, which has been loaded.
 pub(super) fn steps() -> Group {
     let config = d256();
     let count = tokens(&config);
-    vec![Case::new("step.d256", Shared::new(config).case(Session::step)).tokens(count)]
+    let step = Case::new("step.d256", Shared::new(config).case(Session::step)).tokens(count);
+    let startup = Case::new("startup.tiny", |gpu| {
+        let adapter = AdapterChoice::Index(gpu.adapter().index);
+        let options = GpuOptions { adapter, ..GpuOptions::default() };
+        Ok(Box::new(move || {
+            let gpu = pollster::block_on(Gpu::open(&options))?;
+            Session::new(&gpu, &RunConfig::preset(Preset::Tiny))?.step()
+        }))
+    });
+    vec![step, startup]
 }

@@ -5,6 +5,7 @@
 //! what a tensor or a layer is.
 
 mod adapter;
+mod compile;
 mod kernel;
 mod launch;
 mod pool;

@@ -7,10 +7,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::compile::{Pipeline, Pipelines};
 use super::pool::{BufferSlice, Pool};
 use super::profile::{Dispatch, Profile};
-use super::reflect::{BindingKind, Reflection, compose_half, reflect_half};
-use super::{Counters, Kernel, ParamScalar};
+use super::reflect::BindingKind;
+use super::{Counters, Kernel};
 use crate::error::{Error, Result};
 
 /// Bytes of an arena slot: the largest `min_uniform_buffer_offset_alignment` that WebGPU allows.
@@ -19,29 +20,6 @@ pub(super) const SLOT: u64 = 256;
 const COMMANDS: usize = 256;
 /// Bind groups kept; a training step needs a few hundred. Past this the cache starts anew.
 const BIND_GROUPS: usize = 1 << 14;
-
-pub(super) struct Pipeline {
-    pub(super) raw: wgpu::ComputePipeline,
-    pub(super) layout: wgpu::BindGroupLayout,
-    pub(super) reflection: Reflection,
-    pub(super) name: &'static str,
-    id: usize,
-}
-
-impl Pipeline {
-    /// The parameters of a slot, by name.
-    fn values(&self, slot: &[u8]) -> Vec<(String, f64)> {
-        let fields = self.reflection.bindings.iter().find_map(|binding| match &binding.kind {
-            BindingKind::Uniform { fields, .. } => Some(fields),
-            _ => None,
-        });
-        let value = |((name, scalar), bytes): (&(String, ParamScalar), &[u8])| {
-            let bits: u32 = bytemuck::pod_read_unaligned(bytes);
-            (name.clone(), if *scalar == ParamScalar::F32 { f64::from(f32::from_bits(bits)) } else { f64::from(bits) })
-        };
-        fields.into_iter().flatten().zip(slot.chunks_exact(4)).map(value).collect()
-    }
-}
 
 enum Command {
     Dispatch {
@@ -66,8 +44,7 @@ enum Command {
     },
 }
 
-/// A kernel's address, its identity: names are for people. And the override constants, and the variables stored in f16.
-type PipelineKey = (usize, Vec<(&'static str, u64)>, Vec<&'static str>);
+/// A pipeline's number, and id, offset and size of what is bound.
 type GroupKey = (usize, Vec<(u64, u64, u64)>);
 
 pub(super) struct State {
@@ -76,7 +53,7 @@ pub(super) struct State {
     commands: Vec<Command>,
     arena: wgpu::Buffer,
     arena_bytes: Vec<u8>,
-    pipelines: HashMap<PipelineKey, Arc<Pipeline>>,
+    pipelines: Pipelines,
     bind_groups: HashMap<GroupKey, Arc<wgpu::BindGroup>>,
     pub(super) staging: HashMap<u64, Vec<wgpu::Buffer>>,
 }
@@ -97,7 +74,7 @@ impl State {
             commands: Vec::with_capacity(COMMANDS),
             arena,
             arena_bytes: Vec::with_capacity(size as usize),
-            pipelines: HashMap::new(),
+            pipelines: Pipelines::default(),
             bind_groups: HashMap::new(),
             staging: HashMap::new(),
         }
@@ -114,7 +91,8 @@ impl State {
         }
     }
 
-    /// The pipeline of `kernel` with these override constants and these variables stored in f16, compiled at its first use.
+    /// The pipeline of `kernel` with these override constants and these variables stored in f16, which starts compiling at
+    /// its first use.
     pub(super) fn pipeline(
         &mut self,
         device: &wgpu::Device,
@@ -122,18 +100,8 @@ impl State {
         constants: &[(&'static str, f64)],
         half: Vec<&'static str>,
     ) -> Result<Arc<Pipeline>> {
-        let address = std::ptr::from_ref(kernel) as usize;
-        let key = (address, constants.iter().map(|(n, v)| (*n, v.to_bits())).collect::<Vec<_>>(), half);
-        if let Some(pipeline) = self.pipelines.get(&key) {
-            return Ok(pipeline.clone());
-        }
-        let half = &key.2;
-        let reflection = reflect_half(kernel, half)?;
-        log::debug!("compiling {} {constants:?}, f16 {half:?}", kernel.name);
-        let id = self.pipelines.len();
-        let pipeline = Arc::new(compile(device, kernel, constants, half, reflection, id));
-        self.counters.pipelines_created += 1;
-        self.pipelines.insert(key, pipeline.clone());
+        let (pipeline, new) = self.pipelines.get(device, kernel, constants, half)?;
+        self.counters.pipelines_created += u64::from(new);
         Ok(pipeline)
     }
 
@@ -223,7 +191,7 @@ impl State {
 
 fn dispatch(pass: &mut wgpu::ComputePass<'_>, command: &Command) {
     if let Command::Dispatch { pipeline, bind_group, slot, groups, .. } = command {
-        pass.set_pipeline(&pipeline.raw);
+        pass.set_pipeline(&pipeline.raw());
         pass.set_bind_group(0, &**bind_group, slot.as_ref().map_or(&[][..], std::slice::from_ref));
         pass.dispatch_workgroups(groups[0], groups[1], groups[2]);
     }
@@ -291,59 +259,6 @@ fn encode_timed(
         batch.resolve(encoder);
         profile.batches.push(batch);
     }
-}
-
-fn compile(
-    device: &wgpu::Device,
-    kernel: &'static Kernel,
-    constants: &[(&'static str, f64)],
-    half: &[&str],
-    reflection: Reflection,
-    id: usize,
-) -> Pipeline {
-    let entries: Vec<_> = reflection
-        .bindings
-        .iter()
-        .map(|binding| wgpu::BindGroupLayoutEntry {
-            binding: binding.index,
-            visibility: wgpu::ShaderStages::COMPUTE,
-            ty: wgpu::BindingType::Buffer {
-                ty: match binding.kind {
-                    BindingKind::Uniform { .. } => wgpu::BufferBindingType::Uniform,
-                    BindingKind::Read => wgpu::BufferBindingType::Storage { read_only: true },
-                    BindingKind::Write => wgpu::BufferBindingType::Storage { read_only: false },
-                },
-                has_dynamic_offset: matches!(binding.kind, BindingKind::Uniform { .. }),
-                min_binding_size: None,
-            },
-            count: None,
-        })
-        .collect();
-    let layout = device
-        .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(kernel.name), entries: &entries });
-    let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-        label: Some(kernel.name),
-        bind_group_layouts: &[Some(&layout)],
-        immediate_size: 0,
-    });
-    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
-        label: Some(kernel.name),
-        source: wgpu::ShaderSource::Wgsl(compose_half(kernel, half).into()),
-    });
-    let all: Vec<(&str, f64)> = kernel.constants.iter().chain(constants).copied().collect();
-    let raw = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-        label: Some(kernel.name),
-        layout: Some(&pipeline_layout),
-        module: &module,
-        entry_point: Some(kernel.entry),
-        compilation_options: wgpu::PipelineCompilationOptions {
-            constants: &all,
-            // Every kernel writes workgroup memory before it reads it.
-            zero_initialize_workgroup_memory: false,
-        },
-        cache: None,
-    });
-    Pipeline { raw, layout, reflection, name: kernel.name, id }
 }
 
 fn bind(device: &wgpu::Device, pipeline: &Pipeline, arena: &wgpu::Buffer, slices: &[&BufferSlice]) -> wgpu::BindGroup {

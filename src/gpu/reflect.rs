@@ -87,36 +87,60 @@ pub fn reflect(kernel: &Kernel) -> Result<Reflection> {
 /// [`Error::Kernel`] with naga's message, or what this project's conventions forbid: a binding outside group 0, a
 /// uniform whose fields are not all `f32` or `u32`.
 pub fn reflect_half(kernel: &Kernel, half: &[&str]) -> Result<Reflection> {
-    let fail = |message: String| Error::Kernel { kernel: kernel.name.into(), message };
-    let source = compose_half(kernel, half);
-    let module = naga::front::wgsl::parse_str(&source).map_err(|e| fail(e.emit_to_string(&source)))?;
-    let mut validator =
-        naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::all());
-    let info = validator.validate(&module).map_err(|e| fail(e.emit_to_string(&source)))?;
-    let position = module.entry_points.iter().position(|e| e.name == kernel.entry);
-    let position = position.ok_or_else(|| fail(format!("no entry point `{}`", kernel.entry)))?;
-    let uses = info.get_entry_point(position);
-    let mut bindings = Vec::new();
-    for (handle, variable) in module.global_variables.iter() {
-        let Some(binding) = variable.binding else { continue };
-        if uses[handle].is_empty() {
-            continue;
-        }
-        let name = variable.name.clone().unwrap_or_default();
-        if binding.group != 0 {
-            return Err(fail(format!("`{name}`: expected @group(0), got @group({})", binding.group)));
-        }
-        let kind = match variable.space {
-            AddressSpace::Storage { access } if access.contains(StorageAccess::STORE) => BindingKind::Write,
-            AddressSpace::Storage { .. } => BindingKind::Read,
-            AddressSpace::Uniform => uniform(&module, variable.ty).map_err(|m| fail(format!("`{name}`: {m}")))?,
-            other => return Err(fail(format!("`{name}`: expected storage or uniform, got {other:?}"))),
-        };
-        let element = element(&module, variable.ty);
-        bindings.push(Binding { name, index: binding.binding, kind, element });
+    Source::parse(kernel, half)?.reflect(kernel)
+}
+
+fn error(kernel: &Kernel, message: String) -> Error {
+    Error::Kernel { kernel: kernel.name.into(), message }
+}
+
+/// Sources, parsed and validated.
+pub(super) struct Source {
+    pub(super) module: naga::Module,
+    info: naga::valid::ModuleInfo,
+}
+
+impl Source {
+    /// The sources of a kernel, as [`compose_half`] gives them.
+    pub(super) fn parse(kernel: &Kernel, half: &[&str]) -> Result<Self> {
+        let text = compose_half(kernel, half);
+        let module = naga::front::wgsl::parse_str(&text).map_err(|e| error(kernel, e.emit_to_string(&text)))?;
+        let mut validator =
+            naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::all());
+        let info = validator.validate(&module).map_err(|e| error(kernel, e.emit_to_string(&text)))?;
+        Ok(Self { module, info })
     }
-    bindings.sort_by_key(|b| b.index);
-    Ok(Reflection { bindings })
+
+    /// What the entry point of a kernel with these sources binds.
+    pub(super) fn reflect(&self, kernel: &Kernel) -> Result<Reflection> {
+        let fail = |message| error(kernel, message);
+        let position = self.module.entry_points.iter().position(|e| e.name == kernel.entry);
+        let position = position.ok_or_else(|| fail(format!("no entry point `{}`", kernel.entry)))?;
+        let uses = self.info.get_entry_point(position);
+        let mut bindings = Vec::new();
+        for (handle, variable) in self.module.global_variables.iter() {
+            let Some(binding) = variable.binding else { continue };
+            if uses[handle].is_empty() {
+                continue;
+            }
+            let name = variable.name.clone().unwrap_or_default();
+            if binding.group != 0 {
+                return Err(fail(format!("`{name}`: expected @group(0), got @group({})", binding.group)));
+            }
+            let kind = match variable.space {
+                AddressSpace::Storage { access } if access.contains(StorageAccess::STORE) => BindingKind::Write,
+                AddressSpace::Storage { .. } => BindingKind::Read,
+                AddressSpace::Uniform => {
+                    uniform(&self.module, variable.ty).map_err(|m| fail(format!("`{name}`: {m}")))?
+                }
+                other => return Err(fail(format!("`{name}`: expected storage or uniform, got {other:?}"))),
+            };
+            let element = element(&self.module, variable.ty);
+            bindings.push(Binding { name, index: binding.binding, kind, element });
+        }
+        bindings.sort_by_key(|b| b.index);
+        Ok(Reflection { bindings })
+    }
 }
 
 /// The scalar of an array of scalars or vectors.

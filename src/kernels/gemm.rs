@@ -5,6 +5,7 @@
 //! order, so the result does not depend on the device's timing.
 
 use super::gemm_table::{self, DENSE, Form};
+use super::pad;
 use super::window::{Window, aligned, chunks, rows_that_fit, window};
 use crate::error::{Error, Result};
 use crate::gpu::Launch;
@@ -76,7 +77,9 @@ pub fn gemm(ta: Trans, tb: Trans, alpha: f32, a: &Tensor, b: &Tensor, beta: f32,
     let a = Operand { tensor: a, matrix: m * k, stride: if ta == Trans::N { k } else { m }, repeat: batch / a_batch };
     let b = Operand { tensor: b, matrix: k * n, stride: if tb == Trans::N { n } else { k }, repeat: batch / b_batch };
     let c = Operand { tensor: c, matrix: m * n, stride: n, repeat: 1 };
-    let product = Product { m, n, k, ta, tb, a, b, c, alpha };
+    let product = Product { m, n, k, c_rows: m, c_columns: n, ta, tb, a, b, c, alpha };
+    let [copy_a, copy_b] = product.padded_copies(batch)?;
+    let product = product.with_copies(copy_a.as_ref(), copy_b.as_ref());
     // Matrices of the batch at once; where one does not fit, it is cut on its own.
     let limit = [&product.a, &product.b, &product.c].map(|x| x.batch_that_fits(batch)).into_iter().min().unwrap_or(0);
     for z in chunks("gemm", batch, limit.max(1), 1)? {
@@ -124,10 +127,14 @@ impl Operand<'_> {
     }
 }
 
+#[derive(Clone, Copy)]
 struct Product<'a> {
+    /// Sizes of the operands, which may be padded beyond C's.
     m: usize,
     n: usize,
     k: usize,
+    c_rows: usize,
+    c_columns: usize,
     ta: Trans,
     tb: Trans,
     a: Operand<'a>,
@@ -136,10 +143,43 @@ struct Product<'a> {
     alpha: f32,
 }
 
-impl Product<'_> {
+impl<'a> Product<'a> {
+    /// Copies of A and B with rows, columns and steps up to a multiple of 4, of those that need it, where that pays.
+    fn padded_copies(&self, batch: usize) -> Result<[Option<Tensor>; 2]> {
+        let Product { m, n, k, ta, tb, a, b, c, .. } = *self;
+        let whole = |x: &Operand<'_>| aligned(x.tensor, x.stride);
+        // Where a stored row is steps of K, zeros follow its last step, and the other operand needs zeros to meet them.
+        let steps = k % 4 != 0 && (ta == Trans::N || tb == Trans::T);
+        let (pad_a, pad_b) = (steps || !whole(&a), steps || !whole(&b));
+        let fits = |x: &Operand<'_>| pad::fits(x.tensor, batch / x.repeat, x.matrix / x.stride, x.stride);
+        if !pad::pays(c.tensor.gpu(), batch, m, n, k) || pad_a && !fits(&a) || pad_b && !fits(&b) {
+            return Ok([None, None]);
+        }
+        let copy = |x: &Operand<'_>| pad::padded(x.tensor, batch / x.repeat, x.matrix / x.stride, x.stride);
+        Ok([pad_a.then(|| copy(&a)).transpose()?, pad_b.then(|| copy(&b)).transpose()?])
+    }
+
+    /// The product of the padded copies where there are some.
+    fn with_copies(self, a: Option<&'a Tensor>, b: Option<&'a Tensor>) -> Self {
+        let up = |size: usize, copied: bool| if copied { size.next_multiple_of(4) } else { size };
+        let operand = |own: Operand<'a>, copy: Option<&'a Tensor>| {
+            let Some(tensor) = copy else { return own };
+            let (rows, stride) = ((own.matrix / own.stride).next_multiple_of(4), own.stride.next_multiple_of(4));
+            Operand { tensor, matrix: rows * stride, stride, ..own }
+        };
+        Product {
+            m: up(self.m, a.is_some()),
+            n: up(self.n, b.is_some()),
+            k: up(self.k, a.is_some() && b.is_some()),
+            a: operand(self.a, a),
+            b: operand(self.b, b),
+            ..self
+        }
+    }
+
     /// Records the products of `batch` matrices from `first` on; with `cut` in parts that fit a binding.
     fn record(&self, first: usize, batch: usize, beta: f32, cut: bool) -> Result<()> {
-        let Product { m, n, k, ta, tb, a, b, c, alpha } = *self;
+        let Product { m, n, k, c_rows, c_columns, ta, tb, a, b, c, alpha } = *self;
         let gpu = c.tensor.gpu();
         let (mut m_limit, mut n_limit, mut k_limit) = (m, n, k.min(gemm_table::longest(gpu)));
         // In f16 each part would round C anew.
@@ -171,7 +211,7 @@ impl Product<'_> {
                         if tb == Trans::N { (steps.clone(), columns.start) } else { (columns.clone(), steps.start) };
                     let wa = a.window(first, batch, a_rows);
                     let wb = b.window(first, batch, b_rows);
-                    let wc = c.window(first, batch, rows.clone());
+                    let wc = c.window(first, batch, rows.start..rows.end.min(c_rows));
                     let form = Form {
                         m: rows.len(),
                         n: columns.len(),
@@ -187,8 +227,8 @@ impl Product<'_> {
                         m: rows.len() as u32,
                         n: columns.len() as u32,
                         k: steps.len() as u32,
-                        c_rows: rows.len() as u32,
-                        c_columns: columns.len() as u32,
+                        c_rows: (rows.end.min(c_rows) - rows.start) as u32,
+                        c_columns: (columns.end.min(c_columns) - columns.start) as u32,
                         a_first: wa.first + a_column as u32,
                         b_first: wb.first + b_column as u32,
                         c_first: wc.first + columns.start as u32,

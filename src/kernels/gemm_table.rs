@@ -4,12 +4,14 @@
 //!
 //! | tier      | fragment             | tile    | chosen where                                            |
 //! |-----------|----------------------|---------|---------------------------------------------------------|
-//! | Subgroup  | `gemm/subgroup.wgsl` | 32 x 4s | M, N, K >= 4; 8 or 16 rows, C transposed, where narrow  |
+//! | Subgroup  | `gemm/subgroup.wgsl` | 32 x 8s | M, N, K >= 4; 8 or 16 rows, 4s columns, C transposed, where narrow |
 //! | Workgroup | `gemm/workgroup.wgsl`| 64 x 64 | C has more than 16 rows and columns, otherwise as Plain |
 //! | Plain     | `gemm/plain.wgsl`    | 8 x 8   | always, and wherever the others do not apply            |
 //!
-//! (*s* lanes a subgroup.) The subgroup fragment binds its operands as vec4 where all rows have a multiple of 4 elements
-//! and as scalars elsewhere. What each reaches is in docs/performance.md.
+//! (*s* lanes a subgroup.) The subgroup fragment binds A and B as vec4 where all their rows have a multiple of 4 elements
+//! and as scalars elsewhere, and C likewise by itself; a large dense product of other sizes copies A and B into padded
+//! ones first (`pad`). A weight gradient gives a workgroup a block of tiles and blocks the sum. What each reaches is in
+//! docs/performance.md.
 
 use super::Variant;
 use super::gemm::Trans;
@@ -70,6 +72,11 @@ family! { "weight_gradient.wgsl", "grouped_weight_gradient", WEIGHT_GRADIENT:
 
 /// Rows of a tile of the subgroup fragment: 32 measured best of 8, 16 and 32.
 const SUBGROUP_ROWS: usize = 32;
+/// Rows and columns of tiles of a weight gradient that a workgroup of the subgroup fragment has, 128 x 128 elements with 8
+/// lanes, and the rows of X and dY that it goes through at once: 128 KiB of each, together half of a core's L2 cache of
+/// the machine this was measured on, read once for each 8 tiles instead of for each.
+const GRADIENT_BLOCK: (usize, usize) = (4, 2);
+const GRADIENT_ROWS: usize = 256;
 /// Rows, columns and steps that the subgroup fragment needs at least.
 const SUBGROUP_LEAST: usize = 4;
 /// Rows and columns of a tile of the workgroup fragment.
@@ -128,6 +135,11 @@ pub(super) fn longest(gpu: &Gpu) -> usize {
     gpu.adapter().loop_limit() / 2 / WORKGROUP_TILE * WORKGROUP_TILE
 }
 
+/// Rows of one launch of the weight gradient, likewise: a thread goes through them for each tile of its block, in fours.
+pub(super) fn longest_gradient(gpu: &Gpu) -> usize {
+    longest(gpu) / 2
+}
+
 /// Rows and blocks of columns of the subgroup fragment's tile.
 #[derive(Clone, Copy)]
 struct SubgroupTile {
@@ -151,8 +163,16 @@ impl SubgroupTile {
         SubgroupTile { rows, blocks, lanes }
     }
 
+    fn tile_rows(&self, m: usize) -> usize {
+        m.div_ceil(self.rows)
+    }
+
+    fn tile_columns(&self, n: usize) -> usize {
+        n.div_ceil(4 * self.lanes * self.blocks)
+    }
+
     fn workgroups(&self, m: usize, n: usize) -> usize {
-        m.div_ceil(self.rows) * n.div_ceil(4 * self.lanes * self.blocks)
+        self.tile_rows(m) * self.tile_columns(n)
     }
 
     /// The elements that its tiles cover: the work.
@@ -189,6 +209,15 @@ pub(super) fn choose(gpu: &Gpu, family: &Family, form: Form) -> Choice {
                 (true, false) => family.subgroup_scalar_c,
                 (false, _) => family.subgroup_scalar,
             };
+            // The weight gradient: its rows are steps, as many as an expert has.
+            if fixed_rows && form.ta == Trans::T {
+                let (rows, columns) = GRADIENT_BLOCK;
+                constants.push(("BLOCK_ROWS", rows as f64));
+                constants.push(("BLOCK_COLUMNS", columns as f64));
+                constants.push(("ROWS_AT_ONCE", GRADIENT_ROWS as f64));
+                let workgroups = tile.tile_rows(m).div_ceil(rows) * tile.tile_columns(n).div_ceil(columns);
+                return Choice { kernel, constants, turned, workgroups };
+            }
             Choice { kernel, constants, turned, workgroups: tile.workgroups(m, n) }
         }
         Tier::Workgroup if m.min(n) > WORKGROUP_NARROW => Choice {
@@ -205,7 +234,7 @@ pub(super) fn choose(gpu: &Gpu, family: &Family, form: Form) -> Choice {
 
 /// Every variant.
 pub fn kernels() -> Vec<Variant> {
-    let mut all = Vec::new();
+    let mut all = super::pad::kernels();
     let bit = |set: u32, i: u32| f64::from(set >> i & 1);
     for set in 0..4 {
         let flags = vec![("A_TRANSPOSED", bit(set, 0)), ("B_TRANSPOSED", bit(set, 1))];

@@ -341,6 +341,7 @@ mod tests {
             ("seed = 1\nseed = ", "config: run.toml, line 2: "),
             ("[train]\nsteps = \"many\"", "train"),
             ("[train]\nsteps = -1", "train"),
+            ("[train]\nrecompute = \"half\"", "unknown variant `half`, expected `none` or `experts`"),
             ("model = 3", "model"),
             ("[train]\nsteps = 0", "config: train.steps: expected at least 1, got 0"),
             ("[train]\nbatch = 4611686018427387904", "config: train.batch: expected batch x seq"),

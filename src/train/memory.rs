@@ -13,7 +13,8 @@ use crate::gpu::Gpu;
 use crate::nn::params::ParamSet;
 use crate::optim::Optimizer;
 
-/// Bytes on the device by kind.
+/// Bytes on the device by kind, for a trainer that has the device to itself: the pool and the peak are the device's, and
+/// whatever else lives on it counts as `other`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct MemoryReport {
     /// The model's parameters, in mixed precision with their f16 copies.
@@ -51,7 +52,6 @@ impl MemoryReport {
             activations,
             pool,
             pool_free: counters.pooled_free_bytes,
-            // Other trainers on the device count here too.
             other: allocated.saturating_sub(weights + gradients + optimizer + pool),
             allocated,
             peak: counters.peak_bytes,

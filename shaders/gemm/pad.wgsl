@@ -1,0 +1,56 @@
+// A copy of matrices whose rows have any length, with rows and columns up to a multiple of 4 and zeros in what is added,
+// so that the product can load four elements at once. Needs lib/grid.wgsl.
+//
+// A thread copies RUN fours of a row. It loads whole vec4s and shifts them, as four scalar loads cost twice as much.
+
+override WG: u32 = 64u;
+const RUN: u32 = 8u;
+
+struct Params {
+    matrices: u32,
+    rows: u32,
+    columns: u32,
+    // Element of the binding at which the first matrix begins.
+    first: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<vec4<Real>>;
+@group(0) @binding(2) var<storage, read_write> padded: array<vec4<Real>>;
+
+// Four elements from `shift` on of the eight in `low` and `high`.
+fn shifted(low: vec4<f32>, high: vec4<f32>, shift: u32) -> vec4<f32> {
+    let by_two = (shift & 2u) != 0u;
+    let a = select(low, vec4(low.zw, high.xy), by_two);
+    let b = select(high.x, high.z, by_two);
+    return select(a, vec4(a.yzw, b), (shift & 1u) != 0u);
+}
+
+@compute @workgroup_size(WG)
+fn pad(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+       @builtin(local_invocation_index) lane: u32) {
+    let quads = (params.columns + 3u) / 4u;
+    let runs = (quads + RUN - 1u) / RUN;
+    let padded_rows = (params.rows + 3u) / 4u * 4u;
+    let index = workgroup_index(group, groups) * WG + lane;
+    let padded_row = index / runs;
+    let matrix = padded_row / padded_rows;
+    if matrix >= params.matrices {
+        return;
+    }
+    let row = padded_row % padded_rows;
+    let quad = index % runs * RUN;
+    let outside = row >= params.rows;
+    // A row that is added reads the last one, for it must read something.
+    let first = params.first + (matrix * params.rows + min(row, params.rows - 1u)) * params.columns + quad * 4u;
+    let last = arrayLength(&x) - 1u;
+    var low = vec4<f32>(x[min(first / 4u, last)]);
+    for (var i = 0u; i < min(RUN, quads - quad); i++) {
+        let high = vec4<f32>(x[min(first / 4u + i + 1u, last)]);
+        let column = (quad + i) * 4u;
+        let kept = vec4(column, column + 1u, column + 2u, column + 3u) < vec4(select(params.columns, 0u, outside));
+        let four = select(vec4(0.0), shifted(low, high, first % 4u), kept);
+        padded[padded_row * quads + quad + i] = vec4<Real>(four);
+        low = high;
+    }
+}

@@ -1,0 +1,242 @@
+//! Pipelines. The WGSL of a set of sources is parsed once for all kernels and constants that come from it; what the driver
+//! compiles, threads of its own compile while recording goes on. Nothing waits before the submission that uses a pipeline.
+//!
+//! The threads end when there is nothing left to compile: a training step in its steady state has none. In a browser, which
+//! has no threads to give, each pipeline is compiled where it is met.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use super::reflect::{Binding, BindingKind, Reflection, Source};
+use super::{Kernel, ParamScalar, lock};
+use crate::error::Result;
+
+/// A compute pipeline, perhaps still being compiled.
+pub(super) struct Pipeline {
+    pub(super) layout: wgpu::BindGroupLayout,
+    pub(super) reflection: Reflection,
+    pub(super) name: &'static str,
+    pub(super) id: usize,
+    recipe: Recipe,
+    /// None where compiling panicked: an application's own device has its own error handler.
+    raw: OnceLock<Option<wgpu::ComputePipeline>>,
+}
+
+/// What a pipeline is made of.
+struct Recipe {
+    device: wgpu::Device,
+    module: Arc<Module>,
+    layout: wgpu::PipelineLayout,
+    kernel: &'static Kernel,
+    constants: Vec<(&'static str, f64)>,
+}
+
+/// A set of sources: parsed, and handed to the driver when its first pipeline is compiled.
+struct Module {
+    source: Source,
+    raw: OnceLock<wgpu::ShaderModule>,
+}
+
+impl Recipe {
+    fn compile(&self) -> wgpu::ComputePipeline {
+        let Recipe { device, module, layout, kernel, constants } = self;
+        let module = module.raw.get_or_init(|| {
+            let source = wgpu::ShaderSource::Naga(std::borrow::Cow::Owned(module.source.module.clone()));
+            device.create_shader_module(wgpu::ShaderModuleDescriptor { label: Some(kernel.name), source })
+        });
+        device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(kernel.name),
+            layout: Some(layout),
+            module,
+            entry_point: Some(kernel.entry),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants,
+                // Every kernel writes workgroup memory before it reads it.
+                zero_initialize_workgroup_memory: false,
+            },
+            cache: None,
+        })
+    }
+}
+
+impl Pipeline {
+    fn new(
+        device: &wgpu::Device,
+        kernel: &'static Kernel,
+        constants: &[(&'static str, f64)],
+        module: Arc<Module>,
+        id: usize,
+    ) -> Result<Self> {
+        let reflection = module.source.reflect(kernel)?;
+        let entries: Vec<_> = reflection.bindings.iter().map(entry).collect();
+        let label = Some(kernel.name);
+        let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &entries });
+        let whole = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label,
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: 0,
+        });
+        let constants = kernel.constants.iter().chain(constants).copied().collect();
+        let recipe = Recipe { device: device.clone(), module, layout: whole, kernel, constants };
+        Ok(Pipeline { layout, reflection, name: kernel.name, id, recipe, raw: OnceLock::new() })
+    }
+
+    /// The wgpu pipeline; waits where it is still being compiled.
+    pub(super) fn raw(&self) -> wgpu::ComputePipeline {
+        // What panicked on a thread does so again here, where the caller sees it.
+        self.raw.wait().clone().unwrap_or_else(|| self.recipe.compile())
+    }
+
+    fn compile(&self) {
+        let raw = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.recipe.compile()));
+        // Each pipeline is compiled once, so nothing is there yet.
+        let _ = self.raw.set(raw.ok());
+    }
+
+    /// The parameters in a slot of the arena, by name.
+    pub(super) fn values(&self, slot: &[u8]) -> Vec<(String, f64)> {
+        let fields = self.reflection.bindings.iter().find_map(|binding| match &binding.kind {
+            BindingKind::Uniform { fields, .. } => Some(fields),
+            _ => None,
+        });
+        let value = |((name, scalar), bytes): (&(String, ParamScalar), &[u8])| {
+            let bits: u32 = bytemuck::pod_read_unaligned(bytes);
+            (name.clone(), if *scalar == ParamScalar::F32 { f64::from(f32::from_bits(bits)) } else { f64::from(bits) })
+        };
+        fields.into_iter().flatten().zip(slot.chunks_exact(4)).map(value).collect()
+    }
+}
+
+fn entry(binding: &Binding) -> wgpu::BindGroupLayoutEntry {
+    let ty = match binding.kind {
+        BindingKind::Uniform { .. } => wgpu::BufferBindingType::Uniform,
+        BindingKind::Read => wgpu::BufferBindingType::Storage { read_only: true },
+        BindingKind::Write => wgpu::BufferBindingType::Storage { read_only: false },
+    };
+    let has_dynamic_offset = matches!(binding.kind, BindingKind::Uniform { .. });
+    wgpu::BindGroupLayoutEntry {
+        binding: binding.index,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset, min_binding_size: None },
+        count: None,
+    }
+}
+
+/// A kernel's address, its identity: names are for people. And the override constants, and the variables stored in f16.
+type Key = (usize, Vec<(&'static str, u64)>, Vec<&'static str>);
+
+/// All pipelines of a device.
+#[derive(Default)]
+pub(super) struct Pipelines {
+    /// By the address of the list of sources and the variables stored in f16.
+    modules: HashMap<(usize, usize, Vec<&'static str>), Arc<Module>>,
+    pipelines: HashMap<Key, Arc<Pipeline>>,
+    workers: Workers,
+}
+
+impl Pipelines {
+    /// The pipeline of `kernel` with these override constants and these variables stored in f16, and whether it is new; a
+    /// new one is handed to the threads.
+    ///
+    /// # Errors
+    /// [`crate::Error::Kernel`] when the WGSL is not valid.
+    pub(super) fn get(
+        &mut self,
+        device: &wgpu::Device,
+        kernel: &'static Kernel,
+        constants: &[(&'static str, f64)],
+        half: Vec<&'static str>,
+    ) -> Result<(Arc<Pipeline>, bool)> {
+        let address = std::ptr::from_ref(kernel) as usize;
+        let key = (address, constants.iter().map(|(n, v)| (*n, v.to_bits())).collect::<Vec<_>>(), half);
+        if let Some(pipeline) = self.pipelines.get(&key) {
+            return Ok((pipeline.clone(), false));
+        }
+        let half = &key.2;
+        log::debug!("compiling {} {constants:?}, f16 {half:?}", kernel.name);
+        let sources = (kernel.sources.as_ptr() as usize, kernel.sources.len(), half.clone());
+        let module = match self.modules.get(&sources) {
+            Some(module) => module.clone(),
+            None => {
+                let module = Arc::new(Module { source: Source::parse(kernel, half)?, raw: OnceLock::new() });
+                self.modules.insert(sources, module.clone());
+                module
+            }
+        };
+        let pipeline = Arc::new(Pipeline::new(device, kernel, constants, module, self.pipelines.len())?);
+        self.pipelines.insert(key, pipeline.clone());
+        self.workers.compile(pipeline.clone());
+        Ok((pipeline, true))
+    }
+}
+
+/// What is to be compiled, and by whom.
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Arc<Pipeline>>,
+    /// Threads that have not found it empty.
+    at_work: usize,
+    handles: Vec<std::thread::JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Workers(Arc<Mutex<Queue>>);
+
+impl Workers {
+    /// Compiles `pipeline` soon.
+    fn compile(&self, pipeline: Arc<Pipeline>) {
+        let mut queue = lock(&self.0);
+        queue.waiting.push_back(pipeline);
+        self.start(&mut queue);
+        if queue.at_work == 0 {
+            queue.at_work += 1;
+            drop(queue);
+            work(&self.0);
+        }
+    }
+
+    /// Starts another thread, unless there are as many as the machine runs at once or it gives none.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn start(&self, queue: &mut Queue) {
+        if queue.at_work >= std::thread::available_parallelism().map_or(1, usize::from) {
+            return;
+        }
+        let shared = self.0.clone();
+        let thread = std::thread::Builder::new().name("sdmoe pipelines".into());
+        if let Ok(handle) = thread.spawn(move || work(&shared)) {
+            queue.at_work += 1;
+            queue.handles.retain(|handle| !handle.is_finished());
+            queue.handles.push(handle);
+        }
+    }
+
+    /// A browser has no threads to give.
+    #[cfg(target_arch = "wasm32")]
+    fn start(&self, _: &mut Queue) {}
+}
+
+impl Drop for Workers {
+    /// Gives up what is waiting, and lets the driver finish what it compiles: a program must not end under it.
+    fn drop(&mut self) {
+        let handles = {
+            let mut queue = lock(&self.0);
+            queue.waiting.clear();
+            std::mem::take(&mut queue.handles)
+        };
+        // A thread that panicked has ended too.
+        handles.into_iter().for_each(|handle| drop(handle.join()));
+    }
+}
+
+/// Compiles what is waiting, until nothing is.
+fn work(shared: &Mutex<Queue>) {
+    loop {
+        let mut queue = lock(shared);
+        let Some(pipeline) = queue.waiting.pop_front() else {
+            queue.at_work -= 1;
+            return;
+        };
+        drop(queue);
+        pipeline.compile();
+    }
+}

@@ -1,0 +1,71 @@
+//! Copies of matrices whose rows have any length, padded with zeros to fours of rows and columns.
+//!
+//! On software adapters four scalar loads cost twice as much as a vec4 load, in the innermost loop of a product. The copy
+//! costs 8 bytes an element once; the product loads each element for every tile of the other side.
+
+use super::Variant;
+use super::window::window;
+use crate::error::Result;
+use crate::gpu::{Gpu, Kernel, Launch, Tier};
+use crate::tensor::Tensor;
+
+/// Copies matrices into padded ones.
+pub static PAD: Kernel = Kernel {
+    name: "pad",
+    sources: &[include_str!("../../shaders/lib/grid.wgsl"), include_str!("../../shaders/gemm/pad.wgsl")],
+    entry: "pad",
+    constants: &[],
+};
+
+/// Threads of a workgroup, as `WG` in the shader.
+const THREADS: u32 = 64;
+/// Fours of a row that a thread copies, as `RUN` in the shader.
+const RUN: usize = 8;
+
+crate::params! {
+    struct PadParams { matrices: u32, rows: u32, columns: u32, first: u32 }
+}
+
+/// Whether copies pay for `batch` products of m x k by k x n. A copy moves 8 bytes an element, at some 8 GB/s; scalar
+/// loads add about 0.6 to the product's time, at some 60 GFLOP/s: copies cost less from `mn = 50 (m + n)` on, and
+/// their two launches, some 50 microseconds each, from 5 million multiplications on. Both with room to spare.
+pub(super) fn pays(gpu: &Gpu, batch: usize, m: usize, n: usize, k: usize) -> bool {
+    gpu.tier() == Tier::Subgroup && m * n >= 64 * (m + n) && batch * m * n * k >= 1 << 23
+}
+
+/// Whether `matrices` matrices of `rows` x `columns` can be copied: they and the copy fit a binding.
+pub(super) fn fits(x: &Tensor, matrices: usize, rows: usize, columns: usize) -> bool {
+    let elements = matrices * rows.next_multiple_of(4) * columns.next_multiple_of(4);
+    let limit = x.gpu().max_binding_bytes().saturating_sub(x.gpu().offset_alignment() + 16);
+    elements as u64 * 4 <= limit && end_of_quads(x, matrices * rows * columns).is_some()
+}
+
+/// The size of a binding of the first `elements` of `x` that ends with a whole vec4, if the buffer has that much.
+fn end_of_quads(x: &Tensor, elements: usize) -> Option<u64> {
+    let slice = window(x, 0..elements).slice.slice;
+    let size = slice.size.next_multiple_of(4 * x.dtype().bytes() as u64);
+    (slice.offset + size <= slice.buffer.raw().size()).then_some(size)
+}
+
+/// Records the copy of `matrices` matrices of `rows` x `columns` in `x`, in rows and columns up to multiples of 4.
+pub(super) fn padded(x: &Tensor, matrices: usize, rows: usize, columns: usize) -> Result<Tensor> {
+    let gpu = x.gpu();
+    let copy = Tensor::empty(gpu, [matrices, rows.next_multiple_of(4), columns.next_multiple_of(4)], x.dtype())?;
+    let mut source = window(x, 0..matrices * rows * columns);
+    let bound = &mut source.slice.slice;
+    bound.size = end_of_quads(x, matrices * rows * columns).unwrap_or(bound.size);
+    let params =
+        PadParams { matrices: matrices as u32, rows: rows as u32, columns: columns as u32, first: source.first };
+    Launch::new(&PAD)
+        .params(&params)
+        .read("x", source.slice)
+        .write("padded", &copy)
+        .threads(matrices * rows.next_multiple_of(4) * columns.div_ceil(4).div_ceil(RUN), THREADS)
+        .run(gpu)?;
+    Ok(copy)
+}
+
+/// This file's kernels.
+pub(super) fn kernels() -> Vec<Variant> {
+    vec![Variant { kernel: &PAD, constants: Vec::new() }]
+}
