@@ -8,15 +8,15 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> a: array<Pack>;
-@group(0) @binding(2) var<storage, read> b: array<Pack>;
-@group(0) @binding(3) var<storage, read_write> y: array<Pack>;
+@group(0) @binding(1) var<storage, read> a: array<StoredPack>;
+@group(0) @binding(2) var<storage, read> b: array<StoredPack>;
+@group(0) @binding(3) var<storage, read_write> y: array<StoredPack>;
 
 @compute @workgroup_size(WG)
 fn add(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
        @builtin(local_invocation_index) lane: u32) {
     let i = workgroup_index(group, groups) * WG + lane;
     if i < params.count {
-        y[i] = a[i] + b[i];
+        y[i] = narrow(wide(a[i]) + wide(b[i]));
     }
 }

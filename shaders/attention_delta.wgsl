@@ -10,8 +10,8 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> y: array<Pack>;
-@group(0) @binding(2) var<storage, read> dy: array<Pack>;
+@group(0) @binding(1) var<storage, read> y: array<StoredPack>;
+@group(0) @binding(2) var<storage, read> dy: array<StoredPack>;
 @group(0) @binding(3) var<storage, read_write> delta: array<f32>;
 
 @compute @workgroup_size(WG)
@@ -23,7 +23,7 @@ fn attention_delta(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgro
     }
     var sum = Pack();
     for (var t = i * params.width; t < (i + 1u) * params.width; t++) {
-        sum += y[t] * dy[t];
+        sum += wide(y[t]) * wide(dy[t]);
     }
     delta[i] = pack_sum(sum);
 }

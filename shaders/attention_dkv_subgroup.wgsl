@@ -3,18 +3,18 @@
 // A lane owns 4 keys, queries pass. Needs lib/grid.wgsl, lib/pack_vec4.wgsl,
 // lib/attention_params.wgsl, lib/attention_tile.wgsl.
 
-@group(0) @binding(4) var<storage, read> dy: array<Pack>;
+@group(0) @binding(4) var<storage, read> dy: array<StoredPack>;
 @group(0) @binding(5) var<storage, read> lse: array<f32>;
 @group(0) @binding(6) var<storage, read> delta: array<f32>;
-@group(0) @binding(7) var<storage, read_write> dk: array<Pack>;
-@group(0) @binding(8) var<storage, read_write> dv: array<Pack>;
+@group(0) @binding(7) var<storage, read_write> dk: array<StoredPack>;
+@group(0) @binding(8) var<storage, read_write> dv: array<StoredPack>;
 
 fn keys(at: vec4<u32>, t: u32) -> mat4x4<f32> {
-    return transpose(mat4x4(k[at.x + t], k[at.y + t], k[at.z + t], k[at.w + t]));
+    return transpose(mat4x4(wide(k[at.x + t]), wide(k[at.y + t]), wide(k[at.z + t]), wide(k[at.w + t])));
 }
 
 fn values(at: vec4<u32>, t: u32) -> mat4x4<f32> {
-    return transpose(mat4x4(v[at.x + t], v[at.y + t], v[at.z + t], v[at.w + t]));
+    return transpose(mat4x4(wide(v[at.x + t]), wide(v[at.y + t]), wide(v[at.z + t]), wide(v[at.w + t])));
 }
 
 // p is at most 1, and 0 where the query comes before the key or there is no such query.
@@ -27,11 +27,11 @@ fn put(at: u32, row_k: vec4<f32>, row_v: vec4<f32>) {
     var sum_k = params.scale_out * row_k;
     var sum_v = row_v;
     if params.beta != 0.0 {
-        sum_k += params.beta * dk[at];
-        sum_v += params.beta * dv[at];
+        sum_k += params.beta * wide(dk[at]);
+        sum_v += params.beta * wide(dv[at]);
     }
-    dk[at] = sum_k;
-    dv[at] = sum_v;
+    dk[at] = narrow(sum_k);
+    dv[at] = narrow(sum_v);
 }
 
 fn store(at: vec4<u32>, valid: vec4<bool>, column: u32, o_k: mat4x4<f32>, o_v: mat4x4<f32>) {
@@ -73,8 +73,8 @@ fn attention_dkv_subgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_
             let a = (sequence * params.seq + min(query + lane % 8u, last)) * params.heads + head;
             let b = (sequence * params.seq + min(query + 8u + lane % 8u, last)) * params.heads + head;
             for (var t = 0u; t < params.width; t++) {
-                multiply(&s, keys(at, t), q[a * params.width + t], q[b * params.width + t]);
-                multiply(&dp, values(at, t), dy[a * params.width + t], dy[b * params.width + t]);
+                multiply(&s, keys(at, t), wide(q[a * params.width + t]), wide(q[b * params.width + t]));
+                multiply(&dp, values(at, t), wide(dy[a * params.width + t]), wide(dy[b * params.width + t]));
             }
             let lse_a = lse[a];
             let lse_b = lse[b];
@@ -116,38 +116,38 @@ fn attention_dkv_subgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_
             let row_step = params.heads * params.width;
             let row = sequence * params.seq + query;
             let row_last = sequence * params.seq + last;
-            accumulate(&o_k, dp.s0, q[min(row + 0u, row_last) * row_step + row_at]);
-            accumulate(&o_k, dp.s1, q[min(row + 1u, row_last) * row_step + row_at]);
-            accumulate(&o_k, dp.s2, q[min(row + 2u, row_last) * row_step + row_at]);
-            accumulate(&o_k, dp.s3, q[min(row + 3u, row_last) * row_step + row_at]);
-            accumulate(&o_k, dp.s4, q[min(row + 4u, row_last) * row_step + row_at]);
-            accumulate(&o_k, dp.s5, q[min(row + 5u, row_last) * row_step + row_at]);
-            accumulate(&o_k, dp.s6, q[min(row + 6u, row_last) * row_step + row_at]);
-            accumulate(&o_k, dp.s7, q[min(row + 7u, row_last) * row_step + row_at]);
-            accumulate(&o_k, dp.s8, q[min(row + 8u, row_last) * row_step + row_at]);
-            accumulate(&o_k, dp.s9, q[min(row + 9u, row_last) * row_step + row_at]);
-            accumulate(&o_k, dp.s10, q[min(row + 10u, row_last) * row_step + row_at]);
-            accumulate(&o_k, dp.s11, q[min(row + 11u, row_last) * row_step + row_at]);
-            accumulate(&o_k, dp.s12, q[min(row + 12u, row_last) * row_step + row_at]);
-            accumulate(&o_k, dp.s13, q[min(row + 13u, row_last) * row_step + row_at]);
-            accumulate(&o_k, dp.s14, q[min(row + 14u, row_last) * row_step + row_at]);
-            accumulate(&o_k, dp.s15, q[min(row + 15u, row_last) * row_step + row_at]);
-            accumulate(&o_v, s.s0, dy[min(row + 0u, row_last) * row_step + row_at]);
-            accumulate(&o_v, s.s1, dy[min(row + 1u, row_last) * row_step + row_at]);
-            accumulate(&o_v, s.s2, dy[min(row + 2u, row_last) * row_step + row_at]);
-            accumulate(&o_v, s.s3, dy[min(row + 3u, row_last) * row_step + row_at]);
-            accumulate(&o_v, s.s4, dy[min(row + 4u, row_last) * row_step + row_at]);
-            accumulate(&o_v, s.s5, dy[min(row + 5u, row_last) * row_step + row_at]);
-            accumulate(&o_v, s.s6, dy[min(row + 6u, row_last) * row_step + row_at]);
-            accumulate(&o_v, s.s7, dy[min(row + 7u, row_last) * row_step + row_at]);
-            accumulate(&o_v, s.s8, dy[min(row + 8u, row_last) * row_step + row_at]);
-            accumulate(&o_v, s.s9, dy[min(row + 9u, row_last) * row_step + row_at]);
-            accumulate(&o_v, s.s10, dy[min(row + 10u, row_last) * row_step + row_at]);
-            accumulate(&o_v, s.s11, dy[min(row + 11u, row_last) * row_step + row_at]);
-            accumulate(&o_v, s.s12, dy[min(row + 12u, row_last) * row_step + row_at]);
-            accumulate(&o_v, s.s13, dy[min(row + 13u, row_last) * row_step + row_at]);
-            accumulate(&o_v, s.s14, dy[min(row + 14u, row_last) * row_step + row_at]);
-            accumulate(&o_v, s.s15, dy[min(row + 15u, row_last) * row_step + row_at]);
+            accumulate(&o_k, dp.s0, wide(q[min(row + 0u, row_last) * row_step + row_at]));
+            accumulate(&o_k, dp.s1, wide(q[min(row + 1u, row_last) * row_step + row_at]));
+            accumulate(&o_k, dp.s2, wide(q[min(row + 2u, row_last) * row_step + row_at]));
+            accumulate(&o_k, dp.s3, wide(q[min(row + 3u, row_last) * row_step + row_at]));
+            accumulate(&o_k, dp.s4, wide(q[min(row + 4u, row_last) * row_step + row_at]));
+            accumulate(&o_k, dp.s5, wide(q[min(row + 5u, row_last) * row_step + row_at]));
+            accumulate(&o_k, dp.s6, wide(q[min(row + 6u, row_last) * row_step + row_at]));
+            accumulate(&o_k, dp.s7, wide(q[min(row + 7u, row_last) * row_step + row_at]));
+            accumulate(&o_k, dp.s8, wide(q[min(row + 8u, row_last) * row_step + row_at]));
+            accumulate(&o_k, dp.s9, wide(q[min(row + 9u, row_last) * row_step + row_at]));
+            accumulate(&o_k, dp.s10, wide(q[min(row + 10u, row_last) * row_step + row_at]));
+            accumulate(&o_k, dp.s11, wide(q[min(row + 11u, row_last) * row_step + row_at]));
+            accumulate(&o_k, dp.s12, wide(q[min(row + 12u, row_last) * row_step + row_at]));
+            accumulate(&o_k, dp.s13, wide(q[min(row + 13u, row_last) * row_step + row_at]));
+            accumulate(&o_k, dp.s14, wide(q[min(row + 14u, row_last) * row_step + row_at]));
+            accumulate(&o_k, dp.s15, wide(q[min(row + 15u, row_last) * row_step + row_at]));
+            accumulate(&o_v, s.s0, wide(dy[min(row + 0u, row_last) * row_step + row_at]));
+            accumulate(&o_v, s.s1, wide(dy[min(row + 1u, row_last) * row_step + row_at]));
+            accumulate(&o_v, s.s2, wide(dy[min(row + 2u, row_last) * row_step + row_at]));
+            accumulate(&o_v, s.s3, wide(dy[min(row + 3u, row_last) * row_step + row_at]));
+            accumulate(&o_v, s.s4, wide(dy[min(row + 4u, row_last) * row_step + row_at]));
+            accumulate(&o_v, s.s5, wide(dy[min(row + 5u, row_last) * row_step + row_at]));
+            accumulate(&o_v, s.s6, wide(dy[min(row + 6u, row_last) * row_step + row_at]));
+            accumulate(&o_v, s.s7, wide(dy[min(row + 7u, row_last) * row_step + row_at]));
+            accumulate(&o_v, s.s8, wide(dy[min(row + 8u, row_last) * row_step + row_at]));
+            accumulate(&o_v, s.s9, wide(dy[min(row + 9u, row_last) * row_step + row_at]));
+            accumulate(&o_v, s.s10, wide(dy[min(row + 10u, row_last) * row_step + row_at]));
+            accumulate(&o_v, s.s11, wide(dy[min(row + 11u, row_last) * row_step + row_at]));
+            accumulate(&o_v, s.s12, wide(dy[min(row + 12u, row_last) * row_step + row_at]));
+            accumulate(&o_v, s.s13, wide(dy[min(row + 13u, row_last) * row_step + row_at]));
+            accumulate(&o_v, s.s14, wide(dy[min(row + 14u, row_last) * row_step + row_at]));
+            accumulate(&o_v, s.s15, wide(dy[min(row + 15u, row_last) * row_step + row_at]));
         }
     }
     let valid = key <= vec4(last);

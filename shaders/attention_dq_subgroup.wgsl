@@ -2,13 +2,13 @@
 // p_j = 2^(score - lse) made anew and dp_j = dy . v_j. A lane owns 4 queries. Needs lib/grid.wgsl,
 // lib/pack_vec4.wgsl, lib/attention_params.wgsl, lib/attention_tile.wgsl.
 
-@group(0) @binding(4) var<storage, read> dy: array<Pack>;
+@group(0) @binding(4) var<storage, read> dy: array<StoredPack>;
 @group(0) @binding(5) var<storage, read> lse: array<f32>;
 @group(0) @binding(6) var<storage, read> delta: array<f32>;
-@group(0) @binding(7) var<storage, read_write> dq: array<Pack>;
+@group(0) @binding(7) var<storage, read_write> dq: array<StoredPack>;
 
 fn gradients(at: vec4<u32>, t: u32) -> mat4x4<f32> {
-    return transpose(mat4x4(dy[at.x + t], dy[at.y + t], dy[at.z + t], dy[at.w + t]));
+    return transpose(mat4x4(wide(dy[at.x + t]), wide(dy[at.y + t]), wide(dy[at.z + t]), wide(dy[at.w + t])));
 }
 
 // p (dp - delta); p is at most 1, and 0 where the key comes after the query.
@@ -21,9 +21,9 @@ fn dscore(score: vec4<f32>, dp: vec4<f32>, own_lse: vec4<f32>, own_delta: vec4<f
 fn add(at: u32, value: vec4<f32>) {
     var sum = value * params.scale_out;
     if params.beta != 0.0 {
-        sum += params.beta * dq[at];
+        sum += params.beta * wide(dq[at]);
     }
-    dq[at] = sum;
+    dq[at] = narrow(sum);
 }
 
 fn store(at: vec4<u32>, valid: vec4<bool>, column: u32, o: mat4x4<f32>) {
@@ -66,8 +66,8 @@ fn attention_dq_subgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_w
         let a_at = (a_row * params.kv_heads + kv_head) * params.width;
         let b_at = (b_row * params.kv_heads + kv_head) * params.width;
         for (var t = 0u; t < params.width; t++) {
-            multiply(&s, queries(q_at, t), k[a_at + t], k[b_at + t]);
-            multiply(&dp, gradients(q_at, t), v[a_at + t], v[b_at + t]);
+            multiply(&s, queries(q_at, t), wide(k[a_at + t]), wide(k[b_at + t]));
+            multiply(&dp, gradients(q_at, t), wide(v[a_at + t]), wide(v[b_at + t]));
         }
         s.s0 = dscore(s.s0, dp.s0, own_lse, own_delta, query, key + 0u);
         s.s1 = dscore(s.s1, dp.s1, own_lse, own_delta, query, key + 1u);
@@ -89,22 +89,22 @@ fn attention_dq_subgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_w
         let k_step = params.kv_heads * params.width;
         let k_row = sequence * params.seq + key;
         let k_last = sequence * params.seq + last;
-        accumulate(&o, s.s0, k[min(k_row + 0u, k_last) * k_step + k_at]);
-        accumulate(&o, s.s1, k[min(k_row + 1u, k_last) * k_step + k_at]);
-        accumulate(&o, s.s2, k[min(k_row + 2u, k_last) * k_step + k_at]);
-        accumulate(&o, s.s3, k[min(k_row + 3u, k_last) * k_step + k_at]);
-        accumulate(&o, s.s4, k[min(k_row + 4u, k_last) * k_step + k_at]);
-        accumulate(&o, s.s5, k[min(k_row + 5u, k_last) * k_step + k_at]);
-        accumulate(&o, s.s6, k[min(k_row + 6u, k_last) * k_step + k_at]);
-        accumulate(&o, s.s7, k[min(k_row + 7u, k_last) * k_step + k_at]);
-        accumulate(&o, s.s8, k[min(k_row + 8u, k_last) * k_step + k_at]);
-        accumulate(&o, s.s9, k[min(k_row + 9u, k_last) * k_step + k_at]);
-        accumulate(&o, s.s10, k[min(k_row + 10u, k_last) * k_step + k_at]);
-        accumulate(&o, s.s11, k[min(k_row + 11u, k_last) * k_step + k_at]);
-        accumulate(&o, s.s12, k[min(k_row + 12u, k_last) * k_step + k_at]);
-        accumulate(&o, s.s13, k[min(k_row + 13u, k_last) * k_step + k_at]);
-        accumulate(&o, s.s14, k[min(k_row + 14u, k_last) * k_step + k_at]);
-        accumulate(&o, s.s15, k[min(k_row + 15u, k_last) * k_step + k_at]);
+        accumulate(&o, s.s0, wide(k[min(k_row + 0u, k_last) * k_step + k_at]));
+        accumulate(&o, s.s1, wide(k[min(k_row + 1u, k_last) * k_step + k_at]));
+        accumulate(&o, s.s2, wide(k[min(k_row + 2u, k_last) * k_step + k_at]));
+        accumulate(&o, s.s3, wide(k[min(k_row + 3u, k_last) * k_step + k_at]));
+        accumulate(&o, s.s4, wide(k[min(k_row + 4u, k_last) * k_step + k_at]));
+        accumulate(&o, s.s5, wide(k[min(k_row + 5u, k_last) * k_step + k_at]));
+        accumulate(&o, s.s6, wide(k[min(k_row + 6u, k_last) * k_step + k_at]));
+        accumulate(&o, s.s7, wide(k[min(k_row + 7u, k_last) * k_step + k_at]));
+        accumulate(&o, s.s8, wide(k[min(k_row + 8u, k_last) * k_step + k_at]));
+        accumulate(&o, s.s9, wide(k[min(k_row + 9u, k_last) * k_step + k_at]));
+        accumulate(&o, s.s10, wide(k[min(k_row + 10u, k_last) * k_step + k_at]));
+        accumulate(&o, s.s11, wide(k[min(k_row + 11u, k_last) * k_step + k_at]));
+        accumulate(&o, s.s12, wide(k[min(k_row + 12u, k_last) * k_step + k_at]));
+        accumulate(&o, s.s13, wide(k[min(k_row + 13u, k_last) * k_step + k_at]));
+        accumulate(&o, s.s14, wide(k[min(k_row + 14u, k_last) * k_step + k_at]));
+        accumulate(&o, s.s15, wide(k[min(k_row + 15u, k_last) * k_step + k_at]));
     }
     let valid = query <= vec4(last);
     store(q_at, valid, block * BLOCK + 0u, o.o0);

@@ -2,7 +2,7 @@
 // (Dao et al. 2022). A lane owns 4 queries. Needs lib/grid.wgsl, lib/pack_vec4.wgsl,
 // lib/attention_params.wgsl, lib/attention_tile.wgsl.
 
-@group(0) @binding(4) var<storage, read_write> y: array<Pack>;
+@group(0) @binding(4) var<storage, read_write> y: array<StoredPack>;
 // log2 of the sum of 2^score, by row and head
 @group(0) @binding(5) var<storage, read_write> lse: array<f32>;
 
@@ -20,10 +20,10 @@ fn scale_columns(o: mat4x4<f32>, factor: vec4<f32>) -> mat4x4<f32> {
 fn store(at: vec4<u32>, valid: vec4<bool>, column: u32, o: mat4x4<f32>) {
     if column < params.width {
         let rows = transpose(o);
-        if valid.x { y[at.x + column] = rows[0]; }
-        if valid.y { y[at.y + column] = rows[1]; }
-        if valid.z { y[at.z + column] = rows[2]; }
-        if valid.w { y[at.w + column] = rows[3]; }
+        if valid.x { y[at.x + column] = narrow(rows[0]); }
+        if valid.y { y[at.y + column] = narrow(rows[1]); }
+        if valid.z { y[at.z + column] = narrow(rows[2]); }
+        if valid.w { y[at.w + column] = narrow(rows[3]); }
     }
 }
 
@@ -56,7 +56,7 @@ fn attention_subgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_work
         let a_at = (a_row * params.kv_heads + kv_head) * params.width;
         let b_at = (b_row * params.kv_heads + kv_head) * params.width;
         for (var t = 0u; t < params.width; t++) {
-            multiply(&s, queries(q_at, t), k[a_at + t], k[b_at + t]);
+            multiply(&s, queries(q_at, t), wide(k[a_at + t]), wide(k[b_at + t]));
         }
         s.s0 = mask(s.s0, query, key + 0u);
         s.s1 = mask(s.s1, query, key + 1u);
@@ -123,22 +123,22 @@ fn attention_subgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_work
         let v_step = params.kv_heads * params.width;
         let v_row = sequence * params.seq + key;
         let v_last = sequence * params.seq + last;
-        accumulate(&o, s.s0, v[min(v_row + 0u, v_last) * v_step + v_at]);
-        accumulate(&o, s.s1, v[min(v_row + 1u, v_last) * v_step + v_at]);
-        accumulate(&o, s.s2, v[min(v_row + 2u, v_last) * v_step + v_at]);
-        accumulate(&o, s.s3, v[min(v_row + 3u, v_last) * v_step + v_at]);
-        accumulate(&o, s.s4, v[min(v_row + 4u, v_last) * v_step + v_at]);
-        accumulate(&o, s.s5, v[min(v_row + 5u, v_last) * v_step + v_at]);
-        accumulate(&o, s.s6, v[min(v_row + 6u, v_last) * v_step + v_at]);
-        accumulate(&o, s.s7, v[min(v_row + 7u, v_last) * v_step + v_at]);
-        accumulate(&o, s.s8, v[min(v_row + 8u, v_last) * v_step + v_at]);
-        accumulate(&o, s.s9, v[min(v_row + 9u, v_last) * v_step + v_at]);
-        accumulate(&o, s.s10, v[min(v_row + 10u, v_last) * v_step + v_at]);
-        accumulate(&o, s.s11, v[min(v_row + 11u, v_last) * v_step + v_at]);
-        accumulate(&o, s.s12, v[min(v_row + 12u, v_last) * v_step + v_at]);
-        accumulate(&o, s.s13, v[min(v_row + 13u, v_last) * v_step + v_at]);
-        accumulate(&o, s.s14, v[min(v_row + 14u, v_last) * v_step + v_at]);
-        accumulate(&o, s.s15, v[min(v_row + 15u, v_last) * v_step + v_at]);
+        accumulate(&o, s.s0, wide(v[min(v_row + 0u, v_last) * v_step + v_at]));
+        accumulate(&o, s.s1, wide(v[min(v_row + 1u, v_last) * v_step + v_at]));
+        accumulate(&o, s.s2, wide(v[min(v_row + 2u, v_last) * v_step + v_at]));
+        accumulate(&o, s.s3, wide(v[min(v_row + 3u, v_last) * v_step + v_at]));
+        accumulate(&o, s.s4, wide(v[min(v_row + 4u, v_last) * v_step + v_at]));
+        accumulate(&o, s.s5, wide(v[min(v_row + 5u, v_last) * v_step + v_at]));
+        accumulate(&o, s.s6, wide(v[min(v_row + 6u, v_last) * v_step + v_at]));
+        accumulate(&o, s.s7, wide(v[min(v_row + 7u, v_last) * v_step + v_at]));
+        accumulate(&o, s.s8, wide(v[min(v_row + 8u, v_last) * v_step + v_at]));
+        accumulate(&o, s.s9, wide(v[min(v_row + 9u, v_last) * v_step + v_at]));
+        accumulate(&o, s.s10, wide(v[min(v_row + 10u, v_last) * v_step + v_at]));
+        accumulate(&o, s.s11, wide(v[min(v_row + 11u, v_last) * v_step + v_at]));
+        accumulate(&o, s.s12, wide(v[min(v_row + 12u, v_last) * v_step + v_at]));
+        accumulate(&o, s.s13, wide(v[min(v_row + 13u, v_last) * v_step + v_at]));
+        accumulate(&o, s.s14, wide(v[min(v_row + 14u, v_last) * v_step + v_at]));
+        accumulate(&o, s.s15, wide(v[min(v_row + 15u, v_last) * v_step + v_at]));
     }
     let valid = query <= vec4(last);
     let inverse = 1.0 / sum;

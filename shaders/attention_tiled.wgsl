@@ -8,11 +8,12 @@ override ROWS: u32 = 16;
 override PASSING: u32 = 8;
 override WIDTH: u32 = 64;
 
-@group(0) @binding(4) var<storage, read> dy: array<Pack>;
+@group(0) @binding(4) var<storage, read> dy: array<StoredPack>;
 @group(0) @binding(5) var<storage, read> lse: array<f32>;
 @group(0) @binding(6) var<storage, read> delta: array<f32>;
-@group(0) @binding(7) var<storage, read_write> out_a: array<Pack>;
-@group(0) @binding(8) var<storage, read_write> out_b: array<Pack>;
+@group(0) @binding(7) var<storage, read_write> out_a: array<StoredPack>;
+// lse, which is always f32, or dv
+@group(0) @binding(8) var<storage, read_write> out_b: array<RealOutB>;
 
 // A score that stands for minus infinity.
 const NEVER: f32 = -1e30;
@@ -62,8 +63,8 @@ fn cell(i: u32, sequence: u32, first: u32, heads: u32, head: u32) -> Cell {
 fn pass_keys(sequence: u32, first: u32, kv_head: u32, lane: u32) {
     for (var i = lane; i < PASSING * WIDTH; i += ROWS * 4u) {
         let c = cell(i, sequence, first, params.kv_heads, kv_head);
-        pass_a[c.slot] = select(0.0, k[c.at], c.inside);
-        pass_b[c.slot] = select(0.0, v[c.at], c.inside);
+        pass_a[c.slot] = select(0.0, wide(k[c.at]), c.inside);
+        pass_b[c.slot] = select(0.0, wide(v[c.at]), c.inside);
     }
 }
 
@@ -102,7 +103,7 @@ fn attention_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgro
     let kv_head = at.head / (params.heads / params.kv_heads);
     for (var i = lane; i < ROWS * WIDTH; i += ROWS * 4u) {
         let c = cell(i, at.sequence, at.first, params.heads, at.head);
-        own_a[c.slot] = select(0.0, q[c.at], c.inside);
+        own_a[c.slot] = select(0.0, wide(q[c.at]), c.inside);
     }
     var o: array<f32, COLUMNS>;
     var top = NEVER;
@@ -136,10 +137,10 @@ fn attention_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgro
     if query < params.seq {
         let start = row_start(at.sequence, query, params.heads, at.head);
         for (var d = quarter; d < params.width; d += 4u) {
-            out_a[start + d] = o[d / 4u] / total;
+            out_a[start + d] = narrow(o[d / 4u] / total);
         }
         if quarter == 0u {
-            out_b[(at.sequence * params.seq + query) * params.heads + at.head] = top + log2(total);
+            out_b[(at.sequence * params.seq + query) * params.heads + at.head] = RealOutB(top + log2(total));
         }
     }
 }
@@ -158,8 +159,8 @@ fn attention_dq_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_work
     let kv_head = at.head / (params.heads / params.kv_heads);
     for (var i = lane; i < ROWS * WIDTH; i += ROWS * 4u) {
         let c = cell(i, at.sequence, at.first, params.heads, at.head);
-        own_a[c.slot] = select(0.0, q[c.at], c.inside);
-        own_b[c.slot] = select(0.0, dy[c.at], c.inside);
+        own_a[c.slot] = select(0.0, wide(q[c.at]), c.inside);
+        own_b[c.slot] = select(0.0, wide(dy[c.at]), c.inside);
     }
     let row = (at.sequence * params.seq + min(query, params.seq - 1u)) * params.heads + at.head;
     let own_lse = lse[row];
@@ -185,9 +186,9 @@ fn attention_dq_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_work
         for (var d = quarter; d < params.width; d += 4u) {
             var sum = params.scale_out * o[d / 4u];
             if params.beta != 0.0 {
-                sum += params.beta * out_a[row * params.width + d];
+                sum += params.beta * wide(out_a[row * params.width + d]);
             }
-            out_a[row * params.width + d] = sum;
+            out_a[row * params.width + d] = narrow(sum);
         }
     }
 }
@@ -205,8 +206,8 @@ fn attention_dkv_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_wor
     let key = at.first + r;
     for (var i = lane; i < ROWS * WIDTH; i += ROWS * 4u) {
         let c = cell(i, at.sequence, at.first, params.kv_heads, at.head);
-        own_a[c.slot] = select(0.0, k[c.at], c.inside);
-        own_b[c.slot] = select(0.0, v[c.at], c.inside);
+        own_a[c.slot] = select(0.0, wide(k[c.at]), c.inside);
+        own_b[c.slot] = select(0.0, wide(v[c.at]), c.inside);
     }
     let share = params.heads / params.kv_heads;
     var o_k: array<f32, COLUMNS>;
@@ -217,8 +218,8 @@ fn attention_dkv_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_wor
             workgroupBarrier();
             for (var i = lane; i < PASSING * WIDTH; i += ROWS * 4u) {
                 let c = cell(i, at.sequence, query, params.heads, head);
-                pass_a[c.slot] = select(0.0, q[c.at], c.inside);
-                pass_b[c.slot] = select(0.0, dy[c.at], c.inside);
+                pass_a[c.slot] = select(0.0, wide(q[c.at]), c.inside);
+                pass_b[c.slot] = select(0.0, wide(dy[c.at]), c.inside);
             }
             workgroupBarrier();
             for (var c = quarter; c < PASSING; c += 4u) {
@@ -245,11 +246,11 @@ fn attention_dkv_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_wor
             var sum_k = params.scale_out * o_k[d / 4u];
             var sum_v = o_v[d / 4u];
             if params.beta != 0.0 {
-                sum_k += params.beta * out_a[start + d];
-                sum_v += params.beta * out_b[start + d];
+                sum_k += params.beta * wide(out_a[start + d]);
+                sum_v += params.beta * f32(out_b[start + d]);
             }
-            out_a[start + d] = sum_k;
-            out_b[start + d] = sum_v;
+            out_a[start + d] = narrow(sum_k);
+            out_b[start + d] = RealOutB(sum_v);
         }
     }
 }

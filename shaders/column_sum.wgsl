@@ -18,9 +18,9 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<Pack>;
+@group(0) @binding(1) var<storage, read> x: array<StoredPack>;
 @group(0) @binding(2) var<storage, read> r: array<f32>;
-@group(0) @binding(3) var<storage, read> dy: array<Pack>;
+@group(0) @binding(3) var<storage, read> dy: array<StoredPack>;
 @group(0) @binding(4) var<storage, read_write> y: array<Pack>;
 
 // y[block] = sum of dy x r over the block's rows: the first level of RMSNorm's weight gradient.
@@ -33,7 +33,7 @@ fn rms_norm_dweight(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgr
     var sum = Pack();
     for (var row = first; row < min(first + params.block, params.rows); row++) {
         let at = row * params.width + column;
-        sum += dy[params.dy_first + at] * (x[params.x_first + at] * r[params.r_first + row]);
+        sum += wide(dy[params.dy_first + at]) * (wide(x[params.x_first + at]) * r[params.r_first + row]);
     }
     if first < params.rows {
         y[params.y_first + i] = sum;
@@ -51,7 +51,7 @@ fn column_sum(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
     }
     var sum = Pack();
     for (var row = first; row < min(first + params.block, params.rows); row++) {
-        sum += x[params.x_first + row * params.width + i % params.width];
+        sum += wide(x[params.x_first + row * params.width + i % params.width]);
     }
     if params.beta != 0.0 {
         sum += params.beta * y[params.y_first + i];

@@ -2,8 +2,8 @@
 // Needs lib/grid.wgsl, lib/pack_*.wgsl, lib/row_subgroup.wgsl or lib/row_workgroup.wgsl, lib/gather.wgsl.
 
 @group(0) @binding(5) var<storage, read> weights: array<f32>;
-@group(0) @binding(6) var<storage, read> dy: array<Pack>;
-@group(0) @binding(7) var<storage, read_write> dz: array<Pack>;
+@group(0) @binding(6) var<storage, read> dy: array<StoredPack>;
+@group(0) @binding(7) var<storage, read_write> dz: array<StoredPack>;
 @group(0) @binding(8) var<storage, read_write> dw: array<f32>;
 
 fn choice_weight(pair: u32) -> f32 {
@@ -30,7 +30,7 @@ fn combine_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgr
     let first = row * params.width;
     if inside && pair == NONE && params.factor == 0.0 {
         for (var i = row_begin(lane); i < params.width; i += row_step()) {
-            dz[first + i] = Pack(0.0);
+            dz[first + i] = narrow(Pack(0.0));
         }
     }
     let token = pair / params.top_k - params.first;
@@ -40,13 +40,13 @@ fn combine_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgr
     if present {
         let weight = weights[local_pair];
         for (var i = row_begin(lane); i < params.width; i += row_step()) {
-            let gradient = dy[token * params.width + i];
-            sum += pack_dot(gradient, z[first + i]);
+            let gradient = wide(dy[token * params.width + i]);
+            sum += pack_dot(gradient, wide(z[first + i]));
             var product = weight * gradient;
             if params.factor != 0.0 {
-                product += params.factor * dz[first + i];
+                product += params.factor * wide(dz[first + i]);
             }
-            dz[first + i] = product;
+            dz[first + i] = narrow(product);
         }
     }
     sum = row_sum(sum, lane);

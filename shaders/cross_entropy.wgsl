@@ -13,10 +13,10 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> logits: array<Pack>;
+@group(0) @binding(1) var<storage, read> logits: array<StoredPack>;
 @group(0) @binding(2) var<storage, read> targets: array<u32>;
 @group(0) @binding(3) var<storage, read_write> losses: array<f32>;
-@group(0) @binding(4) var<storage, read_write> dlogits: array<Pack>;
+@group(0) @binding(4) var<storage, read_write> dlogits: array<StoredPack>;
 
 struct Row {
     base: u32,
@@ -30,15 +30,15 @@ struct Row {
 fn row_loss(row: u32, lane: u32) -> Row {
     let base = row * params.width;
     let goal = targets[row];
-    var largest = logits[base];
+    var largest = wide(logits[base]);
     for (var i = row_begin(lane); i < params.width; i += row_step()) {
-        largest = max(largest, logits[base + i]);
+        largest = max(largest, wide(logits[base + i]));
     }
     let maximum = row_max(pack_max(largest), lane);
     var sums = Pack();
     var hit = Pack();
     for (var i = row_begin(lane); i < params.width; i += row_step()) {
-        let x = logits[base + i] - maximum;
+        let x = wide(logits[base + i]) - maximum;
         sums += exp(x);
         hit += x * pack_one(goal, i * PACK);
     }
@@ -76,7 +76,7 @@ fn cross_entropy(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroup
     let factor = select(0.0, params.scale, row.known);
     let goal = targets[index];
     for (var i = row_begin(lane); i < params.width; i += row_step()) {
-        let p = exp(logits[row.base + i] - row.maximum) / row.sum;
-        dlogits[row.base + i] = factor * (p - pack_one(goal, i * PACK));
+        let p = exp(wide(logits[row.base + i]) - row.maximum) / row.sum;
+        dlogits[row.base + i] = narrow(factor * (p - pack_one(goal, i * PACK)));
     }
 }

@@ -16,13 +16,13 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> token: array<u32>;
-@group(0) @binding(2) var<storage, read> table: array<Pack>;
-@group(0) @binding(3) var<storage, read_write> y: array<Pack>;
+@group(0) @binding(2) var<storage, read> table: array<StoredPack>;
+@group(0) @binding(3) var<storage, read_write> y: array<StoredPack>;
 @group(0) @binding(4) var<storage, read_write> next_out: array<u32>;
 @group(0) @binding(5) var<storage, read_write> head_out: array<u32>;
 @group(0) @binding(6) var<storage, read> next: array<u32>;
 @group(0) @binding(7) var<storage, read> head: array<u32>;
-@group(0) @binding(8) var<storage, read> dy: array<Pack>;
+@group(0) @binding(8) var<storage, read> dy: array<StoredPack>;
 @group(0) @binding(9) var<storage, read_write> dtable: array<Pack>;
 
 // The launch with the table's first rows also writes zero where the token is in none of its rows; later ones overwrite.
@@ -38,7 +38,7 @@ fn embedding(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) g
     if token[position] >= params.first && row < params.rows {
         y[i] = table[row * params.width + i % params.width];
     } else if params.first == 0u {
-        y[i] = Pack();
+        y[i] = StoredPack();
     }
 }
 
@@ -73,7 +73,7 @@ fn embedding_dtable(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgr
     }
     var sum = Pack();
     for (var position = head[row]; position < params.tokens; position = next[position]) {
-        sum += dy[position * params.width + i % params.width];
+        sum += wide(dy[position * params.width + i % params.width]);
     }
     if params.beta != 0.0 {
         sum += params.beta * dtable[i];

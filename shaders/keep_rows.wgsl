@@ -11,8 +11,8 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> offsets: array<u32>;
-@group(0) @binding(2) var<storage, read> x: array<f32>;
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+@group(0) @binding(2) var<storage, read> x: array<Real>;
+@group(0) @binding(3) var<storage, read_write> y: array<Real>;
 
 // y[row] = x[row] for rows below offsets[last], 0 for the others, which may hold anything.
 @compute @workgroup_size(WG)
@@ -26,7 +26,7 @@ fn keep_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) g
         if i < kept {
             y[i] = x[i];
         } else {
-            y[i] = 0.0;
+            y[i] = Real(0.0);
         }
     }
 }

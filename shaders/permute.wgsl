@@ -1,7 +1,7 @@
 // Tokens to rows grouped by expert, and the gradient back; one row a subgroup or workgroup.
 // Needs lib/grid.wgsl, lib/pack_*.wgsl, lib/row_subgroup.wgsl or lib/row_workgroup.wgsl, lib/gather.wgsl.
 
-@group(0) @binding(5) var<storage, read> x: array<Pack>;
+@group(0) @binding(5) var<storage, read> x: array<StoredPack>;
 
 // A row's gradient counts as it is.
 fn choice_weight(pair: u32) -> f32 {
@@ -20,7 +20,7 @@ fn permute(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     let target_row = row * params.width;
     if pair == NONE {
         for (var i = row_begin(lane); i < params.width; i += row_step()) {
-            y[target_row + i] = Pack(0.0);
+            y[target_row + i] = narrow(Pack(0.0));
         }
         return;
     }

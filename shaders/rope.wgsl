@@ -35,8 +35,8 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<Pack>;
-@group(0) @binding(2) var<storage, read_write> y: array<Pack>;
+@group(0) @binding(1) var<storage, read> x: array<StoredPack>;
+@group(0) @binding(2) var<storage, read_write> y: array<StoredPack>;
 
 // 1 / (2 pi) as a 64-bit fraction.
 const PER_TURN = vec2<u32>(0x28be60dbu, 0x9391054au);
@@ -103,15 +103,15 @@ fn rope(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     s *= params.direction;
     for (var head = 0u; head < params.heads; head++) {
         let at = (row * params.heads + head) * 2u * params.half + column;
-        let a = x[at];
-        let b = x[at + params.half];
+        let a = wide(x[at]);
+        let b = wide(x[at + params.half]);
         var first = a * c - b * s;
         var second = b * c + a * s;
         if params.beta != 0.0 {
-            first += params.beta * y[at];
-            second += params.beta * y[at + params.half];
+            first += params.beta * wide(y[at]);
+            second += params.beta * wide(y[at + params.half]);
         }
-        y[at] = first;
-        y[at + params.half] = second;
+        y[at] = narrow(first);
+        y[at + params.half] = narrow(second);
     }
 }

@@ -14,7 +14,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read_write> sums: array<f32>;
 @group(0) @binding(3) var<storage, read> factor: array<f32>;
-@group(0) @binding(4) var<storage, read_write> y: array<Pack>;
+@group(0) @binding(4) var<storage, read_write> y: array<StoredPack>;
 
 // sums[i] = scale * (sum of block i)
 @compute @workgroup_size(WG)
@@ -32,12 +32,12 @@ fn block_sum(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) g
     sums[i] = params.scale * sum;
 }
 
-// y *= factor[0]
+// y *= scale factor[0]
 @compute @workgroup_size(WG)
 fn scale_by(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
             @builtin(local_invocation_index) lane: u32) {
     let i = workgroup_index(group, groups) * WG + lane;
     if i < params.count {
-        y[i] *= factor[0];
+        y[i] = narrow(params.scale * factor[0] * wide(y[i]));
     }
 }

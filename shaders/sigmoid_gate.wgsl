@@ -9,11 +9,11 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<Pack>;
+@group(0) @binding(1) var<storage, read> x: array<StoredPack>;
 @group(0) @binding(2) var<storage, read> logit: array<f32>;
-@group(0) @binding(3) var<storage, read_write> y: array<Pack>;
-@group(0) @binding(4) var<storage, read> dy: array<Pack>;
-@group(0) @binding(5) var<storage, read_write> dx: array<Pack>;
+@group(0) @binding(3) var<storage, read_write> y: array<StoredPack>;
+@group(0) @binding(4) var<storage, read> dy: array<StoredPack>;
+@group(0) @binding(5) var<storage, read_write> dx: array<StoredPack>;
 @group(0) @binding(6) var<storage, read_write> dlogit: array<f32>;
 
 // The bound keeps exp finite; sigmoid(-80) is 2e-35.
@@ -30,7 +30,7 @@ fn sigmoid_gate(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
     }
     let gate = gate_of(row);
     for (var i = row_begin(lane); i < params.width; i += row_step()) {
-        y[row * params.width + i] = gate * x[row * params.width + i];
+        y[row * params.width + i] = narrow(gate * wide(x[row * params.width + i]));
     }
 }
 
@@ -46,12 +46,12 @@ fn sigmoid_gate_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_w
         gate = gate_of(row);
         for (var i = row_begin(lane); i < params.width; i += row_step()) {
             let cell = row * params.width + i;
-            sum += pack_dot(dy[cell], x[cell]);
-            var gradient = gate * dy[cell];
+            sum += pack_dot(wide(dy[cell]), wide(x[cell]));
+            var gradient = gate * wide(dy[cell]);
             if params.dx_factor != 0.0 {
-                gradient += params.dx_factor * dx[cell];
+                gradient += params.dx_factor * wide(dx[cell]);
             }
-            dx[cell] = gradient;
+            dx[cell] = narrow(gradient);
         }
     }
     sum = row_sum(sum, lane);

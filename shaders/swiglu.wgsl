@@ -10,12 +10,12 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> gate: array<Pack>;
-@group(0) @binding(2) var<storage, read> up: array<Pack>;
-@group(0) @binding(3) var<storage, read_write> y: array<Pack>;
-@group(0) @binding(4) var<storage, read> dy: array<Pack>;
-@group(0) @binding(5) var<storage, read_write> dgate: array<Pack>;
-@group(0) @binding(6) var<storage, read_write> dup: array<Pack>;
+@group(0) @binding(1) var<storage, read> gate: array<StoredPack>;
+@group(0) @binding(2) var<storage, read> up: array<StoredPack>;
+@group(0) @binding(3) var<storage, read_write> y: array<StoredPack>;
+@group(0) @binding(4) var<storage, read> dy: array<StoredPack>;
+@group(0) @binding(5) var<storage, read_write> dgate: array<StoredPack>;
+@group(0) @binding(6) var<storage, read_write> dup: array<StoredPack>;
 
 // The bound keeps exp finite; sigmoid(-80) is 2e-35.
 fn sigmoid(v: Pack) -> Pack {
@@ -29,8 +29,8 @@ fn swiglu(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grou
     if i >= params.count {
         return;
     }
-    let g = gate[i];
-    y[i] = g * sigmoid(g) * up[i];
+    let g = wide(gate[i]);
+    y[i] = narrow(g * sigmoid(g) * wide(up[i]));
 }
 
 // silu'(g) = s (1 + g (1 - s)), s = sigmoid(g)
@@ -41,17 +41,17 @@ fn swiglu_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgro
     if i >= params.count {
         return;
     }
-    let g = gate[i];
+    let g = wide(gate[i]);
     let s = sigmoid(g);
-    let d = dy[i];
-    var gate_gradient = d * up[i] * s * (Pack(1.0) + g * (Pack(1.0) - s));
+    let d = wide(dy[i]);
+    var gate_gradient = d * wide(up[i]) * s * (Pack(1.0) + g * (Pack(1.0) - s));
     var up_gradient = d * g * s;
     if params.gate_factor != 0.0 {
-        gate_gradient += params.gate_factor * dgate[i];
+        gate_gradient += params.gate_factor * wide(dgate[i]);
     }
     if params.up_factor != 0.0 {
-        up_gradient += params.up_factor * dup[i];
+        up_gradient += params.up_factor * wide(dup[i]);
     }
-    dgate[i] = gate_gradient;
-    dup[i] = up_gradient;
+    dgate[i] = narrow(gate_gradient);
+    dup[i] = narrow(up_gradient);
 }

@@ -6,16 +6,8 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::error::{Error, Result};
-use crate::gpu::{BufferSlice, Gpu, Readback};
-
-/// Element types; both have 4 bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DType {
-    /// `f32`.
-    F32,
-    /// `u32`: tokens, indices, counts.
-    U32,
-}
+pub use crate::gpu::DType;
+use crate::gpu::{Bound, BufferSlice, Gpu, Readback};
 
 /// Sizes of up to four dimensions, outermost first.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -88,14 +80,28 @@ impl From<&Tensor> for BufferSlice {
     }
 }
 
+impl From<&Tensor> for Bound {
+    fn from(tensor: &Tensor) -> Self {
+        Bound { slice: tensor.slice.clone(), dtype: Some(tensor.dtype) }
+    }
+}
+
+/// Bytes of a tensor.
+fn size(gpu: &Gpu, shape: Shape, dtype: DType) -> Result<u64> {
+    if dtype == DType::F16 {
+        gpu.require_f16()?;
+    }
+    Ok((shape.numel() * dtype.bytes()) as u64)
+}
+
 impl Tensor {
     /// A tensor with unspecified content, from the pool.
     ///
     /// # Errors
-    /// [`Error::Device`] when it exceeds the adapter's largest buffer.
+    /// [`Error::Device`] when it exceeds the adapter's largest buffer, or when the adapter lacks f16 for an f16 tensor.
     pub fn empty(gpu: &Gpu, shape: impl Into<Shape>, dtype: DType) -> Result<Self> {
         let shape = shape.into();
-        let size = shape.numel() as u64 * 4;
+        let size = size(gpu, shape, dtype)?;
         let slice = BufferSlice { buffer: gpu.allocate(size)?, offset: 0, size };
         Ok(Self { gpu: gpu.clone(), slice, shape, dtype })
     }
@@ -132,7 +138,7 @@ impl Tensor {
     /// As [`Tensor::empty`].
     pub fn persistent(gpu: &Gpu, shape: impl Into<Shape>, dtype: DType) -> Result<Self> {
         let shape = shape.into();
-        let size = shape.numel() as u64 * 4;
+        let size = size(gpu, shape, dtype)?;
         let slice = BufferSlice { buffer: gpu.allocate_persistent(size)?, offset: 0, size };
         Ok(Self { gpu: gpu.clone(), slice, shape, dtype })
     }
@@ -157,11 +163,20 @@ impl Tensor {
         Ok(tensor)
     }
 
-    /// Replaces the content.
+    /// Replaces the content; an f16 tensor, which must not be a part of another, gets it rounded.
     ///
     /// # Errors
     /// [`Error::Shape`] when `data` does not fill the shape or the type differs.
     pub fn write_f32(&self, data: &[f32]) -> Result<()> {
+        if self.dtype == DType::F16 {
+            self.check_fill(data.len(), DType::F16)?;
+            // Writes are of whole words: one element more where the number is odd.
+            let mut half: Vec<half::f16> = data.iter().map(|&x| half::f16::from_f32(x)).collect();
+            half.resize(data.len().next_multiple_of(2), half::f16::ZERO);
+            let bytes: Vec<u8> = half.iter().flat_map(|x| x.to_le_bytes()).collect();
+            let slice = BufferSlice { size: bytes.len() as u64, ..self.slice.clone() };
+            return self.gpu.write(&slice, &bytes);
+        }
         self.check_fill(data.len(), DType::F32)?;
         self.gpu.write(&self.slice, bytemuck::cast_slice(data))
     }
@@ -247,8 +262,9 @@ impl Tensor {
         let mut shape = self.shape;
         shape.dims[0] = range.len();
         let mut slice = self.slice.clone();
-        slice.offset += (range.start * inner * 4) as u64;
-        slice.size = (range.len() * inner * 4) as u64;
+        let row = inner * self.dtype.bytes();
+        slice.offset += (range.start * row) as u64;
+        slice.size = (range.len() * row) as u64;
         Ok(Self { gpu: self.gpu.clone(), slice, shape, dtype: self.dtype })
     }
 
@@ -260,11 +276,15 @@ impl Tensor {
         if self.slice.size == 0 { Ok(()) } else { self.gpu.clear(&self.slice) }
     }
 
-    /// Records a copy of `source`'s elements into this tensor.
+    /// Records a copy of `source`'s elements, of the same type, into this tensor. Copies are of whole words: with an odd
+    /// number of f16 the element behind is overwritten too.
     ///
     /// # Errors
-    /// [`Error::Shape`] when the numbers of elements differ.
+    /// [`Error::Shape`] when the numbers of elements or the types differ.
     pub fn copy_from(&self, source: &Tensor) -> Result<()> {
+        if source.dtype != self.dtype {
+            return Err(Error::shape("copy", format!("{self:?}"), format!("{source:?}")));
+        }
         self.gpu.copy(&source.slice, &self.slice)
     }
 
@@ -291,11 +311,26 @@ impl Tensor {
         self.gpu.read(&self.slice)
     }
 
-    /// The content.
+    /// The content; of an f16 tensor, widened.
     ///
     /// # Errors
-    /// [`Error::Device`]; [`Error::Shape`] when the tensor is not f32.
+    /// [`Error::Device`]; [`Error::Shape`] when the tensor is of indices.
     pub async fn to_f32(&self) -> Result<Vec<f32>> {
+        if self.dtype == DType::F16 && self.numel() > 0 {
+            // A part of a tensor can begin within a word.
+            let before = self.slice.offset % 4;
+            let slice = BufferSlice {
+                offset: self.slice.offset - before,
+                size: self.slice.size + before,
+                ..self.slice.clone()
+            };
+            let bytes = self.gpu.read(&slice)?.await?;
+            let half = |pair: &[u8; 2]| half::f16::from_le_bytes(*pair).to_f32();
+            return Ok(bytes[before as usize..].as_chunks::<2>().0.iter().map(half).collect());
+        }
+        if self.dtype == DType::F16 {
+            return Ok(Vec::new());
+        }
         self.expect_dtype(DType::F32)?;
         if self.numel() == 0 {
             return Ok(Vec::new());
@@ -320,8 +355,8 @@ impl Tensor {
     }
 }
 
-/// Cuts `rows` rows into ranges whose slices fit one binding and start aligned. `row_elements` is the longest row, in
-/// elements, of all tensors that the launch binds by these rows.
+/// Cuts `rows` rows into ranges whose slices fit one binding and start aligned. `row_elements` are the rows' lengths, in
+/// elements of 4 bytes or fewer, of all tensors that the launch binds by these rows.
 ///
 /// # Errors
 /// [`Error::Shape`] when a group of rows that starts aligned does not fit one binding.
@@ -337,11 +372,13 @@ pub fn row_chunks(
     let chunk = if rows as u64 * row_bytes <= limit {
         rows.max(1)
     } else {
-        // Every row has a multiple of 4 bytes, so alignment / 4 rows always start aligned.
-        let group = row_elements
-            .iter()
-            .map(|&e| (alignment / 4) / gcd(alignment / 4, (e as u64).max(1)))
-            .fold(1, |a, b| a / gcd(a, b) * b);
+        // Every row has a multiple of 4 bytes, or of 2 in f16, so alignment / 4, or twice that, rows always start aligned.
+        let group_of = |bytes: u64| {
+            let rows = row_elements.iter().map(|&e| (alignment / bytes) / gcd(alignment / bytes, (e as u64).max(1)));
+            rows.fold(1, |a, b| a / gcd(a, b) * b)
+        };
+        // Where rows are so long that only groups for f32 fit, f16 is refused by its launch.
+        let group = if limit < row_bytes * group_of(2) { group_of(4) } else { group_of(2) };
         let groups = limit / (row_bytes * group);
         if groups == 0 {
             let expected = format!("{group} rows within {limit} bytes");

@@ -75,6 +75,7 @@ fn flags_that_do_not_exist_or_contradict_each_other_are_refused() {
     place.fails("train --speed 3", "unexpected argument '--speed'");
     place.fails("train --preset huge", "expected tiny, small or base");
     place.fails("train --spectral maybe", "[possible values: on, off]");
+    place.fails("train --precision f8", "expected f32 or f16");
     place.fails("train --recompute half", "expected none or experts");
     place.fails("train --resume a --out b", "cannot be used with");
     place.fails("fly", "unrecognized subcommand 'fly'");

@@ -12,7 +12,7 @@ use place::{Place, failed};
 use pollster::block_on;
 use sdmoe::data::Corpus;
 use sdmoe::gpu::{Gpu, GpuOptions};
-use sdmoe::nn::config::{GradientForm, Preset};
+use sdmoe::nn::config::{GradientForm, Precision, Preset};
 use sdmoe::tensor::Tensor;
 use sdmoe::train::config::RunConfig;
 use sdmoe::train::metrics::{StepMetrics, Summary};
@@ -139,7 +139,7 @@ fn a_run_writes_what_the_documents_promise_and_its_config_reproduces_it() {
 #[test]
 fn interrupted_and_resumed_equals_uninterrupted_bit_for_bit() {
     type Change = fn(&mut RunConfig);
-    let cases: [(&str, Change); 3] = [
+    let cases: [(&str, Change); 4] = [
         ("direct form, two micro-batches, bias balancing", |c| {
             c.train.accumulate = 2;
             c.model.moe.balance_bias = 0.01;
@@ -147,6 +147,11 @@ fn interrupted_and_resumed_equals_uninterrupted_bit_for_bit() {
         }),
         ("token-space form", |c| c.spectral.gradient_form = GradientForm::TokenSpace),
         ("plain", |c| c.spectral.enabled = false),
+        // The loss scale doubles every other step; the first step overflows.
+        ("mixed precision", |c| {
+            c.train.precision = Precision::F16;
+            (c.optimizer.loss_scale, c.optimizer.loss_scale_every) = (16_777_216.0, 2);
+        }),
     ];
     for (case, change) in cases {
         let mut config = tiny();

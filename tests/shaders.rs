@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use naga::back;
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
-use sdmoe::gpu::{BindingKind, compose, reflect};
+use sdmoe::gpu::{BindingKind, DType, Kernel, compose_half, reflect, reflect_half};
 use sdmoe::kernels::Variant;
 
 fn validate(module: &naga::Module, name: &str) -> ModuleInfo {
@@ -15,10 +15,32 @@ fn validate(module: &naga::Module, name: &str) -> ModuleInfo {
     validator.validate(module).unwrap_or_else(|e| panic!("{name}: {e:?}"))
 }
 
+/// The sets of variables that are stored in f16: none; all that can be; and where they need not go together, all but one.
+fn stored_in_f16(kernel: &Kernel) -> Vec<Vec<String>> {
+    let names: Vec<String> =
+        reflect(kernel).unwrap_or_else(|e| panic!("{e}")).bindings.into_iter().map(|b| b.name).collect();
+    let halves = |names: &[&str]| -> Vec<String> {
+        let reflection = reflect_half(kernel, names).unwrap_or_else(|e| panic!("{e}"));
+        reflection.bindings.into_iter().filter(|b| b.element == Some(DType::F16)).map(|b| b.name).collect()
+    };
+    let all = halves(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut sets = vec![Vec::new()];
+    if !all.is_empty() {
+        sets.push(all.clone());
+    }
+    for one in all.iter().filter(|_| all.len() > 1) {
+        let others: Vec<&str> = all.iter().filter(|n| *n != one).map(String::as_str).collect();
+        if halves(&others) == others {
+            sets.push(others.into_iter().map(str::to_owned).collect());
+        }
+    }
+    sets
+}
+
 /// The module with this variant's override constants in place.
-fn specialise(variant: &Variant) -> (naga::Module, ModuleInfo) {
+fn specialise(variant: &Variant, half: &[&str]) -> (naga::Module, ModuleInfo) {
     let kernel = variant.kernel;
-    let source = compose(kernel);
+    let source = compose_half(kernel, half);
     let module = naga::front::wgsl::parse_str(&source)
         .unwrap_or_else(|e| panic!("{}: {}", kernel.name, e.emit_to_string(&source)));
     let info = validate(&module, kernel.name);
@@ -34,16 +56,21 @@ fn specialise(variant: &Variant) -> (naga::Module, ModuleInfo) {
 fn every_kernel_translates_to_every_backend() {
     let variants = sdmoe::catalog::kernels();
     assert!(variants.len() >= 3);
-    for variant in &variants {
-        let (kernel, name) = (variant.kernel, variant.kernel.name);
-        let (module, info) = specialise(variant);
+    let mut in_f16 = 0;
+    for (variant, set) in variants.iter().flat_map(|v| stored_in_f16(v.kernel).into_iter().map(move |s| (v, s))) {
+        let half: Vec<&str> = set.iter().map(String::as_str).collect();
+        in_f16 += usize::from(!half.is_empty());
+        let kernel = variant.kernel;
+        let name = &format!("{}, f16 {half:?}", kernel.name);
+        let (module, info) = specialise(variant, &half);
         let capabilities = back::spv::Options { lang_version: (1, 3), ..Default::default() };
         back::spv::write_vec(&module, &info, &capabilities, None).unwrap_or_else(|e| panic!("{name}: SPIR-V: {e}"));
         let msl = back::msl::Options { lang_version: (2, 4), fake_missing_bindings: true, ..Default::default() };
         back::msl::write_string(&module, &info, &msl, &back::msl::PipelineOptions::default())
             .unwrap_or_else(|e| panic!("{name}: MSL: {e}"));
         let hlsl = back::hlsl::Options {
-            shader_model: back::hlsl::ShaderModel::V6_0,
+            // The first with f16.
+            shader_model: if half.is_empty() { back::hlsl::ShaderModel::V6_0 } else { back::hlsl::ShaderModel::V6_2 },
             fake_missing_bindings: true,
             ..Default::default()
         };
@@ -57,8 +84,8 @@ fn every_kernel_translates_to_every_backend() {
             entry_point: kernel.entry.to_owned(),
             multiview: None,
         };
-        // GLES has no subgroups; what uses them never runs there.
-        if !compose(kernel).contains("subgroup") {
+        // GLES has neither subgroups nor f16; what uses them never runs there.
+        if !compose_half(kernel, &half).contains("subgroup") && half.is_empty() {
             let policies = naga::proc::BoundsCheckPolicies::default();
             let mut text = String::new();
             back::glsl::Writer::new(&mut text, &module, &info, &glsl, &options, policies)
@@ -66,12 +93,13 @@ fn every_kernel_translates_to_every_backend() {
                 .unwrap_or_else(|e| panic!("{name}: GLSL: {e}"));
         }
     }
+    assert!(in_f16 >= 40, "{in_f16} kernels can store in f16");
 }
 
 #[test]
 fn every_kernel_keeps_to_the_default_limits_of_webgpu() {
     for variant in sdmoe::catalog::kernels() {
-        let (module, _) = specialise(&variant);
+        let (module, _) = specialise(&variant, &[]);
         let name = variant.kernel.name;
         let entry = module.entry_points.iter().find(|e| e.name == variant.kernel.entry).unwrap();
         let threads: u32 = entry.workgroup_size.iter().product();

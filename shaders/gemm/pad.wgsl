@@ -15,8 +15,8 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read_write> padded: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> x: array<vec4<Real>>;
+@group(0) @binding(2) var<storage, read_write> padded: array<vec4<Real>>;
 
 // Four elements from `shift` on of the eight in `low` and `high`.
 fn shifted(low: vec4<f32>, high: vec4<f32>, shift: u32) -> vec4<f32> {
@@ -44,12 +44,13 @@ fn pad(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups:
     // A row that is added reads the last one, for it must read something.
     let first = params.first + (matrix * params.rows + min(row, params.rows - 1u)) * params.columns + quad * 4u;
     let last = arrayLength(&x) - 1u;
-    var low = x[min(first / 4u, last)];
+    var low = vec4<f32>(x[min(first / 4u, last)]);
     for (var i = 0u; i < min(RUN, quads - quad); i++) {
-        let high = x[min(first / 4u + i + 1u, last)];
+        let high = vec4<f32>(x[min(first / 4u + i + 1u, last)]);
         let column = (quad + i) * 4u;
         let kept = vec4(column, column + 1u, column + 2u, column + 3u) < vec4(select(params.columns, 0u, outside));
-        padded[padded_row * quads + quad + i] = select(vec4(0.0), shifted(low, high, first % 4u), kept);
+        let four = select(vec4(0.0), shifted(low, high, first % 4u), kept);
+        padded[padded_row * quads + quad + i] = vec4<Real>(four);
         low = high;
     }
 }

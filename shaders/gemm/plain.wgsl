@@ -7,9 +7,9 @@ const TILE_COLUMNS: u32 = 8u;
 override A_TRANSPOSED: bool = false;
 override B_TRANSPOSED: bool = false;
 
-@group(0) @binding(1) var<storage, read> a: array<f32>;
-@group(0) @binding(2) var<storage, read> b: array<f32>;
-@group(0) @binding(3) var<storage, read_write> c: array<f32>;
+@group(0) @binding(1) var<storage, read> a: array<RealA>;
+@group(0) @binding(2) var<storage, read> b: array<RealB>;
+@group(0) @binding(3) var<storage, read_write> c: array<RealC>;
 
 fn multiply(tile: Tile, lane: u32) {
     let row = tile.row + lane / TILE_COLUMNS;
@@ -23,13 +23,13 @@ fn multiply(tile: Tile, lane: u32) {
     let b_step = select(tile.b_stride, 1u, B_TRANSPOSED);
     var sum = 0.0;
     for (var t = 0u; t < tile.k; t++) {
-        sum += a[a_first + t * a_step] * b[b_first + t * b_step];
+        sum += f32(a[a_first + t * a_step]) * f32(b[b_first + t * b_step]);
     }
     sum *= tile.alpha;
     // Where beta is 0, C may hold anything, NaN included.
     let index = tile.c_first + row * tile.c_stride + column;
     if tile.beta != 0.0 {
-        sum += tile.beta * c[index];
+        sum += tile.beta * f32(c[index]);
     }
-    c[index] = sum;
+    c[index] = RealC(sum);
 }

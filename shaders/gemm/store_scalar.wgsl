@@ -1,13 +1,13 @@
 // C of the subgroup product bound as scalars: for rows of any length.
 
-@group(0) @binding(3) var<storage, read_write> c: array<f32>;
+@group(0) @binding(3) var<storage, read_write> c: array<RealC>;
 
 fn store_element(index: u32, sum: f32, beta: f32) {
     var result = sum;
     if beta != 0.0 {
-        result += beta * c[index];
+        result += beta * f32(c[index]);
     }
-    c[index] = result;
+    c[index] = RealC(result);
 }
 
 // c = sum + beta c for the elements from `skipped` to `columns` of four. Where beta is 0, C may hold anything, NaN

@@ -14,9 +14,9 @@ const STRIDE: u32 = 68u;
 override A_TRANSPOSED: bool = false;
 override B_TRANSPOSED: bool = false;
 
-@group(0) @binding(1) var<storage, read> a: array<f32>;
-@group(0) @binding(2) var<storage, read> b: array<f32>;
-@group(0) @binding(3) var<storage, read_write> c: array<f32>;
+@group(0) @binding(1) var<storage, read> a: array<RealA>;
+@group(0) @binding(2) var<storage, read> b: array<RealB>;
+@group(0) @binding(3) var<storage, read_write> c: array<RealC>;
 
 var<workgroup> a_part: array<f32, STEPS * STRIDE>;
 var<workgroup> b_part: array<f32, STEPS * STRIDE>;
@@ -28,8 +28,8 @@ fn load_a(tile: Tile, t: u32, lane: u32) {
         let row = select(i / STEPS, i % TILE_ROWS, A_TRANSPOSED);
         var value = 0.0;
         if tile.row + row < tile.m && t + step < tile.k {
-            value = a[tile.a_first + select((tile.row + row) * tile.a_stride + t + step,
-                                            (t + step) * tile.a_stride + tile.row + row, A_TRANSPOSED)];
+            value = f32(a[tile.a_first + select((tile.row + row) * tile.a_stride + t + step,
+                                                (t + step) * tile.a_stride + tile.row + row, A_TRANSPOSED)]);
         }
         a_part[step * STRIDE + row] = value;
     }
@@ -41,8 +41,8 @@ fn load_b(tile: Tile, t: u32, lane: u32) {
         let column = select(i % TILE_COLUMNS, i / STEPS, B_TRANSPOSED);
         var value = 0.0;
         if tile.column + column < tile.n && t + step < tile.k {
-            value = b[tile.b_first + select((t + step) * tile.b_stride + tile.column + column,
-                                            (tile.column + column) * tile.b_stride + t + step, B_TRANSPOSED)];
+            value = f32(b[tile.b_first + select((t + step) * tile.b_stride + tile.column + column,
+                                                (tile.column + column) * tile.b_stride + t + step, B_TRANSPOSED)]);
         }
         b_part[step * STRIDE + column] = value;
     }
@@ -53,9 +53,9 @@ fn store_element(tile: Tile, row: u32, column: u32, sum: f32) {
         let index = tile.c_first + row * tile.c_stride + column;
         // Where beta is 0, C may hold anything, NaN included.
         if tile.beta != 0.0 {
-            c[index] = tile.alpha * sum + tile.beta * c[index];
+            c[index] = RealC(tile.alpha * sum + tile.beta * f32(c[index]));
         } else {
-            c[index] = tile.alpha * sum;
+            c[index] = RealC(tile.alpha * sum);
         }
     }
 }

@@ -19,6 +19,6 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> q: array<Pack>;
-@group(0) @binding(2) var<storage, read> k: array<Pack>;
-@group(0) @binding(3) var<storage, read> v: array<Pack>;
+@group(0) @binding(1) var<storage, read> q: array<StoredPack>;
+@group(0) @binding(2) var<storage, read> k: array<StoredPack>;
+@group(0) @binding(3) var<storage, read> v: array<StoredPack>;

@@ -65,7 +65,7 @@ fn place(group: vec3<u32>, groups: vec3<u32>, heads: u32) -> Place {
 
 // Elements 4 t .. + 4 of four query rows, by element.
 fn queries(at: vec4<u32>, t: u32) -> mat4x4<f32> {
-    return transpose(mat4x4(q[at.x + t], q[at.y + t], q[at.z + t], q[at.w + t]));
+    return transpose(mat4x4(wide(q[at.x + t]), wide(q[at.y + t]), wide(q[at.z + t]), wide(q[at.w + t])));
 }
 
 // Products of one passing row's 4 elements with those of the own rows, given by element.

@@ -16,9 +16,9 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> z: array<Pack>;
+@group(0) @binding(1) var<storage, read> z: array<StoredPack>;
 @group(0) @binding(2) var<storage, read> slot: array<u32>;
-@group(0) @binding(3) var<storage, read_write> y: array<Pack>;
+@group(0) @binding(3) var<storage, read_write> y: array<StoredPack>;
 @group(0) @binding(4) var<storage, read> source: array<u32>;
 
 // y[t] = sum_j w[t, j] z[slot[t, j]] + factor y[t] in the order of j, over the choices first_choice..last_choice whose
@@ -31,15 +31,15 @@ fn gather(token: u32, lane: u32) {
     for (var i = row_begin(lane); i < params.width; i += row_step()) {
         var sum = Pack(0.0);
         if params.factor != 0.0 {
-            sum = params.factor * y[target_row + i];
+            sum = params.factor * wide(y[target_row + i]);
         }
         for (var j = params.first_choice; j < params.last_choice; j++) {
             let pair = token * params.top_k + j;
             let row = slot[pair] - params.first;
             if row < params.count {
-                sum += choice_weight(pair) * z[row * params.width + i];
+                sum += choice_weight(pair) * wide(z[row * params.width + i]);
             }
         }
-        y[target_row + i] = sum;
+        y[target_row + i] = narrow(sum);
     }
 }

@@ -2,6 +2,17 @@
 alias Pack = f32;
 const PACK: u32 = 1u;
 
+// How it is stored where that may be in f16: `Real` is declared in front of the kernel. Arithmetic is on `Pack`.
+alias StoredPack = Real;
+
+fn wide(x: StoredPack) -> Pack {
+    return Pack(x);
+}
+
+fn narrow(x: Pack) -> StoredPack {
+    return StoredPack(x);
+}
+
 fn pack_sum(x: Pack) -> f32 {
     return x;
 }

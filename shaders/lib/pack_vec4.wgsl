@@ -2,6 +2,17 @@
 alias Pack = vec4<f32>;
 const PACK: u32 = 4u;
 
+// How it is stored where that may be in f16: `Real` is declared in front of the kernel. Arithmetic is on `Pack`.
+alias StoredPack = vec4<Real>;
+
+fn wide(x: StoredPack) -> Pack {
+    return Pack(x);
+}
+
+fn narrow(x: Pack) -> StoredPack {
+    return StoredPack(x);
+}
+
 fn pack_sum(x: Pack) -> f32 {
     return (x.x + x.y) + (x.z + x.w);
 }

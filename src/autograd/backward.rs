@@ -90,7 +90,7 @@ impl Backward<'_> {
     /// Whether input `i` wants a gradient.
     pub fn needs(&self, i: usize) -> bool {
         let node = &self.nodes[self.inputs[i].0];
-        node.needs_gradient && node.dtype == DType::F32
+        node.needs_gradient && node.dtype != DType::U32
     }
 
     /// Where to write the gradient of input `i`, and the factor (0 or 1) on what is there already: a kernel computes
@@ -105,10 +105,10 @@ impl Backward<'_> {
             let factor = if std::mem::replace(written, true) { 1.0 } else { 0.0 };
             return Ok((gradient.clone(), factor));
         }
-        let shape = self.nodes[var].shape;
+        let Node { shape, dtype, .. } = self.nodes[var];
         let slot = &mut self.slots[var];
         let (tensor, factor) = match slot.take() {
-            None => (Tensor::empty_f32(&self.gpu, shape)?, 0.0),
+            None => (Tensor::empty(&self.gpu, shape, dtype)?, 0.0),
             Some(tensor) if tensor.is_unique() => (tensor, 1.0),
             Some(shared) => (shared.duplicate()?, 1.0),
         };

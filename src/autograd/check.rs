@@ -7,13 +7,17 @@
 use super::{Array, Op, Tape};
 use crate::error::Result;
 use crate::gpu::Gpu;
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 /// An input of the op under test.
 #[derive(Clone, Debug)]
 pub enum Input {
     /// Differentiated.
     Tracked(Array),
+    /// Differentiated, stored in f16 like its gradient: an activation of mixed precision. Rounded first.
+    Half(Array),
+    /// Differentiated, stored in f16 with its gradient in f32: a weight of mixed precision. Rounded first.
+    HalfWeight(Array),
     /// f32, not differentiated.
     Frozen(Array),
     /// u32 indices.
@@ -23,9 +27,22 @@ pub enum Input {
 impl Input {
     fn array(&self) -> &Array {
         match self {
-            Input::Tracked(a) | Input::Frozen(a) | Input::Index(a) => a,
+            Input::Tracked(a) | Input::Half(a) | Input::HalfWeight(a) | Input::Frozen(a) | Input::Index(a) => a,
         }
     }
+
+    fn is_half(&self) -> bool {
+        matches!(self, Input::Half(_) | Input::HalfWeight(_))
+    }
+
+    /// What the device sees.
+    fn seen(&self) -> Array {
+        if self.is_half() { round_to_f16(self.array()) } else { self.array().clone() }
+    }
+}
+
+fn round_to_f16(x: &Array) -> Array {
+    x.map(|&v| f64::from(half::f16::from_f64(v)))
 }
 
 /// How far device and reference may differ, in units of the largest absolute value of what is compared.
@@ -41,6 +58,14 @@ impl Default for Tolerance {
     /// A few dozen rounding errors of f32 (6e-8 each).
     fn default() -> Self {
         Self { forward: 2e-6, backward: 5e-6 }
+    }
+}
+
+impl Tolerance {
+    /// For what is stored in f16: `forward` and `backward` roundings of 2^-11, over what f32 is allowed.
+    pub fn half(forward: f64, backward: f64) -> Self {
+        let (f32, eps) = (Self::default(), f64::exp2(-11.0));
+        Self { forward: f32.forward + forward * eps, backward: f32.backward + backward * eps }
     }
 }
 
@@ -88,17 +113,20 @@ pub async fn check(
     tolerance: Tolerance,
     seed: u64,
 ) -> Result<(), String> {
-    let arrays: Vec<Array> = inputs.iter().map(|i| i.array().clone()).collect();
+    let arrays: Vec<Array> = inputs.iter().map(Input::seen).collect();
     let want = op.reference(&arrays);
     let name = op.name();
     let fail = |e: crate::Error| format!("{name}: {e}");
 
     // The op moves to the tape; the reference is needed after: keep what it gives at the displaced points first.
-    let weights = Array::random(&want.shape, seed ^ 0x5eed);
+    let mut weights = Array::random(&want.shape, seed ^ 0x5eed);
+    if inputs.iter().any(Input::is_half) {
+        weights = round_to_f16(&weights);
+    }
     let loss = |arrays: &[Array]| op.reference(arrays).dot(&weights);
     let mut derivatives = Vec::new();
     for (i, input) in inputs.iter().enumerate() {
-        let Input::Tracked(x) = input else { continue };
+        let (Input::Tracked(_) | Input::Half(_) | Input::HalfWeight(_), x) = (input, &arrays[i]) else { continue };
         for d in directions(x, seed.wrapping_add(i as u64)) {
             let h = 1e-5 * x.max_abs().max(1e-3) / d.max_abs().max(1e-30);
             let shifted = |sign: f64| {
@@ -112,12 +140,22 @@ pub async fn check(
 
     let mut tape = Tape::new(gpu);
     let mut vars = Vec::new();
-    for input in inputs {
-        let a = input.array();
+    let mut weight_gradients = vec![None; inputs.len()];
+    for (i, (input, a)) in inputs.iter().zip(&arrays).enumerate() {
+        let stored = |dtype| {
+            let tensor = Tensor::empty(gpu, &a.shape, dtype)?;
+            tensor.write_f32(&a.to_f32()).map(|()| tensor)
+        };
         let var = match input {
             Input::Index(_) => tape.constant(&Tensor::from_u32(gpu, &a.shape, &a.to_u32()).map_err(fail)?),
             Input::Frozen(_) => tape.constant(&Tensor::from_f32(gpu, &a.shape, &a.to_f32()).map_err(fail)?),
-            Input::Tracked(_) => tape.variable(&Tensor::from_f32(gpu, &a.shape, &a.to_f32()).map_err(fail)?),
+            Input::Tracked(_) => tape.variable(&stored(DType::F32).map_err(fail)?),
+            Input::Half(_) => tape.variable(&stored(DType::F16).map_err(fail)?),
+            Input::HalfWeight(_) => {
+                let gradient = Tensor::empty_f32(gpu, &a.shape).map_err(fail)?;
+                weight_gradients[i] = Some(gradient.clone());
+                tape.parameter(&stored(DType::F16).map_err(fail)?, &gradient, false)
+            }
         };
         vars.push(var);
     }
@@ -125,11 +163,13 @@ pub async fn check(
     let got = tape.value(output).to_f32().await.map_err(fail)?;
     compare(&format!("{name} forward (seed {seed})"), &got, &want, tolerance.forward)?;
 
-    let dy = Tensor::from_f32(gpu, tape.value(output).shape(), &weights.to_f32()).map_err(fail)?;
+    let y = tape.value(output);
+    let dy = Tensor::empty(gpu, y.shape(), y.dtype()).map_err(fail)?;
+    dy.write_f32(&weights.to_f32()).map_err(fail)?;
     let gradients = tape.backward(&[(output, dy)]).map_err(fail)?;
     let mut host: Vec<Option<Array>> = vec![None; inputs.len()];
-    for (i, (input, var)) in inputs.iter().zip(&vars).enumerate() {
-        if let (Input::Tracked(x), Some(gradient)) = (input, gradients.of(*var)) {
+    for (i, (x, var)) in arrays.iter().zip(&vars).enumerate() {
+        if let Some(gradient) = weight_gradients[i].as_ref().or(gradients.of(*var)) {
             host[i] = Some(Array::from_f32(&x.shape, &gradient.to_f32().await.map_err(fail)?));
         }
     }

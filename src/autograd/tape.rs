@@ -86,7 +86,8 @@ impl Tape {
         self.push(value.clone(), true, 0, Kind::Leaf)
     }
 
-    /// A value whose gradient is written to `gradient`, or added to it if `accumulate`.
+    /// A value whose gradient is written to `gradient`, or added to it if `accumulate`. The gradient may be f32 where the
+    /// value is f16; of every other value it has the value's type.
     pub fn parameter(&mut self, value: &Tensor, gradient: &Tensor, accumulate: bool) -> Var {
         self.push(value.clone(), true, 0, Kind::Parameter { gradient: gradient.clone(), written: accumulate })
     }
@@ -215,9 +216,9 @@ impl Tape {
         let mut slots: Vec<Option<Tensor>> = vec![None; self.nodes.len()];
         let mut returned = Gradients { by_var: Vec::new() };
         for (var, seed) in seeds {
-            let shape = self.nodes[var.0].shape;
-            if seed.shape() != shape {
-                return Err(Error::shape("backward", format!("a seed of {shape:?}"), format!("{seed:?}")));
+            let Node { shape, dtype, .. } = self.nodes[var.0];
+            if seed.shape() != shape || seed.dtype() != dtype {
+                return Err(Error::shape("backward", format!("a seed of {dtype:?} {shape:?}"), format!("{seed:?}")));
             }
             accumulate(&mut slots[var.0], seed.clone())?;
         }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::data::Corpus;
 use crate::error::{Error, Result};
-use crate::nn::config::Preset;
+use crate::nn::config::{Precision, Preset};
 use crate::train::config::{Recompute, RunConfig};
 use crate::train::metrics::{Side, Similarity, Summary};
 use crate::train::progress::{Display, say};
@@ -46,6 +46,10 @@ pub(super) struct Args {
     /// Highest learning rate
     #[arg(long, value_name = "LR")]
     lr: Option<f32>,
+    /// Storage of activations and of the weights in products; f16 with sums, master weights and optimizer in f32
+    /// [default: f32]
+    #[arg(long, value_name = "f32|f16", value_parser = precision)]
+    precision: Option<Precision>,
     /// Seed of the parameters and of the order of the data
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
@@ -87,6 +91,14 @@ fn preset(name: &str) -> Result<Preset, String> {
     }
 }
 
+fn precision(name: &str) -> Result<Precision, String> {
+    match name {
+        "f32" => Ok(Precision::F32),
+        "f16" => Ok(Precision::F16),
+        _ => Err("expected f32 or f16".into()),
+    }
+}
+
 fn recompute(name: &str) -> Result<Recompute, String> {
     match name {
         "none" => Ok(Recompute::None),
@@ -116,6 +128,7 @@ impl Args {
                 *setting = value.clone();
             }
         }
+        set(&mut config.train.precision, &self.precision);
         set(&mut config.train.steps, &self.steps);
         set(&mut config.train.batch, &self.batch);
         set(&mut config.train.seq, &self.seq);

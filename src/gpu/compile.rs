@@ -122,20 +122,21 @@ fn entry(binding: &Binding) -> wgpu::BindGroupLayoutEntry {
     }
 }
 
-/// A kernel's address, its identity: names are for people. And the override constants.
-type Key = (usize, Vec<(&'static str, u64)>);
+/// A kernel's address, its identity: names are for people. And the override constants, and the variables stored in f16.
+type Key = (usize, Vec<(&'static str, u64)>, Vec<&'static str>);
 
 /// All pipelines of a device.
 #[derive(Default)]
 pub(super) struct Pipelines {
-    /// By the address of the list of sources.
-    modules: HashMap<(usize, usize), Arc<Module>>,
+    /// By the address of the list of sources and the variables stored in f16.
+    modules: HashMap<(usize, usize, Vec<&'static str>), Arc<Module>>,
     pipelines: HashMap<Key, Arc<Pipeline>>,
     workers: Workers,
 }
 
 impl Pipelines {
-    /// The pipeline of `kernel` with these override constants, and whether it is new; a new one is handed to the threads.
+    /// The pipeline of `kernel` with these override constants and these variables stored in f16, and whether it is new; a
+    /// new one is handed to the threads.
     ///
     /// # Errors
     /// [`crate::Error::Kernel`] when the WGSL is not valid.
@@ -144,18 +145,20 @@ impl Pipelines {
         device: &wgpu::Device,
         kernel: &'static Kernel,
         constants: &[(&'static str, f64)],
+        half: Vec<&'static str>,
     ) -> Result<(Arc<Pipeline>, bool)> {
         let address = std::ptr::from_ref(kernel) as usize;
-        let key = (address, constants.iter().map(|(n, v)| (*n, v.to_bits())).collect::<Vec<_>>());
+        let key = (address, constants.iter().map(|(n, v)| (*n, v.to_bits())).collect::<Vec<_>>(), half);
         if let Some(pipeline) = self.pipelines.get(&key) {
             return Ok((pipeline.clone(), false));
         }
-        log::debug!("compiling {} {constants:?}", kernel.name);
-        let sources = (kernel.sources.as_ptr() as usize, kernel.sources.len());
+        let half = &key.2;
+        log::debug!("compiling {} {constants:?}, f16 {half:?}", kernel.name);
+        let sources = (kernel.sources.as_ptr() as usize, kernel.sources.len(), half.clone());
         let module = match self.modules.get(&sources) {
             Some(module) => module.clone(),
             None => {
-                let module = Arc::new(Module { source: Source::parse(kernel)?, raw: OnceLock::new() });
+                let module = Arc::new(Module { source: Source::parse(kernel, half)?, raw: OnceLock::new() });
                 self.modules.insert(sources, module.clone());
                 module
             }

@@ -13,6 +13,24 @@ pub struct Kernel {
     pub constants: &'static [(&'static str, f64)],
 }
 
+/// Element types of arrays on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DType {
+    /// `f32`.
+    F32,
+    /// `f16`: storage of activations and weight copies in mixed precision, where the device has `SHADER_F16`.
+    F16,
+    /// `u32`: tokens, indices, counts.
+    U32,
+}
+
+impl DType {
+    /// Bytes of an element.
+    pub fn bytes(self) -> usize {
+        if self == DType::F16 { 2 } else { 4 }
+    }
+}
+
 /// A scalar type that WGSL and Rust share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParamScalar {

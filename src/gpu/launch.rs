@@ -1,8 +1,8 @@
 //! A launch: a kernel with its buffers, bound by the WGSL variable's name, and its parameters.
 
 use super::Gpu;
-use super::kernel::{Kernel, KernelParams, ParamScalar};
-use super::pool::BufferSlice;
+use super::kernel::{DType, Kernel, KernelParams, ParamScalar};
+use super::pool::{Bound, BufferSlice};
 use super::recorder::{SLOT, grid};
 use super::reflect::BindingKind;
 use crate::error::{Error, Result};
@@ -15,7 +15,7 @@ pub struct Launch<'a> {
     kernel: &'static Kernel,
     constants: Vec<(&'static str, f64)>,
     params: Option<(&'a [u8], Fields)>,
-    bindings: Vec<(&'static str, BufferSlice, bool)>,
+    bindings: Vec<(&'static str, Bound, bool)>,
     groups: u64,
 }
 
@@ -37,14 +37,15 @@ impl<'a> Launch<'a> {
         self
     }
 
-    /// Binds `slice` to the `var<storage, read>` called `name`.
-    pub fn read(mut self, name: &'static str, slice: impl Into<BufferSlice>) -> Self {
+    /// Binds `slice` to the `var<storage, read>` called `name`. What is bound to f16 decides which of the kernel's storage
+    /// aliases are f16; see [`super::compose_half`].
+    pub fn read(mut self, name: &'static str, slice: impl Into<Bound>) -> Self {
         self.bindings.push((name, slice.into(), false));
         self
     }
 
     /// Binds `slice` to the `var<storage, read_write>` called `name`.
-    pub fn write(mut self, name: &'static str, slice: impl Into<BufferSlice>) -> Self {
+    pub fn write(mut self, name: &'static str, slice: impl Into<Bound>) -> Self {
         self.bindings.push((name, slice.into(), true));
         self
     }
@@ -68,7 +69,7 @@ impl<'a> Launch<'a> {
     /// Records the dispatch. No workgroups is no dispatch.
     ///
     /// # Errors
-    /// [`Error::Kernel`] when a binding is missing, unknown, of the wrong access, too large or misaligned, or when the
+    /// [`Error::Kernel`] when a binding is missing, unknown, of the wrong access or type, too large or misaligned, or when the
     /// parameters do not match the WGSL struct; [`Error::Device`] when the device has failed.
     pub fn run(self, gpu: &Gpu) -> Result<()> {
         if self.groups == 0 {
@@ -76,7 +77,9 @@ impl<'a> Launch<'a> {
         }
         let groups = grid(self.groups, gpu.0.device.limits().max_compute_workgroups_per_dimension)?;
         let mut state = gpu.room();
-        let pipeline = state.pipeline(&gpu.0.device, self.kernel, &self.constants)?;
+        let is_half = |(name, bound, _): &(_, Bound, _)| (bound.dtype == Some(DType::F16)).then_some(*name);
+        let half: Vec<&'static str> = self.bindings.iter().filter_map(is_half).collect();
+        let pipeline = state.pipeline(&gpu.0.device, self.kernel, &self.constants, half)?;
         let mut slices = Vec::with_capacity(self.bindings.len());
         let mut uniform = false;
         for binding in &pipeline.reflection.bindings {
@@ -86,11 +89,16 @@ impl<'a> Launch<'a> {
                 continue;
             }
             let found = self.bindings.iter().find(|(name, ..)| *name == binding.name);
-            let (_, slice, write) =
+            let (_, Bound { slice, dtype }, write) =
                 found.ok_or_else(|| self.fail(format!("expected a buffer for `{}`, got none", binding.name)))?;
             if *write != (binding.kind == BindingKind::Write) {
                 let (wants, got) = if *write { ("read", "write") } else { ("read_write", "read") };
                 return Err(self.fail(format!("`{}` is var<storage, {wants}>, bound by {got}()", binding.name)));
+            }
+            if let (Some(wants), Some(got)) = (binding.element, *dtype)
+                && wants != got
+            {
+                return Err(self.fail(format!("`{}`: expected elements of {wants:?}, got {got:?}", binding.name)));
             }
             self.check_slice(gpu, &binding.name, slice)?;
             slices.push(slice);

@@ -17,12 +17,12 @@ mod reflect;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 pub use adapter::{AdapterChoice, AdapterReport, Tier, adapters};
-pub use kernel::{Kernel, KernelParams, ParamScalar, ScalarType};
+pub use kernel::{DType, Kernel, KernelParams, ParamScalar, ScalarType};
 pub use launch::Launch;
-pub use pool::{Buffer, BufferSlice};
+pub use pool::{Bound, Buffer, BufferSlice};
 pub use profile::{Dispatch, KernelTime};
 pub use readback::Readback;
-pub use reflect::{Binding, BindingKind, Reflection, compose, reflect};
+pub use reflect::{Binding, BindingKind, Reflection, compose, compose_half, reflect, reflect_half};
 
 use crate::error::{Error, Result};
 
@@ -51,8 +51,10 @@ pub struct Counters {
     pub pooled_free_bytes: u64,
 }
 
-/// Features that are used where a device has them; none is needed. Subgroups make software adapters several times faster.
-pub const OPTIONAL_FEATURES: wgpu::Features = wgpu::Features::SUBGROUP.union(wgpu::Features::TIMESTAMP_QUERY);
+/// Features that are used where a device has them; none is needed. Subgroups make software adapters several times faster;
+/// f16 is for training in mixed precision.
+pub const OPTIONAL_FEATURES: wgpu::Features =
+    wgpu::Features::SUBGROUP.union(wgpu::Features::TIMESTAMP_QUERY).union(wgpu::Features::SHADER_F16);
 
 /// How to open a device.
 #[derive(Clone, Debug, Default)]
@@ -162,6 +164,18 @@ impl Gpu {
     /// The kernel family in use.
     pub fn tier(&self) -> Tier {
         self.0.tier
+    }
+
+    /// Checks that shaders can hold f16.
+    ///
+    /// # Errors
+    /// [`Error::Device`] that names the adapter and the feature.
+    pub fn require_f16(&self) -> Result<()> {
+        if self.0.device.features().contains(wgpu::Features::SHADER_F16) {
+            return Ok(());
+        }
+        let name = &self.0.report.name;
+        Err(Error::Device(format!("{name}: precision f16 needs the feature SHADER_F16, which this adapter lacks")))
     }
 
     /// The wgpu device.

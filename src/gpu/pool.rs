@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::{Counters, lock};
+use super::{Counters, DType, lock};
 
 /// A GPU buffer that returns to its pool, or is freed, when dropped.
 #[derive(Debug)]
@@ -49,6 +49,21 @@ impl Drop for Buffer {
             self.pool.note_freed(raw.size());
             lock(&self.pool.dropped).push(self.id);
         }
+    }
+}
+
+/// A range of a buffer with the type of its elements, where that is known: it then has to be that of the WGSL variable.
+#[derive(Clone, Debug)]
+pub struct Bound {
+    /// The range.
+    pub slice: BufferSlice,
+    /// The elements.
+    pub dtype: Option<DType>,
+}
+
+impl From<BufferSlice> for Bound {
+    fn from(slice: BufferSlice) -> Self {
+        Bound { slice, dtype: None }
     }
 }
 

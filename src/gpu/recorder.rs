@@ -91,14 +91,16 @@ impl State {
         }
     }
 
-    /// The pipeline of `kernel` with these override constants, which starts compiling at its first use.
+    /// The pipeline of `kernel` with these override constants and these variables stored in f16, which starts compiling at
+    /// its first use.
     pub(super) fn pipeline(
         &mut self,
         device: &wgpu::Device,
         kernel: &'static Kernel,
         constants: &[(&'static str, f64)],
+        half: Vec<&'static str>,
     ) -> Result<Arc<Pipeline>> {
-        let (pipeline, new) = self.pipelines.get(device, kernel, constants)?;
+        let (pipeline, new) = self.pipelines.get(device, kernel, constants, half)?;
         self.counters.pipelines_created += u64::from(new);
         Ok(pipeline)
     }

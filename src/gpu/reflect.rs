@@ -2,7 +2,7 @@
 
 use naga::{AddressSpace, Scalar, ScalarKind, StorageAccess, TypeInner};
 
-use super::{Kernel, ParamScalar};
+use super::{DType, Kernel, ParamScalar};
 use crate::error::{Error, Result};
 
 /// How an entry point uses a binding.
@@ -30,6 +30,8 @@ pub struct Binding {
     pub index: u32,
     /// How it is used.
     pub kind: BindingKind,
+    /// The type of an array's elements, where it is one that tensors have.
+    pub element: Option<DType>,
 }
 
 /// The bindings of an entry point, by binding number.
@@ -39,18 +41,53 @@ pub struct Reflection {
     pub bindings: Vec<Binding>,
 }
 
-/// The kernel's whole WGSL.
+/// The kernel's whole WGSL, everything stored in f32.
 pub fn compose(kernel: &Kernel) -> String {
-    kernel.sources.join("\n")
+    compose_half(kernel, &[])
 }
 
-/// Parses and validates a kernel and lists what it binds.
+/// The kernel's whole WGSL for a launch in which the variables named in `half` are bound to f16.
+///
+/// A kernel that can store in f16 writes its variables' types by aliases, which are declared here: `Real`, f16 where any
+/// variable is bound to f16; and for variables that may differ from the others, `Real` with the variable's capitalised
+/// name: `RealA` for `a`, `RealOutB` for `out_b`. Arithmetic is in f32 whatever is stored.
+pub fn compose_half(kernel: &Kernel, half: &[&str]) -> String {
+    let sources = kernel.sources.join("\n");
+    let mut prelude = String::from(if half.is_empty() { "" } else { "enable f16;\n" });
+    for name in storage_aliases(&sources) {
+        let is_half = match name.strip_prefix("Real").unwrap_or_default() {
+            "" => !half.is_empty(),
+            variable => half.iter().any(|h| h.replace('_', "").eq_ignore_ascii_case(variable)),
+        };
+        prelude.push_str(&format!("alias {name} = {};\n", if is_half { "f16" } else { "f32" }));
+    }
+    prelude + &sources
+}
+
+/// The names that begin with `Real` in a WGSL source, each once.
+fn storage_aliases(source: &str) -> Vec<&str> {
+    let words = source.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let mut names: Vec<_> = words.filter(|w| w.starts_with("Real")).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// As [`reflect_half`], everything stored in f32.
+///
+/// # Errors
+/// As [`reflect_half`].
+pub fn reflect(kernel: &Kernel) -> Result<Reflection> {
+    reflect_half(kernel, &[])
+}
+
+/// Parses and validates a kernel as [`compose_half`] gives it and lists what it binds.
 ///
 /// # Errors
 /// [`Error::Kernel`] with naga's message, or what this project's conventions forbid: a binding outside group 0, a
 /// uniform whose fields are not all `f32` or `u32`.
-pub fn reflect(kernel: &Kernel) -> Result<Reflection> {
-    Source::parse(kernel)?.reflect(kernel)
+pub fn reflect_half(kernel: &Kernel, half: &[&str]) -> Result<Reflection> {
+    Source::parse(kernel, half)?.reflect(kernel)
 }
 
 fn error(kernel: &Kernel, message: String) -> Error {
@@ -64,9 +101,9 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// The sources of a kernel.
-    pub(super) fn parse(kernel: &Kernel) -> Result<Self> {
-        let text = compose(kernel);
+    /// The sources of a kernel, as [`compose_half`] gives them.
+    pub(super) fn parse(kernel: &Kernel, half: &[&str]) -> Result<Self> {
+        let text = compose_half(kernel, half);
         let module = naga::front::wgsl::parse_str(&text).map_err(|e| error(kernel, e.emit_to_string(&text)))?;
         let mut validator =
             naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::all());
@@ -98,10 +135,22 @@ impl Source {
                 }
                 other => return Err(fail(format!("`{name}`: expected storage or uniform, got {other:?}"))),
             };
-            bindings.push(Binding { name, index: binding.binding, kind });
+            let element = element(&self.module, variable.ty);
+            bindings.push(Binding { name, index: binding.binding, kind, element });
         }
         bindings.sort_by_key(|b| b.index);
         Ok(Reflection { bindings })
+    }
+}
+
+/// The scalar of an array of scalars or vectors.
+fn element(module: &naga::Module, ty: naga::Handle<naga::Type>) -> Option<DType> {
+    let TypeInner::Array { base, .. } = module.types[ty].inner else { return None };
+    match module.types[base].inner.scalar()? {
+        Scalar { kind: ScalarKind::Float, width: 4 } => Some(DType::F32),
+        Scalar { kind: ScalarKind::Float, width: 2 } => Some(DType::F16),
+        Scalar { kind: ScalarKind::Uint, width: 4 } => Some(DType::U32),
+        _ => None,
     }
 }
 

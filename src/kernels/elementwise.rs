@@ -9,6 +9,8 @@ use crate::tensor::{Tensor, row_chunks};
 pub static AXPBY: PackKernels = forms!("axpby", "elementwise.wgsl", packs);
 /// `y = alpha`.
 pub static FILL: PackKernels = forms!("fill", "elementwise.wgsl", packs);
+/// `y = x`, rounded.
+pub static ROUND_INTO: PackKernels = forms!("round_into", "elementwise.wgsl", packs);
 
 crate::params! {
     struct ElementwiseParams { count: u32, alpha: f32, beta: f32 }
@@ -29,6 +31,28 @@ pub fn axpby(alpha: f32, x: &Tensor, beta: f32, y: &Tensor) -> Result<()> {
         pack_launch(&AXPBY, pack)
             .params(&params)
             .read("x", &x.slice(range.clone())?)
+            .write("y", &y.slice(range.clone())?)
+            .threads(range.len() / pack, THREADS)
+            .run(y.gpu())?;
+    }
+    Ok(())
+}
+
+/// Records `y = x`, rounded where y is f16.
+///
+/// # Errors
+/// [`Error::Shape`] when the numbers of elements differ.
+pub fn round_into(x: &Tensor, y: &Tensor) -> Result<()> {
+    if x.numel() != y.numel() {
+        return Err(Error::shape("round_into", format!("{y:?}"), format!("{x:?}")));
+    }
+    let (x, y) = (x.reshape([x.numel()])?, y.reshape([y.numel()])?);
+    for range in row_chunks(y.gpu(), "round_into", y.numel(), &[1])? {
+        let pack = pack(range.len());
+        let params = ElementwiseParams { count: (range.len() / pack) as u32, alpha: 1.0, beta: 0.0 };
+        pack_launch(&ROUND_INTO, pack)
+            .params(&params)
+            .read("source", &x.slice(range.clone())?)
             .write("y", &y.slice(range.clone())?)
             .threads(range.len() / pack, THREADS)
             .run(y.gpu())?;
@@ -64,5 +88,5 @@ pub fn fill(y: &Tensor, value: f32) -> Result<()> {
 
 /// This file's kernels.
 pub fn kernels() -> Vec<Variant> {
-    [&AXPBY, &FILL].into_iter().flat_map(|k| variants(k)).collect()
+    [&AXPBY, &FILL, &ROUND_INTO].into_iter().flat_map(|k| variants(k)).collect()
 }

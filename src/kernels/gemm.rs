@@ -9,7 +9,7 @@ use super::pad;
 use super::window::{Window, aligned, chunks, rows_that_fit, window};
 use crate::error::{Error, Result};
 use crate::gpu::Launch;
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 /// Whether an operand is used transposed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,7 +182,8 @@ impl<'a> Product<'a> {
         let Product { m, n, k, c_rows, c_columns, ta, tb, a, b, c, alpha } = *self;
         let gpu = c.tensor.gpu();
         let (mut m_limit, mut n_limit, mut k_limit) = (m, n, k.min(gemm_table::longest(gpu)));
-        if tb == Trans::N && batch * m * n >= WIDE {
+        // In f16 each part would round C anew.
+        if tb == Trans::N && batch * m * n >= WIDE && c.tensor.dtype() == DType::F32 {
             k_limit = k_limit.min(gemm_table::steps_at_once(gpu));
         }
         if cut {

@@ -63,7 +63,7 @@ pub fn token_losses(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
 
 /// Records the losses as [`token_losses`] does, and `scale * (softmax - onehot)`, the gradient of `scale` times their sum.
 ///
-/// Returns `[T]` and `[T, V]`.
+/// Returns `[T]` in f32 and `[T, V]` as the logits are.
 ///
 /// # Errors
 /// [`Error::Shape`] when the sizes do not fit.
@@ -71,7 +71,7 @@ pub fn losses_and_gradient(logits: &Tensor, targets: &Tensor, scale: f32) -> Res
     check(logits, targets)?;
     let (gpu, rows, v) = (logits.gpu(), logits.rows(), logits.cols());
     let losses = Tensor::empty_f32(gpu, [rows])?;
-    let dlogits = Tensor::empty_f32(gpu, [rows, v])?;
+    let dlogits = Tensor::empty(gpu, [rows, v], logits.dtype())?;
     for range in row_chunks(gpu, "cross_entropy", rows, &[v, 1])? {
         let params = CrossEntropyParams { rows: range.len() as u32, width: (v / pack(v)) as u32, scale };
         row_launch(&CROSS_ENTROPY, gpu, range.len(), pack(v), 3 * v / pack(v))
@@ -118,15 +118,15 @@ pub fn mean(x: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// Records `y *= factor[0]`.
+/// Records `y *= scale factor[0]`.
 ///
 /// # Errors
 /// [`Error::Device`].
-pub fn scale_by(y: &Tensor, factor: &Tensor) -> Result<()> {
+pub fn scale_by(y: &Tensor, scale: f32, factor: &Tensor) -> Result<()> {
     let (gpu, y) = (y.gpu(), y.reshape([y.numel()])?);
     for range in row_chunks(gpu, "scale", y.numel(), &[1])? {
         let pack = pack(range.len());
-        let params = ScaleSumParams { count: (range.len() / pack) as u32, block: 1, scale: 1.0 };
+        let params = ScaleSumParams { count: (range.len() / pack) as u32, block: 1, scale };
         pack_launch(&SCALE_BY, pack)
             .params(&params)
             .read("factor", factor)

@@ -42,17 +42,18 @@ pub(super) fn fits(x: &Tensor, matrices: usize, rows: usize, columns: usize) -> 
 
 /// The size of a binding of the first `elements` of `x` that ends with a whole vec4, if the buffer has that much.
 fn end_of_quads(x: &Tensor, elements: usize) -> Option<u64> {
-    let window = window(x, 0..elements);
-    let size = window.slice.size.next_multiple_of(16);
-    (window.slice.offset + size <= window.slice.buffer.raw().size()).then_some(size)
+    let slice = window(x, 0..elements).slice.slice;
+    let size = slice.size.next_multiple_of(4 * x.dtype().bytes() as u64);
+    (slice.offset + size <= slice.buffer.raw().size()).then_some(size)
 }
 
 /// Records the copy of `matrices` matrices of `rows` x `columns` in `x`, in rows and columns up to multiples of 4.
 pub(super) fn padded(x: &Tensor, matrices: usize, rows: usize, columns: usize) -> Result<Tensor> {
     let gpu = x.gpu();
-    let copy = Tensor::empty_f32(gpu, [matrices, rows.next_multiple_of(4), columns.next_multiple_of(4)])?;
+    let copy = Tensor::empty(gpu, [matrices, rows.next_multiple_of(4), columns.next_multiple_of(4)], x.dtype())?;
     let mut source = window(x, 0..matrices * rows * columns);
-    source.slice.size = end_of_quads(x, matrices * rows * columns).unwrap_or(source.slice.size);
+    let bound = &mut source.slice.slice;
+    bound.size = end_of_quads(x, matrices * rows * columns).unwrap_or(bound.size);
     let params =
         PadParams { matrices: matrices as u32, rows: rows as u32, columns: columns as u32, first: source.first };
     Launch::new(&PAD)

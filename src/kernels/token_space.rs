@@ -50,7 +50,7 @@ pub struct TokenSpace {
 
 impl TokenSpace {
     /// Records the projections of routed rows `x: [R, m]` and `dy: [R, n]`, and `a = A + beta a`, `b = B + beta b`; returns
-    /// X' and dY'. `beta` is 0 (a and b may hold anything) or 1, as for the weight gradient that X' and dY' make.
+    /// X' and dY', of the types of x and dy. `beta` is 0 (a and b may hold anything) or 1, as for the weight gradient that X' and dY' make.
     ///
     /// # Errors
     /// [`Error::Shape`] when the sizes do not fit; [`Error::Device`].
@@ -75,7 +75,7 @@ impl TokenSpace {
 
 /// A copy of `x: [R, c]` whose rows from `offsets[E]` on are zero.
 fn keep_rows(x: &Tensor, groups: &Groups) -> Result<Tensor> {
-    let y = Tensor::empty_f32(x.gpu(), x.shape())?;
+    let y = Tensor::empty(x.gpu(), x.shape(), x.dtype())?;
     for range in row_chunks(x.gpu(), "token space", x.rows(), &[x.cols()])? {
         let (x, y) = (x.slice(range.clone())?, y.slice(range.clone())?);
         let params = KeepParams {

@@ -3,30 +3,31 @@
 use std::ops::Range;
 
 use crate::error::{Error, Result};
-use crate::gpu::{BufferSlice, Gpu};
+use crate::gpu::{Bound, BufferSlice, Gpu};
 use crate::tensor::Tensor;
 
 /// A binding and the element in it at which the part asked for begins.
 pub(super) struct Window {
-    pub(super) slice: BufferSlice,
+    pub(super) slice: Bound,
     pub(super) first: u32,
 }
 
 /// The elements `range` of `x`. The binding begins at the last aligned byte before them.
 pub(super) fn window(x: &Tensor, range: Range<usize>) -> Window {
     let mut slice = BufferSlice::from(x);
-    let start = slice.offset + range.start as u64 * 4;
+    let bytes = x.dtype().bytes() as u64;
+    let start = slice.offset + range.start as u64 * bytes;
     slice.offset = start / x.gpu().offset_alignment() * x.gpu().offset_alignment();
-    slice.size = start - slice.offset + range.len() as u64 * 4;
-    Window { first: ((start - slice.offset) / 4) as u32, slice }
+    slice.size = start - slice.offset + range.len() as u64 * bytes;
+    Window { first: ((start - slice.offset) / bytes) as u32, slice: Bound { slice, dtype: Some(x.dtype()) } }
 }
 
-/// Whether the rows of `x`, of `columns` elements, begin at multiples of 16 bytes.
+/// Whether the rows of `x`, of `columns` elements, begin at multiples of four elements.
 pub(super) fn aligned(x: &Tensor, columns: usize) -> bool {
-    BufferSlice::from(x).offset.is_multiple_of(16) && columns.is_multiple_of(4)
+    BufferSlice::from(x).offset.is_multiple_of(4 * x.dtype().bytes() as u64) && columns.is_multiple_of(4)
 }
 
-/// How many rows of `elements` elements a window can have, at most `rows`; 0 when not even one fits.
+/// How many rows of `elements` elements, of 4 bytes or fewer, a window can have, at most `rows`; 0 when not even one fits.
 pub(super) fn rows_that_fit(gpu: &Gpu, rows: usize, elements: usize) -> usize {
     let bytes = gpu.max_binding_bytes().saturating_sub(gpu.offset_alignment()) as usize;
     rows.min(bytes / (elements * 4).max(1))

@@ -109,6 +109,18 @@ pub enum GradientForm {
     TokenSpace,
 }
 
+/// What activations and the weights in products are stored in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// f32 throughout.
+    #[default]
+    F32,
+    /// f16 for activations, their gradients, and copies of the matrices; sums, master weights, weight gradients and
+    /// optimizer in f32, with a loss scale. Needs an adapter with `SHADER_F16`.
+    F16,
+}
+
 /// An expert's three matrices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

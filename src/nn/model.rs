@@ -9,7 +9,7 @@ use crate::gpu::Gpu;
 use crate::kernels::routing::{Routing, update_bias};
 use crate::linalg::random::fill_normal;
 use crate::nn::attention::AttentionLayer;
-use crate::nn::config::{ExpertMatrix, ModelConfig};
+use crate::nn::config::{ExpertMatrix, ModelConfig, Precision};
 use crate::nn::moe::MoeLayer;
 use crate::nn::params::{Group, ParamBuilder, ParamId, ParamSet};
 use crate::nn::pass::Pass;
@@ -57,6 +57,14 @@ impl Model {
     /// # Errors
     /// [`Error::Config`] for impossible sizes, [`Error::Device`] when the adapter cannot hold it.
     pub fn new(gpu: &Gpu, config: &ModelConfig) -> Result<Self> {
+        Self::with_precision(gpu, config, Precision::F32)
+    }
+
+    /// As [`Model::new`]; with f16 copies of the matrices where `precision` has them ([`ParamSet::update_copies`]).
+    ///
+    /// # Errors
+    /// As [`Model::new`], and [`Error::Device`] when the adapter lacks f16.
+    pub fn with_precision(gpu: &Gpu, config: &ModelConfig, precision: Precision) -> Result<Self> {
         config.validate()?;
         let mut params = ParamBuilder::default();
         let d = config.d_model;
@@ -77,7 +85,7 @@ impl Model {
         }
         let final_norm = params.add("final_norm.weight", Group::NoDecay, &[d]);
         let head = (!config.tied_head).then(|| params.add("head.weight", Group::Decay, &[d, config.vocab]));
-        Ok(Self { config: config.clone(), params: params.build(gpu)?, embed, layers, final_norm, head })
+        Ok(Self { config: config.clone(), params: params.build_for(gpu, precision)?, embed, layers, final_norm, head })
     }
 
     /// Draws the parameters: norms 1, embedding and router with a small deviation, every other matrix `[in, out]` with
@@ -104,7 +112,7 @@ impl Model {
             };
             fill_normal(&param.value, seed, stream as u32, std)?;
         }
-        Ok(())
+        self.params.update_copies()
     }
 
     /// The settings.

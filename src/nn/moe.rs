@@ -72,7 +72,8 @@ impl MoeLayer {
         bias: Option<&Tensor>,
         x: Var,
     ) -> Result<MoeOutput> {
-        let router = pass.param(tape, self.router);
+        // Choices and logits in f32 whatever the activations are stored in.
+        let router = pass.master(tape, self.router);
         let logits = tape.apply(MatMul { trans_b: false }, &[x, router])?;
         let scores = tape.apply(RouterScores { score: config.score }, &[logits])?;
         let routing = route(tape.value(scores), bias, config.top_k, tile_rows(tape.gpu()))?;
@@ -136,7 +137,8 @@ impl MoeLayer {
         match self.shared_gate {
             None => Ok(output),
             Some(id) => {
-                let logit = product(tape, id, x)?;
+                let w = pass.master(tape, id);
+                let logit = tape.apply(MatMul { trans_b: false }, &[x, w])?;
                 let gated = tape.apply(SigmoidGate, &[output, logit])?;
                 tape.release(&[output, logit]);
                 Ok(gated)

@@ -5,7 +5,8 @@
 
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::nn::config::ExpertMatrix;
+use crate::kernels::elementwise::round_into;
+use crate::nn::config::{ExpertMatrix, Precision};
 use crate::tensor::{DType, Tensor};
 
 /// Parameters that the optimizer treats alike.
@@ -45,6 +46,8 @@ pub struct Param {
     pub value: Tensor,
     /// Their gradient.
     pub gradient: Tensor,
+    /// The f16 copy of a matrix in mixed precision; as old as the last [`ParamSet::update_copies`].
+    pub half: Option<Tensor>,
 }
 
 /// The buffers of one group: flat, padding included (zero in value and gradient, so harmless to any update).
@@ -59,6 +62,8 @@ pub struct GroupBuffers {
     /// For an expert group, weights and gradients again as stacks `[layers, E, m, n]`: one of all layers, or one of each
     /// layer where the matrices' size would leave the next layer misaligned.
     pub stacks: Vec<(Tensor, Tensor)>,
+    /// The f16 copy of `values`, for matrices in mixed precision.
+    pub half: Option<Tensor>,
 }
 
 /// Collects names and shapes before the buffers are made.
@@ -74,15 +79,24 @@ impl ParamBuilder {
         ParamId(self.entries.len() - 1)
     }
 
-    /// Makes the buffers, zeroed.
+    /// Makes the buffers in f32, zeroed.
     ///
     /// # Errors
-    /// [`Error::Device`] when a group exceeds the adapter's largest buffer; [`Error::Shape`] when the matrices of an
-    /// expert group differ in shape.
+    /// As [`ParamBuilder::build_for`].
     pub fn build(self, gpu: &Gpu) -> Result<ParamSet> {
-        // A view must start aligned in every group.
-        let align = (gpu.offset_alignment() / 4) as usize;
-        let mut views: Vec<Option<(Tensor, Tensor)>> = vec![None; self.entries.len()];
+        self.build_for(gpu, Precision::F32)
+    }
+
+    /// Makes the buffers, zeroed, with those of the f16 copies where `precision` has them.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when a group exceeds the adapter's largest buffer, or when the adapter lacks f16;
+    /// [`Error::Shape`] when the matrices of an expert group differ in shape.
+    pub fn build_for(self, gpu: &Gpu, precision: Precision) -> Result<ParamSet> {
+        let mixed = precision == Precision::F16;
+        // A view must start aligned in every group, in f16 too.
+        let align = gpu.offset_alignment() as usize / if mixed { 2 } else { 4 };
+        let mut views: Vec<Option<(Tensor, Tensor, Option<Tensor>)>> = vec![None; self.entries.len()];
         let mut groups = Vec::new();
         for group in Group::ALL {
             let members: Vec<usize> = (0..self.entries.len()).filter(|&i| self.entries[i].1 == group).collect();
@@ -96,12 +110,14 @@ impl ParamBuilder {
             let total: usize = members.iter().map(|&i| padded(i)).sum();
             let values = Tensor::persistent(gpu, [total], DType::F32)?;
             let gradients = Tensor::persistent(gpu, [total], DType::F32)?;
+            let half = (mixed && group != Group::NoDecay).then(|| Tensor::persistent(gpu, [total], DType::F16));
+            let half = half.transpose()?;
             let mut start = 0;
             for &i in &members {
                 let shape = &self.entries[i].2;
                 let size: usize = shape.iter().product();
                 let view = |flat: &Tensor| flat.slice(start..start + size)?.reshape(shape);
-                views[i] = Some((view(&values)?, view(&gradients)?));
+                views[i] = Some((view(&values)?, view(&gradients)?, half.as_ref().map(view).transpose()?));
                 start += padded(i);
             }
             let mut stacks = Vec::new();
@@ -114,15 +130,17 @@ impl ParamBuilder {
                     stacks.push((view(&values)?, view(&gradients)?));
                 }
             }
-            groups.push(GroupBuffers { group, values, gradients, stacks });
+            groups.push(GroupBuffers { group, values, gradients, stacks, half });
         }
         let params = self
             .entries
             .into_iter()
             .zip(views)
-            .filter_map(|((name, group, _), view)| view.map(|(value, gradient)| Param { name, group, value, gradient }))
+            .filter_map(|((name, group, _), view)| {
+                view.map(|(value, gradient, half)| Param { name, group, value, gradient, half })
+            })
             .collect();
-        Ok(ParamSet { params, groups })
+        Ok(ParamSet { params, groups, align, precision })
     }
 }
 
@@ -131,6 +149,8 @@ impl ParamBuilder {
 pub struct ParamSet {
     params: Vec<Param>,
     groups: Vec<GroupBuffers>,
+    align: usize,
+    precision: Precision,
 }
 
 impl ParamSet {
@@ -152,6 +172,25 @@ impl ParamSet {
     /// The buffers of `group`, if it has members.
     pub fn group(&self, group: Group) -> Option<&GroupBuffers> {
         self.groups.iter().find(|g| g.group == group)
+    }
+
+    /// What activations are stored in, and whether matrices have an f16 copy.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Elements to a multiple of which each parameter is padded in its group.
+    pub fn align(&self) -> usize {
+        self.align
+    }
+
+    /// Records that the f16 copies follow the weights; whoever has written weights calls it before the next forward pass.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn update_copies(&self) -> Result<()> {
+        let copies = self.groups.iter().filter_map(|g| Some((&g.values, g.half.as_ref()?)));
+        copies.into_iter().try_for_each(|(values, half)| round_into(values, half))
     }
 
     /// Number of weights, padding not counted.

@@ -4,7 +4,8 @@ use crate::autograd::{Tape, Var};
 use crate::error::Result;
 use crate::kernels::token_space::TokenSpace;
 use crate::nn::config::ExpertMatrix;
-use crate::nn::params::{ParamId, ParamSet};
+use crate::nn::params::{Param, ParamId, ParamSet};
+use crate::tensor::Tensor;
 
 /// Whether gradients are wanted, and where they go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,12 +35,22 @@ pub struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// Puts a parameter on the tape.
+    /// Puts a parameter on the tape: in mixed precision a matrix's f16 copy.
     pub fn param(&self, tape: &mut Tape, id: ParamId) -> Var {
         let param = self.params.get(id);
+        self.put(tape, param, param.half.as_ref().unwrap_or(&param.value))
+    }
+
+    /// Puts a parameter on the tape in f32, so that its product with f16 activations is in f32: the router's.
+    pub fn master(&self, tape: &mut Tape, id: ParamId) -> Var {
+        let param = self.params.get(id);
+        self.put(tape, param, &param.value)
+    }
+
+    fn put(&self, tape: &mut Tape, param: &Param, value: &Tensor) -> Var {
         match self.mode {
-            Mode::Inference => tape.constant(&param.value),
-            mode => tape.parameter(&param.value, &param.gradient, mode == Mode::Accumulate),
+            Mode::Inference => tape.constant(value),
+            mode => tape.parameter(value, &param.gradient, mode == Mode::Accumulate),
         }
     }
 }

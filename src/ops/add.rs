@@ -6,7 +6,7 @@ use crate::kernels::Variant;
 use crate::kernels::rows::{PackKernels, THREADS, forms, pack, pack_launch, variants};
 use crate::tensor::{Tensor, row_chunks};
 
-/// `y = a + b`, of one shape.
+/// `y = a + b`, of one shape and type.
 #[derive(Clone, Copy, Debug)]
 pub struct Add;
 
@@ -29,10 +29,10 @@ impl Op for Add {
 
     fn forward(&self, inputs: &[&Tensor]) -> Result<Forward> {
         let [a, b] = inputs else { return Err(Error::shape("add", "2 inputs", format!("{}", inputs.len()))) };
-        if a.shape() != b.shape() {
+        if a.shape() != b.shape() || a.dtype() != b.dtype() {
             return Err(Error::shape("add", format!("{a:?}"), format!("{b:?}")));
         }
-        let y = Tensor::empty_f32(a.gpu(), a.shape())?;
+        let y = Tensor::empty(a.gpu(), a.shape(), a.dtype())?;
         let count = [a.numel()];
         let (flat_a, flat_b, flat_y) = (a.reshape(count)?, b.reshape(count)?, y.reshape(count)?);
         for range in row_chunks(a.gpu(), "add", a.numel(), &[1])? {

@@ -41,7 +41,7 @@ impl Op for Combine {
             return Err(fail());
         }
         let gpu = z.gpu();
-        let y = Tensor::empty_f32(gpu, [tokens, d])?;
+        let y = Tensor::empty(gpu, [tokens, d], z.dtype())?;
         if y.numel() == 0 || z.numel() == 0 || weights.numel() == 0 {
             y.clear()?;
             return Ok(y.into());

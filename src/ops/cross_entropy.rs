@@ -3,7 +3,7 @@
 use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
 use crate::kernels::loss::{losses_and_gradient, mean, scale_by};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 /// `L = mean over t of (logsumexp(logits_t) - logits_t[target_t])`, in nats.
 ///
@@ -12,17 +12,23 @@ use crate::tensor::Tensor;
 #[derive(Clone, Copy, Debug)]
 pub struct CrossEntropy;
 
+/// A row's share in the mean.
+fn share(logits: &Tensor) -> f32 {
+    (1.0 / logits.rows().max(1) as f64) as f32
+}
+
 impl Op for CrossEntropy {
     fn name(&self) -> &'static str {
         "cross_entropy"
     }
 
-    // dL/dlogits_t = (softmax(logits_t) - onehot(target_t)) / T is made here, where the logits are being read anyway.
+    // dL/dlogits_t = (softmax(logits_t) - onehot(target_t)) / T is made here, where the logits are being read anyway; in
+    // f16 without the factor, as 1 / T alone would make most of it vanish: it comes with the loss scale in backward.
     fn forward(&self, inputs: &[&Tensor]) -> Result<Forward> {
         let [logits, targets] = inputs else {
             return Err(Error::shape("cross_entropy", "logits and targets", format!("{} inputs", inputs.len())));
         };
-        let scale = (1.0 / logits.rows().max(1) as f64) as f32;
+        let scale = if logits.dtype() == DType::F16 { 1.0 } else { share(logits) };
         let (losses, dlogits) = losses_and_gradient(logits, targets, scale)?;
         Ok(Forward { output: mean(&losses)?, saved: vec![dlogits] })
     }
@@ -30,7 +36,8 @@ impl Op for CrossEntropy {
     // The saved gradient belongs to this op alone, so it is scaled in place.
     fn backward(&self, pass: &mut Backward<'_>) -> Result<()> {
         let dlogits = pass.saved(0).clone();
-        scale_by(&dlogits, &pass.dy())?;
+        let scale = if dlogits.dtype() == DType::F16 { share(&dlogits) } else { 1.0 };
+        scale_by(&dlogits, scale, &pass.dy())?;
         pass.add(0, dlogits)
     }
 

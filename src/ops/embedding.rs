@@ -53,7 +53,7 @@ impl Op for Embedding {
             return Err(Error::shape("embedding", expected, format!("{table:?}, {token:?}")));
         }
         let (gpu, d) = (table.gpu(), table.cols());
-        let y = Tensor::empty_f32(gpu, [token.numel(), d])?;
+        let y = Tensor::empty(gpu, [token.numel(), d], table.dtype())?;
         if table.numel() == 0 {
             y.clear()?;
             return Ok(y.into());

@@ -12,9 +12,11 @@ use crate::error::{Error, Result};
 use crate::kernels::gemm::Trans;
 use crate::kernels::grouped::{Groups, NONE, grouped_gemm, grouped_gemm_onto, grouped_weight_gradient};
 use crate::kernels::token_space::TokenSpace;
+use crate::ops::matmul::wider;
 use crate::tensor::Tensor;
 
-/// `y_r = x_r w[expert of r]`. Inputs: `x: [R, m]` and `w: [E, m, n]`. Output: `[R, n]`.
+/// `y_r = x_r w[expert of r]`. Inputs: `x: [R, m]` and `w: [E, m, n]`. Output: `[R, n]`, f16 where both inputs
+/// are.
 #[derive(Clone, Debug)]
 pub struct ExpertMatMul {
     /// Which rows belong to which expert.
@@ -45,7 +47,7 @@ impl Op for ExpertMatMul {
             return Err(Error::shape("expert_matmul", "x [R, m] and w [E, m, n]", format!("{inputs:?}")));
         };
         let n = w.dims().last().copied().unwrap_or(1);
-        let y = Tensor::empty_f32(x.gpu(), [self.groups.capacity, n])?;
+        let y = Tensor::empty(x.gpu(), [self.groups.capacity, n], wider(x, w))?;
         grouped_gemm(x, w, Trans::N, &self.groups, &y)?;
         Ok(y.into())
     }

@@ -7,9 +7,9 @@
 use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
 use crate::kernels::gemm::{Trans, gemm};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
-/// `y = x op(w)`. Inputs: `x: [.., K]`, `w: [K, N]`, or `[N, K]` with `trans_b`. Output: `[.., N]`.
+/// `y = x op(w)`. Inputs: `x: [.., K]`, `w: [K, N]`, or `[N, K]` with `trans_b`. Output: `[.., N]`, f16 where both inputs are.
 #[derive(Clone, Copy, Debug)]
 pub struct MatMul {
     /// Whether `w` is stored `[N, K]`, as an embedding that serves as the output head is.
@@ -20,6 +20,11 @@ impl MatMul {
     fn trans(self) -> Trans {
         if self.trans_b { Trans::T } else { Trans::N }
     }
+}
+
+/// The type of a product: f16 where both factors are, f32 where one is.
+pub(super) fn wider(x: &Tensor, w: &Tensor) -> DType {
+    if x.dtype() == w.dtype() { x.dtype() } else { DType::F32 }
 }
 
 /// A tensor `[.., n]` as a matrix.
@@ -46,7 +51,7 @@ impl Op for MatMul {
             return Err(Error::shape("matmul", format!("x [.., {k}] for w {w:?}"), format!("{x:?}")));
         }
         shape.push(n);
-        let y = Tensor::empty_f32(x.gpu(), &shape)?;
+        let y = Tensor::empty(x.gpu(), &shape, wider(x, w))?;
         gemm(Trans::N, self.trans(), 1.0, &rows(x)?, w, 0.0, &rows(&y)?)?;
         Ok(y.into())
     }

@@ -39,7 +39,7 @@ impl Op for Permute {
             return Err(fail());
         }
         let gpu = x.gpu();
-        let y = Tensor::empty_f32(gpu, [rows, d])?;
+        let y = Tensor::empty(gpu, [rows, d], x.dtype())?;
         if y.numel() == 0 || x.numel() == 0 {
             y.clear()?;
             return Ok(y.into());

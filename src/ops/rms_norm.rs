@@ -41,7 +41,7 @@ impl Op for RmsNorm {
             return Err(Error::shape("rms_norm", format!("a weight of [{}]", x.cols()), format!("{weight:?}")));
         }
         let (gpu, rows, d) = (x.gpu(), x.rows(), x.cols());
-        let y = Tensor::empty_f32(gpu, x.shape())?;
+        let y = Tensor::empty(gpu, x.shape(), x.dtype())?;
         let r = Tensor::empty_f32(gpu, [rows])?;
         if x.numel() == 0 {
             return Ok(Forward { output: y, saved: vec![r] });

@@ -108,7 +108,7 @@ impl Op for Rope {
     fn forward(&self, inputs: &[&Tensor]) -> Result<Forward> {
         let [x] = inputs else { return Err(Error::shape("rope", "1 input", format!("{}", inputs.len()))) };
         self.check(x)?;
-        let y = Tensor::empty_f32(x.gpu(), x.shape())?;
+        let y = Tensor::empty(x.gpu(), x.shape(), x.dtype())?;
         self.turn(x, 1.0, 0.0, &y)?;
         Ok(y.into())
     }

@@ -38,7 +38,7 @@ impl Op for SigmoidGate {
             return Err(fail());
         }
         let gpu = x.gpu();
-        let y = Tensor::empty_f32(gpu, [tokens, d])?;
+        let y = Tensor::empty(gpu, [tokens, d], x.dtype())?;
         if y.numel() == 0 {
             return Ok(y.into());
         }

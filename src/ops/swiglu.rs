@@ -38,7 +38,7 @@ impl Op for SwiGlu {
             return Err(fail());
         }
         let gpu = gate.gpu();
-        let output = Tensor::empty_f32(gpu, gate.shape())?;
+        let output = Tensor::empty(gpu, gate.shape(), gate.dtype())?;
         if output.numel() == 0 {
             return Ok(output.into());
         }

@@ -35,5 +35,5 @@ fn target_or_temporary(pass: &mut Backward<'_>, i: usize, wanted: bool) -> Resul
         return pass.target(i);
     }
     let input = pass.input(i);
-    Ok((Tensor::empty_f32(input.gpu(), input.shape())?, 0.0))
+    Ok((Tensor::empty(input.gpu(), input.shape(), input.dtype())?, 0.0))
 }

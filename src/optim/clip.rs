@@ -6,7 +6,7 @@
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Kernel, Launch, Tier};
 use crate::kernels::Variant;
-use crate::tensor::{Tensor, row_chunks};
+use crate::tensor::{DType, Tensor, row_chunks};
 
 /// Threads, and whether their packs are neighbours; see shaders/adamw.wgsl.
 fn geometry(gpu: &Gpu) -> (u32, bool) {
@@ -48,9 +48,17 @@ pub static CLIP_SCALE: Kernel = Kernel {
     constants: &[],
 };
 
+/// The same for gradients of a scaled loss, and the loss scale's next value.
+pub static CLIP_LOSS_SCALE: Kernel = Kernel {
+    name: "clip_loss_scale",
+    sources: &[include_str!("../../shaders/clip.wgsl")],
+    entry: "clip_loss_scale",
+    constants: &[],
+};
+
 /// This module's kernels.
 pub fn kernels() -> Vec<Variant> {
-    let mut all: Vec<Variant> = vec![(&CLIP_SCALE).into()];
+    let mut all: Vec<Variant> = vec![(&CLIP_SCALE).into(), (&CLIP_LOSS_SCALE).into()];
     for kernel in [&SUM_SQUARES, &SUM_SQUARES_COLUMNS] {
         all.push(kernel.into());
         all.push(Variant { kernel, constants: vec![("WG", 8.0), ("STRETCHES", 1.0)] });
@@ -63,7 +71,30 @@ crate::params! {
 }
 
 crate::params! {
-    struct ClipParams { slots: u32, clip: f32 }
+    struct ClipParams { slots: u32, every: u32, clip: f32 }
+}
+
+/// The factor on the loss that keeps f16 gradients above f16's smallest numbers, on the device (Micikevicius et al. 2018,
+/// arXiv 1710.03740, in PyTorch's `GradScaler` form): halved where the gradients overflow, which skips the step; doubled
+/// after a number of good steps.
+#[derive(Clone, Debug)]
+pub struct LossScale {
+    /// `[scale, good steps since it changed, skipped steps, 0]`: what a checkpoint keeps.
+    pub state: Tensor,
+    /// Good steps after which the scale doubles.
+    pub every: u32,
+}
+
+impl LossScale {
+    /// A scale that begins at `first`.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn new(gpu: &Gpu, first: f32, every: u32) -> Result<Self> {
+        let state = Tensor::persistent(gpu, [4], DType::F32)?;
+        state.write_f32(&[first, 0.0, 0.0, 0.0])?;
+        Ok(Self { state, every })
+    }
 }
 
 /// What the norm is of: signed sums of squares of tensors.
@@ -112,6 +143,15 @@ impl GradientNorm {
     /// # Errors
     /// [`Error::Device`]; [`Error::Shape`] when the partial sums exceed a binding.
     pub fn finish(self, limit: f32, clip: &Tensor) -> Result<()> {
+        self.finish_scaled(limit, None, clip)
+    }
+
+    /// As [`GradientNorm::finish`] for gradients that are too large by the loss scale, which `norm` leaves out and `scale`
+    /// takes out. The last number of `clip` is then the loss scale of this step, and `scaling` gets that of the next.
+    ///
+    /// # Errors
+    /// As [`GradientNorm::finish`].
+    pub fn finish_scaled(self, limit: f32, scaling: Option<&LossScale>, clip: &Tensor) -> Result<()> {
         let gpu = clip.gpu();
         let mut launches = Vec::new();
         let mut slots = 0;
@@ -156,10 +196,11 @@ impl GradientNorm {
             partials.slice(slot..slot + sums.numel())?.copy_from(sums)?;
             slot += sums.numel();
         }
-        Launch::new(&CLIP_SCALE)
-            .params(&ClipParams { slots: partials.numel() as u32, clip: limit })
-            .read("partials", &partials)
-            .write("clip", clip)
-            .run(gpu)
+        let params = ClipParams { slots: partials.numel() as u32, every: scaling.map_or(0, |s| s.every), clip: limit };
+        let launch = match scaling {
+            Some(scaling) => Launch::new(&CLIP_LOSS_SCALE).write("scaling", &scaling.state),
+            None => Launch::new(&CLIP_SCALE),
+        };
+        launch.params(&params).read("partials", &partials).write("clip", clip).run(gpu)
     }
 }

@@ -24,6 +24,10 @@ pub struct OptimizerConfig {
     /// Steps over which the learning rate rises linearly to `lr`. In the program a run shorter than its preset's shortens
     /// the preset's warm-up in proportion; any other number holds as it is ([`crate::train::config::RunConfig::fit_warmup`]).
     pub warmup_steps: u64,
+    /// Loss scale that a run in f16 begins with.
+    pub loss_scale: f32,
+    /// Good steps after which the loss scale of a run in f16 doubles.
+    pub loss_scale_every: u32,
     /// The last step's learning rate as a share of `lr`; the way there is half a cosine.
     pub min_lr_ratio: f32,
 }
@@ -40,6 +44,9 @@ impl Default for OptimizerConfig {
             weight_decay: 0.1,
             clip: 1.0,
             warmup_steps: 30,
+            // As in PyTorch's GradScaler.
+            loss_scale: 65_536.0,
+            loss_scale_every: 2_000,
             min_lr_ratio: 0.1,
         }
     }
@@ -68,6 +75,9 @@ impl OptimizerConfig {
         check(share(self.beta1), "beta1", "a number in [0, 1)", self.beta1)?;
         check(share(self.beta2), "beta2", "a number in [0, 1)", self.beta2)?;
         check(positive(self.eps), "eps", "a number above 0", self.eps)?;
+        let scale = self.loss_scale;
+        check((1.0..=16_777_216.0).contains(&scale), "loss_scale", "a number in [1, 2^24]", scale)?;
+        check(self.loss_scale_every >= 1, "loss_scale_every", "at least 1", 0.0)?;
         let (decay, clip) = (self.weight_decay, self.clip);
         check(decay >= 0.0 && decay.is_finite(), "weight_decay", "a number of at least 0", decay)?;
         check(clip >= 0.0 && clip.is_finite(), "clip", "a number of at least 0", clip)?;

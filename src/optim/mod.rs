@@ -18,16 +18,19 @@ use crate::gpu::Gpu;
 use crate::kernels::spectral::sizes;
 use crate::kernels::spectral_rows;
 use crate::kernels::token_space::TokenSpace;
-use crate::nn::config::{ExpertMatrix, SpectralConfig};
+use crate::nn::config::{ExpertMatrix, Precision, SpectralConfig};
 use crate::nn::params::{Group, ParamSet};
 use crate::nn::spectral::{SpectralBank, SpectralStack, gradient_form};
 use crate::tensor::{DType, Tensor};
 use adamw::AdamGroup;
-use clip::GradientNorm;
+use clip::{GradientNorm, LossScale};
 use spectral::{Split, Update};
 
 /// The name in [`Optimizer::state`] of what [`Optimizer::common_since`] sets.
 pub const COMMON_SINCE: &str = "spectral.common_since";
+
+/// The name in [`Optimizer::state`] of the loss scale's state.
+pub const LOSS_SCALE: &str = "loss_scale";
 
 /// How much cheaper than by its FLOPs the direct form is, against the token-space form, where `kernels::spectral_rows` run.
 /// On llvmpipe at d = 1024, f = 704, 512 tokens an expert: token-space 250 ms a step, direct some 40. The rounded half of that.
@@ -36,7 +39,6 @@ const DIRECT_GAIN: f64 = 4.0;
 /// AdamW with clipping for all parameters of a model, decoupled experts included.
 #[derive(Debug)]
 pub struct Optimizer {
-    gpu: Gpu,
     params: ParamSet,
     adam: OptimizerConfig,
     spectral: SpectralConfig,
@@ -44,6 +46,8 @@ pub struct Optimizer {
     groups: Vec<AdamGroup>,
     banks: Vec<SpectralBank>,
     clip: Tensor,
+    /// Of the loss whose gradients come in; in mixed precision only.
+    scaling: Option<LossScale>,
     /// The step at which the moments of `W_c` were zero, and its copy for checkpoints.
     common_since: u64,
     since: Tensor,
@@ -52,9 +56,9 @@ pub struct Optimizer {
 /// What a step leaves on the device.
 #[derive(Clone, Debug)]
 pub struct StepOutput {
-    /// `[norm, scale, failed, 0]`: the global norm of what the parameters received, the factor that clipped it, and 1
-    /// where the norm is NaN or infinite: such a step has changed no parameter and no moment. The next step overwrites
-    /// it: start reading before.
+    /// `[norm, scale, failed, loss scale]`: the global norm of what the parameters received, the factor that clipped it
+    /// and took out the loss scale, 1 where the norm is NaN or infinite (such a step has changed no parameter and no
+    /// moment), and the loss scale of the step, 0 without one. The next step overwrites it: start reading before.
     pub norm: Tensor,
 }
 
@@ -78,11 +82,14 @@ impl Optimizer {
         let plain = |group: Group| !banks.iter().any(|b| Group::Experts(b.matrix) == group);
         let groups = params.groups().iter().filter(|g| plain(g.group)).map(AdamGroup::new).collect::<Result<_>>()?;
         let clip = Tensor::persistent(gpu, [4], DType::F32)?;
-        let (gpu, params) = (gpu.clone(), params.clone());
-        let since = Tensor::persistent(&gpu, [1], DType::F32)?;
+        let params = params.clone();
+        let since = Tensor::persistent(gpu, [1], DType::F32)?;
         let adam = adam.clone();
-        let optimizer = Self { gpu, params, adam, spectral, seed, groups, banks, clip, common_since: 0, since };
+        let mixed = params.precision() == Precision::F16;
+        let scaling = mixed.then(|| LossScale::new(gpu, adam.loss_scale, adam.loss_scale_every)).transpose()?;
+        let optimizer = Self { params, adam, spectral, seed, groups, banks, clip, scaling, common_since: 0, since };
         optimizer.rehearse()?;
+        optimizer.params.update_copies()?;
         Ok(optimizer)
     }
 
@@ -99,7 +106,7 @@ impl Optimizer {
                 let [_, _, m, n] = sizes("spectral decoupling", &stack.w)?;
                 // In one pass over the gradient, along with its norm, the direct form costs a fraction of its FLOPs' share.
                 let fused =
-                    spectral_rows::parts(&self.gpu, sizes("spectral decoupling", &stack.w)?, stack.basis.rank())?;
+                    spectral_rows::parts(stack.w.gpu(), sizes("spectral decoupling", &stack.w)?, stack.basis.rank())?;
                 let tokens = if fused.is_some() { DIRECT_GAIN * tokens } else { tokens };
                 bank.form = gradient_form(self.spectral.gradient_form, m, n, tokens);
             }
@@ -121,6 +128,12 @@ impl Optimizer {
         &self.banks
     }
 
+    /// The loss scale: in mixed precision the loss that is differentiated has to be multiplied by the first number of its
+    /// state. None in f32.
+    pub fn loss_scale(&self) -> Option<&LossScale> {
+        self.scaling.as_ref()
+    }
+
     /// Records step `step`, counted from 1, at learning rate `lr`, from the gradients in the parameter set; the decoupled
     /// ones are overwritten. Where `step` is a multiple of `refresh_every` the bases are refreshed after the update.
     ///
@@ -132,7 +145,7 @@ impl Optimizer {
             norm.add(1.0, group.gradients());
         }
         let splits = self.split(&mut norm)?;
-        norm.finish(self.adam.clip, &self.clip)?;
+        norm.finish_scaled(self.adam.clip, self.scaling.as_ref(), &self.clip)?;
         for group in &self.groups {
             group.step(&self.adam, step, lr, &self.clip)?;
         }
@@ -150,6 +163,7 @@ impl Optimizer {
         if refresh {
             self.refresh(step)?;
         }
+        self.params.update_copies()?;
         Ok(StepOutput { norm: self.clip.clone() })
     }
 
@@ -180,8 +194,8 @@ impl Optimizer {
     }
 
     /// Everything that a checkpoint needs besides the parameters, with names that do not depend on the adapter:
-    /// `adam.{parameter}.m` and `.v`, `spectral.{matrix}.{layer}.w_c` and so on (see `SpectralStack::state`), and
-    /// [`COMMON_SINCE`].
+    /// `adam.{parameter}.m` and `.v`, `spectral.{matrix}.{layer}.w_c` and so on (see `SpectralStack::state`),
+    /// [`COMMON_SINCE`] and [`LOSS_SCALE`].
     ///
     /// # Errors
     /// [`crate::Error::Device`].
@@ -189,7 +203,7 @@ impl Optimizer {
         let mut state = Vec::new();
         for group in &self.groups {
             // As `ParamBuilder` lays a group out.
-            let align = (self.gpu.offset_alignment() / 4) as usize;
+            let align = self.params.align();
             let mut start = 0;
             for param in self.params.iter().filter(|p| p.group == group.group()) {
                 let size = param.value.numel();
@@ -207,6 +221,9 @@ impl Optimizer {
         }
         if !self.banks.is_empty() {
             state.push((COMMON_SINCE.into(), self.since.clone()));
+        }
+        if let Some(scaling) = &self.scaling {
+            state.push((LOSS_SCALE.into(), scaling.state.clone()));
         }
         Ok(state)
     }
@@ -227,7 +244,8 @@ impl Optimizer {
     /// # Errors
     /// [`crate::Error::Device`].
     pub fn restored(&self) -> Result<()> {
-        self.banks.iter().flat_map(|b| &b.stacks).try_for_each(|stack| stack.restored())
+        self.banks.iter().flat_map(|b| &b.stacks).try_for_each(|stack| stack.restored())?;
+        self.params.update_copies()
     }
 
     /// Starts measuring the decoupled matrices; await [`PendingMetrics::read`] any time later.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::error::{Error, Result};
-use crate::nn::config::{ModelConfig, Preset, SpectralConfig};
+use crate::nn::config::{ModelConfig, Precision, Preset, SpectralConfig};
 use crate::optim::config::OptimizerConfig;
 
 /// All settings of a run.
@@ -61,6 +61,8 @@ pub enum Recompute {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainConfig {
+    /// What activations and the weights in products are stored in.
+    pub precision: Precision,
     /// Optimizer steps of the whole run.
     pub steps: u64,
     /// Sequences a micro-batch.
@@ -123,6 +125,7 @@ impl RunConfig {
             model: preset.model(),
             optimizer: OptimizerConfig { lr, warmup_steps, ..OptimizerConfig::default() },
             train: TrainConfig {
+                precision: Precision::F32,
                 steps,
                 batch,
                 seq,

@@ -17,7 +17,7 @@ use crate::optim::Optimizer;
 /// whatever else lives on it counts as `other`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct MemoryReport {
-    /// The model's parameters.
+    /// The model's parameters, in mixed precision with their f16 copies.
     pub weights: u64,
     /// Their gradients.
     pub gradients: u64,
@@ -41,7 +41,7 @@ pub struct MemoryReport {
 impl MemoryReport {
     pub(super) fn new(gpu: &Gpu, params: &ParamSet, optimizer: &Optimizer, activations: u64) -> Result<Self> {
         let counters = gpu.counters();
-        let weights = params.groups().iter().map(|g| g.values.bytes()).sum();
+        let weights = params.groups().iter().map(|g| g.values.bytes() + g.half.as_ref().map_or(0, |h| h.bytes())).sum();
         let gradients = params.groups().iter().map(|g| g.gradients.bytes()).sum();
         let optimizer = optimizer.state()?.iter().map(|(_, tensor)| tensor.bytes()).sum();
         let (allocated, pool) = (counters.bytes_allocated, counters.pooled_bytes);

@@ -24,8 +24,14 @@ pub struct StepMetrics {
     pub aux_loss: f32,
     /// Learning rate.
     pub lr: f32,
-    /// Global norm of what the parameters receive, before clipping.
+    /// Global norm of what the parameters receive, before clipping; 0 for a step that the loss scale has skipped.
     pub grad_norm: f32,
+    /// In mixed precision the loss scale of this step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f32>,
+    /// In mixed precision the steps up to this one that overflowed and were skipped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skipped_steps: Option<u32>,
     /// Bytes trained on per second, over the last stretch of steps of half a second or more; validation, spectral figures
     /// and checkpoints are left out.
     pub tokens_per_second: f64,

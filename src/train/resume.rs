@@ -5,8 +5,9 @@ use super::trainer::Trainer;
 use crate::checkpoint::TensorFile;
 use crate::error::Result;
 use crate::gpu::Gpu;
+use crate::nn::config::{ModelConfig, Precision};
 use crate::nn::model::Model;
-use crate::optim::{COMMON_SINCE, SpectralInit};
+use crate::optim::{COMMON_SINCE, LOSS_SCALE, SpectralInit};
 use crate::tensor::{DType, Tensor};
 use crate::train::config::RunConfig;
 
@@ -18,18 +19,19 @@ pub(super) fn parameters(model: &Model) -> impl Iterator<Item = (String, Tensor)
 /// Fills `tensor` from the file's `name`.
 fn load(tensor: &Tensor, name: &str, file: &TensorFile) -> Result<()> {
     match tensor.dtype() {
-        DType::F32 => tensor.write_f32(&file.expect_f32(name, tensor.dims())?),
+        DType::F32 | DType::F16 => tensor.write_f32(&file.expect_f32(name, tensor.dims())?),
         DType::U32 => tensor.write_u32(&file.get_u32(name)?.1),
     }
 }
 
-/// A model with the parameters of a checkpoint.
+/// A model with the parameters of a checkpoint, which computes in `precision`.
 ///
 /// # Errors
 /// [`crate::Error::Checkpoint`] when a tensor is missing or of another shape; [`crate::Error::Device`].
-pub fn restore_model(gpu: &Gpu, saved: &SavedModel, config: &RunConfig) -> Result<Model> {
-    let model = Model::new(gpu, &config.model)?;
+pub fn restore_model(gpu: &Gpu, saved: &SavedModel, config: &ModelConfig, precision: Precision) -> Result<Model> {
+    let model = Model::with_precision(gpu, config, precision)?;
     parameters(&model).try_for_each(|(name, tensor)| load(&tensor, &name, &saved.tensors))?;
+    model.params().update_copies()?;
     Ok(model)
 }
 
@@ -38,15 +40,16 @@ pub fn restore_model(gpu: &Gpu, saved: &SavedModel, config: &RunConfig) -> Resul
 /// Where the spectral decoupling is switched on on the way, the common part comes from the experts' mean and the merged
 /// weights stay as they are; the moments of *W_u* are those that *W* had, those of *W_c* start at zero, and their bias correction at this step. Where it is
 /// switched off, the merged experts train on with the moments of *W_u*. Bias balancing that is switched on on the way
-/// starts from zero biases.
+/// starts from zero biases, mixed precision from the first loss scale of `config`.
 ///
 /// # Errors
 /// [`crate::Error::Checkpoint`] when a tensor is missing or of another shape; [`crate::Error::Device`].
 pub fn restore(gpu: &Gpu, config: &RunConfig, saved: &SavedRun) -> Result<Trainer> {
-    let model = restore_model(gpu, &saved.model, config)?;
+    let model = restore_model(gpu, &saved.model, &config.model, config.train.precision)?;
     let file = &saved.optimizer;
     let decoupled = saved.model.config.spectral.decouples();
     let balanced = saved.model.config.model.moe.balance_bias > 0.0;
+    let mixed = saved.model.config.train.precision == Precision::F16;
     let init = if decoupled { SpectralInit::Restored } else { SpectralInit::FromWeights };
     let mut trainer = Trainer::with_model(gpu, config, model, init)?;
     for (name, tensor) in trainer.state()? {
@@ -55,7 +58,10 @@ pub fn restore(gpu: &Gpu, config: &RunConfig, saved: &SavedRun) -> Result<Traine
         } else if let Some(counterpart) = counterpart(&name).filter(|c| file.contains(c)) {
             // A single expert has no dimension of its own in the spectral state: the number of elements decides.
             tensor.write_f32(&file.get_f32(&counterpart)?.1)?;
-        } else if name.starts_with("spectral.") && !decoupled || name.ends_with(".balance_bias") && !balanced {
+        } else if name.starts_with("spectral.") && !decoupled
+            || name.ends_with(".balance_bias") && !balanced
+            || name == LOSS_SCALE && !mixed
+        {
             // Switched on on the way: as it begins.
         } else {
             // Says which one is missing.

@@ -15,6 +15,7 @@ use crate::checkpoint::TensorToSave;
 use crate::data::{Batches, Corpus, Validation, tokenizer};
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, Gpu, GpuOptions};
+use crate::nn::config::Precision;
 use crate::tensor::Tensor;
 use crate::train::config::RunConfig;
 use crate::train::run_folder::RunFolder;
@@ -185,6 +186,8 @@ impl Run {
             aux_loss: report.aux_loss,
             lr: report.lr,
             grad_norm: report.grad_norm,
+            loss_scale: report.loss_scale,
+            skipped_steps: report.skipped_steps,
             tokens_per_second: self.clock.rate(),
             ..StepMetrics::default()
         }
@@ -260,7 +263,8 @@ pub async fn continue_text(
     each: impl FnMut(u8) -> Result<()>,
 ) -> Result<()> {
     let gpu = open(adapter).await?;
-    let model = restore_model(&gpu, saved, &saved.config)?;
+    // In f32 on every adapter: the weights of a run in f16 are saved in f32.
+    let model = restore_model(&gpu, saved, &saved.config.model, Precision::F32)?;
     generate::generate(&gpu, &model, saved.config.train.seq, what, each).await
 }
 
@@ -272,6 +276,7 @@ pub async fn evaluate_text(saved: &SavedModel, adapter: Option<&str>, text: &[u8
     let train = &saved.config.train;
     let windows = Validation::all(text, train.batch, train.seq)?;
     let gpu = open(adapter).await?;
-    let model = restore_model(&gpu, saved, &saved.config)?;
+    // In f32 on every adapter: the weights of a run in f16 are saved in f32.
+    let model = restore_model(&gpu, saved, &saved.config.model, Precision::F32)?;
     evaluate(&gpu, &model, train.seq, windows.iter()).await
 }

@@ -24,7 +24,7 @@ use crate::train::memory::MemoryReport;
 /// noticed soon.
 const IN_FLIGHT: usize = 2;
 /// Figures of a step; each lies at the start of a row of its own, because a view must start aligned.
-const FIGURES: usize = 3;
+const FIGURES: usize = 5;
 /// Elements of such a row: 256 bytes, the largest alignment that WebGPU allows.
 const ROW: usize = 64;
 
@@ -39,8 +39,12 @@ pub struct StepReport {
     pub aux_loss: f32,
     /// Learning rate.
     pub lr: f32,
-    /// Global norm of what the parameters receive, before clipping.
+    /// Global norm of what the parameters receive, before clipping; 0 for a step that the loss scale has skipped.
     pub grad_norm: f32,
+    /// In mixed precision the loss scale of this step.
+    pub loss_scale: Option<f32>,
+    /// In mixed precision the steps of the run, this one included, that overflowed and were skipped.
+    pub skipped_steps: Option<u32>,
 }
 
 /// How evenly the experts are used.
@@ -61,7 +65,8 @@ pub struct Trainer {
     step: u64,
     tokens: Tensor,
     targets: Tensor,
-    /// The weight of a micro-batch in the step's mean: what flows back into its losses.
+    /// The weight of a micro-batch in the step's mean, times the loss scale where there is one: what flows back into its
+    /// losses.
     share: Tensor,
     figures: Tensor,
     /// `u32 [layers, E]` in rows that start aligned: tokens of each expert in the last step, all its micro-batches.
@@ -77,12 +82,12 @@ impl Trainer {
     /// # Errors
     /// [`Error::Config`] for impossible settings, [`Error::Device`] when the adapter cannot hold the model.
     pub fn new(gpu: &Gpu, config: &RunConfig) -> Result<Self> {
-        let model = Model::new(gpu, &config.model)?;
+        let model = Model::with_precision(gpu, &config.model, config.train.precision)?;
         model.init(config.seed)?;
         Self::with_model(gpu, config, model, SpectralInit::Fresh)
     }
 
-    /// A run around a model whose parameters are set.
+    /// A run around a model whose parameters are set, in the precision that the model was made for.
     ///
     /// # Errors
     /// As [`Trainer::new`].
@@ -166,6 +171,9 @@ impl Trainer {
         }
         self.step += 1;
         let share = 1.0 / wanted as f32;
+        if let Some(scaling) = self.optimizer.loss_scale() {
+            axpby(share, &scaling.state.slice(0..1)?, 0.0, &self.share)?;
+        }
         for (i, batch) in batches.iter().enumerate() {
             self.tokens.write_u32(&batch.tokens)?;
             self.targets.write_u32(&batch.targets)?;
@@ -192,7 +200,15 @@ impl Trainer {
         // Nothing of the forward passes is held here: a step with a refresh finds the pool as any other step does.
         let norm = self.optimizer.step(self.step, lr)?.norm;
         self.figure(2)?.copy_from(&norm.slice(0..1)?)?;
-        let report = StepReport { step: self.step, loss: 0.0, aux_loss: 0.0, lr, grad_norm: 0.0 };
+        let mixed = self.optimizer.loss_scale();
+        if let Some(scaling) = mixed {
+            // Whole: no view begins at the numbers that are wanted.
+            self.figures.slice(3..4)?.reshape([ROW])?.slice(0..4)?.copy_from(&norm)?;
+            self.figures.slice(4..5)?.reshape([ROW])?.slice(0..4)?.copy_from(&scaling.state)?;
+        }
+        let (loss_scale, skipped_steps) = (mixed.map(|_| 0.0), mixed.map(|_| 0));
+        let report =
+            StepReport { step: self.step, loss: 0.0, aux_loss: 0.0, lr, grad_norm: 0.0, loss_scale, skipped_steps };
         self.pending.push_back((report, self.figures.read()?));
         Ok(())
     }
@@ -246,6 +262,13 @@ impl Trainer {
             report.loss = figures[0];
             report.aux_loss = figures[ROW];
             report.grad_norm = figures[2 * ROW];
+            if let (Some(scale), Some(skipped)) = (&mut report.loss_scale, &mut report.skipped_steps) {
+                (*scale, *skipped) = (figures[3 * ROW + 3], figures[4 * ROW + 2] as u32);
+                // At 1 there is nothing left to take back: the gradients themselves overflow.
+                if figures[3 * ROW + 2] != 0.0 && *scale > 1.0 {
+                    report.grad_norm = 0.0;
+                }
+            }
             for (what, value) in [("loss", report.loss), ("aux_loss", report.aux_loss), ("grad_norm", report.grad_norm)]
             {
                 if !value.is_finite() {

@@ -64,7 +64,7 @@ impl Op for Attention {
     fn forward(&self, inputs: &[&Tensor]) -> Result<Forward> {
         self.check(inputs)?;
         let (q, k, v) = (inputs[0], inputs[1], inputs[2]);
-        let y = Tensor::empty_f32(q.gpu(), q.shape())?;
+        let y = Tensor::empty(q.gpu(), q.shape(), q.dtype())?;
         let lse = Tensor::empty_f32(q.gpu(), [q.rows(), self.heads])?;
         launch::forward(self, q, k, v, &y, &lse)?;
         Ok(Forward { output: y, saved: vec![lse] })
@@ -87,7 +87,8 @@ impl Op for Attention {
             return Ok(());
         }
         // The kernel makes both at once. Keys and values can be one variable, so neither is written in place.
-        let (dk, dv) = (Tensor::empty_f32(k.gpu(), k.shape())?, Tensor::empty_f32(v.gpu(), v.shape())?);
+        let [dk, dv] = [&k, &v].map(|x| Tensor::empty(x.gpu(), x.shape(), x.dtype()));
+        let (dk, dv) = (dk?, dv?);
         launch::dkv(self, &operands, &dk, &dv)?;
         if pass.needs(1) {
             pass.add(1, dk)?;
