@@ -33,7 +33,9 @@ fn grouped_weight_gradient(@builtin(workgroup_id) group: vec3<u32>, @builtin(num
     let index = workgroup_index(group, groups);
     let rows = (params.m + TILE_ROWS - 1u) / TILE_ROWS;
     let columns = (params.n + TILE_COLUMNS - 1u) / TILE_COLUMNS;
-    let position = tile_position(index, rows * params.experts, columns, STRIP);
+    // At least two strips, if only by halving the columns.
+    let strip = clamp(columns / 2u, 1u, STRIP);
+    let position = tile_position(index, rows * params.experts, columns, strip);
     let expert = position.x / rows;
     if position.y >= columns {
         return;
