@@ -215,7 +215,7 @@ pub fn grouped_weight_gradient(x: &Tensor, dy: &Tensor, groups: &Groups, beta: f
         return Ok(());
     }
     let (aligned, aligned_c) = (aligned(x, m) && aligned(dy, n), aligned(dw, n));
-    let row_limit = rows_that_fit(gpu, rows, m).min(rows_that_fit(gpu, rows, n)).min(gemm_table::longest(gpu));
+    let row_limit = rows_that_fit(gpu, rows, m).min(rows_that_fit(gpu, rows, n)).min(gemm_table::longest_gradient(gpu));
     let expert_limit = rows_that_fit(gpu, experts, m * n);
     let stored_limit = if expert_limit == 0 { rows_that_fit(gpu, m, n) } else { m };
     for e in chunks("grouped gemm", experts, expert_limit.max(1), 1)? {
