@@ -124,9 +124,12 @@ pub(super) fn tile_rows(gpu: &Gpu) -> usize {
 }
 
 /// Steps of K after which a product whose B is read across its rows starts another launch, so that the panels of a strip
-/// stay in a core's cache. On GPUs workgroup memory does that.
-pub(super) fn steps_at_once(gpu: &Gpu) -> usize {
-    if gpu.tier() == Tier::Subgroup { 512 } else { usize::MAX }
+/// stay in a core's cache: `k` in equal parts of about 512, as a part reads and writes C however short it is. On GPUs
+/// workgroup memory does that.
+pub(super) fn steps_at_once(gpu: &Gpu, k: usize) -> usize {
+    const PART: usize = 512;
+    let parts = ((k + PART / 2) / PART).max(1);
+    if gpu.tier() == Tier::Subgroup { k.div_ceil(parts).next_multiple_of(4) } else { usize::MAX }
 }
 
 /// Steps of K in one launch: a thread's loops stay within the adapter's limit of iterations. The workgroup fragment makes
