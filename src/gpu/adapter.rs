@@ -119,6 +119,19 @@ impl AdapterReport {
             Tier::Workgroup | Tier::Plain => true,
         }
     }
+
+    /// Whether the kernels for matrix units can run where the adapter lists `blocks`: f16 to f32, 16 x 16 x 16, and four
+    /// subgroups of a size that is known beforehand in a workgroup.
+    pub(super) fn has_blocks(&self, blocks: &[wgpu::CooperativeMatrixProperties]) -> bool {
+        use wgpu::CooperativeScalarType::{F16, F32};
+        let (least, most) = self.subgroup_size;
+        let listed = blocks.iter().any(|b| {
+            (b.m_size, b.n_size, b.k_size) == (16, 16, 16)
+                && (b.ab_type, b.cr_type) == (F16, F32)
+                && !b.saturating_accumulation
+        });
+        listed && least == most && (8..=64).contains(&least) && 4 * least <= self.workgroup_threads
+    }
 }
 
 async fn enumerate() -> Vec<(wgpu::Adapter, AdapterReport)> {

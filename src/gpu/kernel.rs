@@ -13,6 +13,13 @@ pub struct Kernel {
     pub constants: &'static [(&'static str, f64)],
 }
 
+impl Kernel {
+    /// Whether it runs only where [`super::Gpu::cooperative_matrix`] says so.
+    pub fn needs_cooperative_matrix(&self) -> bool {
+        self.sources.iter().any(|source| source.contains("coop_mat"))
+    }
+}
+
 /// Element types of arrays on the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DType {

@@ -56,6 +56,11 @@ pub struct Counters {
 pub const OPTIONAL_FEATURES: wgpu::Features =
     wgpu::Features::SUBGROUP.union(wgpu::Features::TIMESTAMP_QUERY).union(wgpu::Features::SHADER_F16);
 
+/// What products on matrix units need; wgpu's cooperative matrices are experimental.
+const COOPERATIVE_FEATURES: wgpu::Features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
+    .union(wgpu::Features::SHADER_F16)
+    .union(wgpu::Features::SUBGROUP);
+
 /// How to open a device.
 #[derive(Clone, Debug, Default)]
 pub struct GpuOptions {
@@ -65,6 +70,9 @@ pub struct GpuOptions {
     pub tier: Option<Tier>,
     /// A lower limit than the adapter's on the bytes of one binding; tensors beyond it are split.
     pub max_binding_bytes: Option<u64>,
+    /// For [`Gpu::from_device`]: what the device's adapter says in `cooperative_matrix_properties()`, as a device does not
+    /// tell. See [`Gpu::cooperative_matrix`].
+    pub cooperative_matrix: Vec<wgpu::CooperativeMatrixProperties>,
 }
 
 /// A device with its queue, kernels and buffers. Cloning shares it.
@@ -76,6 +84,7 @@ struct Inner {
     queue: wgpu::Queue,
     report: AdapterReport,
     tier: Tier,
+    cooperative_matrix: bool,
     max_binding_bytes: u64,
     offset_alignment: u64,
     state: Mutex<recorder::State>,
@@ -121,7 +130,8 @@ impl Gpu {
     }
 
     /// Uses a device that exists already, as an application that draws with wgpu has one. The device's own error
-    /// handler is left alone. Subgroup kernels and profiling are used only where the device has the features.
+    /// handler is left alone. Subgroup kernels, profiling and cooperative matrices are used only where the device has the
+    /// features.
     ///
     /// # Errors
     /// [`Error::Device`] when `options.tier` needs a feature that the device lacks.
@@ -135,7 +145,11 @@ impl Gpu {
         if !report.runs(tier) {
             return Err(Error::Device(format!("{}: the {tier:?} kernels need a feature it lacks", report.name)));
         }
-        log::info!("{} ({}), {tier:?} kernels", report.name, report.driver);
+        let cooperative_matrix = tier == Tier::Workgroup
+            && device.features().contains(COOPERATIVE_FEATURES)
+            && report.has_blocks(&options.cooperative_matrix);
+        let matrix_units = if cooperative_matrix { ", cooperative matrices" } else { "" };
+        log::info!("{} ({}), {tier:?} kernels{matrix_units}", report.name, report.driver);
         let limits = device.limits();
         let own_limit = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         let max_binding_bytes = options.max_binding_bytes.map_or(own_limit, |b| b.min(own_limit));
@@ -148,6 +162,7 @@ impl Gpu {
             queue,
             report,
             tier,
+            cooperative_matrix,
             max_binding_bytes,
             offset_alignment,
             state,
@@ -164,6 +179,15 @@ impl Gpu {
     /// The kernel family in use.
     pub fn tier(&self) -> Tier {
         self.0.tier
+    }
+
+    /// Whether products of f16 operands run on matrix units (tensor cores), with f32 sums.
+    ///
+    /// Only on a device given to [`Gpu::from_device`]: wgpu's feature is experimental, and asking for it is `unsafe`, so it
+    /// is the application's choice. The device needs `EXPERIMENTAL_COOPERATIVE_MATRIX`, `SHADER_F16` and `SUBGROUP`, its
+    /// adapter one subgroup size and blocks of 16 x 16 x 16 from f16 to f32 in [`GpuOptions::cooperative_matrix`].
+    pub fn cooperative_matrix(&self) -> bool {
+        self.0.cooperative_matrix
     }
 
     /// Checks that shaders can hold f16.

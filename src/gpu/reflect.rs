@@ -50,10 +50,17 @@ pub fn compose(kernel: &Kernel) -> String {
 ///
 /// A kernel that can store in f16 writes its variables' types by aliases, which are declared here: `Real`, f16 where any
 /// variable is bound to f16; and for variables that may differ from the others, `Real` with the variable's capitalised
-/// name: `RealA` for `a`, `RealOutB` for `out_b`. Arithmetic is in f32 whatever is stored.
+/// name: `RealA` for `a`, `RealOutB` for `out_b`. Arithmetic is in f32 whatever is stored, but for the products of f16
+/// operands on matrix units. `enable` directives come first in WGSL, so they are added here too.
 pub fn compose_half(kernel: &Kernel, half: &[&str]) -> String {
     let sources = kernel.sources.join("\n");
-    let mut prelude = String::from(if half.is_empty() { "" } else { "enable f16;\n" });
+    let mut prelude = String::new();
+    if !half.is_empty() || kernel.needs_cooperative_matrix() {
+        prelude.push_str("enable f16;\n");
+    }
+    if kernel.needs_cooperative_matrix() {
+        prelude.push_str("enable wgpu_cooperative_matrix;\n");
+    }
     for name in storage_aliases(&sources) {
         let is_half = match name.strip_prefix("Real").unwrap_or_default() {
             "" => !half.is_empty(),

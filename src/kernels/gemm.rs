@@ -220,6 +220,7 @@ impl<'a> Product<'a> {
                         tb,
                         aligned: aligned_a && aligned_b,
                         aligned_c,
+                        half: [&a, &b].iter().all(|x| x.tensor.dtype() == DType::F16),
                         fixed_rows: false,
                     };
                     let choice = gemm_table::choose(gpu, &DENSE, form);

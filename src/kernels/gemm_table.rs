@@ -6,6 +6,7 @@
 //! |-----------|----------------------|---------|---------------------------------------------------------|
 //! | Subgroup  | `gemm/subgroup.wgsl` | 32 x 8s | M, N, K >= 4; 8 or 16 rows, 4s columns, C transposed, where narrow |
 //! | Workgroup | `gemm/workgroup.wgsl`| 64 x 64 | C has more than 16 rows and columns, otherwise as Plain |
+//! |           | `gemm/cooperative.wgsl` | 64 x 64 | instead, for f16 A and B in rows of multiples of 4 where [`Gpu::cooperative_matrix`] |
 //! | Plain     | `gemm/plain.wgsl`    | 8 x 8   | always, and wherever the others do not apply            |
 //!
 //! (*s* lanes a subgroup.) The subgroup fragment binds A and B as vec4 where all their rows have a multiple of 4 elements
@@ -23,6 +24,7 @@ pub(super) struct Family {
     subgroup_scalar_c: &'static Kernel,
     subgroup_scalar: &'static Kernel,
     workgroup: &'static Kernel,
+    cooperative: &'static Kernel,
     plain: &'static Kernel,
 }
 
@@ -51,6 +53,7 @@ family! { "dense.wgsl", "gemm", DENSE:
     GEMM_SUBGROUP_SCALAR_C, "gemm_subgroup_scalar_c", "Dense, by subgroups, rows of C of any length.", subgroup_scalar_c, ["load_vec4.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
     GEMM_SUBGROUP_SCALAR, "gemm_subgroup_scalar", "Dense, by subgroups, rows of any length.", subgroup_scalar, ["load_scalar.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
     GEMM_WORKGROUP, "gemm_workgroup", "Dense, from workgroup memory.", workgroup, ["workgroup.wgsl"];
+    GEMM_COOPERATIVE, "gemm_cooperative", "Dense, on matrix units.", cooperative, ["load_vec4.wgsl", "store_vec4.wgsl", "cooperative_block.wgsl", "cooperative.wgsl"];
     GEMM_PLAIN, "gemm_plain", "Dense, one output a thread.", plain, ["plain.wgsl"];
 }
 
@@ -59,6 +62,7 @@ family! { "grouped.wgsl", "grouped_gemm", GROUPED:
     GROUPED_GEMM_SUBGROUP_SCALAR_C, "grouped_gemm_subgroup_scalar_c", "Grouped, by subgroups, rows of C of any length.", subgroup_scalar_c, ["load_vec4.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
     GROUPED_GEMM_SUBGROUP_SCALAR, "grouped_gemm_subgroup_scalar", "Grouped, by subgroups, rows of any length.", subgroup_scalar, ["load_scalar.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
     GROUPED_GEMM_WORKGROUP, "grouped_gemm_workgroup", "Grouped, from workgroup memory.", workgroup, ["workgroup.wgsl"];
+    GROUPED_GEMM_COOPERATIVE, "grouped_gemm_cooperative", "Grouped, on matrix units.", cooperative, ["load_vec4.wgsl", "store_vec4.wgsl", "cooperative_block.wgsl", "cooperative.wgsl"];
     GROUPED_GEMM_PLAIN, "grouped_gemm_plain", "Grouped, one output a thread.", plain, ["plain.wgsl"];
 }
 
@@ -67,6 +71,7 @@ family! { "weight_gradient.wgsl", "grouped_weight_gradient", WEIGHT_GRADIENT:
     GROUPED_WEIGHT_GRADIENT_SUBGROUP_SCALAR_C, "grouped_weight_gradient_subgroup_scalar_c", "Weight gradient, by subgroups, rows of C of any length.", subgroup_scalar_c, ["load_vec4.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
     GROUPED_WEIGHT_GRADIENT_SUBGROUP_SCALAR, "grouped_weight_gradient_subgroup_scalar", "Weight gradient, by subgroups, rows of any length.", subgroup_scalar, ["load_scalar.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
     GROUPED_WEIGHT_GRADIENT_WORKGROUP, "grouped_weight_gradient_workgroup", "Weight gradient, from workgroup memory.", workgroup, ["workgroup.wgsl"];
+    GROUPED_WEIGHT_GRADIENT_COOPERATIVE, "grouped_weight_gradient_cooperative", "Weight gradient, on matrix units.", cooperative, ["load_vec4.wgsl", "store_vec4.wgsl", "cooperative_block.wgsl", "cooperative.wgsl"];
     GROUPED_WEIGHT_GRADIENT_PLAIN, "grouped_weight_gradient_plain", "Weight gradient, one output a thread.", plain, ["plain.wgsl"];
 }
 
@@ -79,7 +84,7 @@ const GRADIENT_BLOCK: (usize, usize) = (4, 2);
 const GRADIENT_ROWS: usize = 512;
 /// Rows, columns and steps that the subgroup fragment needs at least.
 const SUBGROUP_LEAST: usize = 4;
-/// Rows and columns of a tile of the workgroup fragment.
+/// Rows and columns of a tile of the workgroup fragment and of the cooperative one.
 const WORKGROUP_TILE: usize = 64;
 /// At this many rows or columns a tile of the workgroup fragment is three quarters empty.
 const WORKGROUP_NARROW: usize = 16;
@@ -103,6 +108,8 @@ pub(super) struct Form {
     pub aligned: bool,
     /// Whether every row of C does.
     pub aligned_c: bool,
+    /// Whether A and B are f16.
+    pub half: bool,
     /// Whether the rows of C are cut into tiles by someone else (grouped products), so that it must not be turned.
     pub fixed_rows: bool,
 }
@@ -186,7 +193,7 @@ impl SubgroupTile {
 
 /// The table.
 pub(super) fn choose(gpu: &Gpu, family: &Family, form: Form) -> Choice {
-    let Form { m, n, k, ta, tb, aligned, aligned_c, fixed_rows } = form;
+    let Form { m, n, k, ta, tb, aligned, aligned_c, half, fixed_rows } = form;
     let flags = |ta, tb| {
         vec![
             ("A_TRANSPOSED", f64::from(u8::from(ta == Trans::T))),
@@ -223,6 +230,13 @@ pub(super) fn choose(gpu: &Gpu, family: &Family, form: Form) -> Choice {
             }
             Choice { kernel, constants, turned, workgroups: tile.workgroups(m, n) }
         }
+        Tier::Workgroup
+            if gpu.cooperative_matrix() && half && aligned && aligned_c && m.min(n) > WORKGROUP_NARROW =>
+        {
+            let mut constants = flags(ta, tb);
+            constants.push(("LANES", f64::from(gpu.adapter().subgroup_size.0)));
+            Choice { kernel: family.cooperative, constants, turned: false, workgroups: tiles(WORKGROUP_TILE) }
+        }
         Tier::Workgroup if m.min(n) > WORKGROUP_NARROW => Choice {
             kernel: family.workgroup,
             constants: flags(ta, tb),
@@ -244,6 +258,10 @@ pub fn kernels() -> Vec<Variant> {
         for family in [&DENSE, &GROUPED, &WEIGHT_GRADIENT] {
             for kernel in [family.workgroup, family.plain] {
                 all.push(Variant { kernel, constants: flags.clone() });
+            }
+            for lanes in [32.0, 64.0] {
+                let constants = [flags.clone(), vec![("LANES", lanes)]].concat();
+                all.push(Variant { kernel: family.cooperative, constants });
             }
             for (turned, rows, blocks, lanes) in
                 [(0.0, 32.0, 2.0, 8.0), (0.0, 16.0, 1.0, 8.0), (1.0, 8.0, 2.0, 8.0), (0.0, 32.0, 1.0, 4.0)]

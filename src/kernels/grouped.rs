@@ -17,7 +17,7 @@ use super::gemm_table::{self, Choice, Form, GROUPED, WEIGHT_GRADIENT};
 use super::window::{aligned, chunks, rows_that_fit, window};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, KernelParams, Launch};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 /// Marks, in u32 tensors, a tile without expert or a row without token.
 pub const NONE: u32 = u32::MAX;
@@ -162,6 +162,7 @@ pub fn grouped_gemm_onto(x: &Tensor, w: &Tensor, trans_w: Trans, groups: &Groups
                     tb: trans_w,
                     aligned,
                     aligned_c,
+                    half: [x, w].iter().all(|t| t.dtype() == DType::F16),
                     fixed_rows: true,
                 };
                 let choice = gemm_table::choose(gpu, &GROUPED, form);
@@ -233,6 +234,7 @@ pub fn grouped_weight_gradient(x: &Tensor, dy: &Tensor, groups: &Groups, beta: f
                     tb: Trans::N,
                     aligned,
                     aligned_c,
+                    half: [x, dy].iter().all(|t| t.dtype() == DType::F16),
                     fixed_rows: true,
                 };
                 let choice = gemm_table::choose(gpu, &WEIGHT_GRADIENT, form);

@@ -1,0 +1,34 @@
+// Blocks of 16 x 16 held by a subgroup: all that is asked of the device's matrix units. Needs the workgroup memory of
+// gemm/cooperative.wgsl. Positions and strides count fours of elements.
+//
+// By itself, so that a test can put blocks held by each lane in their place where no adapter has matrix units.
+
+alias BlockA = coop_mat16x16<f16, A>;
+alias BlockB = coop_mat16x16<f16, B>;
+alias BlockC = coop_mat16x16<f32, C>;
+
+fn a_by_rows(first: u32, stride: u32) -> BlockA {
+    return coopLoadT<BlockA>(&a_part[first], stride);
+}
+
+fn a_by_columns(first: u32, stride: u32) -> BlockA {
+    return coopLoad<BlockA>(&a_part[first], stride);
+}
+
+fn b_by_rows(first: u32, stride: u32) -> BlockB {
+    return coopLoadT<BlockB>(&b_part[first], stride);
+}
+
+fn b_by_columns(first: u32, stride: u32) -> BlockB {
+    return coopLoad<BlockB>(&b_part[first], stride);
+}
+
+fn multiply_add(left: BlockA, right: BlockB, sum: BlockC) -> BlockC {
+    return coopMultiplyAdd(left, right, sum);
+}
+
+fn sum_to_part(sum: BlockC, first: u32) {
+    // naga 30 panics where the stride is written in the call.
+    let stride = SUM_STRIDE;
+    coopStoreT(sum, &sum_part[first], stride);
+}
