@@ -4,7 +4,7 @@
 //
 // Four subgroups, two by two, share a tile of 64 x 64; each has 32 x 32 of it in four blocks. For 32 steps of k the
 // workgroup loads 64 x 32 of op(A) and 32 x 64 of op(B) into workgroup memory as they are stored, zeros outside the
-// matrices; a subgroup then loads two blocks of each for every 16 steps. That is 16 multiplications and additions for a
+// matrices; a subgroup then loads two blocks of each for every 16 steps. That is 16 operations (8 multiplications, 8 additions) for a
 // byte read from workgroup memory and 32 for one read from the matrices. The tile has the rows of gemm/workgroup.wgsl's,
 // as the tiles of grouped rows must suit both; with 15 KiB a workgroup, several of them on a core hide each other's loads.
 //

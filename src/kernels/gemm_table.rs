@@ -230,9 +230,7 @@ pub(super) fn choose(gpu: &Gpu, family: &Family, form: Form) -> Choice {
             }
             Choice { kernel, constants, turned, workgroups: tile.workgroups(m, n) }
         }
-        Tier::Workgroup
-            if gpu.cooperative_matrix() && half && aligned && aligned_c && m.min(n) > WORKGROUP_NARROW =>
-        {
+        Tier::Workgroup if gpu.cooperative_matrix() && half && aligned && aligned_c && m.min(n) > WORKGROUP_NARROW => {
             let mut constants = flags(ta, tb);
             constants.push(("LANES", f64::from(gpu.adapter().subgroup_size.0)));
             Choice { kernel: family.cooperative, constants, turned: false, workgroups: tiles(WORKGROUP_TILE) }

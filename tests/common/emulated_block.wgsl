@@ -1,0 +1,75 @@
+// In place of gemm/cooperative_block.wgsl where an adapter has no matrix units: every lane computes whole blocks, f16
+// operands, f32 sums. A block is where it lies in workgroup memory, which nobody writes before it is multiplied; sums lie
+// in slots of private memory, of which slot 0 stays zero. (Blocks held as values take llvmpipe minutes to compile.)
+
+struct Block {
+    first: u32,
+    stride: u32,
+    by_columns: bool,
+}
+
+struct Sum {
+    slot: u32,
+}
+
+alias BlockA = Block;
+alias BlockB = Block;
+alias BlockC = Sum;
+
+var<private> slots: u32;
+var<private> sums: array<vec4<f32>, 320>;
+
+fn a_by_rows(first: u32, stride: u32) -> Block {
+    return Block(first, stride, false);
+}
+
+fn a_by_columns(first: u32, stride: u32) -> Block {
+    return Block(first, stride, true);
+}
+
+fn b_by_rows(first: u32, stride: u32) -> Block {
+    return Block(first, stride, false);
+}
+
+fn b_by_columns(first: u32, stride: u32) -> Block {
+    return Block(first, stride, true);
+}
+
+fn a_element(block: Block, row: u32, k: u32) -> f32 {
+    let major = select(row, k, block.by_columns);
+    let minor = select(k, row, block.by_columns);
+    return f32(a_part[block.first + major * block.stride + minor / 4u][minor % 4u]);
+}
+
+fn b_element(block: Block, k: u32, column: u32) -> f32 {
+    let major = select(k, column, block.by_columns);
+    let minor = select(column, k, block.by_columns);
+    return f32(b_part[block.first + major * block.stride + minor / 4u][minor % 4u]);
+}
+
+fn multiply_add(left: Block, right: Block, sum: Sum) -> Sum {
+    var slot = sum.slot;
+    if slot == 0u {
+        slots += 1u;
+        slot = slots;
+    }
+    for (var i = 0u; i < 256u; i++) {
+        let k = i / 16u;
+        let column = i % 4u * 4u;
+        let row = i / 4u % 4u * 4u;
+        let four = vec4(b_element(right, k, column), b_element(right, k, column + 1u),
+                        b_element(right, k, column + 2u), b_element(right, k, column + 3u));
+        let at = slot * 64u + row * 4u + column / 4u;
+        sums[at] += a_element(left, row, k) * four;
+        sums[at + 4u] += a_element(left, row + 1u, k) * four;
+        sums[at + 8u] += a_element(left, row + 2u, k) * four;
+        sums[at + 12u] += a_element(left, row + 3u, k) * four;
+    }
+    return Sum(slot);
+}
+
+fn sum_to_part(sum: Sum, first: u32) {
+    for (var i = 0u; i < 64u; i++) {
+        sum_part[first + i / 4u * SUM_STRIDE + i % 4u] = sums[sum.slot * 64u + i];
+    }
+}
