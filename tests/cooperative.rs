@@ -150,18 +150,18 @@ fn a_product_of_emulated_blocks_equals_the_reference_in_every_form() {
     let sizes: [[usize; 3]; 3] = [[1, 1, 4], [68, 33, 20], [17, 40, 72]];
     for ta in [N, T] {
         for tb in [N, T] {
+            // llvmpipe takes seconds to compile each variant. Few threads suffice but once, as each computes whole blocks.
+            let c_type = if ta == tb { DType::F16 } else { DType::F32 };
+            let lanes = if (ta, tb) == (N, N) { 32 } else { 2 };
             for (i, [m, k, n]) in sizes.into_iter().enumerate() {
                 // What is a row as stored has a multiple of 4 elements.
                 let m = if ta == T { m.next_multiple_of(4) } else { m };
                 let k = if ta == N || tb == T { k.next_multiple_of(4) } else { k };
                 let factors = [(1.0, 0.0), (-0.5, 1.0), (2.0, 0.25)][i % 3];
-                let c_type = [DType::F32, DType::F16][i % 2];
-                verify(&gpu, &Case { forms: (ta, tb), sizes: [m, k, n], factors, c_type, lanes: 2 });
+                verify(&gpu, &Case { forms: (ta, tb), sizes: [m, k, n], factors, c_type, lanes });
             }
         }
     }
-    // As many threads as on GPUs; above fewer, as each computes whole blocks.
-    verify(&gpu, &Case { forms: (N, N), sizes: [20, 8, 24], factors: (1.0, 0.0), c_type: DType::F32, lanes: 32 });
 }
 
 #[test]
