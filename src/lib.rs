@@ -53,6 +53,7 @@
 //! # }
 //! ```
 
+pub mod analysis;
 pub mod autograd;
 pub mod bench;
 pub mod catalog;
