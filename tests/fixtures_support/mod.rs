@@ -3,6 +3,8 @@
 
 pub mod block;
 pub mod linalg;
+pub mod metrics;
+pub mod metrics_weights;
 pub mod spectral;
 
 use std::collections::BTreeMap;
