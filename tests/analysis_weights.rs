@@ -9,7 +9,7 @@ use sdmoe::analysis::gates::Router;
 use sdmoe::analysis::record::{Gates, Of, Pairs, Part, Similarity, Spectrum};
 use sdmoe::analysis::similarity::Overlaps;
 use sdmoe::analysis::spectra::{Elements, SpectrumOptions, Stack};
-use sdmoe::analysis::weights::{Decoupled, KindWeights, LayerFindings, LayerWeights, analyze_layer};
+use sdmoe::analysis::weights::{Decoupled, KindWeights, LayerFindings, LayerWeights, analyze_experts, analyze_layer};
 use sdmoe::autograd::Array;
 use sdmoe::gpu::Gpu;
 use sdmoe::nn::config::ExpertMatrix;
@@ -422,9 +422,19 @@ fn decoupled_experts_show_their_drift_and_both_similarities() {
 }
 
 #[test]
-fn bad_weights_are_named() {
+fn gradients_are_taken_as_well_and_bad_weights_are_named() {
     let gpu = common::gpu();
     let mut elements = vec![1.0; 3 * 6 * 4];
+    let of_gradients = block_on(analyze_experts(
+        &gpu,
+        5,
+        ExpertMatrix::Up,
+        Of::Gradients,
+        &stack(&elements, 3, [6, 4]),
+        &SpectrumOptions::default(),
+        &mut Controls::default(),
+    ));
+    assert!(of_gradients.unwrap().similarity.iter().all(|s| s.of == Of::Gradients && s.layer == 5));
     let short = analyze(&gpu, stack(&elements[1..], 3, [6, 4]), &SpectrumOptions::default()).unwrap_err();
     assert!(short.to_string().contains("3 matrices 6 x 4"), "{short}");
     elements[2 * 24 + 5] = f32::NAN;

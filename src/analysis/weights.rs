@@ -89,6 +89,24 @@ pub async fn analyze_layer(
     Ok(layer.found)
 }
 
+/// Spectra and similarities of one stack of experts' matrices, whatever they are: gradients as well as weights.
+///
+/// # Errors
+/// As [`analyze_layer`].
+pub async fn analyze_experts(
+    gpu: &Gpu,
+    layer: usize,
+    matrix: ExpertMatrix,
+    of: Of,
+    stack: &Stack<'_>,
+    options: &SpectrumOptions,
+    controls: &mut Controls,
+) -> Result<LayerFindings> {
+    let mut layer = Layer { gpu, layer, options, controls, found: LayerFindings::default() };
+    layer.experts(matrix, stack, of).await?;
+    Ok(layer.found)
+}
+
 /// A layer on its way.
 struct Layer<'a> {
     gpu: &'a Gpu,
@@ -133,7 +151,11 @@ impl Layer<'_> {
     fn named(&self, matrix: ExpertMatrix, of: Of, error: Error) -> Error {
         match error {
             Error::Data(message) => {
-                let of = if of == Of::Unique { "unique " } else { "" };
+                let of = match of {
+                    Of::Unique => "unique ",
+                    Of::Gradients => "gradients of ",
+                    Of::Weights | Of::Activations => "",
+                };
                 Error::Data(format!("layer {}, {of}{} of the experts: {message}", self.layer, matrix.name()))
             }
             other => other,
@@ -161,7 +183,8 @@ impl Layer<'_> {
         }
         let stack = Stack { count: 1, rows, columns, transposed, elements: Elements::Host(parts.common) };
         let plan = self.options.plan(rows, columns).with_subspace(k);
-        let key = self.key(kind.matrix, Of::Gradients);
+        // Activations are no stack of matrices: their key is free.
+        let key = self.key(kind.matrix, Of::Activations);
         let common = measure(self.gpu, &stack, plan, key).await.map_err(|e| self.named(kind.matrix, Of::Weights, e))?;
         let Some(common) = common.first() else { return Ok(()) };
         self.found.spectra.push(common.spectrum(self.layer, kind.matrix, None, Of::Weights, plan.top));
