@@ -67,6 +67,7 @@ pub mod linalg;
 pub mod nn;
 pub mod ops;
 pub mod optim;
+pub mod report;
 pub mod tensor;
 pub mod train;
 

@@ -221,6 +221,9 @@ pub struct Activations {
     pub shuffle_top: Option<f64>,
     /// The same for the tail.
     pub shuffle_tail: Option<f64>,
+    /// The same for random directions in place of the singular ones.
+    #[serde(default)]
+    pub shuffle_control: Option<f64>,
     /// The mean of `ratio` that tokens of random direction have.
     pub null: Option<f64>,
     /// The mean of `ratio` for random directions in place of the singular ones.
@@ -361,4 +364,10 @@ pub struct Training {
     pub drift_hidden: Vec<Option<f64>>,
     /// `E max f - 1`, the worst layer.
     pub load_max_violation: Vec<Option<f64>>,
+    /// What random subspaces have for the similarities: the mean of `r / f` over layers and matrices.
+    pub null_similarity: Option<f64>,
+    /// What random matrices have for the drift on the model side: `sqrt(k / d)`.
+    pub null_drift_model: Option<f64>,
+    /// On the hidden side: `sqrt(k / f)`.
+    pub null_drift_hidden: Option<f64>,
 }

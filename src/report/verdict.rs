@@ -1,0 +1,311 @@
+//! The verdict: what the numbers say, in plain words, and no more than they say.
+
+use super::number::{UNDEFINED, brief, finite, largest, mean, median, percent, show};
+use super::subject::{SIDES, Shared, Subject, side};
+use crate::analysis::record::{Of, Part};
+use crate::train::metrics::Side;
+
+/// A headline, the sentences below it, and the figures.
+#[derive(Debug)]
+pub struct Verdict {
+    /// One sentence a subject.
+    pub headlines: Vec<String>,
+    /// What goes with it.
+    pub sentences: Vec<String>,
+    /// Figures in a row: what, value, beside what.
+    pub tiles: Vec<Tile>,
+}
+
+/// A figure with its words.
+#[derive(Debug)]
+pub struct Tile {
+    /// What it is.
+    pub what: String,
+    /// Its value.
+    pub value: String,
+    /// What it stands beside.
+    pub beside: String,
+}
+
+/// The side on which the experts of `s` stand out most, of the weights' top part.
+fn telling_side(s: &Subject) -> Side {
+    let excess = |side| s.shared(Of::Weights, Part::Top, side).excess().unwrap_or(f64::MIN);
+    if excess(Side::Hidden) > excess(Side::Model) { Side::Hidden } else { Side::Model }
+}
+
+fn headline(s: &Subject, on: Side) -> String {
+    let top = percent(s.analysis.settings.top);
+    let weights = s.shared(Of::Weights, Part::Top, on);
+    let unique = s.shared(Of::Unique, Part::Top, on);
+    let who = if s.name.is_empty() { String::new() } else { format!("{}: ", s.name) };
+    let chance = brief(weights.null);
+    if finite(weights.mean).is_none() {
+        return format!(
+            "{who}No similarity of experts is defined: it takes two experts with weights that are not zero."
+        );
+    }
+    if !s.analysis.target.spectral {
+        return format!(
+            "{who}Experts share {} of their top {top} subspace on the {}; chance is {chance}.",
+            brief(weights.mean),
+            side(on)
+        );
+    }
+    match finite(unique.mean) {
+        Some(_) => format!(
+            "{who}Merged experts share {} of their top {top} subspace on the {}, their unique parts {}; chance is {chance}.",
+            brief(weights.mean),
+            side(on),
+            brief(unique.mean)
+        ),
+        None => format!(
+            "{who}Merged experts share {} of their top {top} subspace on the {}; chance is {chance}. Their unique parts were not compared.",
+            brief(weights.mean),
+            side(on)
+        ),
+    }
+}
+
+/// `0.71 on the model side (most of it; chance 0.016), 0.02 on the hidden side (no more than chance; chance 0.02)`.
+fn both_sides(s: &Subject, of: Of) -> String {
+    let part = |on: Side| {
+        let x: Shared = s.shared(of, Part::Top, on);
+        format!("{} on the {} ({}; {})", show(x.mean), side(on), x.words(), x.beside())
+    };
+    SIDES.map(part).join(", ")
+}
+
+fn sentences(s: &Subject) -> Vec<String> {
+    let mut all = Vec::new();
+    let name = |of| if s.name.is_empty() { capital(s.of(of)) } else { s.tag(s.of(of)) };
+    all.push(format!("{}, mean over layers and matrices: {}.", name(Of::Weights), both_sides(s, Of::Weights)));
+    if s.has_unique() {
+        all.push(format!(
+            "{}: {}. Merged experts hold the common matrix W_c and are more alike by construction; the unique parts tell how far they are decoupled. Neither alone is the whole picture.",
+            name(Of::Unique),
+            both_sides(s, Of::Unique)
+        ));
+    }
+    let near = SIDES.map(|on| s.shared(if s.has_unique() { Of::Unique } else { Of::Weights }, Part::Top, on).excess());
+    if near.iter().all(|e| e.is_some_and(|e| e < 0.03)) {
+        all.push(s.tag("on neither side does this stand out from what random matrices give."));
+    }
+    let c = &s.analysis.coverage;
+    if c.matrices < c.matrices_found || !c.unknown_tensors.is_empty() {
+        all.push(s.tag(&format!(
+            "{} of {} expert matrices were analysed, and {} tensors have names that are not understood: the figures cover only a part.",
+            c.matrices,
+            c.matrices_found,
+            c.unknown_tensors.len()
+        )));
+    }
+    all
+}
+
+/// The first letter large.
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map(|c| c.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
+
+/// One figure of a subject, for tiles, tables and the terminal.
+#[derive(Debug)]
+pub struct Measure {
+    /// What it is.
+    pub what: String,
+    /// Its mean over what was measured.
+    pub value: Option<f64>,
+    /// What chance gives.
+    pub null: Option<f64>,
+    /// What the control gives.
+    pub control: Option<f64>,
+}
+
+impl Measure {
+    fn new(what: impl Into<String>, value: Option<f64>, null: Option<f64>, control: Option<f64>) -> Self {
+        Self { what: what.into(), value, null, control }
+    }
+
+    /// `chance 0.016, control 0.017`, or what there is of it.
+    pub fn beside(&self) -> String {
+        let named = [("chance", self.null), ("control", self.control)];
+        let parts: Vec<String> =
+            named.iter().filter(|(_, x)| finite(*x).is_some()).map(|(n, x)| format!("{n} {}", show(*x))).collect();
+        parts.join(", ")
+    }
+}
+
+/// The figures of one subject, means over layers, matrices and experts; only what was measured.
+pub fn measures(s: &Subject) -> Vec<Measure> {
+    let a = s.analysis;
+    let top = percent(a.settings.top);
+    let mut all = Vec::new();
+    for part in [Part::Top, Part::Tail] {
+        for of in [Of::Weights, Of::Unique, Of::Gradients] {
+            for on in SIDES {
+                let name = if part == Part::Top { format!("top {top}") } else { "tail".into() };
+                if s.rows(of, part).any(|r| r.side == on) {
+                    let x = s.shared(of, part, on);
+                    all.push(Measure::new(
+                        format!("Similarity of {}, {name}, {}", of_plain(of), side(on)),
+                        x.mean,
+                        x.null,
+                        x.control,
+                    ));
+                }
+            }
+        }
+    }
+    let spectra = || a.spectra.iter().filter(|x| x.of == Of::Weights && x.expert.is_some());
+    if spectra().next().is_some() {
+        let control = mean(spectra().map(|x| x.energy_top_control));
+        all.push(Measure::new(
+            format!("Energy in the top {top}, weights"),
+            mean(spectra().map(|x| Some(x.energy_top))),
+            None,
+            control,
+        ));
+        all.push(Measure::new("Stable rank, weights", mean(spectra().map(|x| Some(x.stable_rank))), None, None));
+    }
+    if !a.gates.is_empty() {
+        let own = mean(a.gates.iter().flat_map(|g| g.own.iter().copied()));
+        let (null, control) = (mean(a.gates.iter().map(|g| Some(g.null))), mean(a.gates.iter().map(|g| g.control)));
+        all.push(Measure::new("Router vector on its own expert's directions", own, null, control));
+        let specificity = median(a.gates.iter().flat_map(|g| g.specificity.iter().copied()));
+        all.push(Measure::new("Router specificity (own over others, median)", specificity, Some(1.0), None));
+    }
+    if !a.jacobians.is_empty() {
+        let of = |f: fn(&crate::analysis::record::Jacobians) -> Option<f64>| mean(a.jacobians.iter().map(f));
+        all.push(Measure::new(
+            "Cosine of expert Jacobians",
+            of(|j| j.mean_offdiag),
+            of(|j| Some(j.null)),
+            of(|j| j.control),
+        ));
+    }
+    if !a.routed_pca.is_empty() {
+        let of = |f: fn(&crate::analysis::record::RoutedPca) -> Option<f64>| mean(a.routed_pca.iter().map(f));
+        all.push(Measure::new(
+            "Similarity of routed tokens' subspaces",
+            of(|p| p.mean_offdiag),
+            of(|p| Some(p.null)),
+            of(|p| p.control),
+        ));
+    }
+    if !a.load.is_empty() {
+        let of = |f: fn(&crate::analysis::record::Load) -> Option<f64>| mean(a.load.iter().map(f));
+        all.push(Measure::new(
+            "Load: E max f \u{2212} 1, worst layer",
+            largest(a.load.iter().map(|l| Some(l.max_violation))),
+            Some(0.0),
+            None,
+        ));
+        all.push(Measure::new(
+            "Experts without a token",
+            Some(a.load.iter().map(|l| l.dead).sum::<usize>() as f64),
+            None,
+            None,
+        ));
+        if a.load.iter().any(|l| l.mutual_information.is_some()) {
+            all.push(Measure::new(
+                "Information of source on expert (nats)",
+                of(|l| l.mutual_information),
+                of(|l| l.null),
+                of(|l| l.control),
+            ));
+        }
+    }
+    if !a.decoupling.is_empty() {
+        let of = |f: fn(&crate::analysis::record::Decoupling) -> Option<f64>| mean(a.decoupling.iter().map(f));
+        all.push(Measure::new("Drift, model side", of(|d| Some(d.drift_model)), of(|d| Some(d.null_model)), None));
+        all.push(Measure::new("Drift, hidden side", of(|d| Some(d.drift_hidden)), of(|d| Some(d.null_hidden)), None));
+    }
+    if let Some(t) = &a.training {
+        let last = t.val_loss.iter().copied().filter_map(finite).last();
+        all.push(Measure::new("Validation loss at the end (nats per byte)", last, None, None));
+    }
+    all
+}
+
+fn of_plain(of: Of) -> &'static str {
+    match of {
+        Of::Weights => "weights (merged where decoupled)",
+        Of::Unique => "unique parts W_u",
+        Of::Gradients => "gradients",
+        Of::Activations => "activations",
+    }
+}
+
+/// What the subjects' numbers say.
+pub fn verdict(subjects: &[Subject]) -> Verdict {
+    // Two subjects are compared on one side: the first's.
+    let on = telling_side(&subjects[0]);
+    let mut sentences: Vec<String> = subjects.iter().flat_map(sentences).collect();
+    if let [a, b] = subjects {
+        sentences.push(contrast(a, b, on));
+    }
+    let tiles = match subjects {
+        [s] => tiles(s),
+        _ => Vec::new(),
+    };
+    Verdict { headlines: subjects.iter().map(|s| headline(s, on)).collect(), sentences, tiles }
+}
+
+/// The figures of the first screen: the most telling of what was measured.
+fn tiles(s: &Subject) -> Vec<Tile> {
+    let first = [
+        "weights (merged where decoupled), top",
+        "unique parts W_u, top",
+        "Energy",
+        "Router spec",
+        "Cosine",
+        "routed",
+        "Information",
+        "without a token",
+    ];
+    let all = measures(s);
+    let chosen = first.iter().flat_map(|key| all.iter().filter(move |m| m.what.contains(key)));
+    let plain = |what: &str| {
+        if s.analysis.target.spectral {
+            what.replace("weights (merged where decoupled)", "merged experts")
+        } else {
+            what.replace(" (merged where decoupled)", "")
+        }
+    };
+    chosen.take(8).map(|m| Tile { what: plain(&m.what), value: brief(m.value), beside: m.beside() }).collect()
+}
+
+/// The two subjects against each other.
+fn contrast(a: &Subject, b: &Subject, on: Side) -> String {
+    let own = |s: &Subject| if s.has_unique() { Of::Unique } else { Of::Weights };
+    let [x, y] = [a, b].map(|s| s.shared(own(s), Part::Top, on));
+    let (Some(va), Some(vb)) = (finite(x.mean), finite(y.mean)) else {
+        return format!("The two cannot be compared on the {}: a similarity is {UNDEFINED}.", side(on));
+    };
+    let (na, nb) = (a.tag(a.of(own(a))), b.tag(b.of(own(b))));
+    let less = if vb < va { "less" } else { "more" };
+    let mut text = format!(
+        "On the {} {nb} are {less} alike than {na} by {} ({} against {}).",
+        side(on),
+        show(Some((va - vb).abs())),
+        show(y.mean),
+        show(x.mean)
+    );
+    for s in [a, b].into_iter().filter(|s| s.has_unique()) {
+        let other = if s.place == a.place { b } else { a };
+        let (merged, plain) =
+            (s.shared(Of::Weights, Part::Top, on).mean, other.shared(Of::Weights, Part::Top, on).mean);
+        if let (Some(m), Some(p)) = (finite(merged), finite(plain)) {
+            let more = if m >= p { "more" } else { "less" };
+            text += &format!(
+                " As they compute, merged with W_c, {}'s experts are {more} alike than {}'s by {} ({} against {}).",
+                s.name,
+                other.name,
+                show(Some((m - p).abs())),
+                show(merged),
+                show(plain)
+            );
+        }
+    }
+    text
+}
