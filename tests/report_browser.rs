@@ -80,8 +80,8 @@ addEventListener("load", () => {
   select.dispatchEvent(new Event("change", { bubbles: true }));
   say.push("redrawn " + (before !== heat.querySelector("g.cells").innerHTML), "shown " + getComputedStyle(select.parentNode.parentNode).display);
   const chart = document.querySelector("#trend svg");
-  const dot = chart.querySelector("g[data-label] circle");
-  say.push("line " + point(chart, dot.cx.baseVal.value, dot.cy.baseVal.value));
+  const first = chart.querySelector("g[data-label] polyline").points[0];
+  say.push("line " + point(chart, first.x, first.y));
   const out = document.createElement("pre");
   out.id = "said";
   out.textContent = say.join("\n");

@@ -137,7 +137,13 @@ impl Figure {
     /// The figure in the page.
     pub fn html(&self) -> Markup {
         // Narrow figures stand beside each other.
-        let class = ["one", "two"].get(self.panels.len() - 1).copied().unwrap_or("many");
+        let chooses = self.choice.as_ref().is_some_and(|c| !c.selects.is_empty());
+        let class = match self.panels.len() {
+            1 if chooses => "wide-one",
+            1 => "one",
+            2 => "two",
+            _ => "many",
+        };
         html! {
             figure.(class) id=(self.id) {
                 h3 { (self.title) }

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::colour;
-use super::number::{coordinate, finite, largest, round_down, round_up, smallest, tick_label, tick_step};
+use super::number::{coordinate, finite, largest, smallest, tick_label, tick_step};
 use super::svg::{Panel, WIDTH, panel, shorten, text_width};
 
 /// How a line looks.
@@ -59,8 +59,11 @@ impl Axis {
     /// From 0, or below where there are negative values, to a round number; the same for all of `charts`.
     pub fn values(label: &str, charts: &[Vec<Line>]) -> Self {
         let all = || charts.iter().flatten().flat_map(|l| l.points.iter().map(|p| p.1));
-        let hi = largest(all()).filter(|h| *h > 0.0).map_or(1.0, round_up);
-        let lo = smallest(all()).filter(|l| *l < 0.0).map_or(0.0, round_down);
+        let hi = largest(all()).filter(|h| *h > 0.0).unwrap_or(0.0);
+        let lo = smallest(all()).filter(|l| *l < 0.0).unwrap_or(0.0);
+        // The ends are ticks.
+        let step = if hi > lo { tick_step(hi - lo, TICKS) } else { 1.0 };
+        let (lo, hi) = ((lo / step + 1e-9).floor() * step, ((hi / step - 1e-9).ceil() * step).max(step));
         Self { label: label.into(), range: (lo, hi), log: false, whole: false }
     }
 
@@ -107,7 +110,7 @@ impl Axis {
                 .map(|t| (t, if t >= 1.0 { format!("{t:.0}") } else { tick_label(t, t) }))
                 .collect();
         }
-        let step = tick_step(hi - lo, 4);
+        let step = tick_step(hi - lo, TICKS);
         let step = if self.whole { step.max(1.0).round() } else { step };
         let first = (lo / step - 1e-9).ceil() as i64;
         (first..)
@@ -139,9 +142,11 @@ pub struct Chart<'a> {
     pub grades: Option<(String, String)>,
 }
 
+/// About so many ticks an axis.
+const TICKS: usize = 4;
 const LEFT: f64 = 44.0;
 const RIGHT: f64 = 12.0;
-const TOP: f64 = 36.0;
+const TOP: f64 = 44.0;
 const HEIGHT: f64 = 170.0;
 
 /// Draws the chart.
@@ -154,7 +159,7 @@ pub fn draw(chart: &Chart) -> Panel {
     let (legend, legend_height) = legend(&drawn, chart.grades.as_ref());
     let end = TOP + HEIGHT;
     let content = html! {
-        text x="0" y="29" { (y.label) }
+        @if chart.heading != y.label { text x="0" y="29" { (y.label) } }
         @for (t, label) in y.ticks() {
             line.rule x1=(LEFT) x2=(right) y1=(coordinate(py(t))) y2=(coordinate(py(t))) {}
             text x=(LEFT - 5.0) y=(coordinate(py(t) + 4.0)) text-anchor="end" { (label) }
@@ -173,11 +178,9 @@ pub fn draw(chart: &Chart) -> Panel {
         g transform=(format!("translate(0 {})", end + 40.0)) { (legend) }
     };
     let names: Vec<&str> = drawn.iter().map(|l| l.label.as_str()).take(8).collect();
+    let heading = if chart.heading == y.label { String::new() } else { format!("{}: ", chart.heading) };
     let attributes = [
-        (
-            "aria-label",
-            format!("Line chart. {}: {} over {}. Lines: {}.", chart.heading, y.label, x.label, names.join("; ")),
-        ),
+        ("aria-label", format!("Line chart. {heading}{} over {}. Lines: {}.", y.label, x.label, names.join("; "))),
         ("data-x", format!("{} {} {}", LEFT + 4.0, right - 4.0, x.words())),
         ("data-y", format!("{end} {TOP} {}", y.words())),
         ("data-name", x.label.clone()),
@@ -197,7 +200,7 @@ fn draw_line(line: &Line, px: &dyn Fn(f64) -> f64, py: &dyn Fn(f64) -> f64) -> M
         }
     }
     // Few points are marked each; of many, only those without neighbours, which a line cannot show.
-    let few = line.points.len() <= 32 && matches!(line.look, Look::Colour(_));
+    let few = line.points.len() <= 16 && matches!(line.look, Look::Colour(_));
     let dots = runs.iter().filter(|r| few || r.len() == 1).flatten().filter_map(|p| p.split_once(','));
     html! {
         g class=(class(line.look)) style=[style(line.look)] data-label=(line.label) {
@@ -231,8 +234,8 @@ fn legend(lines: &[&Line], grades: Option<&(String, String)>) -> (Markup, f64) {
     let mut placed = Vec::new();
     for line in lines.iter().filter(|l| !matches!(l.look, Look::Graded(_))) {
         let label = shorten(&line.label, 48);
-        let width = 26.0 + text_width(&label) + 12.0;
-        if x > 0.0 && x + width - 12.0 > WIDTH {
+        let width = 26.0 + text_width(&label) + 14.0;
+        if x > 0.0 && x + width - 14.0 > WIDTH {
             (x, y) = (0.0, y + 16.0);
         }
         placed.push((x, y, label, line.look));

@@ -22,7 +22,7 @@ pub fn section(subjects: &[Subject]) -> Markup {
                         tr { th scope="row" { "below 0.03" } td { "no more than chance (below \u{2212}0.03: less than chance)" } }
                         tr { th scope="row" { "0.03 to 0.15" } td { "a little more than chance" } }
                         tr { th scope="row" { "0.15 to 0.5" } td { "clearly more than chance" } }
-                        tr { th scope="row" { "0.5 and more" } td { "most of it" } }
+                        tr { th scope="row" { "0.5 and more" } td { "most of the subspace" } }
                     }
                 }
             }

@@ -18,6 +18,8 @@ pub fn show(x: Option<f64>) -> String {
         format!("{x:.1e}")
     } else if size < 1.0 {
         format!("{x:.3}")
+    } else if x.fract() == 0.0 {
+        format!("{x:.0}")
     } else {
         format!("{x:.*}", if size < 10.0 { 2 } else { usize::from(size < 100.0) })
     };
@@ -37,11 +39,11 @@ pub fn brief(x: Option<f64>) -> String {
     }
 }
 
-/// `1 %`, `0.5 %`.
+/// `1 %`, `0.5 %`, with a space that does not break.
 pub fn percent(share: f64) -> String {
     match finite(Some(share)) {
         // Two decimals, without the zeros that 100.0 * share would add.
-        Some(s) => format!("{} %", (s * 1e4).round() / 1e2),
+        Some(s) => format!("{}\u{a0}%", (s * 1e4).round() / 1e2),
         None => UNDEFINED.into(),
     }
 }
@@ -117,6 +119,7 @@ mod tests {
             (7.456, "7.46", "7.46"),
             (45.67, "45.7", "45.7"),
             (1408.0, "1408", "1408"),
+            (1.0, "1", "1"),
             (0.0, "0", "0"),
         ] {
             assert_eq!((show(Some(x)).as_str(), brief(Some(x)).as_str()), (long, short), "{x}");
@@ -124,7 +127,10 @@ mod tests {
         for x in [None, Some(f64::NAN), Some(f64::INFINITY)] {
             assert_eq!((show(x).as_str(), brief(x).as_str()), (UNDEFINED, UNDEFINED));
         }
-        assert_eq!((percent(0.01), percent(0.005), percent(0.29)), ("1 %".into(), "0.5 %".into(), "29 %".into()));
+        assert_eq!(
+            (percent(0.01), percent(0.005), percent(0.29)),
+            ("1\u{a0}%".into(), "0.5\u{a0}%".into(), "29\u{a0}%".into())
+        );
     }
 
     #[test]

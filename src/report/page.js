@@ -12,7 +12,7 @@
     const a = Math.abs(x);
     if (a === 0) return "0";
     if (a < 9.95e-4) return minus(x.toExponential(1));
-    return minus(x.toFixed(a < 1 ? 3 : a < 10 ? 2 : a < 100 ? 1 : 0));
+    return minus(x.toFixed(a < 1 ? 3 : Number.isInteger(x) ? 0 : a < 10 ? 2 : a < 100 ? 1 : 0));
   };
 
   // Two digits a cell; of a half only what is right of the diagonal is there.

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::colour;
 use super::difference;
-use super::figure::{Choice, Figure};
+use super::figure::{Choice, Figure, table};
 use super::method;
 use super::sections::{self, Section};
 use super::subject::{Subject, subjects};
@@ -83,6 +83,11 @@ fn head(subjects: &[Subject], verdict: &Verdict) -> Markup {
             @if subjects.len() > 1 { h1.two { (headline) } } @else { h1 { (headline) } }
         }
         div.verdict { @for s in &verdict.sentences { p { (s) } } }
+        @if !verdict.glance.is_empty() {
+            div.wide.whole.glance {
+                (table(&["Top part, mean over layers and matrices", "side", "similarity", "chance", "control", "in words"], &verdict.glance))
+            }
+        }
         @if !verdict.tiles.is_empty() {
             dl.tiles {
                 @for t in &verdict.tiles {

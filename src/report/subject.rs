@@ -117,7 +117,7 @@ impl Shared {
             Some(e) if e < 0.03 => "no more than chance",
             Some(e) if e < 0.15 => "a little more than chance",
             Some(e) if e < 0.5 => "clearly more than chance",
-            Some(_) => "most of it",
+            Some(_) => "most of the subspace",
         }
     }
 
@@ -159,8 +159,12 @@ pub fn merge_chance(lines: Vec<Line>) -> Vec<Line> {
         let is_chance = matches!(line.look, Look::Chance | Look::Control);
         let twin = kept.iter_mut().find(|l| is_chance && l.look == line.look && l.points == line.points);
         match twin {
-            // What both names end with is what they have in common.
-            Some(twin) => twin.label = line.label.rsplit(": ").next().unwrap_or_default().to_owned(),
+            // The names without the subjects'; of two left, the plainer.
+            Some(twin) => {
+                let bare = |label: &str| label.rsplit(": ").next().unwrap_or_default().to_owned();
+                let (a, b) = (bare(&twin.label), bare(&line.label));
+                twin.label = if a.len() <= b.len() { a } else { b };
+            }
             None => kept.push(line),
         }
     }

@@ -54,7 +54,7 @@ pub fn shorten(text: &str, most: usize) -> String {
 
 /// About how wide a text of 11 px is, to lay out a legend.
 pub fn text_width(text: &str) -> f64 {
-    5.9 * text.chars().count() as f64
+    6.5 * text.chars().count() as f64
 }
 
 /// Panels in rows of `columns`, under a title, as one SVG file.

@@ -29,7 +29,7 @@ pub fn terminal_table(analysis: &Analysis) -> String {
         let cell = |x: Option<f64>| finite(x).map_or("\u{2013}".into(), |_| show(x));
         lines.extend(others.iter().map(|m| row(&m.what, &[show(m.value), cell(m.null), cell(m.control)])));
     }
-    lines.join("\n") + "\n"
+    (lines.join("\n") + "\n").replace('\u{a0}', " ")
 }
 
 fn row(name: &str, cells: &[String]) -> String {

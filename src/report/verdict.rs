@@ -14,6 +14,8 @@ pub struct Verdict {
     pub sentences: Vec<String>,
     /// Figures in a row: what, value, beside what.
     pub tiles: Vec<Tile>,
+    /// The similarities of two subjects: whose, side, value, chance, control, in words.
+    pub glance: Vec<Vec<String>>,
 }
 
 /// A figure with its words.
@@ -75,31 +77,60 @@ fn both_sides(s: &Subject, of: Of) -> String {
     SIDES.map(part).join(", ")
 }
 
-fn sentences(s: &Subject) -> Vec<String> {
+/// How the similarities of one subject read.
+fn similarities(s: &Subject) -> Vec<String> {
+    let weights =
+        format!("{}, mean over layers and matrices: {}.", capital(s.of(Of::Weights)), both_sides(s, Of::Weights));
+    let unique = format!("{}: {}.", capital(s.of(Of::Unique)), both_sides(s, Of::Unique));
+    if s.has_unique() { vec![weights, unique] } else { vec![weights] }
+}
+
+/// What must be said beside the numbers.
+fn provisos(s: &Subject) -> Vec<String> {
     let mut all = Vec::new();
-    let name = |of| if s.name.is_empty() { capital(s.of(of)) } else { s.tag(s.of(of)) };
-    all.push(format!("{}, mean over layers and matrices: {}.", name(Of::Weights), both_sides(s, Of::Weights)));
     if s.has_unique() {
-        all.push(format!(
-            "{}: {}. Merged experts hold the common matrix W_c and are more alike by construction; the unique parts tell how far they are decoupled. Neither alone is the whole picture.",
-            name(Of::Unique),
-            both_sides(s, Of::Unique)
-        ));
+        all.push("Merged experts hold the common matrix W_c and are more alike by construction; the unique parts tell how far they are decoupled. Neither alone is the whole picture.".to_owned());
     }
-    let near = SIDES.map(|on| s.shared(if s.has_unique() { Of::Unique } else { Of::Weights }, Part::Top, on).excess());
+    let near = SIDES.map(|on| s.shared(own(s), Part::Top, on).excess());
     if near.iter().all(|e| e.is_some_and(|e| e < 0.03)) {
         all.push(s.tag("on neither side does this stand out from what random matrices give."));
     }
     let c = &s.analysis.coverage;
-    if c.matrices < c.matrices_found || !c.unknown_tensors.is_empty() {
-        all.push(s.tag(&format!(
-            "{} of {} expert matrices were analysed, and {} tensors have names that are not understood: the figures cover only a part.",
-            c.matrices,
-            c.matrices_found,
+    if c.matrices < c.matrices_found {
+        let some = format!("only {} of {} expert matrices were analysed.", c.matrices, c.matrices_found);
+        all.push(s.tag(&some));
+    }
+    if !c.unknown_tensors.is_empty() {
+        let names = format!(
+            "{} tensors have names that are not understood; they are listed at the end.",
             c.unknown_tensors.len()
-        )));
+        );
+        all.push(s.tag(&names));
     }
     all
+}
+
+/// What tells whether experts are alike: their unique parts where they have some.
+fn own(s: &Subject) -> Of {
+    if s.has_unique() { Of::Unique } else { Of::Weights }
+}
+
+/// The similarities of all subjects: whose, side, value, chance, control, in words.
+fn glance(subjects: &[Subject]) -> Vec<Vec<String>> {
+    let mut rows = Vec::new();
+    for s in subjects {
+        for of in [Of::Weights, Of::Unique] {
+            for on in SIDES.into_iter().filter(|on| s.rows(of, Part::Top).any(|r| r.side == *on)) {
+                let x = s.shared(of, Part::Top, on);
+                let mut row = vec![s.tag(s.of(of)), side(on).to_owned()];
+                row.extend([x.mean, x.null].map(show));
+                row.push(finite(x.control).map_or("\u{2013}".into(), |c| show(Some(c))));
+                row.push(x.words().to_owned());
+                rows.push(row);
+            }
+        }
+    }
+    rows
 }
 
 /// The first letter large.
@@ -240,15 +271,19 @@ fn of_plain(of: Of) -> &'static str {
 pub fn verdict(subjects: &[Subject]) -> Verdict {
     // Two subjects are compared on one side: the first's.
     let on = telling_side(&subjects[0]);
-    let mut sentences: Vec<String> = subjects.iter().flat_map(sentences).collect();
-    if let [a, b] = subjects {
-        sentences.push(contrast(a, b, on));
+    let mut provisos: Vec<String> = subjects.iter().flat_map(provisos).collect();
+    provisos.dedup();
+    let headlines = subjects.iter().map(|s| headline(s, on)).collect();
+    match subjects {
+        [a, b] => {
+            let sentences = [contrast(a, b, on)].into_iter().chain(provisos).collect();
+            Verdict { headlines, sentences, tiles: Vec::new(), glance: glance(subjects) }
+        }
+        all => {
+            let sentences = all.iter().flat_map(similarities).chain(provisos).collect();
+            Verdict { headlines, sentences, tiles: all.iter().flat_map(tiles).collect(), glance: Vec::new() }
+        }
     }
-    let tiles = match subjects {
-        [s] => tiles(s),
-        _ => Vec::new(),
-    };
-    Verdict { headlines: subjects.iter().map(|s| headline(s, on)).collect(), sentences, tiles }
 }
 
 /// The figures of the first screen: the most telling of what was measured.
@@ -277,7 +312,6 @@ fn tiles(s: &Subject) -> Vec<Tile> {
 
 /// The two subjects against each other.
 fn contrast(a: &Subject, b: &Subject, on: Side) -> String {
-    let own = |s: &Subject| if s.has_unique() { Of::Unique } else { Of::Weights };
     let [x, y] = [a, b].map(|s| s.shared(own(s), Part::Top, on));
     let (Some(va), Some(vb)) = (finite(x.mean), finite(y.mean)) else {
         return format!("The two cannot be compared on the {}: a similarity is {UNDEFINED}.", side(on));

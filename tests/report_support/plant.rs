@@ -39,8 +39,10 @@ fn pairs(experts: usize, level: f64, own: f64, none: Option<usize>, keys: [usize
         _ => {
             let (a, b) = (i.min(j), i.max(j));
             // Neighbouring experts form blocks of four.
-            let block = if a / 4 == b / 4 { 1.35 } else { 0.9 };
-            Some((level * block * (0.8 + 0.4 * noise(&[a, b, keys[0], keys[1], keys[2]]))).min(1.0))
+            let block = if a / 4 == b / 4 { 1.25 } else { 0.95 };
+            // Never up to 1, however alike.
+            let x = level * block * (0.8 + 0.4 * noise(&[a, b, keys[0], keys[1], keys[2]]));
+            Some(if x < 0.7 { x } else { 0.7 + 0.3 * (1.0 - (0.7 - x).exp()) })
         }
     };
     (0..experts).map(|i| (0..experts).map(|j| cell(i, j)).collect()).collect()
@@ -99,7 +101,7 @@ impl Plant {
             mean_cosine: mean(&values.iter().map(|x| x.sqrt() * 0.9).collect::<Vec<_>>()),
             max: values.iter().copied().reduce(f64::max),
             null,
-            control: Some(null * (0.98 + 0.06 * noise(&[layer, m]))),
+            control: Some(null + (1.0 - null) * 0.002 * noise(&[layer, m])),
             pairs,
         }
     }

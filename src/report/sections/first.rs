@@ -30,17 +30,17 @@ fn worst_layer(subjects: &[Subject]) -> Option<Figure> {
         .map(|(s, of, r)| HeatPanel { words: words(s, of), tables: [(Vec::new(), table(r, hi))].into() })
         .collect();
     let both = if panels.len() > 1 { " All panels have the same scale." } else { "" };
-    let reason = if subjects.iter().any(Subject::has_unique) {
-        "where unique parts are most alike; merged experts hold W_c and are more alike by construction, so both are shown"
+    let (who, why) = if subjects.iter().any(Subject::has_unique) {
+        ("unique parts", " Merged experts hold W_c and are more alike by construction, so both are shown.")
     } else {
-        "where experts are most alike above chance"
+        ("experts", "")
     };
     let matrix = row.matrix.name();
     let about = About {
         id: "worst-layer",
-        title: &format!("Layer {}, {matrix} matrix, {}: {reason}", row.layer, side(row.side)),
+        title: &format!("Where {who} are most alike: layer {}, {matrix}, {}", row.layer, side(row.side)),
         shows: format!(
-            "How much of the top {} subspace two experts share: 1 is the same subspace, 0 an orthogonal one. An expert beside itself is left blank.{both}",
+            "How much of the top {} subspace two experts share: 1 is the same subspace, 0 an orthogonal one. An expert beside itself is left blank.{why}{both}",
             percent(subjects[0].analysis.settings.top)
         ),
         chance: "The triangle above the scale is the value of random subspaces, r / m; the one below is the same measurement of random matrices with these spectra.".into(),

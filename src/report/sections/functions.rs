@@ -99,7 +99,7 @@ fn trend<T>(
         }
     }
     drawn.extend(merge_chance(chance));
-    let charts = [(about.title.to_owned(), drawn)];
+    let charts = [(y.to_owned(), drawn)];
     let all = [charts[0].1.clone()];
     let (x, y) = (Axis::numbers("layer", &all), Axis::values(y, &all));
     Figure::charts(about, 2, &x, &y, &charts)

@@ -100,7 +100,7 @@ fn specificity(subjects: &[Subject]) -> Option<Figure> {
         .iter()
         .map(|s| Line::new("chance", Look::Chance, over_layers(&s.analysis.gates, |g| g.layer, |_| Some(1.0))));
     lines.extend(merge_chance(even.collect()));
-    let charts = [("Specificity".to_owned(), lines)];
+    let charts = [("own over mean of others".to_owned(), lines)];
     let all = [charts[0].1.clone()];
     let (x, y) = (Axis::numbers("layer", &all), Axis::values("own over mean of others", &all));
     let about = About {

@@ -34,7 +34,7 @@ fn share(subjects: &[Subject]) -> Option<Figure> {
             diagonal_is_trivial: false,
             lo: 0.0,
             hi,
-            note: format!("{dead} experts without a token"),
+            note: format!("{dead} {} without a token", if dead == 1 { "expert" } else { "experts" }),
             null: loads.first().map(|l| 1.0 / experts(l)),
             control: None,
         };
@@ -98,8 +98,8 @@ fn by_source(subjects: &[Subject]) -> Option<Figure> {
     Figure::heat(about, subjects.len(), vec![("layer".into(), layers)], chosen, panels.collect())
 }
 
-fn chart(about: About, y: &str, heading: &str, lines: Vec<Line>) -> Option<Figure> {
-    let charts = [(heading.to_owned(), lines)];
+fn chart(about: About, y: &str, lines: Vec<Line>) -> Option<Figure> {
+    let charts = [(y.to_owned(), lines)];
     let all = [charts[0].1.clone()];
     let (x, y) = (Axis::numbers("layer", &all), Axis::values(y, &all));
     Figure::charts(about, 2, &x, &y, &charts)
@@ -121,7 +121,7 @@ fn information(subjects: &[Subject]) -> Option<Figure> {
         chance: "Broken: what sampling alone gives, (S \u{2212} 1)(E \u{2212} 1) / 2N. Dotted: sources permuted among tokens.".into(),
         source: SOURCE,
     };
-    chart(about, "nats", "Mutual information", lines)
+    chart(about, "nats", lines)
 }
 
 fn balance(subjects: &[Subject]) -> Option<Figure> {
@@ -166,5 +166,5 @@ fn balance(subjects: &[Subject]) -> Option<Figure> {
         "information",
         "over its largest",
     ];
-    Some(chart(about, "imbalance", "Imbalance", lines)?.with_numbers(numbers_table(&head, &rows)))
+    Some(chart(about, "imbalance", lines)?.with_numbers(numbers_table(&head, &rows)))
 }

@@ -98,11 +98,17 @@ fn key(r: &Similarity, top: f64) -> Vec<String> {
     vec![r.layer.to_string(), r.matrix.name().into(), side(r.side).into(), part_name(r.part, top)]
 }
 
-/// One chart a matrix and side.
+/// One chart a matrix and side; of the tail one a side.
 fn trends(about: About, subjects: &[Subject], ofs: &[Of], part: Part) -> Option<Figure> {
-    let all = SIDES.into_iter().flat_map(|on| ExpertMatrix::ALL.map(|m| (on, m)));
+    // Of the tail, which says little, only the mean over matrices.
+    let matrices = if part == Part::Top { ExpertMatrix::ALL.map(Some).to_vec() } else { vec![None] };
+    let all: Vec<_> = SIDES.into_iter().flat_map(|on| matrices.iter().map(move |m| (on, *m))).collect();
     let charts: Vec<(String, Vec<Line>)> = all
-        .map(|(on, m)| (format!("{}, {}", m.name(), side(on)), similarity_lines(subjects, ofs, part, on, Some(m))))
+        .into_iter()
+        .map(|(on, m)| {
+            let heading = m.map_or(side(on).to_owned(), |m| format!("{}, {}", m.name(), side(on)));
+            (heading, similarity_lines(subjects, ofs, part, on, m))
+        })
         .collect();
     let lines: Vec<Vec<Line>> = charts.iter().map(|c| c.1.clone()).collect();
     let (x, y) = (Axis::numbers("layer", &lines), Axis::values("mean similarity of pairs of experts", &lines));
@@ -152,7 +158,7 @@ pub fn weights(subjects: &[Subject]) -> Vec<Option<Figure>> {
     let tail = About {
         id: "similarity-tail",
         title: "Similarity of the tail over the layers",
-        shows: "The same of all other directions. Large subspaces overlap much by chance alone: only the distance to chance says something.".into(),
+        shows: "The same of all other directions, mean over gate, up and down too. Large subspaces overlap much by chance alone: only the distance to chance says something.".into(),
         chance: "Broken: r / m with the tail's r. Dotted: random matrices with the same spectra.".into(),
         source: SOURCE,
     };
@@ -178,7 +184,7 @@ pub fn gradients(subjects: &[Subject]) -> Vec<Option<Figure>> {
         let about = About {
             id,
             title,
-            shows: "Mean over pairs of experts, one chart a matrix and side.".into(),
+            shows: "Mean over pairs of experts; of the tail also over gate, up and down.".into(),
             chance: "Broken: r / m. Dotted: random matrices with the same spectra.".into(),
             source: SOURCE,
         };

@@ -177,7 +177,7 @@ fn over_steps(
         }
     }
     lines.extend(merge_chance(chance));
-    let charts = [(about.title.to_owned(), lines)];
+    let charts = [(y.to_owned(), lines)];
     let all = [charts[0].1.clone()];
     let x = Axis::numbers("step", &all);
     let y = if close { Axis::close(y, &all) } else { Axis::values(y, &all) };
