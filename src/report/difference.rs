@@ -3,9 +3,9 @@
 use maud::{Markup, html};
 
 use super::figure::table;
+use super::measures::{Measure, measures};
 use super::number::{UNDEFINED, finite, show};
 use super::subject::Subject;
-use super::verdict::{Measure, measures};
 
 const NOT_MEASURED: &str = "\u{2013}";
 

@@ -98,7 +98,9 @@ impl Table {
         let half = self.is_half();
         let mut data = String::new();
         for (i, row) in self.cells.iter().enumerate() {
-            for &x in &row[if half { (i + 1).min(row.len()) } else { 0 }..] {
+            for j in if half { i + 1 } else { 0 }..self.columns() {
+                // A row that is too short has undefined cells.
+                let x = row.get(j).copied().flatten();
                 let level = finite(x).map_or(UNDEFINED, |x| {
                     let share = if self.hi > self.lo { (x - self.lo) / (self.hi - self.lo) } else { 0.0 };
                     (share.clamp(0.0, 1.0) * LEVELS).round() as u32

@@ -222,10 +222,14 @@ fn class(look: Look) -> String {
 
 fn style(look: Look) -> Option<String> {
     match look {
-        // The brightest tenth of the scale is hard to see on white.
-        Look::Graded(t) => Some(format!("--c:{}", colour::step((t * 0.9 * colour::STEPS as f64) as usize))),
+        Look::Graded(t) => Some(format!("--c:{}", grade(t))),
         _ => None,
     }
+}
+
+/// The colour of a graded line: the ends of the scale are hard to see as lines, one on a dark page and one on a light one.
+fn grade(t: f64) -> String {
+    colour::step(((0.2 + 0.68 * t) * colour::STEPS as f64) as usize)
 }
 
 /// Swatches and names in rows, and their height.
@@ -254,7 +258,7 @@ fn legend(lines: &[&Line], grades: Option<&(String, String)>) -> (Markup, f64) {
         @if let Some((first, last)) = graded {
             text x="92" y=(top) text-anchor="end" { (first) }
             @for i in 0..24 {
-                rect x=(98 + 5 * i) y=(top - 8.0) width="5.2" height="8" fill=(colour::step((i as f64 / 23.0 * 0.9 * colour::STEPS as f64) as usize)) {}
+                rect x=(98 + 5 * i) y=(top - 8.0) width="5.2" height="8" fill=(grade(i as f64 / 23.0)) {}
             }
             text x="224" y=(top) { (last) }
         }

@@ -11,6 +11,7 @@ mod figure;
 mod files;
 mod heat;
 mod lines;
+mod measures;
 mod method;
 mod number;
 mod page;

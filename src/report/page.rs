@@ -85,7 +85,7 @@ fn head(subjects: &[Subject], verdict: &Verdict) -> Markup {
         div.verdict { @for s in &verdict.sentences { p { (s) } } }
         @if !verdict.glance.is_empty() {
             div.wide.whole.glance {
-                (table(&["Top part, mean over layers and matrices", "side", "similarity", "chance", "control", "in words"], &verdict.glance))
+                (table(&["Top part, mean over layers and matrices", "similarity", "chance", "control", "in words"], &verdict.glance))
             }
         }
         @if !verdict.tiles.is_empty() {

@@ -227,11 +227,16 @@ pub fn worst<'a>(subjects: &'a [Subject]) -> Option<&'a Similarity> {
         let of = if s.has_unique() { Of::Unique } else { Of::Weights };
         s.rows(of, Part::Top)
     });
-    rows.filter_map(|r| Some((finite(r.mean_offdiag)? - finite(Some(r.null))?, r)))
-        // The first of equals.
-        .fold(None, |best: Option<(f64, &Similarity)>, next| match best {
-            Some(b) if b.0 >= next.0 => Some(b),
-            _ => Some(next),
-        })
-        .map(|(_, r)| r)
+    most_alike(rows)
+}
+
+/// The row that is furthest above chance, the first of equals; any where none is defined.
+pub fn most_alike<'a>(rows: impl Iterator<Item = &'a Similarity>) -> Option<&'a Similarity> {
+    let excess =
+        |r: &Similarity| finite(r.mean_offdiag).zip(finite(Some(r.null))).map_or(f64::MIN, |(x, null)| x - null);
+    rows.fold(None, |best: Option<(f64, &Similarity)>, r| match best {
+        Some(b) if b.0 >= excess(r) => Some(b),
+        _ => Some((excess(r), r)),
+    })
+    .map(|(_, r)| r)
 }

@@ -1,8 +1,9 @@
 //! The report as a table for the terminal.
 
+use super::measures::measures;
 use super::number::{finite, largest, show};
 use super::subject::{SIDES, Subject, side, subjects};
-use super::verdict::{measures, verdict};
+use super::verdict::verdict;
 use crate::analysis::record::{Analysis, Of, Part};
 use crate::nn::config::ExpertMatrix;
 

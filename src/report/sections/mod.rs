@@ -2,9 +2,11 @@
 
 mod activations;
 mod first;
-mod functions;
 mod gates;
+mod jacobians;
 mod load;
+mod pairs;
+mod routed_pca;
 mod similarity;
 mod spectra;
 mod training;
@@ -59,8 +61,8 @@ pub fn all(subjects: &[Subject]) -> Vec<Section> {
             "no router was found beside the experts",
         ),
         section("activations", "Which directions do tokens use?", activations::activations(subjects), DATA),
-        section("jacobians", "Do experts compute different functions?", functions::jacobians(subjects), DATA),
-        section("routed-pca", "Do experts get different tokens?", functions::routed_pca(subjects), DATA),
+        section("jacobians", "Do experts compute different functions?", jacobians::jacobians(subjects), DATA),
+        section("routed-pca", "Do experts get different tokens?", routed_pca::routed_pca(subjects), DATA),
         section("load", "Who gets how many tokens, and from where?", load::load(subjects), DATA),
         section(
             "decoupling",

@@ -8,7 +8,9 @@ use crate::report::figure::{About, Figure, HeatPanel, table as numbers_table};
 use crate::report::heat::{Table, Words};
 use crate::report::lines::{Axis, Line, Look};
 use crate::report::number::{finite, largest, percent, round_up, show};
-use crate::report::subject::{SIDES, Subject, layers, merge_chance, over_layers, side, similarity_lines, worst};
+use crate::report::subject::{
+    SIDES, Subject, layers, merge_chance, most_alike, over_layers, side, similarity_lines, worst,
+};
 
 const SOURCE: &str = "METHOD \u{a7}6; arXiv 2602.12556, figures 1, 2a and 4";
 
@@ -62,7 +64,7 @@ pub fn heat_maps(about: About, subjects: &[Subject], ofs: &[Of], prefer: Option<
     let top = subjects[0].analysis.settings.top;
     let rows = |part| subjects.iter().flat_map(move |s| ofs.iter().flat_map(move |&of| s.rows(of, part)));
     let parts: Vec<Part> = [Part::Top, Part::Tail].into_iter().filter(|p| rows(*p).next().is_some()).collect();
-    let prefer = prefer.or_else(|| parts.first().and_then(|p| rows(*p).next()))?;
+    let prefer = prefer.or_else(|| parts.first().and_then(|p| most_alike(rows(*p))))?;
     let his: BTreeMap<Part, f64> = parts.iter().map(|p| (*p, scale(rows(*p)))).collect();
     let mut panels = Vec::new();
     for s in subjects {

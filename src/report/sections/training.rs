@@ -23,7 +23,7 @@ pub fn decoupling(subjects: &[Subject]) -> Vec<Option<Figure>> {
         title: "Energy of W_c beyond its rank",
         shows: "What of the common matrix lies outside its k leading directions, which the basis does not cover."
             .into(),
-        chance: "0 at the start, and after each refresh that realigns.".into(),
+        chance: "0 at the start of a run, where W_c has rank k.".into(),
         source: "METHOD \u{a7}5",
     };
     vec![
