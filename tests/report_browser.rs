@@ -101,19 +101,21 @@ fn a_browser_renders_the_report_and_a_reader_can_use_it() {
     write_comparison(&dir.path().join("two"), &baseline, &decoupled).unwrap();
     for (name, analysis) in [("one", &decoupled), ("large", &large), ("two", &baseline)] {
         let page = dir.path().join(name).join("report.html");
-        for (kind, width, height) in [("desktop", 1280, 2400), ("phone", 500, 2400)] {
+        for (kind, width, height) in [("desktop", 1280, 2400), ("phone", 390, 2400)] {
             let picture = dir.path().join(format!("{name}-{kind}.png"));
             let arguments = [format!("--screenshot={}", picture.display())];
             let (console, _) = run(&browser, &home, width, height, &arguments, &page);
             assert_eq!(console, "", "{name}, {kind}");
-            let size = fs::metadata(&picture).unwrap().len();
-            assert!(size > 50_000, "{name}, {kind}: an empty picture of {size} bytes");
+            let bytes = fs::read(&picture).unwrap();
+            // The width stands at the start of a PNG's first chunk.
+            assert_eq!(bytes[16..20], width.to_be_bytes(), "{name}, {kind}");
+            assert!(bytes.len() > 50_000, "{name}, {kind}: an empty picture of {} bytes", bytes.len());
             if let Some(kept) = std::env::var_os("SDMOE_SCREENSHOTS") {
                 fs::create_dir_all(&kept).unwrap();
                 fs::copy(&picture, Path::new(&kept).join(picture.file_name().unwrap())).unwrap();
             }
         }
-        // A window is at least 500 px wide; a frame can be as narrow as a phone.
+        // Without a picture a window is at least 500 px wide; a frame can be as narrow as a phone.
         let text = fs::read_to_string(&page).unwrap();
         let body = format!("<body data-experts=\"{}\">", analysis.target.experts);
         let probed = text.replace("<body>", &body).replace("</body>", &format!("<script>{PROBE}</script></body>"));

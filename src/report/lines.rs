@@ -42,6 +42,9 @@ impl Line {
     }
 }
 
+/// A line to draw: its name, its look, and the value of a row.
+pub type Named<'a, T> = (&'a str, Look, fn(&T) -> Option<f64>);
+
 /// An axis.
 #[derive(Clone, Debug)]
 pub struct Axis {

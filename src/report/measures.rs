@@ -117,7 +117,7 @@ pub fn measures(s: &Subject) -> Vec<Measure> {
         all.push(Measure::new("Drift, hidden side", of(|d| Some(d.drift_hidden)), of(|d| Some(d.null_hidden)), None));
     }
     if let Some(t) = &a.training {
-        let last = t.val_loss.iter().copied().filter_map(finite).last();
+        let last = t.val_loss.iter().rev().copied().find_map(finite);
         all.push(Measure::new("Validation loss at the end (nats per byte)", last, None, None));
     }
     all

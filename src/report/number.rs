@@ -30,7 +30,7 @@ pub fn show(x: Option<f64>) -> String {
 pub fn brief(x: Option<f64>) -> String {
     let Some(x) = finite(x) else { return UNDEFINED.into() };
     let size = x.abs();
-    if size >= 0.0995 && size < 1.0 {
+    if (0.0995..1.0).contains(&size) {
         format!("{x:.2}").replace('-', "\u{2212}")
     } else if (0.00995..0.0995).contains(&size) {
         format!("{x:.3}").replace('-', "\u{2212}")

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::analysis::record::Pairs;
 use crate::report::figure::{About, Figure, HeatPanel};
 use crate::report::heat::{Table, Words};
-use crate::report::lines::{Axis, Line, Look};
+use crate::report::lines::{Axis, Line, Look, Named};
 use crate::report::number::{largest, mean, round_down, round_up, show, smallest};
 use crate::report::subject::{Subject, merge_chance, over_layers};
 
@@ -89,7 +89,7 @@ pub fn trend<T>(
     subjects: &[Subject],
     y: &str,
     rows: fn(&Subject) -> Vec<(usize, T)>,
-    lines: &[(&str, Look, fn(&T) -> Option<f64>)],
+    lines: &[Named<T>],
 ) -> Option<Figure> {
     let (mut drawn, mut chance) = (Vec::new(), Vec::new());
     for s in subjects {

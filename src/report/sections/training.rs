@@ -3,7 +3,7 @@
 use crate::analysis::record::{Decoupling, Training};
 use crate::nn::config::ExpertMatrix;
 use crate::report::figure::{About, Figure};
-use crate::report::lines::{Axis, Line, Look};
+use crate::report::lines::{Axis, Line, Look, Named};
 use crate::report::number::{finite, mean};
 use crate::report::subject::{Subject, merge_chance, over_layers};
 
@@ -47,12 +47,7 @@ pub fn decoupling(subjects: &[Subject]) -> Vec<Option<Figure>> {
     ]
 }
 
-fn per_matrix(
-    about: About,
-    subjects: &[Subject],
-    y: &str,
-    named: &[(&str, Look, fn(&Decoupling) -> Option<f64>)],
-) -> Option<Figure> {
+fn per_matrix(about: About, subjects: &[Subject], y: &str, named: &[Named<Decoupling>]) -> Option<Figure> {
     let mut charts = Vec::new();
     for m in ExpertMatrix::ALL {
         let (mut lines, mut chance) = (Vec::new(), Vec::new());
@@ -87,6 +82,8 @@ fn curve(t: &Training, values: &[Option<f64>]) -> Vec<(f64, Option<f64>)> {
 
 /// One of a run's curves.
 type Curve = fn(&Training) -> &Vec<Option<f64>>;
+/// What chance gives for a curve.
+type Null = fn(&Training) -> Option<f64>;
 
 /// Figures of the run.
 pub fn training(subjects: &[Subject]) -> Vec<Option<Figure>> {
@@ -163,7 +160,7 @@ fn over_steps(
     y: &str,
     close: bool,
     curves: &[(&str, Curve)],
-    nulls: &[(&str, fn(&Training) -> Option<f64>)],
+    nulls: &[(&str, Null)],
 ) -> Option<Figure> {
     let (mut lines, mut chance) = (Vec::new(), Vec::new());
     for s in subjects {
