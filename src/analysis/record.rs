@@ -253,7 +253,7 @@ pub struct Jacobians {
     pub effective_rank: Vec<Option<f64>>,
     /// Expected cosine of independent Jacobians: 0.
     pub null: f64,
-    /// `mean_offdiag` of experts with weights of the same spectra and random directions.
+    /// `mean_offdiag` of experts with Gaussian matrices of the same norms, at the same tokens.
     pub control: Option<f64>,
 }
 

@@ -4,6 +4,7 @@
 pub mod block;
 pub mod linalg;
 pub mod metrics;
+pub mod metrics_data;
 pub mod metrics_weights;
 pub mod spectral;
 
