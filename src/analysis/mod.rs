@@ -10,6 +10,7 @@ pub mod gates;
 pub mod jacobian;
 mod lanczos;
 pub mod load;
+pub mod observe;
 pub mod record;
 pub mod routed;
 pub mod routed_pca;
