@@ -100,11 +100,19 @@ pub async fn random_ratio(x: &Tensor, r: usize, seed: u64) -> Result<Option<f64>
     if x.rows() == 0 {
         return Ok(None);
     }
-    let drawn = Tensor::empty_f32(x.gpu(), [x.cols(), r])?;
-    fill_normal(&drawn, seed, r as u32, 1.0)?;
-    let directions = orthonormalize(&drawn)?.reshape([x.cols(), r])?;
+    let directions = random_directions(x.gpu(), x.cols(), r, seed)?;
     let (share, _) = shares(&projections(x, &directions).await?, &row_norms(x).await?, r, threshold(x.cols()));
     Ok(Some(share.iter().sum::<f64>() / r as f64))
+}
+
+/// Gaussian orthonormal directions, `[dim, r]`: what controls have in place of singular ones.
+///
+/// # Errors
+/// [`Error::Device`].
+pub fn random_directions(gpu: &Gpu, dim: usize, r: usize, seed: u64) -> Result<Tensor> {
+    let drawn = Tensor::empty_f32(gpu, [dim, r])?;
+    fill_normal(&drawn, seed, r as u32, 1.0)?;
+    orthonormalize(&drawn)?.reshape([dim, r])
 }
 
 /// `|(X' - X) U|_F / |X U|_F` of the first `split` directions and of the rest, for `x, permuted: [T, dim]`, row by row the
@@ -159,7 +167,8 @@ pub fn random_share(dim: usize) -> Option<f64> {
         let steps = 4096;
         let h = end / f64::from(steps);
         let f = |i: i32| (f64::from(i) * h).sin().powi(dim as i32 - 2);
-        (1..steps).map(|i| f(i) * if i % 2 == 1 { 4.0 } else { 2.0 }).sum::<f64>() * h / 3.0 + (f(0) + f(steps)) * h / 3.0
+        (1..steps).map(|i| f(i) * if i % 2 == 1 { 4.0 } else { 2.0 }).sum::<f64>() * h / 3.0
+            + (f(0) + f(steps)) * h / 3.0
     };
     Some(integral(tau.acos()) / integral(std::f64::consts::FRAC_PI_2))
 }

@@ -91,6 +91,40 @@ pub(super) async fn decoupling(
     })
 }
 
+/// Share of the gradient's energy in the common part, `1 - |(I - P_U) G_i (I - P_V)|_F^2 / |G_i|_F^2`: the mean over the
+/// experts that got a gradient; none where none did.
+pub(super) async fn gradient_share(gpu: &Gpu, gradients: &Stack<'_>, basis: &CommonBasis) -> Result<Option<f64>> {
+    let (rows, columns, k) = (gradients.rows, gradients.columns, basis.k);
+    let u = Tensor::from_f32(gpu, [1, rows, k], &basis.u)?;
+    let v = Tensor::from_f32(gpu, [1, columns, k], &basis.v)?;
+    let (mut sum, mut counted) = (0.0, 0usize);
+    gradients
+        .for_parts(gpu, async |_, x| {
+            let count = x.len() / (rows * columns);
+            let g = Tensor::from_f32(gpu, [count, rows, columns], x)?;
+            let left = Tensor::empty_f32(gpu, [count, k, columns])?;
+            let right = Tensor::empty_f32(gpu, [count, rows, k])?;
+            let both = Tensor::empty_f32(gpu, [count, k, k])?;
+            gemm(Trans::T, Trans::N, 1.0, &u, &g, 0.0, &left)?;
+            gemm(Trans::N, Trans::N, 1.0, &g, &v, 0.0, &right)?;
+            gemm(Trans::N, Trans::N, 1.0, &left, &v, 0.0, &both)?;
+            let (left, right, both) = (left.to_f32().await?, right.to_f32().await?, both.to_f32().await?);
+            for (i, g) in x.chunks_exact(rows * columns).enumerate() {
+                let whole = norm(g).powi(2);
+                if whole > 0.0 {
+                    // Projections onto the two sides overlap in U^T G V.
+                    let of = |x: &[f32], size: usize| norm(&x[i * size..(i + 1) * size]).powi(2);
+                    let common = of(&left, k * columns) + of(&right, rows * k) - of(&both, k * k);
+                    sum += (common / whole).clamp(0.0, 1.0);
+                    counted += 1;
+                }
+            }
+            Ok(())
+        })
+        .await?;
+    Ok((counted > 0).then(|| sum / counted as f64))
+}
+
 fn norm(x: &[f32]) -> f64 {
     x.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt()
 }

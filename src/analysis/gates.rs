@@ -83,6 +83,13 @@ pub(super) fn gates(
     Ok(Gates { layer, r, own, cross, specificity, data: None, null: r as f64 / d as f64, control })
 }
 
+/// The share of each expert's router vector within the leading directions of the layer's input, `basis: [d, r]` by rows.
+pub(super) fn with_data(router: &Router<'_>, experts: usize, d: usize, basis: &[f32]) -> Vec<Option<f64>> {
+    let basis = dense::widened(d, basis.len() / d, basis);
+    let vectors: Vec<Vec<f64>> = (0..experts).map(|e| router.vector(e, experts, d)).collect();
+    alignment(&vectors, &[Some(basis.as_ref())]).into_iter().map(|scores| scores[0]).collect()
+}
+
 fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     let (sum, count) = values.fold((0.0, 0usize), |(sum, count), x| (sum + x, count + 1));
     (count > 0).then(|| sum / count as f64)

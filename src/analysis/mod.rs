@@ -3,6 +3,8 @@
 
 pub mod activations;
 mod control;
+pub mod curves;
+pub mod data;
 mod decoupling;
 mod dense;
 mod eigen;
@@ -16,6 +18,8 @@ pub mod routed;
 pub mod routed_pca;
 pub mod similarity;
 pub mod spectra;
+mod tokens;
 pub mod weights;
+pub mod whole;
 
 pub use control::Controls;

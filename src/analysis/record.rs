@@ -146,7 +146,7 @@ pub struct Similarity {
     pub max: Option<f64>,
     /// `r / m`: what random subspaces of the side's dimension m have.
     pub null: f64,
-    /// `mean_offdiag` of random matrices of the same sizes and spectra.
+    /// `mean_offdiag` of Gaussian matrices of the same sizes.
     pub control: Option<f64>,
     /// Experts by experts (samples by samples for activations).
     pub pairs: Pairs,

@@ -247,6 +247,20 @@ impl Measured {
 /// [`Error::Shape`] when the elements do not fit; [`Error::Data`] for a matrix that is not finite or empty;
 /// [`Error::Device`]; the reader's own.
 pub(super) async fn measure(gpu: &Gpu, stack: &Stack<'_>, plan: Plan, key: u64) -> Result<Vec<Measured>> {
+    decompose(gpu, stack, plan, key, |found, energy| Measured::new(found, plan.whole(), energy, plan.r)).await
+}
+
+/// As [`measure`], with `f` to keep what is wanted of the leading singular triples and of `|W|_F^2`.
+///
+/// # Errors
+/// As [`measure`].
+pub(super) async fn decompose<T>(
+    gpu: &Gpu,
+    stack: &Stack<'_>,
+    plan: Plan,
+    key: u64,
+    f: impl Fn(Leading, f64) -> T,
+) -> Result<Vec<T>> {
     let (rows, columns) = (stack.rows, stack.columns);
     if rows * columns == 0 {
         return Err(Error::shape("spectra", "matrices with elements", format!("{rows} x {columns}")));
@@ -272,9 +286,7 @@ pub(super) async fn measure(gpu: &Gpu, stack: &Stack<'_>, plan: Plan, key: u64) 
                     lanczos::leading(gpu, &w, &draws, [plan.keep, plan.r, size], norm).await?
                 }
             };
-            all.extend(
-                found.into_iter().zip(energies).map(|(f, energy)| Measured::new(f, plan.whole(), energy, plan.r)),
-            );
+            all.extend(found.into_iter().zip(energies).map(|(found, energy)| f(found, energy)));
             Ok(())
         })
         .await?;

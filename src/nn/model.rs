@@ -148,6 +148,11 @@ impl Model {
         &self.params.get(self.layers[layer].moe.experts()[matrix as usize]).value
     }
 
+    /// The gradients of those matrices, `[E, m, n]`.
+    pub fn expert_gradients(&self, layer: usize, matrix: ExpertMatrix) -> &Tensor {
+        &self.params.get(self.layers[layer].moe.experts()[matrix as usize]).gradient
+    }
+
     /// The router of layer `layer`, `[d_model, E]`.
     pub fn router(&self, layer: usize) -> &Tensor {
         &self.params.get(self.layers[layer].moe.router()).value
