@@ -19,7 +19,14 @@ pub struct Sources<'a> {
 }
 
 /// The load of a layer from the chosen experts `index: [T, K]`.
-pub fn load(layer: usize, experts: usize, top_k: usize, index: &[u32], sources: Option<Sources<'_>>, seed: u64) -> Load {
+pub fn load(
+    layer: usize,
+    experts: usize,
+    top_k: usize,
+    index: &[u32],
+    sources: Option<Sources<'_>>,
+    seed: u64,
+) -> Load {
     let mut counts = vec![0usize; experts];
     for &e in index {
         counts[e as usize] += 1;

@@ -104,7 +104,8 @@ async fn forward(gpu: &Gpu, model: &Model, seq: usize, tokens: &[u32]) -> Result
 pub fn gradients(gpu: &Gpu, model: &Model, seq: usize, text: &SourceWindows) -> Result<()> {
     let at_once = (AT_ONCE / seq).max(1) * seq;
     let total = text.batch.tokens.len();
-    for (i, (tokens, targets)) in text.batch.tokens.chunks(at_once).zip(text.batch.targets.chunks(at_once)).enumerate() {
+    for (i, (tokens, targets)) in text.batch.tokens.chunks(at_once).zip(text.batch.targets.chunks(at_once)).enumerate()
+    {
         let mode = if i == 0 { Mode::Train } else { Mode::Accumulate };
         let mut tape = Tape::new(gpu);
         let pass = Pass { params: model.params(), seq, mode, token_space: &|_, _| Ok(None) };

@@ -103,7 +103,12 @@ async fn of_group(gpu: &Gpu, routed: Routed<'_>, group: &[(usize, f64)], options
 }
 
 /// Principal angles of each pair of subspaces `[d, r]`, none where one is missing.
-async fn pair_angles(gpu: &Gpu, found: &[Option<Components>], d: usize, r: usize) -> Result<Vec<Vec<Option<Vec<f32>>>>> {
+async fn pair_angles(
+    gpu: &Gpu,
+    found: &[Option<Components>],
+    d: usize,
+    r: usize,
+) -> Result<Vec<Vec<Option<Vec<f32>>>>> {
     let bases: Vec<Option<&Vec<f32>>> = found.iter().map(|c| c.as_ref().and_then(|c| c.basis.as_ref())).collect();
     let mut table = vec![vec![None; bases.len()]; bases.len()];
     for (i, a) in bases.iter().enumerate() {

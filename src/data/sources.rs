@@ -67,8 +67,7 @@ pub fn windows(sources: &[Source], windows: usize, seq: usize) -> Result<SourceW
         return Err(Error::Data(message));
     }
     let each = windows.div_ceil(count).max(1);
-    let mut found =
-        SourceWindows { batch: Batch { tokens: Vec::new(), targets: Vec::new() }, source: Vec::new() };
+    let mut found = SourceWindows { batch: Batch { tokens: Vec::new(), targets: Vec::new() }, source: Vec::new() };
     for (number, source) in sources.iter().enumerate().filter(|(_, s)| long(s)) {
         for batch in Validation::new(&source.bytes, 1, seq, each)?.iter() {
             found.batch.tokens.extend(batch.tokens);

@@ -80,7 +80,8 @@ fn pca_holds(gpu: &Gpu, case: &Case) -> Result<(), String> {
         (case.tensor("x")?, case.tensor("topk_index")?.to_u32(), case.tensor("topk_weight")?.to_f32());
     let data = x.to_f32();
     let experts = case.tensor("router")?.rows();
-    let routed = Routed { x: &data, d: x.cols(), index: &index, weight: &weight, top_k: case.need(&["k"])? as usize, experts };
+    let routed =
+        Routed { x: &data, d: x.cols(), index: &index, weight: &weight, top_k: case.need(&["k"])? as usize, experts };
     let routed = routed.check().map_err(text)?;
     let options = PcaOptions { r: case.need(&["q"])? as usize, centred: true, seed: 1 };
     for (name, centred) in [("pca_eig", true), ("pca_eig0", false)] {
@@ -149,8 +150,7 @@ fn activations_hold(gpu: &Gpu, case: &Case) -> Result<(), String> {
 }
 
 fn jacobians_hold(gpu: &Gpu, case: &Case) -> Result<(), String> {
-    let [gate, up, down] =
-        ["w.gate_proj", "w.up_proj", "w.down_proj"].map(|name| weights(gpu, case.tensor(name)?));
+    let [gate, up, down] = ["w.gate_proj", "w.up_proj", "w.down_proj"].map(|name| weights(gpu, case.tensor(name)?));
     let (gate, up, down) = (gate?, up?, down?);
     let experts = Experts { gate: &gate, up: &up, down: &down };
     let upload = |name: &str| {
@@ -175,10 +175,10 @@ fn jacobians_hold(gpu: &Gpu, case: &Case) -> Result<(), String> {
             return Err(format!("jac, token {t}: off by {worst:.1e}"));
         }
         for (name, wanted) in [("Jv", wanted_jv), ("JTv", wanted_jtv)] {
-            for i in 0..e * p * d {
+            for (i, &probed) in jv.iter().enumerate().take(e * p * d) {
                 let (expert, probe, at) = (i / (p * d), i / d % p, i % d);
                 let got = match name {
-                    "Jv" => f64::from(jv[i]),
+                    "Jv" => f64::from(probed),
                     // (J^T v)_i = sum_o v_o dy_o / dx_i
                     _ => (0..d).map(|o| f64::from(got[(expert * d + at) * d + o]) * v.row(probe)[o]).sum(),
                 };
