@@ -127,6 +127,9 @@ impl Table {
     /// The labels of the scale's ends.
     fn ends(&self) -> [String; 2] {
         let step = tick_step(self.hi - self.lo, 4);
+        // An end between two ticks needs a decimal more.
+        let between = |x: f64| ((x / step).round() * step - x).abs() > 1e-6 * step;
+        let step = if between(self.lo) || between(self.hi) { step / 10.0 } else { step };
         [self.lo, self.hi].map(|x| tick_label(x, step))
     }
 

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::number::percent;
+use super::number::{percent, thousands};
 use super::subject::Subject;
 
 /// Names of tensors that the page lists; all are in the record.
@@ -15,7 +15,7 @@ pub fn section(subjects: &[Subject]) -> Markup {
             h2 { "How it was measured" }
             @for s in subjects { (settings(s)) }
             h3 { "Words" }
-            p { "Chance is the value that random subspaces of the same sizes have in the mean (the null). The control is the same measurement where there is nothing to find: random matrices with the same spectra, random groups of tokens of the same sizes, permuted sources. Of the two, the larger counts. The words in the verdict are for (similarity \u{2212} chance) / (1 \u{2212} chance):" }
+            p { "Chance is the value that random subspaces of the same sizes have in the mean (the null). The control is the same measurement where there is nothing to find: Gaussian matrices of the same sizes, random groups of tokens of the same sizes, permuted sources. Of the two, the larger counts. The words in the verdict are for (similarity \u{2212} chance) / (1 \u{2212} chance):" }
             div.wide.whole {
                 table.words {
                     tbody {
@@ -45,10 +45,14 @@ fn settings(s: &Subject) -> Markup {
     };
     let facts = [
         ("Target", format!("{} ({}, names of {})", a.target.name, a.target.kind, a.target.family)),
-        ("Analysed", format!("{} of {} expert matrices", c.matrices, c.matrices_found)),
+        ("Analysed", format!("{} of {} expert matrices", thousands(c.matrices), thousands(c.matrices_found))),
         (
             "Other tensors",
-            format!("{} that belong to no expert, {} not understood", c.other_tensors, c.unknown_tensors.len()),
+            format!(
+                "{} that belong to no expert, {} not understood",
+                thousands(c.other_tensors),
+                thousands(c.unknown_tensors.len())
+            ),
         ),
         ("Top part", format!("{} of the directions, rounded up", percent(a.settings.top))),
         ("Data", data),

@@ -39,6 +39,19 @@ pub fn brief(x: Option<f64>) -> String {
     }
 }
 
+/// A count with its thousands apart: `4,320`.
+pub fn thousands(n: usize) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
 /// `1 %`, `0.5 %`, with a space that does not break.
 pub fn percent(share: f64) -> String {
     match finite(Some(share)) {
@@ -108,6 +121,11 @@ pub fn coordinate(x: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn large_counts_have_commas() {
+        assert_eq!([0, 999, 4320, 1_234_567].map(thousands), ["0", "999", "4,320", "1,234,567"]);
+    }
 
     #[test]
     fn numbers_are_short_and_what_is_none_is_undefined() {

@@ -1,11 +1,14 @@
 //! The report as a table for the terminal.
 
 use super::measures::measures;
-use super::number::{finite, largest, show};
+use super::number::{finite, largest, show, thousands};
 use super::subject::{SIDES, Subject, side, subjects};
 use super::verdict::verdict;
 use crate::analysis::record::{Analysis, Of, Part};
 use crate::nn::config::ExpertMatrix;
+
+/// Tensors listed here.
+const LISTED: usize = 20;
 
 /// The verdict, the similarities by matrix and side, and the other measures; lines of 80 columns but for the verdict.
 pub fn terminal_table(analysis: &Analysis) -> String {
@@ -14,11 +17,16 @@ pub fn terminal_table(analysis: &Analysis) -> String {
     let c = &analysis.coverage;
     let mut lines = vec![verdict(&subjects).headlines.join(" ")];
     lines.push(format!(
-        "Analysed {} of {} expert matrices; {} tensors not understood.",
-        c.matrices,
-        c.matrices_found,
-        c.unknown_tensors.len()
+        "Analysed {} of {} expert matrices; {} other tensors, {} not understood.",
+        thousands(c.matrices),
+        thousands(c.matrices_found),
+        thousands(c.other_tensors),
+        thousands(c.unknown_tensors.len())
     ));
+    lines.extend(c.unknown_tensors.iter().take(LISTED).map(|name| format!("  not understood: {name}")));
+    if let Some(more) = c.unknown_tensors.len().checked_sub(LISTED).filter(|n| *n > 0) {
+        lines.push(format!("  and {} more, all in {}", thousands(more), super::RECORD));
+    }
     lines.push(String::new());
     lines.extend(similarity(s));
     let all = measures(s);

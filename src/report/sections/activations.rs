@@ -17,7 +17,7 @@ pub fn activations(subjects: &[Subject]) -> Vec<Option<Figure>> {
         id: "activations-samples",
         title: "Similarity of activation subspaces across samples",
         shows: "Whether different samples of the data excite the same leading directions: sample by sample.".into(),
-        chance: "Random subspaces have r / m; the control is random matrices with the same spectra.".into(),
+        chance: "Random subspaces have r / m; the control is Gaussian matrices of the same sizes.".into(),
         source: "METHOD \u{a7}6; arXiv 2602.12556, figure 5",
     };
     vec![ratio(subjects), energy(subjects), shuffle(subjects), heat_maps(samples, subjects, &[Of::Activations], None)]

@@ -31,7 +31,9 @@ fn worst_layer(subjects: &[Subject]) -> Option<Figure> {
         .collect();
     let both = if panels.len() > 1 { " All panels have the same scale." } else { "" };
     let (who, why) = if subjects.iter().any(Subject::has_unique) {
-        ("unique parts", " Merged experts hold W_c and are more alike by construction, so both are shown.")
+        // Beside another the row may be one of plain experts.
+        let who = if subjects.len() == 1 { "unique parts" } else { "experts" };
+        (who, " Merged experts hold W_c and are more alike by construction, so both are shown.")
     } else {
         ("experts", "")
     };
@@ -43,7 +45,7 @@ fn worst_layer(subjects: &[Subject]) -> Option<Figure> {
             "How much of the top {} subspace two experts share: 1 is the same subspace, 0 an orthogonal one. An expert beside itself is left blank.{why}{both}",
             percent(subjects[0].analysis.settings.top)
         ),
-        chance: "The triangle above the scale is the value of random subspaces, r / m; the one below is the same measurement of random matrices with these spectra.".into(),
+        chance: "The triangle above the scale is the value of random subspaces, r / m; the one below is the same measurement of Gaussian matrices of these sizes.".into(),
         source: "METHOD \u{a7}6; arXiv 2602.12556, figure 1",
     };
     let columns = panels.len().min(3);
@@ -63,7 +65,9 @@ fn trend(subjects: &[Subject]) -> Option<Figure> {
             "Similarity of the top {} subspaces, mean over pairs of experts and over gate, up and down. The model side is the input of gate and up and the output of down; the hidden side is the other, whose units each expert may number as it likes.",
             percent(subjects[0].analysis.settings.top)
         ),
-        chance: "Broken line: random subspaces, r / m. Dotted: random matrices with the same spectra, measured the same way.".into(),
+        chance:
+            "Broken line: random subspaces, r / m. Dotted: Gaussian matrices of the same sizes, measured the same way."
+                .into(),
         source: "METHOD \u{a7}6; arXiv 2602.12556, figure 1",
     };
     Figure::charts(about, 2, &x, &y, &charts)

@@ -24,8 +24,11 @@ pub fn jacobians(subjects: &[Subject]) -> Vec<Option<Figure>> {
     let heat = About {
         id: "jacobians-pairs",
         title: "Alignment of every pair of experts",
-        shows: format!("{cosines} Mean of the cosines over tokens, or the cosine of the mean Jacobians. Measured: {}.", how.join("; ")),
-        chance: "Independent functions have 0; the control is experts with weights of the same spectra and random directions.".into(),
+        shows: format!(
+            "{cosines} Mean of the cosines over tokens, or the cosine of the mean Jacobians. Measured: {}.",
+            how.join("; ")
+        ),
+        chance: "Independent functions have 0; the control is experts with Gaussian weights of the same norms.".into(),
         source: SOURCE,
     };
     let measures = [
@@ -41,7 +44,7 @@ pub fn jacobians(subjects: &[Subject]) -> Vec<Option<Figure>> {
         id: "jacobians-trend",
         title: "Alignment over the layers",
         shows: format!("{cosines} Mean over pairs of experts."),
-        chance: "Broken: 0. Dotted: experts with weights of the same spectra and random directions, for the mean of cosines.".into(),
+        chance: "Broken: 0. Dotted: experts with Gaussian weights of the same norms, for the mean of cosines.".into(),
         source: SOURCE,
     };
     let rank = About {

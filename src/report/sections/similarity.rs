@@ -147,21 +147,21 @@ pub fn weights(subjects: &[Subject]) -> Vec<Option<Figure>> {
         id: "similarity",
         title: "Similarity of every pair of experts",
         shows: format!("The share of one expert's subspace that lies in another's, |U_a\u{1d40} U_b|\u{b2} / r. {SCALE} Grey is undefined."),
-        chance: "Random subspaces have r / m, with m the width of the side; the control is random matrices with the experts' spectra.".into(),
+        chance: "Random subspaces have r / m, with m the width of the side; the control is Gaussian matrices of the experts' sizes.".into(),
         source: SOURCE,
     };
     let top = About {
         id: "similarity-top",
         title: "Similarity of the top directions over the layers",
         shows: "Mean over pairs of experts, one chart a matrix and side. Merged experts and unique parts are always both there.".into(),
-        chance: "Broken: r / m. Dotted: random matrices with the same spectra.".into(),
+        chance: "Broken: r / m. Dotted: Gaussian matrices of the same sizes.".into(),
         source: SOURCE,
     };
     let tail = About {
         id: "similarity-tail",
         title: "Similarity of the tail over the layers",
         shows: "The same of all other directions, mean over gate, up and down too. Large subspaces overlap much by chance alone: only the distance to chance says something.".into(),
-        chance: "Broken: r / m with the tail's r. Dotted: random matrices with the same spectra.".into(),
+        chance: "Broken: r / m with the tail's r. Dotted: Gaussian matrices of the same sizes.".into(),
         source: SOURCE,
     };
     vec![
@@ -179,7 +179,7 @@ pub fn gradients(subjects: &[Subject]) -> Vec<Option<Figure>> {
         shows: format!(
             "As for weights, of the gradient of each expert over the tokens looked at. {SCALE} An expert without tokens has no gradient and is grey."
         ),
-        chance: "r / m; the control is random matrices with the gradients' spectra.".into(),
+        chance: "r / m; the control is Gaussian matrices of the gradients' sizes.".into(),
         source: SOURCE,
     };
     let over = |id, title, part| {
@@ -187,7 +187,7 @@ pub fn gradients(subjects: &[Subject]) -> Vec<Option<Figure>> {
             id,
             title,
             shows: "Mean over pairs of experts; of the tail also over gate, up and down.".into(),
-            chance: "Broken: r / m. Dotted: random matrices with the same spectra.".into(),
+            chance: "Broken: r / m. Dotted: Gaussian matrices of the same sizes.".into(),
             source: SOURCE,
         };
         trends(about, subjects, &[Of::Gradients], part)
