@@ -4,7 +4,7 @@ use crate::kernels::{
     Variant, column_sum, elementwise, gemm_table, loss, routing, spectral, spectral_rows, spectral_update, token_space,
 };
 use crate::optim::{adamw, clip};
-use crate::{linalg, ops};
+use crate::{analysis, linalg, ops};
 
 /// All kernels. A module that adds one adds its list here.
 pub fn kernels() -> Vec<Variant> {
@@ -16,6 +16,7 @@ pub fn kernels() -> Vec<Variant> {
         routing::kernels(),
         ops::kernels(),
         linalg::kernels(),
+        analysis::jacobian::kernels(),
         spectral::kernels(),
         spectral_rows::kernels(),
         spectral_update::kernels(),

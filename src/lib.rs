@@ -25,8 +25,10 @@
 //! | [`linalg`] | random numbers, tall-skinny QR, small SVD, randomized SVD, subspaces |
 //! | [`nn`] | layers, the model, its configuration, the spectral state of the experts |
 //! | [`optim`] | AdamW, clipping, the gradient split, the refresh of the bases |
-//! | [`checkpoint`], [`data`] | safetensors, folders replaced as a whole; corpus and batches |
+//! | [`checkpoint`], [`data`] | safetensors, folders replaced as a whole, experts of any checkpoint; corpus and batches |
 //! | [`train`] | the trainer, and a whole run with its metrics |
+//! | [`analysis`] | how specialised experts are, each figure beside what chance gives |
+//! | [`report`] | what an analysis found, as a page, figures and a table for the terminal |
 //! | [`bench`] | how fast it is |
 //! | [`catalog`] | the list of all kernels |
 //! | [`cli`] | the program, one file a subcommand |
@@ -53,6 +55,7 @@
 //! # }
 //! ```
 
+pub mod analysis;
 pub mod autograd;
 pub mod bench;
 pub mod catalog;
@@ -66,6 +69,7 @@ pub mod linalg;
 pub mod nn;
 pub mod ops;
 pub mod optim;
+pub mod report;
 pub mod tensor;
 pub mod train;
 

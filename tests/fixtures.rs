@@ -3,12 +3,12 @@
 mod common;
 mod fixtures_support;
 
-use fixtures_support::{Runner, block, cases, entries, linalg, root, spectral};
+use fixtures_support::{Runner, block, cases, entries, linalg, metrics, root, spectral};
 
 /// The groups that are run, each by a test below.
-const RUN: [&str; 3] = ["block", "linalg", "sdmoe"];
+const RUN: [&str; 4] = ["block", "linalg", "metrics", "sdmoe"];
 /// Groups of features that come later.
-const LATER: [&str; 2] = ["hf", "metrics"];
+const LATER: [&str; 1] = ["hf"];
 
 /// Runs every case of a group in every tier; prints how many there were.
 fn run(group: &str, runner: Runner) {
@@ -40,6 +40,11 @@ fn every_linear_algebra_case_holds() {
 #[test]
 fn every_spectral_decoupling_case_holds() {
     run("sdmoe", spectral::run);
+}
+
+#[test]
+fn every_case_of_the_analysis_holds() {
+    run("metrics", metrics::run);
 }
 
 #[test]

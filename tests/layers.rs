@@ -15,7 +15,8 @@ const ORDER: &[&[&str]] = &[
     &["optim"],
     &["checkpoint", "data"],
     &["train"],
-    &["bench"],
+    &["analysis", "bench"],
+    &["report"],
     &["catalog"],
     &["cli"],
 ];

@@ -106,10 +106,10 @@ fn a_run_writes_what_the_documents_promise_and_its_config_reproduces_it() {
     assert!(summary.tokens_per_second > 0.0 && summary.peak_gpu_bytes > 0);
 
     // Its config alone reproduces it; so does the first command; another seed does not.
-    place.runs("train --config a/config.toml --out b --quiet");
+    place.runs("train --config a/config.toml --out b --quiet --report off");
     assert_eq!(place.read("a/config.toml"), place.read("b/config.toml"));
     assert!(checkpoint(&place.path("a")) == checkpoint(&place.path("b")), "the same run, other bytes");
-    place.runs("train --config run.toml --out c --quiet --seed 2");
+    place.runs("train --config run.toml --out c --quiet --report off --seed 2");
     let (a, c) = (checkpoint(&place.path("a")), checkpoint(&place.path("c")));
     assert!(a[0] != c[0] && a[1] != c[1], "another seed, the same bytes");
 
@@ -122,7 +122,7 @@ fn a_run_writes_what_the_documents_promise_and_its_config_reproduces_it() {
     let text = place.read("text");
     place.write("text", &text[..10 * held_out]);
     place.write("held-out", &text[9 * held_out..10 * held_out]);
-    place.runs("train --config run.toml --out d --quiet");
+    place.runs("train --config run.toml --out d --quiet --report off");
     let shown = place.runs("eval --checkpoint d/checkpoint --data held-out");
     let own = self::summary(&place.path("d"));
     // What is printed has four digits.
@@ -217,7 +217,7 @@ fn ctrl_c_finishes_the_step_writes_a_checkpoint_and_says_how_to_resume() {
     assert_eq!(lines(&place.path("a/metrics.jsonl")).len() as u64, step);
     assert!(!place.path("a/summary.json").exists());
     // As it says; 20 steps are enough here.
-    place.runs(&format!("train --resume a --quiet --steps {}", step + 20));
+    place.runs(&format!("train --resume a --quiet --report off --steps {}", step + 20));
     let steps: Vec<u64> = lines(&place.path("a/metrics.jsonl")).iter().map(|l| l.step).collect();
     assert_eq!(steps, (1..=step + 20).collect::<Vec<_>>());
 }
@@ -323,7 +323,7 @@ fn finished() -> Place {
     let mut config = tiny();
     config.train.steps = 4;
     let place = place(&config);
-    place.runs("train --config run.toml --out a --quiet");
+    place.runs("train --config run.toml --out a --quiet --report off");
     place
 }
 
@@ -342,7 +342,7 @@ fn numbers_that_are_not_finite_stop_the_run_and_keep_the_checkpoint() {
     assert_eq!(found.iter().map(|l| l.step).collect::<Vec<_>>(), (1..step).collect::<Vec<_>>(), "{message}");
     assert!(!place.path("a/checkpoint.tmp").exists());
     // The checkpoint still serves, here with half the batch.
-    place.runs("train --resume a --steps 5 --lr 1e-3 --batch 1 --quiet");
+    place.runs("train --resume a --steps 5 --lr 1e-3 --batch 1 --quiet --report off");
     assert_eq!(summary(&place.path("a")).tokens, 4 * 64 + 32);
 }
 
@@ -358,7 +358,7 @@ fn a_disk_that_is_full_stops_the_run_and_keeps_the_checkpoint() {
         let mut bash = std::process::Command::new("bash");
         bash.args(["-c", &script]).env("XDG_RUNTIME_DIR", place.path("")).current_dir(place.path("")).output().unwrap()
     };
-    let args = "train --resume a --steps 9 --quiet";
+    let args = "train --resume a --steps 9 --quiet --report off";
     let output = limited(8, args);
     failed(args, &output, "writing a/checkpoint.tmp/model.safetensors");
     assert!(checkpoint(&place.path("a")) == before, "the checkpoint was touched");
@@ -397,7 +397,10 @@ fn a_checkpoint_that_lacks_a_tensor_is_told_and_left_alone() {
         let held: Vec<_> = kept.iter().map(|n| tensors.get_f32(n).unwrap()).collect();
         let list: Vec<_> = kept.iter().zip(&held).map(|(n, (s, d))| TensorToSave::f32(n, s, d)).collect();
         save_tensors(&path, &list, tensors.metadata()).unwrap();
-        place.fails("train --resume a --steps 9 --quiet", &format!("tensor `{lost}`: expected one, found none"));
+        place.fails(
+            "train --resume a --steps 9 --quiet --report off",
+            &format!("tensor `{lost}`: expected one, found none"),
+        );
         fs::write(&path, whole).unwrap();
     }
 }

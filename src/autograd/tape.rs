@@ -52,17 +52,23 @@ pub struct Tape {
     gpu: Gpu,
     nodes: Vec<Node>,
     recomputes: bool,
+    keeps: bool,
 }
 
 impl Tape {
     /// An empty tape.
     pub fn new(gpu: &Gpu) -> Self {
-        Self { gpu: gpu.clone(), nodes: Vec::new(), recomputes: false }
+        Self { gpu: gpu.clone(), nodes: Vec::new(), recomputes: false, keeps: false }
     }
 
     /// With `true` the values of [`Tape::apply_recomputed`] are made again in backward rather than kept.
     pub fn recomputing(self, recomputes: bool) -> Self {
         Self { recomputes, ..self }
+    }
+
+    /// Keeps all values for whoever wants to look at them: [`Tape::release`] frees nothing.
+    pub fn keeping(self) -> Self {
+        Self { keeps: true, ..self }
     }
 
     /// The device.
@@ -140,6 +146,9 @@ impl Tape {
 
     /// Says that the forward reads these values no more: what backward does not read either is freed.
     pub fn release(&mut self, vars: &[Var]) {
+        if self.keeps {
+            return;
+        }
         for var in vars {
             let node = &mut self.nodes[var.0];
             node.released = true;

@@ -2,9 +2,16 @@
 //!
 //! Knows files and bytes; what the tensors mean is the business of whoever saves and loads them.
 
+pub mod experts;
 pub mod folder;
+mod header;
+mod inventory;
+mod names;
+mod target;
 pub mod tensors;
+mod widen;
 
+pub use experts::{ExpertCheckpoint, ExpertLayer, Family, Weights};
 pub use folder::{locate, write_atomically, write_file_atomically};
 pub use tensors::{TensorFile, TensorToSave, load_tensors, save_tensors};
 

@@ -8,9 +8,10 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
-use safetensors::{Dtype, SafeTensorError, SafeTensors};
 
+use super::header::read_header;
 use crate::error::{Error, Result};
 
 /// The one key of the file's own metadata.
@@ -98,16 +99,26 @@ pub struct TensorFile {
 /// [`Error::Io`] when it cannot be read; [`Error::Checkpoint`] when it is truncated, damaged, or not ours.
 pub fn load_tensors(path: &Path) -> Result<TensorFile> {
     let bytes = std::fs::read(path).map_err(Error::io("reading", path))?;
-    let (header_len, header) = SafeTensors::read_metadata(&bytes).map_err(|e| damaged(path, &bytes, &e))?;
+    let (data_start, header) = read_header(path, bytes.len() as u64, &bytes[..])?;
+    let entries = own_entries(path, header.metadata().as_ref().unwrap_or(&HashMap::new()))?;
+    let message = format!("not a checkpoint of sdmoe: expected metadata `{KEY}`, found none");
+    let metadata = entries.ok_or_else(|| Error::checkpoint(path, message))?;
+    Ok(TensorFile { path: path.to_owned(), data_start: data_start as usize, bytes, header, metadata })
+}
+
+/// What [`save_tensors`] wrote beside the tensors, from a file's whole metadata; `None` where it did not write the file.
+///
+/// # Errors
+/// [`Error::Checkpoint`] when another version of this program wrote it, or it is damaged.
+pub(super) fn own_entries(path: &Path, all: &HashMap<String, String>) -> Result<Option<BTreeMap<String, String>>> {
     let foreign = |m: String| Error::checkpoint(path, format!("not a checkpoint of sdmoe: {m}"));
-    let own = header.metadata().as_ref().and_then(|m| m.get(KEY));
-    let own = own.ok_or_else(|| foreign(format!("expected metadata `{KEY}`, found none")))?;
+    let Some(own) = all.get(KEY) else { return Ok(None) };
     let metadata: BTreeMap<String, String> = serde_json::from_str(own).map_err(|e| foreign(e.to_string()))?;
     if metadata.get("format").map(String::as_str) != Some(KEY) {
         return Err(foreign(format!("expected format `{KEY}`, got {:?}", metadata.get("format"))));
     }
     match metadata.get("version").map(String::as_str) {
-        Some(VERSION) => Ok(TensorFile { path: path.to_owned(), data_start: 8 + header_len, bytes, header, metadata }),
+        Some(VERSION) => Ok(Some(metadata)),
         other => Err(Error::checkpoint(
             path,
             format!(
@@ -116,25 +127,6 @@ pub fn load_tensors(path: &Path) -> Result<TensorFile> {
             ),
         )),
     }
-}
-
-/// Says in plain words what the header check found.
-fn damaged(path: &Path, bytes: &[u8], error: &SafeTensorError) -> Error {
-    let header = bytes.get(..8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes);
-    let message = match (error, header) {
-        (SafeTensorError::HeaderTooSmall, _) | (_, None) => {
-            format!("truncated or empty: expected a safetensors header, got {} bytes", bytes.len())
-        }
-        (SafeTensorError::MetadataIncompleteBuffer, _) => {
-            format!("truncated: its header promises other than the {} bytes that are there", bytes.len())
-        }
-        // A header beyond the file is a truncated one only where the length is believable.
-        (SafeTensorError::InvalidHeaderLength, Some(n)) if bytes.get(8) == Some(&b'{') => {
-            format!("truncated: expected a header of {n} bytes, got {}", bytes.len() - 8)
-        }
-        _ => format!("not a safetensors file, or damaged ({error})"),
-    };
-    Error::checkpoint(path, message.replace('\n', " "))
 }
 
 impl TensorFile {

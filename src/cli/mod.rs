@@ -13,6 +13,8 @@ use clap::{Parser, Subcommand};
 use crate::error::{Error, Result};
 use crate::train::progress::say;
 
+mod analysis_bar;
+mod analyze;
 mod bench;
 mod devices;
 mod eval;
@@ -40,6 +42,8 @@ enum Command {
     Generate(generate::Args),
     /// Measure the loss of a checkpoint on a text
     Eval(eval::Args),
+    /// Analyse how specialised the experts of a checkpoint are, as a report
+    Analyze(Box<analyze::Args>),
     /// Measure the kernels and the training step, against the adapter's and the CPU's own rates
     Bench(bench::Args),
     /// List the GPU adapters
@@ -60,6 +64,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Train(args) => train::run(&args),
         Command::Generate(args) => generate::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Eval(args) => eval::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Analyze(args) => analyze::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Devices => devices::run().map(|()| ExitCode::SUCCESS),
     };

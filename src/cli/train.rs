@@ -71,6 +71,9 @@ pub(super) struct Args {
     /// Go on with the run in this folder, from its last checkpoint; its own settings hold, flags go over them
     #[arg(long, value_name = "DIR")]
     resume: Option<PathBuf>,
+    /// The report on the experts at the end, in the run's folder (see `sdmoe analyze`) [default: on]
+    #[arg(long, value_name = "on|off")]
+    report: Option<Switch>,
     /// Show no progress
     #[arg(long)]
     quiet: bool,
@@ -184,10 +187,20 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         say("note: the data are not those that this run was started with");
     }
     let dir = plan.folder.dir().to_owned();
+    let reports = !matches!(args.report, Some(Switch::Off));
+    let held_out = if reports { plan.corpus.validation().to_vec() } else { Vec::new() };
+    let adapter = plan.config.adapter.clone();
     let stop = stop_on_interrupt()?;
     match pollster::block_on(crate::train::run::run(plan, display, &stop))? {
         Outcome::Finished { summary, sample } => {
             super::print(&report(&summary, &sample, &dir))?;
+            if reports {
+                // The run is whole and saved: from here on an interrupt loses nothing but the report.
+                stop.store(true, Ordering::Relaxed);
+                let display = if display == Display::Bar { Display::Bar } else { Display::Quiet };
+                let page = super::analyze::report_run(&dir, adapter.as_deref(), &held_out, display)?;
+                super::print(&format!("report on the experts: {}\n", page.display()))?;
+            }
             Ok(ExitCode::SUCCESS)
         }
         Outcome::Interrupted { step } => {

@@ -5,6 +5,7 @@
 pub mod batches;
 pub mod corpus;
 pub mod offsets;
+pub mod sources;
 pub mod tokenizer;
 
 pub use batches::{Batch, Batches, Validation};

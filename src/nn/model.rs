@@ -49,6 +49,17 @@ pub struct Output {
     pub losses: Vec<Var>,
     /// Each layer's routing.
     pub routings: Vec<Routing>,
+    /// What each layer's experts got; on a [`Tape::keeping`] tape their values can be read.
+    pub experts: Vec<ExpertVars>,
+}
+
+/// What one layer's experts got.
+#[derive(Clone, Copy, Debug)]
+pub struct ExpertVars {
+    /// The layer's input after its norm, `[tokens, d_model]`.
+    pub input: Var,
+    /// Combine weights, `[tokens, K]`.
+    pub weights: Var,
 }
 
 impl Model {
@@ -137,6 +148,16 @@ impl Model {
         &self.params.get(self.layers[layer].moe.experts()[matrix as usize]).value
     }
 
+    /// The gradients of those matrices, `[E, m, n]`.
+    pub fn expert_gradients(&self, layer: usize, matrix: ExpertMatrix) -> &Tensor {
+        &self.params.get(self.layers[layer].moe.experts()[matrix as usize]).gradient
+    }
+
+    /// The router of layer `layer`, `[d_model, E]`.
+    pub fn router(&self, layer: usize) -> &Tensor {
+        &self.params.get(self.layers[layer].moe.router()).value
+    }
+
     /// State beside the parameters, with its names in checkpoints: the balance biases.
     pub fn state(&self) -> Vec<(String, Tensor)> {
         let named = |(l, layer): (usize, &Layer)| Some((format!("layers.{l}.moe.balance_bias"), layer.bias.clone()?));
@@ -156,7 +177,7 @@ impl Model {
         let tokens = tape.constant(tokens);
         let embed = pass.param(tape, self.embed);
         let mut x = tape.apply(Embedding, &[embed, tokens])?;
-        let (mut losses, mut routings) = (Vec::new(), Vec::new());
+        let (mut losses, mut routings, mut experts) = (Vec::new(), Vec::new(), Vec::new());
         let add = |tape: &mut Tape, x, branch| {
             let sum = tape.apply(Add, &[x, branch])?;
             tape.release(&[x, branch]);
@@ -175,6 +196,7 @@ impl Model {
             x = add(tape, x, moe.output)?;
             losses.extend(moe.losses);
             routings.push(moe.routing);
+            experts.push(ExpertVars { input: normed, weights: moe.weights });
         }
         let weight = pass.param(tape, self.final_norm);
         let normed = tape.apply_recomputed(norm, &[x, weight])?;
@@ -187,7 +209,7 @@ impl Model {
             None => tape.apply(MatMul { trans_b: true }, &[normed, embed])?,
         };
         tape.release(&[normed]);
-        Ok(Output { logits, losses, routings })
+        Ok(Output { logits, losses, routings, experts })
     }
 
     /// Moves the balance biases of layer `layer`, if balancing by bias is on, towards the experts that got too little:

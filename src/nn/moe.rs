@@ -33,6 +33,8 @@ pub struct MoeOutput {
     pub losses: Vec<Var>,
     /// Who went where.
     pub routing: Routing,
+    /// Combine weights, `[tokens, K]`.
+    pub weights: Var,
 }
 
 impl MoeLayer {
@@ -53,6 +55,11 @@ impl MoeLayer {
         let gated = moe.d_shared > 0 && moe.shared_gate == SharedGate::Sigmoid;
         let shared_gate = gated.then(|| params.add(format!("{prefix}.shared_gate"), Group::Decay, &[d, 1]));
         Self { layer, router, experts, shared, shared_gate }
+    }
+
+    /// The router, `[d_model, E]`.
+    pub fn router(&self) -> ParamId {
+        self.router
     }
 
     /// The routed experts' matrices in the order of [`ExpertMatrix::ALL`], `[E, m, n]` each.
@@ -120,7 +127,7 @@ impl MoeLayer {
             }
         }
         tape.release(&[logits, scores]);
-        Ok(MoeOutput { output, losses, routing })
+        Ok(MoeOutput { output, losses, routing, weights })
     }
 
     fn shared_expert(&self, tape: &mut Tape, pass: &Pass<'_>, shared: [ParamId; 3], x: Var) -> Result<Var> {

@@ -3,6 +3,9 @@
 
 pub mod block;
 pub mod linalg;
+pub mod metrics;
+pub mod metrics_data;
+pub mod metrics_weights;
 pub mod spectral;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,149 @@
+//! What an analysis adds where there is a text and a model that runs: load, routed PCA, Jacobians, activations, what the
+//! router follows of the input, and gradients.
+
+use super::control::Controls;
+use super::decoupling::{CommonBasis, gradient_share};
+use super::gates::{Router, with_data};
+use super::jacobian::{Experts, JacobianOptions, jacobians};
+use super::load::{Sources, load};
+use super::observe::{LayerView, gradients, observe};
+use super::record::{Analysis, Of};
+use super::routed::Routed;
+use super::routed_pca::{PcaOptions, components, routed_pca};
+use super::spectra::{Elements, Stack};
+use super::tokens::{activations, samples};
+use super::weights::analyze_experts;
+use super::whole::{AnalysisOptions, Event, Listener};
+use crate::checkpoint::ExpertCheckpoint;
+use crate::data::sources::SourceWindows;
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::nn::config::ExpertMatrix;
+use crate::nn::model::Model;
+
+/// Tokens at which the singular values of Jacobians are taken.
+const JACOBIAN_SPECTRA: usize = 4;
+/// Up to this width they are exact; beyond it they are probed, and have no spectra.
+const EXACT_WIDTH: usize = 512;
+/// Probes of a token: the cosine of two Jacobians is then good to 0.1 at worst, of which the mean over tokens takes most.
+const PROBES: usize = 64;
+/// Dimensions of the subspaces that routed PCA compares: enough to hold more than the mean's neighbours, few enough for
+/// an expert with a dozen tokens.
+const PCA_DIMENSIONS: usize = 8;
+
+/// The text to look at.
+#[derive(Clone, Copy, Debug)]
+pub struct DataOptions<'a> {
+    /// Tokens of a sequence.
+    pub seq: usize,
+    /// Whole sequences, with their sources.
+    pub windows: &'a SourceWindows,
+    /// The sources' names.
+    pub names: &'a [String],
+    /// What the report calls the text.
+    pub label: &'a str,
+    /// Tokens at which Jacobians are taken, a few dozen.
+    pub jacobians: usize,
+}
+
+/// Adds to `analysis`, made of the weights in `checkpoint`, what the same weights in `model` do with a text.
+///
+/// # Errors
+/// [`Error::Shape`] when the model is not that of the checkpoint or the windows are not of `seq` tokens;
+/// [`Error::Data`] where something is not finite; [`Error::Device`]; [`Error::Checkpoint`]; [`Error::Io`].
+#[allow(clippy::too_many_arguments, reason = "each is used once, by the two commands that analyse")]
+pub async fn add_data(
+    gpu: &Gpu,
+    model: &Model,
+    checkpoint: &ExpertCheckpoint,
+    text: &DataOptions<'_>,
+    options: &AnalysisOptions,
+    controls: &mut Controls,
+    listener: Listener<'_>,
+    analysis: &mut Analysis,
+) -> Result<()> {
+    let (config, seed) = (model.config(), options.spectrum.seed);
+    let chosen = options.chosen(checkpoint)?;
+    if let Some(beyond) = chosen.iter().find(|l| l.number >= config.layers) {
+        return Err(Error::shape("analysis", format!("{} layers", config.layers), format!("layer {}", beyond.number)));
+    }
+    listener(Event::Begin("reading the text"));
+    let observed = observe(gpu, model, text.seq, text.windows, seed).await?;
+    analysis.settings.tokens = observed.source.len();
+    analysis.settings.data = Some(text.label.to_owned());
+    let sources = Sources { of_token: &observed.source, names: text.names };
+    for layer in chosen.iter().map(|l| l.number) {
+        listener(Event::Begin(&format!("layer {layer}, at work on the text")));
+        let (view, routed) = (&observed.layers[layer], observed.routed(layer).check()?);
+        analysis.load.push(load(layer, routed.experts, routed.top_k, routed.index, Some(sources), seed));
+        let pca = PcaOptions { r: PCA_DIMENSIONS.min(routed.d), centred: true, seed };
+        analysis.routed_pca.push(routed_pca(gpu, layer, routed, pca).await?);
+        analysis.jacobians.push(at_tokens(gpu, model, layer, routed, text.jacobians, seed).await?);
+        analysis.activations.extend(activations(gpu, model, layer, view, routed, &options.spectrum).await?);
+        let widths = [routed.d, text.seq];
+        analysis.similarity.extend(samples(gpu, layer, &view.x, widths, &options.spectrum, controls).await?);
+        gates(gpu, model, layer, view, routed, analysis).await?;
+    }
+    listener(Event::Begin("gradients"));
+    gradients(gpu, model, text.seq, text.windows)?;
+    for layer in chosen {
+        for matrix in ExpertMatrix::ALL {
+            let gradient = model.expert_gradients(layer.number, matrix);
+            let &[count, rows, columns] = gradient.dims() else { continue };
+            let elements = Elements::Device(gradient);
+            let stack = Stack { count, rows, columns, transposed: false, elements };
+            let of = Of::Gradients;
+            let found = analyze_experts(gpu, layer.number, matrix, of, &stack, &options.spectrum, controls).await?;
+            analysis.similarity.extend(found.similarity);
+            analysis.spectra.extend(found.spectra);
+            let mut rows_of = analysis.decoupling.iter_mut();
+            let row = rows_of.find(|row| row.layer == layer.number && row.matrix == matrix);
+            if let (Some(common), Some(row)) = (checkpoint.common(layer, matrix)?, row) {
+                let basis = CommonBasis::given(&common.u, &common.v, [rows, columns, common.rank])?;
+                row.common_gradient_share = gradient_share(gpu, &stack, &basis).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Jacobians at tokens spread evenly over the text.
+async fn at_tokens(
+    gpu: &Gpu,
+    model: &Model,
+    layer: usize,
+    routed: Routed<'_>,
+    tokens: usize,
+    seed: u64,
+) -> Result<super::record::Jacobians> {
+    let count = tokens.min(routed.tokens());
+    let spread = (0..count).map(|i| i * routed.tokens() / count);
+    let x = super::activations::rows(gpu, routed.x, routed.d, spread)?;
+    let exact = routed.d <= EXACT_WIDTH;
+    let options =
+        JacobianOptions { probes: (!exact).then_some(PROBES), spectra: if exact { JACOBIAN_SPECTRA } else { 0 }, seed };
+    let [gate, up, down] = ExpertMatrix::ALL.map(|m| model.experts(layer, m));
+    jacobians(gpu, layer, Experts { gate, up, down }, &x, options).await
+}
+
+/// Adds to the layer's gates their alignment with the leading directions of its input, of which the mean is not removed.
+async fn gates(
+    gpu: &Gpu,
+    model: &Model,
+    layer: usize,
+    view: &LayerView,
+    routed: Routed<'_>,
+    analysis: &mut Analysis,
+) -> Result<()> {
+    let Some(found) = analysis.gates.iter_mut().find(|g| g.layer == layer) else { return Ok(()) };
+    let (tokens, d) = (routed.tokens(), routed.d);
+    let all = Routed { x: &view.x, d, index: &vec![0; tokens], weight: &vec![1.0; tokens], top_k: 1, experts: 1 };
+    let options = PcaOptions { r: found.r, centred: false, seed: 0 };
+    let input = components(gpu, all, options).await?.into_iter().flatten().next();
+    if let Some(basis) = input.and_then(|c| c.basis) {
+        let router = model.router(layer).to_f32().await?;
+        let router = Router { elements: &router, transposed: false };
+        found.data = Some(with_data(&router, routed.experts, d, &basis));
+    }
+    Ok(())
+}

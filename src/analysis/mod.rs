@@ -1,0 +1,25 @@
+//! How specialised the experts of a Mixture-of-Experts model are: spectra, similarities, gates, activations, Jacobians,
+//! routed PCA and load, each beside what chance would give (METHOD §6, §7).
+
+pub mod activations;
+mod control;
+pub mod curves;
+pub mod data;
+mod decoupling;
+mod dense;
+mod eigen;
+pub mod gates;
+pub mod jacobian;
+mod lanczos;
+pub mod load;
+pub mod observe;
+pub mod record;
+pub mod routed;
+pub mod routed_pca;
+pub mod similarity;
+pub mod spectra;
+mod tokens;
+pub mod weights;
+pub mod whole;
+
+pub use control::Controls;

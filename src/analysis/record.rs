@@ -1,0 +1,373 @@
+//! What an analysis found: the content of `analysis.json`.
+//!
+//! Every similarity stands beside its `null`, the value that random subspaces of the same sizes would have, and its
+//! `control`, what the same measurement gives where there is nothing to find (matched random matrices, random groups of
+//! tokens of the same sizes). What is undefined (an expert without tokens, too few tokens for a subspace) is `None`, in
+//! JSON `null`, never NaN.
+
+use serde::{Deserialize, Serialize};
+
+use crate::nn::config::ExpertMatrix;
+use crate::train::metrics::Side;
+
+/// A square table over experts (or groups), by rows; what is undefined is `None`.
+pub type Pairs = Vec<Vec<Option<f64>>>;
+
+/// Everything that one analysis found.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Analysis {
+    /// What was analysed.
+    pub target: Target,
+    /// How.
+    pub settings: Settings,
+    /// How much of it.
+    pub coverage: Coverage,
+    /// Subspaces compared between experts.
+    pub similarity: Vec<Similarity>,
+    /// Singular spectra.
+    pub spectra: Vec<Spectrum>,
+    /// What the router follows.
+    pub gates: Vec<Gates>,
+    /// Which singular directions the tokens use.
+    pub activations: Vec<Activations>,
+    /// Whether experts compute different functions.
+    pub jacobians: Vec<Jacobians>,
+    /// Where the tokens of each expert lie.
+    pub routed_pca: Vec<RoutedPca>,
+    /// Who gets how many tokens, from where.
+    pub load: Vec<Load>,
+    /// Drift of decoupled experts out of their complement, and the share of the gradient that is common.
+    pub decoupling: Vec<Decoupling>,
+    /// The run's curves, where the target is a run.
+    pub training: Option<Training>,
+}
+
+/// What was analysed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Target {
+    /// The name to show: the folder's or file's name.
+    pub name: String,
+    /// `run`, `checkpoint`, `hugging_face` or `safetensors`.
+    pub kind: String,
+    /// The family whose tensor names were found: `sdmoe`, `qwen2_moe`, `mixtral`, `olmoe`, `deepseek_v2`.
+    pub family: String,
+    /// Whether the experts are decoupled (`W_i = W_c + W_u,i`).
+    pub spectral: bool,
+    /// MoE layers found, by their numbers in the model.
+    pub layers: Vec<usize>,
+    /// Experts of a layer.
+    pub experts: usize,
+    /// Model width d.
+    pub d_model: usize,
+    /// Hidden width f of an expert.
+    pub d_expert: usize,
+    /// The step of the checkpoint, where known.
+    pub step: Option<u64>,
+}
+
+/// How the analysis was made.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    /// Share of the directions in the top subspace: 0.01.
+    pub top: f64,
+    /// Seed of sketches, probes and controls.
+    pub seed: u64,
+    /// Tokens looked at; 0 without data.
+    pub tokens: usize,
+    /// The data's path, if any.
+    pub data: Option<String>,
+    /// The adapter and its driver.
+    pub adapter: String,
+    /// The version of this program.
+    pub version: String,
+}
+
+/// How much of the target was analysed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Coverage {
+    /// Expert matrices analysed.
+    pub matrices: usize,
+    /// Expert matrices found.
+    pub matrices_found: usize,
+    /// Tensors whose names say that they are no experts' (attention, norms, embeddings): not analysed, expected.
+    pub other_tensors: usize,
+    /// Tensors with names that are not understood.
+    pub unknown_tensors: Vec<String>,
+}
+
+/// What a subspace belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Of {
+    /// The experts' weights; merged ones where experts are decoupled.
+    Weights,
+    /// `W_u,i` of decoupled experts.
+    Unique,
+    /// The experts' gradients.
+    Gradients,
+    /// Activations over samples of the data.
+    Activations,
+}
+
+/// Which singular directions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// The leading r.
+    Top,
+    /// The rest.
+    Tail,
+}
+
+/// Principal similarity `|U_a^T U_b|_F^2 / r` between the experts of one layer (METHOD §6).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Similarity {
+    /// The layer.
+    pub layer: usize,
+    /// The kind of matrix.
+    pub matrix: ExpertMatrix,
+    /// The side that the singular vectors live on.
+    pub side: Side,
+    /// What is compared.
+    pub of: Of,
+    /// The part of the spectrum.
+    pub part: Part,
+    /// Dimensions of the subspaces.
+    pub r: usize,
+    /// Mean over pairs of different experts.
+    pub mean_offdiag: Option<f64>,
+    /// Mean over those pairs of the mean cosine of the principal angles.
+    pub mean_cosine: Option<f64>,
+    /// The largest over those pairs.
+    pub max: Option<f64>,
+    /// `r / m`: what random subspaces of the side's dimension m have.
+    pub null: f64,
+    /// `mean_offdiag` of Gaussian matrices of the same sizes.
+    pub control: Option<f64>,
+    /// Experts by experts (samples by samples for activations).
+    pub pairs: Pairs,
+}
+
+/// The singular spectrum of one matrix.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Spectrum {
+    /// The layer.
+    pub layer: usize,
+    /// The kind of matrix.
+    pub matrix: ExpertMatrix,
+    /// The expert; none for the common matrix `W_c`.
+    pub expert: Option<usize>,
+    /// Weights, unique parts or gradients.
+    pub of: Of,
+    /// Share of `sum s^2` in the top part.
+    pub energy_top: f64,
+    /// The same of a random matrix of the same size.
+    pub energy_top_control: Option<f64>,
+    /// `|W|_F^2 / s_1^2`.
+    pub stable_rank: f64,
+    /// `exp(-sum p ln p)` with `p = s^2 / sum s^2`; none unless all singular values are known.
+    pub effective_rank: Option<f64>,
+    /// `|W|_F`.
+    pub frobenius: f64,
+    /// Falling; the leading tenth, or all.
+    pub singular_values: Vec<f64>,
+}
+
+/// Alignment of router vectors with the leading input directions of experts (METHOD §6).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Gates {
+    /// The layer.
+    pub layer: usize,
+    /// Dimensions of the bases.
+    pub r: usize,
+    /// `|V_i^T r_i|^2` for the unit router vector of expert i.
+    pub own: Vec<Option<f64>>,
+    /// `|V_j^T r_i|^2`: router vectors by experts.
+    pub cross: Pairs,
+    /// Own over the mean of the others.
+    pub specificity: Vec<Option<f64>>,
+    /// With the leading directions of the layer's input, where data was given.
+    pub data: Option<Vec<Option<f64>>>,
+    /// `r / d`.
+    pub null: f64,
+    /// Mean of `own` for random router vectors.
+    pub control: Option<f64>,
+}
+
+/// How tokens use the singular directions of one expert's matrix (METHOD §6, figure 3).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Activations {
+    /// The layer.
+    pub layer: usize,
+    /// The kind of matrix.
+    pub matrix: ExpertMatrix,
+    /// The expert.
+    pub expert: usize,
+    /// Tokens routed to it.
+    pub tokens: usize,
+    /// `|x.v| / |x|` beyond which a direction counts as active.
+    pub threshold: f64,
+    /// Share of tokens that use each direction, by falling singular value.
+    pub ratio: Vec<Option<f64>>,
+    /// Share of the input's energy along each direction.
+    pub input_energy: Vec<Option<f64>>,
+    /// Share of the output's energy that each direction carries.
+    pub output_energy: Vec<Option<f64>>,
+    /// Relative change of the projections when the tokens of a sequence are permuted, for the top part.
+    pub shuffle_top: Option<f64>,
+    /// The same for the tail.
+    pub shuffle_tail: Option<f64>,
+    /// The same for random directions in place of the singular ones.
+    #[serde(default)]
+    pub shuffle_control: Option<f64>,
+    /// The mean of `ratio` that tokens of random direction have.
+    pub null: Option<f64>,
+    /// The mean of `ratio` for random directions in place of the singular ones.
+    pub control: Option<f64>,
+}
+
+/// Experts as functions: their Jacobians at the layer's input (METHOD §7).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Jacobians {
+    /// The layer.
+    pub layer: usize,
+    /// Tokens at which they were taken.
+    pub tokens: usize,
+    /// Probes for a token; none where Jacobians are exact.
+    pub probes: Option<usize>,
+    /// Mean over tokens of the cosine of two experts' Jacobians.
+    pub mean_of_cosines: Pairs,
+    /// Cosine of the mean Jacobians.
+    pub cosine_of_means: Pairs,
+    /// Mean of `mean_of_cosines` over pairs.
+    pub mean_offdiag: Option<f64>,
+    /// Mean of `cosine_of_means` over pairs.
+    pub means_offdiag: Option<f64>,
+    /// Leading singular values of each expert's Jacobian, mean over tokens.
+    pub singular_values: Vec<Vec<f64>>,
+    /// Effective rank of each expert's Jacobian, mean over tokens.
+    pub effective_rank: Vec<Option<f64>>,
+    /// Expected cosine of independent Jacobians: 0.
+    pub null: f64,
+    /// `mean_offdiag` of experts with Gaussian matrices of the same norms, at the same tokens.
+    pub control: Option<f64>,
+}
+
+/// Principal components of the tokens that each expert gets (METHOD §7).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RoutedPca {
+    /// The layer.
+    pub layer: usize,
+    /// Dimensions of the compared subspaces.
+    pub r: usize,
+    /// Tokens of each expert.
+    pub tokens: Vec<usize>,
+    /// Share of the variance in the leading r components.
+    pub explained_variance: Vec<Option<f64>>,
+    /// `(sum l)^2 / sum l^2`.
+    pub participation_ratio: Vec<Option<f64>>,
+    /// `exp(entropy(l / sum l))`.
+    pub effective_rank: Vec<Option<f64>>,
+    /// Similarity of the subspaces, as for weights.
+    pub similarity: Pairs,
+    /// Geodesic distances `|t|_2`.
+    pub geodesic: Pairs,
+    /// Chordal distances `|sin t|_2`.
+    pub chordal: Pairs,
+    /// Projection distances `sin t_max`.
+    pub projection: Pairs,
+    /// Mean geodesic distance over pairs, over its largest value `sqrt(r) pi / 2`.
+    pub mean_geodesic: Option<f64>,
+    /// Mean similarity over pairs.
+    pub mean_offdiag: Option<f64>,
+    /// `r / d`.
+    pub null: f64,
+    /// `mean_offdiag` of random groups of tokens of the same sizes.
+    pub control: Option<f64>,
+    /// `mean_geodesic` of those groups.
+    pub control_geodesic: Option<f64>,
+}
+
+/// How the tokens of one layer spread over its experts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Load {
+    /// The layer.
+    pub layer: usize,
+    /// Share of routed tokens of each expert.
+    pub share: Vec<f64>,
+    /// Experts without a token.
+    pub dead: usize,
+    /// `-sum f ln f`, in nats.
+    pub entropy: f64,
+    /// Standard deviation over mean.
+    pub variation: f64,
+    /// `E max f - 1`.
+    pub max_violation: f64,
+    /// Names of the sources (files or folders) of the tokens.
+    pub sources: Vec<String>,
+    /// Share of each source's routed tokens that each expert gets: sources by experts.
+    pub by_source: Pairs,
+    /// Mutual information of source and expert, in nats.
+    pub mutual_information: Option<f64>,
+    /// Over `ln min(sources, E)`.
+    pub normalised_information: Option<f64>,
+    /// What independent source and expert give by sampling alone: `(S - 1)(E - 1) / 2N`.
+    pub null: Option<f64>,
+    /// The mutual information with the sources permuted among tokens.
+    pub control: Option<f64>,
+}
+
+/// How well decoupled experts stay decoupled (METHOD §5).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Decoupling {
+    /// The layer.
+    pub layer: usize,
+    /// The kind of matrix.
+    pub matrix: ExpertMatrix,
+    /// Mean over experts of the share of `W_u,i` inside the common basis, on the model side.
+    pub drift_model: f64,
+    /// On the hidden side.
+    pub drift_hidden: f64,
+    /// What a random matrix of the model side's dimension has: `sqrt(k / m)`.
+    pub null_model: f64,
+    /// On the hidden side.
+    pub null_hidden: f64,
+    /// Share of the energy of `W_c` beyond rank k.
+    pub energy_beyond_rank: Option<f64>,
+    /// Share of the gradient's energy in the common part.
+    pub common_gradient_share: Option<f64>,
+    /// `1 - (1 - k/m)(1 - k/n)`: the share of a random gradient.
+    pub null_gradient_share: f64,
+}
+
+/// A run's curves: one value a step, `None` where it was not measured.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Training {
+    /// Steps, from 1.
+    pub step: Vec<u64>,
+    /// Training loss, nats per byte.
+    pub loss: Vec<Option<f64>>,
+    /// Validation loss, nats per byte.
+    pub val_loss: Vec<Option<f64>>,
+    /// Hidden-side similarity of merged experts.
+    pub similarity_merged: Vec<Option<f64>>,
+    /// Hidden-side similarity of `W_u,i`.
+    pub similarity_unique: Vec<Option<f64>>,
+    /// Drift on the model side.
+    pub drift_model: Vec<Option<f64>>,
+    /// Drift on the hidden side.
+    pub drift_hidden: Vec<Option<f64>>,
+    /// `E max f - 1`, the worst layer.
+    pub load_max_violation: Vec<Option<f64>>,
+    /// What random subspaces have for the similarities: the mean of `r / f` over layers and matrices.
+    pub null_similarity: Option<f64>,
+    /// What random matrices have for the drift on the model side: `sqrt(k / d)`.
+    pub null_drift_model: Option<f64>,
+    /// On the hidden side: `sqrt(k / f)`.
+    pub null_drift_hidden: Option<f64>,
+}

@@ -1,0 +1,299 @@
+//! Singular values and subspaces of stacks of matrices (METHOD §6), and what a spectrum says.
+//!
+//! Matrices come a few at a time, [`Stack`]; at most one binding's worth of them is in memory and on the device. Small
+//! ones (a side of at most [`SpectrumOptions::whole_up_to`]) are decomposed whole, in f64 on the host, which takes
+//! milliseconds; of larger ones the leading tenth comes from `lanczos`.
+
+use std::ops::Range;
+
+use faer::Mat;
+use rayon::prelude::*;
+
+use super::dense;
+use super::lanczos::{self, Draw, Leading};
+use super::record::{Of, Spectrum};
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::nn::config::ExpertMatrix;
+use crate::tensor::Tensor;
+use crate::train::metrics::Side;
+
+/// Singular values below this share of the largest are rounding: inputs are f32, and products sum hundreds of them.
+const NEGLIGIBLE: f64 = 1e-6;
+/// Bytes of matrices that are in memory at once: enough to keep a large GPU busy.
+const AT_ONCE: u64 = 256 << 20;
+
+/// Which singular values, and what a top subspace is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SpectrumOptions {
+    /// Share of min(m, n) in the top part, rounded up: 0.01.
+    pub top: f64,
+    /// Dimensions of compared subspaces; 0 for those of the top part.
+    pub subspace: usize,
+    /// Share of the singular values that is computed, 0.1; from 1 on all, whatever it takes.
+    pub values: f64,
+    /// Matrices with a side of at most this are decomposed whole.
+    pub whole_up_to: usize,
+    /// Seed of everything random.
+    pub seed: u64,
+}
+
+impl Default for SpectrumOptions {
+    fn default() -> Self {
+        Self { top: 0.01, subspace: 0, values: 0.1, whole_up_to: 256, seed: 0 }
+    }
+}
+
+/// `share` of `size`, rounded up, at least 1 and at most `size`.
+pub fn part(share: f64, size: usize) -> usize {
+    // A product like 0.01 * 700 is 7.000000000000001.
+    ((share * size as f64 - 1e-9).ceil() as usize).clamp(1, size.max(1))
+}
+
+/// What is computed of matrices of one size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Plan {
+    /// Values in the top part.
+    pub top: usize,
+    /// Dimensions of compared subspaces.
+    pub r: usize,
+    /// Singular values reported.
+    pub keep: usize,
+    /// Dimensions of the Krylov space; none to decompose the matrix whole.
+    krylov: Option<usize>,
+    /// Of everything random.
+    pub seed: u64,
+}
+
+impl SpectrumOptions {
+    /// What that means for matrices `rows x columns`.
+    pub(super) fn plan(&self, rows: usize, columns: usize) -> Plan {
+        let short = rows.min(columns);
+        let top = part(self.top, short);
+        let r = if self.subspace == 0 { top } else { self.subspace.min(short) };
+        let wanted = part(self.values, short).max(top).max(r);
+        let krylov = lanczos::dimensions(wanted);
+        // Near the whole space there is nothing to save.
+        let whole = short <= self.whole_up_to || 2 * krylov > short + krylov / 2;
+        let keep = if whole { short } else { wanted };
+        Plan { top, r, keep, krylov: (!whole).then_some(krylov), seed: self.seed }
+    }
+}
+
+impl Plan {
+    /// The same with subspaces of r dimensions.
+    pub(super) fn with_subspace(self, r: usize) -> Self {
+        Plan { r, keep: self.keep.max(r), krylov: self.krylov.map(|k| k.max(lanczos::dimensions(r))), ..self }
+    }
+
+    /// Whether all singular values and vectors are computed.
+    pub(super) fn whole(&self) -> bool {
+        self.krylov.is_none()
+    }
+}
+
+/// Reads the matrices of a range into a buffer that they fill.
+pub type ReadMatrices<'a> = &'a (dyn Fn(Range<usize>, &mut [f32]) -> Result<()> + Sync);
+
+/// Where matrices come from, row-major, one after the other.
+#[derive(Clone, Copy)]
+pub enum Elements<'a> {
+    /// All in memory.
+    Host(&'a [f32]),
+    /// All on the device.
+    Device(&'a Tensor),
+    /// Read when they are needed: a checkpoint of 30 GB needs no 30 GB of memory.
+    Read(ReadMatrices<'a>),
+}
+
+impl std::fmt::Debug for Elements<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Elements::Host(_) => "Host",
+            Elements::Device(_) => "Device",
+            Elements::Read(_) => "Read",
+        })
+    }
+}
+
+/// Matrices of one size: those of a layer's experts.
+#[derive(Clone, Copy, Debug)]
+pub struct Stack<'a> {
+    /// How many.
+    pub count: usize,
+    /// Rows, as stored.
+    pub rows: usize,
+    /// Columns, as stored.
+    pub columns: usize,
+    /// Whether they are stored outputs by inputs, as Hugging Face does; METHOD's layout is inputs by outputs.
+    pub transposed: bool,
+    /// The elements.
+    pub elements: Elements<'a>,
+}
+
+impl Stack<'_> {
+    /// The side that the rows are on.
+    pub fn row_side(&self, matrix: ExpertMatrix) -> Side {
+        if matches!(matrix, ExpertMatrix::Down) == self.transposed { Side::Model } else { Side::Hidden }
+    }
+
+    /// Calls `f` with the matrices of each part that is in memory at once, and the number of its first.
+    pub(super) async fn for_parts(&self, gpu: &Gpu, mut f: impl AsyncFnMut(usize, &[f32]) -> Result<()>) -> Result<()> {
+        let size = self.rows * self.columns;
+        let at_once = (gpu.max_binding_bytes().min(AT_ONCE) / (size as u64 * 4).max(1)).max(1) as usize;
+        let whole = match self.elements {
+            Elements::Device(x) => Some(x.to_f32().await?),
+            Elements::Host(_) | Elements::Read(_) => None,
+        };
+        let whole = match self.elements {
+            Elements::Host(x) => Some(x),
+            Elements::Device(_) | Elements::Read(_) => whole.as_deref(),
+        };
+        if let Some(x) = whole.filter(|x| x.len() != self.count * size) {
+            let expected = format!("{} matrices {} x {}", self.count, self.rows, self.columns);
+            return Err(Error::shape("spectra", expected, format!("{} elements", x.len())));
+        }
+        let mut buffer = Vec::new();
+        for first in (0..self.count).step_by(at_once) {
+            let range = first..self.count.min(first + at_once);
+            match (whole, self.elements) {
+                (None, Elements::Read(read)) => {
+                    buffer.resize(range.len() * size, 0.0);
+                    read(range, &mut buffer)?;
+                    f(first, &buffer).await?;
+                }
+                (x, _) => f(first, &x.unwrap_or_default()[range.start * size..range.end * size]).await?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is known of one matrix.
+#[derive(Clone, Debug)]
+pub(super) struct Measured {
+    /// Falling; the leading ones, or all.
+    pub s: Vec<f64>,
+    /// Whether those are all.
+    pub all: bool,
+    /// `|W|_F^2`.
+    pub energy: f64,
+    /// Bases of the leading r left and right singular vectors; none where the rank is below r.
+    pub top: Option<[Mat<f64>; 2]>,
+    /// The other singular vectors of the longer side, where all are known and the rank is full.
+    pub tail: Option<Mat<f64>>,
+}
+
+impl Measured {
+    fn new(found: Leading, all: bool, energy: f64, r: usize) -> Self {
+        let Leading { s, u, v } = found;
+        let beyond = |i: usize| s.get(i).is_some_and(|&x| x > NEGLIGIBLE * s[0]);
+        let top = beyond(r - 1).then(|| [&u, &v].map(|x| dense::columns(x.as_ref(), 0..r)));
+        let tail = (all && u.nrows() != v.nrows() && s.len() > r && beyond(s.len() - 1)).then(|| {
+            let long = if u.nrows() > v.nrows() { &u } else { &v };
+            dense::columns(long.as_ref(), r..s.len())
+        });
+        Self { s, all, energy, top, tail }
+    }
+
+    /// Share of the leading `count` in the energy; 0 for a zero matrix.
+    pub(super) fn energy_share(&self, count: usize) -> f64 {
+        if self.energy == 0.0 {
+            return 0.0;
+        }
+        (self.s.iter().take(count).map(|s| s * s).sum::<f64>() / self.energy).min(1.0)
+    }
+
+    /// `|W|_F^2 / s_1^2`; 0 for a zero matrix, whose rank is 0.
+    fn stable_rank(&self) -> f64 {
+        self.s.first().filter(|&&s| s > 0.0).map_or(0.0, |s| self.energy / (s * s))
+    }
+
+    /// `exp(-sum p ln p)`, `p = s^2 / sum s^2`; none for a zero matrix or where not all are known.
+    fn effective_rank(&self) -> Option<f64> {
+        let sum: f64 = self.s.iter().map(|s| s * s).sum();
+        let entropy = || self.s.iter().map(|s| s * s / sum).filter(|&p| p > 0.0).map(|p| -p * p.ln()).sum::<f64>();
+        (self.all && sum > 0.0).then(|| entropy().exp())
+    }
+
+    /// The row of the record.
+    pub(super) fn spectrum(
+        &self,
+        layer: usize,
+        matrix: ExpertMatrix,
+        expert: Option<usize>,
+        of: Of,
+        top: usize,
+    ) -> Spectrum {
+        Spectrum {
+            layer,
+            matrix,
+            expert,
+            of,
+            energy_top: self.energy_share(top),
+            energy_top_control: None,
+            stable_rank: self.stable_rank(),
+            effective_rank: self.effective_rank(),
+            frobenius: self.energy.sqrt(),
+            singular_values: self.s.clone(),
+        }
+    }
+}
+
+/// Decomposes the matrices of a stack. `key` names the stack: with the seed it decides all random directions, so that
+/// stacks differ, and a matrix gives the same whatever is in memory beside it.
+///
+/// # Errors
+/// [`Error::Shape`] when the elements do not fit; [`Error::Data`] for a matrix that is not finite or empty;
+/// [`Error::Device`]; the reader's own.
+pub(super) async fn measure(gpu: &Gpu, stack: &Stack<'_>, plan: Plan, key: u64) -> Result<Vec<Measured>> {
+    decompose(gpu, stack, plan, key, |found, energy| Measured::new(found, plan.whole(), energy, plan.r)).await
+}
+
+/// As [`measure`], with `f` to keep what is wanted of the leading singular triples and of `|W|_F^2`.
+///
+/// # Errors
+/// As [`measure`].
+pub(super) async fn decompose<T>(
+    gpu: &Gpu,
+    stack: &Stack<'_>,
+    plan: Plan,
+    key: u64,
+    f: impl Fn(Leading, f64) -> T,
+) -> Result<Vec<T>> {
+    let (rows, columns) = (stack.rows, stack.columns);
+    if rows * columns == 0 {
+        return Err(Error::shape("spectra", "matrices with elements", format!("{rows} x {columns}")));
+    }
+    // Keys are small numbers; the golden ratio spreads them over the seeds.
+    let seed = plan.seed ^ key.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mut all = Vec::with_capacity(stack.count);
+    stack
+        .for_parts(gpu, async |first, x| {
+            let matrices: Vec<&[f32]> = x.chunks_exact(rows * columns).collect();
+            let energies: Vec<f64> =
+                matrices.par_iter().map(|w| w.iter().map(|&x| f64::from(x) * f64::from(x)).sum()).collect();
+            if let Some(i) = energies.iter().position(|e| !e.is_finite()) {
+                return Err(Error::Data(format!("matrix {} ({rows} x {columns}) is not finite", first + i)));
+            }
+            let found: Vec<Leading> = match plan.krylov {
+                None => matrices.par_iter().map(|w| whole(rows, columns, w)).collect::<Result<_>>()?,
+                Some(size) => {
+                    let norm = energies.iter().copied().fold(0.0, f64::max).sqrt();
+                    let draws: Vec<Draw> =
+                        (first..first + matrices.len()).map(|i| Draw { seed, stream: i as u32 }).collect();
+                    let w = Tensor::from_f32(gpu, [matrices.len(), rows, columns], x)?;
+                    lanczos::leading(gpu, &w, &draws, [plan.keep, plan.r, size], norm).await?
+                }
+            };
+            all.extend(found.into_iter().zip(energies).map(|(found, energy)| f(found, energy)));
+            Ok(())
+        })
+        .await?;
+    Ok(all)
+}
+
+fn whole(rows: usize, columns: usize, w: &[f32]) -> Result<Leading> {
+    let (s, u, v) = dense::svd(dense::widened(rows, columns, w).as_ref())?;
+    Ok(Leading { s, u, v })
+}

@@ -1,0 +1,139 @@
+//! How the tokens of a layer use its experts' matrices, and how alike they are from sample to sample (METHOD §6, figures 3
+//! and 5).
+
+use super::activations::{
+    Usage, random_directions, random_ratio, random_share, rows, shuffle_sensitivity, threshold, usage,
+};
+use super::control::{Controls, side};
+use super::observe::LayerView;
+use super::record::{Activations, Of, Part, Similarity};
+use super::routed::Routed;
+use super::spectra::{Elements, SpectrumOptions, Stack, decompose, measure};
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::kernels::gemm::{Trans, gemm};
+use crate::nn::config::ExpertMatrix;
+use crate::nn::model::Model;
+use crate::tensor::Tensor;
+use crate::train::metrics::Side;
+
+/// Samples that the text is split into.
+const SAMPLES: usize = 8;
+/// Random directions of the controls: their mean is good to a few per cent of itself.
+const RANDOM: usize = 32;
+/// Keys of [`measure`] that no stack of matrices has.
+const KEY: u64 = 1 << 41;
+
+/// The activations of all experts of a layer, for the three kinds of matrices: of gate and up by the layer's input, of down
+/// by the hidden states.
+pub(super) async fn activations(
+    gpu: &Gpu,
+    model: &Model,
+    layer: usize,
+    view: &LayerView,
+    routed: Routed<'_>,
+    options: &SpectrumOptions,
+) -> Result<Vec<Activations>> {
+    let groups = routed.groups();
+    let mut found = Vec::new();
+    for matrix in ExpertMatrix::ALL {
+        let stack = model.experts(layer, matrix);
+        let &[count, m, n] = stack.dims() else { continue };
+        let plan = options.plan(m, n);
+        let elements = Elements::Device(stack);
+        let stack = Stack { count, rows: m, columns: n, transposed: false, elements };
+        let key = KEY + (layer * 8 + matrix as usize) as u64;
+        let directions = decompose(gpu, &stack, plan, key, |found, _| (found.s, found.u)).await?;
+        for (expert, (s, u)) in directions.into_iter().enumerate() {
+            let tokens = || groups[expert].iter().map(|(t, _)| *t);
+            let none = vec![None; s.len()];
+            let mut row = Activations {
+                layer,
+                matrix,
+                expert,
+                tokens: groups[expert].len(),
+                threshold: threshold(m),
+                ratio: none.clone(),
+                input_energy: none.clone(),
+                output_energy: none,
+                shuffle_top: None,
+                shuffle_tail: None,
+                shuffle_control: None,
+                null: random_share(m),
+                control: None,
+            };
+            if row.tokens > 0 {
+                let mut inputs = Vec::new();
+                for x in [&view.x, &view.permuted] {
+                    let x = rows(gpu, x, routed.d, tokens())?;
+                    inputs.push(if matrix == ExpertMatrix::Down { hidden(model, layer, expert, &x).await? } else { x });
+                }
+                let [x, permuted] = &inputs[..] else { continue };
+                let flat: Vec<f32> =
+                    u.row_iter().flat_map(|r| r.iter().map(|&x| x as f32).collect::<Vec<_>>()).collect();
+                let u = Tensor::from_f32(gpu, [m, s.len()], &flat)?;
+                let w = one(model, layer, matrix, expert)?;
+                let Usage { ratio, input_energy, output_energy } = usage(x, &w, &u, &s).await?;
+                (row.ratio, row.input_energy, row.output_energy) = (ratio, input_energy, output_energy);
+                [row.shuffle_top, row.shuffle_tail] = shuffle_sensitivity(x, permuted, &u, plan.top).await?;
+                let seed = options.seed ^ key;
+                row.control = random_ratio(x, RANDOM.min(m), seed).await?;
+                let random = random_directions(gpu, m, RANDOM.min(m), seed)?;
+                row.shuffle_control = shuffle_sensitivity(x, permuted, &random, RANDOM).await?[0];
+            }
+            found.push(row);
+        }
+    }
+    Ok(found)
+}
+
+/// One expert's matrix: a copy, as a slice may not start where a binding can.
+fn one(model: &Model, layer: usize, matrix: ExpertMatrix, expert: usize) -> Result<Tensor> {
+    let stack = model.experts(layer, matrix);
+    let w = stack.slice(expert..expert + 1)?.duplicate()?;
+    w.reshape(&stack.dims()[1..])
+}
+
+/// `silu(x W_gate) * (x W_up)` of one expert.
+async fn hidden(model: &Model, layer: usize, expert: usize, x: &Tensor) -> Result<Tensor> {
+    let mut parts = Vec::new();
+    for matrix in [ExpertMatrix::Gate, ExpertMatrix::Up] {
+        let w = one(model, layer, matrix, expert)?;
+        let y = Tensor::empty_f32(x.gpu(), [x.rows(), w.cols()])?;
+        gemm(Trans::N, Trans::N, 1.0, x, &w, 0.0, &y)?;
+        parts.push((y.to_f32().await?, w.cols()));
+    }
+    let h: Vec<f32> = parts[0].0.iter().zip(&parts[1].0).map(|(&g, &u)| g / (1.0 + (-g).exp()) * u).collect();
+    Tensor::from_f32(x.gpu(), [x.rows(), parts[0].1], &h)
+}
+
+/// The leading directions of the layer's input `x: [tokens, d]` (the mean is not removed), compared between samples of
+/// consecutive windows of `seq` tokens: rows of model side, under the gate matrix, whose input it is. None for less than
+/// two windows.
+pub(super) async fn samples(
+    gpu: &Gpu,
+    layer: usize,
+    x: &[f32],
+    [d, seq]: [usize; 2],
+    options: &SpectrumOptions,
+    controls: &mut Controls,
+) -> Result<Vec<Similarity>> {
+    let windows = x.len() / (d * seq);
+    let count = windows.min(SAMPLES);
+    if count < 2 {
+        return Ok(Vec::new());
+    }
+    let n = windows / count * seq;
+    let elements = Elements::Host(&x[..count * n * d]);
+    let stack = Stack { count, rows: n, columns: d, transposed: false, elements };
+    let plan = options.plan(n, d);
+    let found = measure(gpu, &stack, plan, KEY + (layer * 8 + 7) as u64).await?;
+    let control = controls.get(gpu, n, d, plan).await?;
+    let overlaps = side(gpu, &found, 1, n, d).await?;
+    let rows = [Part::Top, Part::Tail].into_iter().zip(overlaps).filter_map(|(part, overlaps)| {
+        let mut row = overlaps?.row(layer, ExpertMatrix::Gate, Side::Model, Of::Activations, part);
+        row.control = control.similarity(d, [n, d], part);
+        Some(row)
+    });
+    Ok(rows.collect())
+}

@@ -1,0 +1,197 @@
+//! What a tensor is, told by its name alone.
+//!
+//! `N` is a layer, `I` an expert, both plain decimal numbers; whatever stands before `layers.` (`model.`,
+//! `model.language_model.`, nothing) does not matter.
+//!
+//! | tensors | shape | of |
+//! |---|---|---|
+//! | `layers.N.mlp.experts.I.{gate,up,down}_proj.weight` | `[out, in]` | Qwen2-MoE, OLMoE, DeepSeek-V2 and others |
+//! | `layers.N.block_sparse_moe.experts.I.{w1,w3,w2}.weight`: gate, up, down | `[out, in]` | Mixtral |
+//! | `layers.N.mlp.experts.gate_up_proj` | `[E, 2f, d]`, gate's rows first | all four in transformers 5 |
+//! | `layers.N.mlp.experts.down_proj` | `[E, d, f]` | the same |
+//! | `layers.N.mlp.gate.weight`, `layers.N.block_sparse_moe.gate.weight`: the router | `[E, d]` | all of these |
+//! | `layers.N.moe.experts.{gate,up,down}` | `[E, in, out]` | this program's `model.safetensors` |
+//! | `layers.N.moe.router` | `[d, E]` | the same |
+//! | `spectral.{gate,up,down}.N.{w_c,w_u,u,v}` | `[in, out]`, `[E, in, out]`, `[in, k]`, `[out, k]` | this program's `optimizer.safetensors` |
+//!
+//! Sources: the modules `modeling_{qwen2_moe,mixtral,olmoe,deepseek_v2}.py` of Hugging Face transformers 4.57 for tensors
+//! of one expert, 5.x for fused ones; `nn::moe` and `nn::spectral` for our own.
+
+use crate::nn::config::ExpertMatrix;
+
+/// A part of decoupled experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SpectralPart {
+    Common,
+    Unique,
+    U,
+    V,
+}
+
+/// What a name says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// One expert's matrix, `[out, in]`.
+    Expert { layer: usize, matrix: ExpertMatrix, expert: usize },
+    /// Gate and up of all experts, `[E, 2f, d]`.
+    FusedGateUp { layer: usize },
+    /// Down of all experts, `[E, d, f]`.
+    FusedDown { layer: usize },
+    /// All experts of this program, `[E, in, out]`.
+    Stack { layer: usize, matrix: ExpertMatrix },
+    /// `[E, d]`, or `[d, E]` if `own`.
+    Router { layer: usize, own: bool },
+    /// What decoupling adds.
+    Spectral { layer: usize, matrix: ExpertMatrix, part: SpectralPart },
+    /// Attention, norms, embeddings, dense layers, shared experts, the optimizer's moments.
+    Other,
+    /// None of these.
+    Unknown,
+}
+
+/// A number as a program writes it: another spelling of it would name the same expert twice.
+fn number(text: &str) -> Option<usize> {
+    let plain = text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+    text.parse().ok().filter(|_| plain)
+}
+
+fn own_matrix(name: &str) -> Option<ExpertMatrix> {
+    ExpertMatrix::ALL.into_iter().find(|m| m.name() == name)
+}
+
+fn projection(name: &str) -> Option<ExpertMatrix> {
+    own_matrix(name.strip_suffix("_proj")?)
+}
+
+fn mixtral_matrix(name: &str) -> Option<ExpertMatrix> {
+    match name {
+        "w1" => Some(ExpertMatrix::Gate),
+        "w3" => Some(ExpertMatrix::Up),
+        "w2" => Some(ExpertMatrix::Down),
+        _ => None,
+    }
+}
+
+/// What the tensor `name` is.
+pub(super) fn role(name: &str) -> Role {
+    let parts: Vec<&str> = name.split('.').collect();
+    match &parts[..] {
+        ["spectral", matrix, layer, rest @ ..] => spectral(matrix, layer, rest),
+        ["spectral", "common_since"] | ["adam", ..] => Role::Other,
+        _ => match parts.iter().position(|p| *p == "layers") {
+            Some(at) if at + 1 < parts.len() => {
+                number(parts[at + 1]).map_or(Role::Unknown, |layer| of_layer(layer, &parts[at + 2..]))
+            }
+            _ => outside(&parts),
+        },
+    }
+}
+
+fn spectral(matrix: &str, layer: &str, rest: &[&str]) -> Role {
+    let (Some(matrix), Some(layer)) = (own_matrix(matrix), number(layer)) else { return Role::Unknown };
+    let part = match rest {
+        ["w_c"] => SpectralPart::Common,
+        ["w_u"] => SpectralPart::Unique,
+        ["u"] => SpectralPart::U,
+        ["v"] => SpectralPart::V,
+        ["w_c" | "w_u", "m" | "v"] | ["refresh", ..] => return Role::Other,
+        _ => return Role::Unknown,
+    };
+    Role::Spectral { layer, matrix, part }
+}
+
+fn of_layer(layer: usize, rest: &[&str]) -> Role {
+    let expert = |expert: &str, matrix: Option<ExpertMatrix>| match (number(expert), matrix) {
+        (Some(expert), Some(matrix)) => Role::Expert { layer, matrix, expert },
+        _ => Role::Unknown,
+    };
+    match rest {
+        ["mlp", "experts", i, name, "weight"] => expert(i, projection(name)),
+        ["block_sparse_moe", "experts", i, name, "weight"] => expert(i, mixtral_matrix(name)),
+        ["mlp", "experts", "gate_up_proj"] => Role::FusedGateUp { layer },
+        ["mlp", "experts", "down_proj"] => Role::FusedDown { layer },
+        ["mlp" | "block_sparse_moe", "gate", "weight"] => Role::Router { layer, own: false },
+        ["moe", "experts", name] => own_matrix(name).map_or(Role::Unknown, |matrix| Role::Stack { layer, matrix }),
+        ["moe", "router"] => Role::Router { layer, own: true },
+        ["moe", "shared", name] if own_matrix(name).is_some() => Role::Other,
+        ["moe", "shared_gate" | "balance_bias"] | ["attn", _] => Role::Other,
+        ["mlp", name, "weight"] | ["mlp", "shared_expert" | "shared_experts", name, "weight"]
+            if projection(name).is_some() =>
+        {
+            Role::Other
+        }
+        ["mlp", "shared_expert_gate", "weight"] | ["mlp", "gate", "e_score_correction_bias"] => Role::Other,
+        ["self_attn", _, ..] => Role::Other,
+        ["input_layernorm" | "post_attention_layernorm" | "attn_norm" | "moe_norm", "weight"] => Role::Other,
+        _ => Role::Unknown,
+    }
+}
+
+fn outside(parts: &[&str]) -> Role {
+    match parts {
+        ["embed" | "final_norm" | "head", "weight"] => Role::Other,
+        [.., "embed_tokens" | "norm" | "lm_head", "weight"] => Role::Other,
+        _ => Role::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ExpertMatrix::{Down, Gate, Up};
+
+    #[test]
+    fn names_are_understood() {
+        for (name, wanted) in [
+            ("model.layers.12.mlp.experts.59.gate_proj.weight", Role::Expert { layer: 12, matrix: Gate, expert: 59 }),
+            (
+                "model.language_model.layers.0.mlp.experts.0.up_proj.weight",
+                Role::Expert { layer: 0, matrix: Up, expert: 0 },
+            ),
+            ("layers.3.block_sparse_moe.experts.7.w1.weight", Role::Expert { layer: 3, matrix: Gate, expert: 7 }),
+            ("model.layers.3.block_sparse_moe.experts.7.w2.weight", Role::Expert { layer: 3, matrix: Down, expert: 7 }),
+            ("model.layers.3.block_sparse_moe.experts.7.w3.weight", Role::Expert { layer: 3, matrix: Up, expert: 7 }),
+            ("model.layers.1.mlp.experts.gate_up_proj", Role::FusedGateUp { layer: 1 }),
+            ("model.layers.1.mlp.experts.down_proj", Role::FusedDown { layer: 1 }),
+            ("model.layers.1.mlp.gate.weight", Role::Router { layer: 1, own: false }),
+            ("layers.1.moe.router", Role::Router { layer: 1, own: true }),
+            ("layers.0.moe.experts.down", Role::Stack { layer: 0, matrix: Down }),
+            ("spectral.up.2.w_u", Role::Spectral { layer: 2, matrix: Up, part: SpectralPart::Unique }),
+            ("spectral.up.2.v", Role::Spectral { layer: 2, matrix: Up, part: SpectralPart::V }),
+            ("spectral.up.2.w_u.v", Role::Other),
+            ("adam.layers.0.moe.experts.down.m", Role::Other),
+            ("model.layers.0.mlp.gate_proj.weight", Role::Other),
+            ("model.layers.0.mlp.shared_experts.up_proj.weight", Role::Other),
+            ("model.layers.0.self_attn.kv_b_proj.weight", Role::Other),
+            ("model.embed_tokens.weight", Role::Other),
+            ("lm_head.weight", Role::Other),
+        ] {
+            assert_eq!(role(name), wanted, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_only_looks_like_an_expert_is_unknown() {
+        for name in [
+            "",
+            "layers",
+            "model.layers",
+            "model.layers.x.mlp.gate.weight",
+            "model.layers.-1.mlp.gate.weight",
+            "model.layers.0.mlp.experts.01.gate_proj.weight",
+            "model.layers.0.mlp.experts.+1.gate_proj.weight",
+            "model.layers.0.mlp.experts..gate_proj.weight",
+            "model.layers.0.mlp.experts.99999999999999999999999.gate_proj.weight",
+            "model.layers.0.mlp.experts.1.gate_proj.qweight",
+            "model.layers.0.mlp.experts.1.gate_proj.bias",
+            "model.layers.0.mlp.experts.1.w1.weight",
+            "model.layers.0.mlp.experts.gate_up_proj_blocks",
+            "model.layers.0.block_sparse_moe.experts.1.gate_proj.weight",
+            "layers.0.moe.experts.side",
+            "spectral.gate.0.w_x",
+            "spectral.gate.x.w_c",
+        ] {
+            assert_eq!(role(name), Role::Unknown, "{name}");
+        }
+    }
+}

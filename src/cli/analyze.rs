@@ -1,0 +1,265 @@
+//! `sdmoe analyze`: how specialised the experts of a checkpoint are, as a report; or of two, side by side.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use crate::analysis::Controls;
+use crate::analysis::curves::training;
+use crate::analysis::data::{DataOptions, add_data};
+use crate::analysis::record::Analysis;
+use crate::analysis::spectra::SpectrumOptions;
+use crate::analysis::whole::{AnalysisOptions, analyze_weights, target_name};
+use crate::checkpoint::ExpertCheckpoint;
+use crate::checkpoint::experts::Source;
+use crate::data::sources::{self, SourceWindows};
+use crate::error::{Error, Result};
+use crate::gpu::{AdapterChoice, Gpu, GpuOptions};
+use crate::nn::config::Precision;
+use crate::report;
+use crate::train::progress::Display;
+use crate::train::resume::restore_model;
+use crate::train::run_folder::RunFolder;
+use crate::train::saved::SavedModel;
+
+use super::analysis_bar::AnalysisBar;
+
+/// Tokens looked at, where nothing else is said: seconds on a CPU for a tiny model.
+const TOKENS: usize = 8192;
+/// Of those, tokens at which Jacobians are taken.
+const JACOBIANS: usize = 32;
+
+/// A run's report within its folder.
+const FOLDER: &str = "analysis";
+
+/// Flags of `sdmoe analyze`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// A run, a checkpoint, a Hugging Face folder or a .safetensors file
+    #[arg(value_name = "TARGET", required_unless_present = "compare")]
+    target: Option<PathBuf>,
+    /// Two targets side by side: a baseline and what is compared with it
+    #[arg(long, value_names = ["A", "B"], num_args = 2, conflicts_with = "target")]
+    compare: Vec<PathBuf>,
+    /// Text for activations, gradients, Jacobians and load, for checkpoints of this program; each file, or each entry of
+    /// one folder, is a source
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    data: Vec<PathBuf>,
+    /// Folder of the report [default: TARGET/analysis for a run, else analysis-NAME here]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Layers, such as 0-3,7 [default: all]
+    #[arg(long, value_name = "LAYERS", value_parser = layers)]
+    layers: Option<Layers>,
+    /// Share of the singular directions that is the top part
+    #[arg(long, value_name = "SHARE", default_value = "1%", value_parser = share)]
+    top: f64,
+    /// Tokens of the text that are looked at
+    #[arg(long, value_name = "N", default_value_t = TOKENS, value_parser = tokens)]
+    tokens: usize,
+    /// Seed of sketches, probes and controls
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+    /// Share of the singular values that is computed, or all
+    #[arg(long, value_name = "SHARE|all", default_value = "10%", value_parser = values)]
+    values: f64,
+    /// Adapter, by a part of its name or by its index
+    #[arg(long, value_name = "NAME|INDEX")]
+    adapter: Option<String>,
+}
+
+/// Numbers of layers.
+#[derive(Clone, Debug, PartialEq)]
+struct Layers(Vec<usize>);
+
+fn layers(text: &str) -> Result<Layers, String> {
+    let wrong = || format!("expected numbers and ranges such as 0-3,7, got {text}");
+    let mut found = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let number = |s: &str| s.trim().parse::<usize>().map_err(|_| wrong());
+        let (first, last) = (number(first)?, number(last)?);
+        // Nobody has more layers; a typing error should not take the memory.
+        if first > last || last >= 100_000 {
+            return Err(wrong());
+        }
+        found.extend(first..=last);
+    }
+    found.sort_unstable();
+    found.dedup();
+    Ok(Layers(found))
+}
+
+/// `1%` or `0.01`.
+fn share(text: &str) -> Result<f64, String> {
+    let number = |s: &str| s.trim().parse::<f64>().ok();
+    let share = text.strip_suffix('%').map_or_else(|| number(text), |s| number(s).map(|x| x / 100.0));
+    share.filter(|s| *s > 0.0 && *s <= 1.0).ok_or_else(|| format!("expected a share such as 1% or 0.01, got {text}"))
+}
+
+fn values(text: &str) -> Result<f64, String> {
+    if text == "all" { Ok(1.0) } else { share(text) }
+}
+
+fn tokens(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| format!("expected a number of at least 1, got {text}"))
+}
+
+/// A target, opened and checked, and the text for it.
+struct Subject {
+    path: PathBuf,
+    checkpoint: ExpertCheckpoint,
+    text: Option<(SavedModel, Vec<String>, SourceWindows)>,
+}
+
+impl Subject {
+    /// Opens what is at `path`; reads only headers, unless there is text for it.
+    fn open(path: &Path, text: Option<&[sources::Source]>, tokens: usize) -> Result<Self> {
+        let checkpoint = ExpertCheckpoint::open(path)?;
+        let text = match text {
+            None => None,
+            Some(_) if !matches!(checkpoint.source(), Source::Run | Source::Checkpoint) => {
+                let message = "--data needs the folder of a run or of a checkpoint of this program, whose model it can run; \
+                               without --data the weights of any checkpoint are analysed";
+                return Err(Error::checkpoint(path, message));
+            }
+            Some(text) => {
+                let saved = SavedModel::open(path)?;
+                let seq = saved.config.train.seq;
+                let windows = sources::windows(text, tokens.div_ceil(seq), seq)?;
+                Some((saved, text.iter().map(|s| s.name.clone()).collect(), windows))
+            }
+        };
+        Ok(Self { path: path.to_owned(), checkpoint, text })
+    }
+
+    fn name(&self) -> String {
+        target_name(&self.path, self.checkpoint.source())
+    }
+
+    /// All that can be said of it.
+    async fn analyze(
+        &self,
+        gpu: &Gpu,
+        options: &AnalysisOptions,
+        (label, jacobians): (&str, usize),
+        display: Display,
+    ) -> Result<Analysis> {
+        let bar = AnalysisBar::start(display, options.matrices(&self.checkpoint)?, &self.name());
+        let listener = |event: crate::analysis::whole::Event<'_>| bar.hear(event);
+        let mut controls = Controls::default();
+        let mut found = analyze_weights(gpu, &self.path, &self.checkpoint, options, &mut controls, &listener).await?;
+        if self.checkpoint.source() == Source::Run {
+            let metrics = RunFolder::resume(&self.path).map(|folder| folder.metrics_path());
+            if let Some(metrics) = metrics.ok().filter(|path| path.exists()) {
+                found.training = Some(training(&metrics, &self.checkpoint)?);
+            }
+        }
+        if let Some((saved, names, windows)) = &self.text {
+            // In f32 on every adapter: the weights of a run in f16 are saved in f32.
+            let model = restore_model(gpu, saved, &saved.config.model, Precision::F32)?;
+            let text = DataOptions { seq: saved.config.train.seq, windows, names, label, jacobians };
+            add_data(gpu, &model, &self.checkpoint, &text, options, &mut controls, &listener, &mut found).await?;
+        }
+        Ok(found)
+    }
+}
+
+/// Tokens that a finished run's report looks at.
+const RUN_TOKENS: usize = 1024;
+/// Of those, tokens at which Jacobians are taken.
+const RUN_JACOBIANS: usize = 8;
+
+/// Writes the report of a run that has just finished into its folder, with the held-out part of its data as text; gives
+/// the page's path.
+pub(super) fn report_run(dir: &Path, adapter: Option<&str>, held_out: &[u8], display: Display) -> Result<PathBuf> {
+    let label = "the held-out part of the run's data";
+    let text = [sources::Source { name: "held-out".into(), bytes: held_out.to_vec() }];
+    let subject = Subject::open(dir, Some(&text), RUN_TOKENS)?;
+    let options = AnalysisOptions::default();
+    let found = pollster::block_on(async {
+        let gpu = open(adapter).await?;
+        subject.analyze(&gpu, &options, (label, RUN_JACOBIANS), display).await
+    })?;
+    let folder = dir.join(FOLDER);
+    report::write(&folder, &found)?;
+    Ok(folder.join(report::PAGE))
+}
+
+/// Opens the device that `adapter` names.
+async fn open(adapter: Option<&str>) -> Result<Gpu> {
+    let adapter = adapter.map_or(AdapterChoice::Auto, AdapterChoice::from);
+    Gpu::open(&GpuOptions { adapter, ..GpuOptions::default() }).await
+}
+
+/// Where the report goes.
+fn folder(out: Option<&Path>, subjects: &[Subject]) -> Result<PathBuf> {
+    let dir = match (out, subjects) {
+        (Some(dir), _) => dir.to_owned(),
+        // Never inside what others made.
+        (None, [one]) if one.checkpoint.source() == Source::Run => one.path.join(FOLDER),
+        (None, all) => {
+            let names: Vec<String> = all.iter().map(Subject::name).collect();
+            PathBuf::from(format!("analysis-{}", names.join("-")))
+        }
+    };
+    if dir.exists() && !dir.is_dir() {
+        return Err(Error::checkpoint(&dir, "expected a folder for the report, found a file"));
+    }
+    Ok(dir)
+}
+
+/// Analyses.
+pub(super) fn run(args: &Args) -> Result<()> {
+    let display = if std::io::stderr().is_terminal() { Display::Bar } else { Display::Lines };
+    let spectrum =
+        SpectrumOptions { top: args.top, values: args.values, seed: args.seed, ..SpectrumOptions::default() };
+    let options = AnalysisOptions { spectrum, layers: args.layers.clone().map(|l| l.0) };
+    let text = if args.data.is_empty() { None } else { Some(sources::read(&args.data)?) };
+    let targets = args.target.iter().chain(&args.compare);
+    let open_one = |path: &PathBuf| {
+        let subject = Subject::open(path, text.as_deref(), args.tokens)?;
+        options.chosen(&subject.checkpoint)?;
+        Ok(subject)
+    };
+    let subjects = targets.map(open_one).collect::<Result<Vec<Subject>>>()?;
+    let dir = folder(args.out.as_deref(), &subjects)?;
+    let label = args.data.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
+
+    let found = pollster::block_on(async {
+        let gpu = open(args.adapter.as_deref()).await?;
+        let mut found = Vec::new();
+        for subject in &subjects {
+            found.push(subject.analyze(&gpu, &options, (&label, JACOBIANS), display).await?);
+        }
+        Ok::<_, Error>(found)
+    })?;
+    match &found[..] {
+        [first, second] => report::write_comparison(&dir, first, second)?,
+        all => all.iter().try_for_each(|one| report::write(&dir, one))?,
+    }
+    for one in &found {
+        if found.len() > 1 {
+            super::print(&format!("{}:\n", one.target.name))?;
+        }
+        super::print(&(report::terminal_table(one) + "\n"))?;
+    }
+    super::print(&format!("report: {}\n", dir.join(report::PAGE).display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_and_shares_are_read_as_people_write_them() {
+        assert_eq!(layers("0-3,7"), Ok(Layers(vec![0, 1, 2, 3, 7])));
+        assert_eq!(layers("5,1-2,2"), Ok(Layers(vec![1, 2, 5])));
+        for bad in ["", "3-1", "x", "1,,2", "0-999999999"] {
+            assert!(layers(bad).unwrap_err().contains("0-3,7"), "{bad}");
+        }
+        assert_eq!((share("1%"), share("0.25"), values("all"), values("10%")), (Ok(0.01), Ok(0.25), Ok(1.0), Ok(0.1)));
+        for bad in ["0", "0%", "101%", "NaN", "one"] {
+            assert!(share(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! What the router follows.
+
+use std::collections::BTreeMap;
+
+use crate::analysis::record::Gates;
+use crate::report::figure::{About, Figure, HeatPanel};
+use crate::report::heat::{Table, Words};
+use crate::report::lines::{Axis, Line, Look};
+use crate::report::number::{largest, mean, median, round_up, show};
+use crate::report::subject::{Subject, merge_chance, over_layers};
+
+const SOURCE: &str = "METHOD \u{a7}6; arXiv 2602.12556, figure 2b";
+
+/// Figures of the router.
+pub fn gates(subjects: &[Subject]) -> Vec<Option<Figure>> {
+    vec![cross(subjects), alignment(subjects), specificity(subjects)]
+}
+
+fn cross(subjects: &[Subject]) -> Option<Figure> {
+    let rows = || subjects.iter().flat_map(|s| &s.analysis.gates);
+    let cells = rows().flat_map(|g| g.cross.iter().flatten().copied().chain([Some(g.null), g.control]));
+    let hi = largest(cells).filter(|x| *x > 0.0).map_or(1.0, |x| round_up(x).min(1.0));
+    let table = |g: &Gates| Table {
+        cells: g.cross.clone(),
+        diagonal_is_trivial: false,
+        lo: 0.0,
+        hi,
+        note: format!("own {}, others {}, r = {}", show(mean(g.own.iter().copied())), show(others(g)), g.r),
+        null: Some(g.null),
+        control: g.control,
+    };
+    let panels = subjects.iter().map(|s| HeatPanel {
+        words: Words {
+            heading: s.tag("router"),
+            row: "router vector".into(),
+            column: "expert".into(),
+            rows: Vec::new(),
+        },
+        tables: s.analysis.gates.iter().map(|g| (vec![g.layer.to_string()], table(g))).collect::<BTreeMap<_, _>>(),
+    });
+    let mut layers: Vec<usize> = rows().map(|g| g.layer).collect();
+    layers.sort_unstable();
+    layers.dedup();
+    let layers: Vec<String> = layers.iter().map(usize::to_string).collect();
+    let chosen = vec![layers.last()?.clone()];
+    let about = About {
+        id: "gates-cross",
+        title: "Router vectors on the experts' leading input directions",
+        shows: "The share of each unit router vector (row) in the leading input directions of each expert (column). A bright diagonal means that the router sends an expert what it amplifies.".into(),
+        chance: "A random vector has r / d; the control is random router vectors. One scale for all layers.".into(),
+        source: SOURCE,
+    };
+    Figure::heat(about, subjects.len(), vec![("layer".into(), layers)], chosen, panels.collect())
+}
+
+/// Mean of a layer's alignment with other experts.
+fn others(g: &Gates) -> Option<f64> {
+    let rows = g.cross.iter().enumerate();
+    mean(rows.flat_map(|(i, row)| row.iter().enumerate().filter(move |(j, _)| i != *j).map(|(_, x)| *x)))
+}
+
+fn alignment(subjects: &[Subject]) -> Option<Figure> {
+    let charts: Vec<(String, Vec<Line>)> = subjects
+        .iter()
+        .map(|s| {
+            let line = |name: &str, look, f: &dyn Fn(&Gates) -> Option<f64>| {
+                Line::new(name, look, over_layers(&s.analysis.gates, |g| g.layer, f))
+            };
+            let lines = vec![
+                line("own expert", Look::Colour(0), &|g| mean(g.own.iter().copied())),
+                line("other experts", Look::Colour(1), &others),
+                line("the layer's input", Look::Colour(2), &|g| mean(g.data.iter().flatten().copied())),
+                line("chance", Look::Chance, &|g| Some(g.null)),
+                line("control", Look::Control, &|g| g.control),
+            ];
+            (s.tag("router"), lines)
+        })
+        .collect();
+    let all: Vec<Vec<Line>> = charts.iter().map(|c| c.1.clone()).collect();
+    let (x, y) = (Axis::numbers("layer", &all), Axis::values("share of the router vector", &all));
+    let about = About {
+        id: "gates-alignment",
+        title: "What the router follows over the layers",
+        shows: "Mean share of the router vectors in the leading directions of their own expert, of other experts and, with --data, of the layer's input.".into(),
+        chance: "Broken: r / d. Dotted: random router vectors.".into(),
+        source: SOURCE,
+    };
+    Figure::charts(about, 2, &x, &y, &charts)
+}
+
+fn specificity(subjects: &[Subject]) -> Option<Figure> {
+    let mut lines: Vec<Line> = subjects
+        .iter()
+        .map(|s| {
+            let points = over_layers(&s.analysis.gates, |g| g.layer, |g| median(g.specificity.iter().copied()));
+            Line::new(s.tag("median of experts"), s.look(false), points)
+        })
+        .collect();
+    let even = subjects
+        .iter()
+        .map(|s| Line::new("chance", Look::Chance, over_layers(&s.analysis.gates, |g| g.layer, |_| Some(1.0))));
+    lines.extend(merge_chance(even.collect()));
+    let charts = [("own over mean of others".to_owned(), lines)];
+    let all = [charts[0].1.clone()];
+    let (x, y) = (Axis::numbers("layer", &all), Axis::values("own over mean of others", &all));
+    let about = About {
+        id: "gates-specificity",
+        title: "Specificity of the router",
+        shows: "Alignment with the own expert over the mean alignment with the others.".into(),
+        chance: "1: a router vector that knows nothing of its expert.".into(),
+        source: SOURCE,
+    };
+    Figure::charts(about, 2, &x, &y, &charts)
+}

@@ -1,0 +1,119 @@
+//! Whether experts compute different functions.
+
+use super::pairs::{Measure, SOURCE, heat_maps, trend};
+use super::spectra::spread;
+use crate::analysis::record::Jacobians;
+use crate::report::figure::{About, Figure};
+use crate::report::lines::{Axis, Chart, Line, Look};
+use crate::report::number::{mean, smallest};
+use crate::report::subject::{Subject, layers};
+
+fn jacobian_rows(s: &Subject) -> Vec<(usize, Jacobians)> {
+    s.analysis.jacobians.iter().map(|j| (j.layer, j.clone())).collect()
+}
+
+/// Figures of the Jacobians.
+pub fn jacobians(subjects: &[Subject]) -> Vec<Option<Figure>> {
+    let how = |s: &Subject| {
+        let j = s.analysis.jacobians.first()?;
+        let kind = j.probes.map_or("exact".into(), |p| format!("by {p} random probes a token"));
+        Some(s.tag(&format!("{kind}, at {} tokens", j.tokens)))
+    };
+    let how: Vec<String> = subjects.iter().filter_map(how).collect();
+    let cosines = "The cosine of two experts' Jacobians d expert(x) / dx: 1 is the same local function up to a factor.";
+    let heat = About {
+        id: "jacobians-pairs",
+        title: "Alignment of every pair of experts",
+        shows: format!(
+            "{cosines} Mean of the cosines over tokens, or the cosine of the mean Jacobians. Measured: {}.",
+            how.join("; ")
+        ),
+        chance: "Independent functions have 0; the control is experts with Gaussian weights of the same norms.".into(),
+        source: SOURCE,
+    };
+    let measures = [
+        Measure {
+            name: "mean of cosines",
+            pairs: |j: &Jacobians| &j.mean_of_cosines,
+            null: |j| Some(j.null),
+            control: |j| j.control,
+        },
+        Measure { name: "cosine of means", pairs: |j| &j.cosine_of_means, null: |j| Some(j.null), control: |_| None },
+    ];
+    let over = About {
+        id: "jacobians-trend",
+        title: "Alignment over the layers",
+        shows: format!("{cosines} Mean over pairs of experts."),
+        chance: "Broken: 0. Dotted: experts with Gaussian weights of the same norms, for the mean of cosines.".into(),
+        source: SOURCE,
+    };
+    let rank = About {
+        id: "jacobians-rank",
+        title: "Effective rank of the Jacobians",
+        shows: "Mean over tokens and experts: about how many directions of the input an expert responds to.".into(),
+        chance: "No null: it describes one expert and compares none. A Jacobian with even singular values has d."
+            .into(),
+        source: SOURCE,
+    };
+    vec![
+        heat_maps(heat, subjects, "Jacobians", jacobian_rows, &measures),
+        trend(
+            over,
+            subjects,
+            "cosine",
+            jacobian_rows,
+            &[
+                ("mean of cosines", Look::Colour(0), |j| j.mean_offdiag),
+                ("cosine of means", Look::Colour(0), |j| j.means_offdiag),
+                ("chance", Look::Chance, |j| Some(j.null)),
+                ("control", Look::Control, |j| j.control),
+            ],
+        ),
+        jacobian_spectra(subjects),
+        trend(
+            rank,
+            subjects,
+            "effective rank",
+            jacobian_rows,
+            &[("mean of experts", Look::Colour(0), |j| mean(j.effective_rank.iter().copied()))],
+        ),
+    ]
+}
+
+fn jacobian_spectra(subjects: &[Subject]) -> Option<Figure> {
+    let all_layers = layers(subjects);
+    let last = all_layers.len().saturating_sub(1).max(1) as f64;
+    let line = |j: &Jacobians| {
+        let n = j.singular_values.iter().map(Vec::len).max().unwrap_or(0);
+        let at = |i: usize| mean(j.singular_values.iter().map(|s| Some(s.get(i)? / s.first().filter(|f| **f > 0.0)?)));
+        let place = all_layers.iter().position(|l| *l == j.layer).unwrap_or(0);
+        let points = spread(n).into_iter().map(|i| ((i + 1) as f64, at(i))).collect();
+        Line::new(format!("layer {}", j.layer), Look::Graded(place as f64 / last), points)
+    };
+    let charts: Vec<(String, Vec<Line>)> =
+        subjects.iter().map(|s| (s.tag("Jacobians"), s.analysis.jacobians.iter().map(line).collect())).collect();
+    let points = || charts.iter().flat_map(|c| &c.1).flat_map(|l| &l.points);
+    let least = smallest(points().map(|p| p.1.filter(|y| *y > 0.0))).unwrap_or(0.1).clamp(1e-3, 0.5);
+    let x = Axis::logarithmic("singular direction", (1.0, points().map(|p| p.0).fold(2.0, f64::max)));
+    let y = Axis::logarithmic("s\u{2c7c} / s\u{2081}", (least, 1.0));
+    let grades = (format!("layer {}", all_layers.first()?), format!("layer {}", all_layers.last()?));
+    let about = About {
+        id: "jacobians-spectra",
+        title: "Singular spectra of the Jacobians",
+        shows: "Leading singular values over the largest, mean over tokens and experts, one line a layer.".into(),
+        chance: "No null for the shape itself: it describes single experts.".into(),
+        source: SOURCE,
+    };
+    Figure::charts_with(
+        about,
+        2,
+        charts.iter().map(|(heading, lines)| Chart {
+            heading,
+            x: &x,
+            y: &y,
+            lines,
+            bound: None,
+            grades: Some(grades.clone()),
+        }),
+    )
+}

@@ -1,0 +1,238 @@
+//! Principal similarity of weights and of gradients.
+
+use std::collections::BTreeMap;
+
+use crate::analysis::record::{Of, Part, Similarity};
+use crate::nn::config::ExpertMatrix;
+use crate::report::figure::{About, Figure, HeatPanel, table as numbers_table};
+use crate::report::heat::{Table, Words};
+use crate::report::lines::{Axis, Line, Look};
+use crate::report::number::{finite, largest, percent, round_up, show};
+use crate::report::subject::{
+    SIDES, Subject, layers, merge_chance, most_alike, over_layers, side, similarity_lines, worst,
+};
+
+const SOURCE: &str = "METHOD \u{a7}6; arXiv 2602.12556, figures 1, 2a and 4";
+
+/// The bright end of a scale that fits `rows`, without what an expert has in common with itself.
+pub fn scale<'a>(rows: impl Iterator<Item = &'a Similarity>) -> f64 {
+    let pairs = rows.flat_map(|r| {
+        let cells = r.pairs.iter().enumerate();
+        cells
+            .flat_map(|(i, row)| row.iter().enumerate().filter(move |(j, _)| i != *j).map(|(_, x)| *x))
+            .chain([Some(r.null), r.control])
+    });
+    largest(pairs).filter(|x| *x > 0.0).map_or(1.0, |x| round_up(x).min(1.0))
+}
+
+/// The heat map of a row on a scale up to `hi`.
+pub fn table(row: &Similarity, hi: f64) -> Table {
+    Table {
+        cells: row.pairs.clone(),
+        diagonal_is_trivial: true,
+        lo: 0.0,
+        hi,
+        note: format!(
+            "mean {}, largest {}, mean cosine {}, r = {}",
+            show(row.mean_offdiag),
+            show(row.max),
+            show(row.mean_cosine),
+            row.r
+        ),
+        null: Some(row.null),
+        control: row.control,
+    }
+}
+
+/// The words of a panel.
+pub fn words(s: &Subject, of: Of) -> Words {
+    let heading = s.tag(s.of(of));
+    let thing = if of == Of::Activations { "sample" } else { "expert" };
+    Words { heading, row: thing.into(), column: thing.into(), rows: Vec::new() }
+}
+
+/// A part's name among the choices.
+pub fn part_name(part: Part, top: f64) -> String {
+    match part {
+        Part::Top => format!("top {}", percent(top)),
+        Part::Tail => "tail".into(),
+    }
+}
+
+/// Heat maps of `ofs` by layer, matrix, side and part.
+pub fn heat_maps(about: About, subjects: &[Subject], ofs: &[Of], prefer: Option<&Similarity>) -> Option<Figure> {
+    let top = subjects[0].analysis.settings.top;
+    let rows = |part| subjects.iter().flat_map(move |s| ofs.iter().flat_map(move |&of| s.rows(of, part)));
+    let parts: Vec<Part> = [Part::Top, Part::Tail].into_iter().filter(|p| rows(*p).next().is_some()).collect();
+    let prefer = prefer.or_else(|| parts.first().and_then(|p| most_alike(rows(*p))))?;
+    let his: BTreeMap<Part, f64> = parts.iter().map(|p| (*p, scale(rows(*p)))).collect();
+    let mut panels = Vec::new();
+    for s in subjects {
+        for &of in ofs {
+            let mut tables = BTreeMap::new();
+            for &part in &parts {
+                for r in s.rows(of, part) {
+                    tables.insert(key(r, top), table(r, his[&part]));
+                }
+            }
+            panels.push(HeatPanel { words: words(s, of), tables });
+        }
+    }
+    let present = |f: &dyn Fn(&Similarity) -> bool| parts.iter().any(|p| rows(*p).any(f));
+    let of_layers = layers(subjects).into_iter().filter(|l| present(&|r| r.layer == *l));
+    let selects = vec![
+        ("layer".to_owned(), of_layers.map(|l| l.to_string()).collect()),
+        (
+            "matrix".into(),
+            ExpertMatrix::ALL.iter().filter(|m| present(&|r| r.matrix == **m)).map(|m| m.name().to_owned()).collect(),
+        ),
+        (
+            "side".into(),
+            SIDES.iter().filter(|on| present(&|r| r.side == **on)).map(|on| side(*on).to_owned()).collect(),
+        ),
+        ("part".into(), parts.iter().map(|p| part_name(*p, top)).collect()),
+    ];
+    let columns = panels.iter().filter(|p| !p.tables.is_empty()).count().min(3);
+    Figure::heat(about, columns, selects, key(prefer, top), panels)
+}
+
+fn key(r: &Similarity, top: f64) -> Vec<String> {
+    vec![r.layer.to_string(), r.matrix.name().into(), side(r.side).into(), part_name(r.part, top)]
+}
+
+/// One chart a matrix and side; of the tail one a side.
+fn trends(about: About, subjects: &[Subject], ofs: &[Of], part: Part) -> Option<Figure> {
+    // Of the tail, which says little, only the mean over matrices.
+    let matrices = if part == Part::Top { ExpertMatrix::ALL.map(Some).to_vec() } else { vec![None] };
+    let all: Vec<_> = SIDES.into_iter().flat_map(|on| matrices.iter().map(move |m| (on, *m))).collect();
+    let charts: Vec<(String, Vec<Line>)> = all
+        .into_iter()
+        .map(|(on, m)| {
+            let heading = m.map_or(side(on).to_owned(), |m| format!("{}, {}", m.name(), side(on)));
+            (heading, similarity_lines(subjects, ofs, part, on, m))
+        })
+        .collect();
+    let lines: Vec<Vec<Line>> = charts.iter().map(|c| c.1.clone()).collect();
+    let (x, y) = (Axis::numbers("layer", &lines), Axis::values("mean similarity of pairs of experts", &lines));
+    Some(Figure::charts(about, 3, &x, &y, &charts)?.with_numbers(numbers(subjects, ofs)))
+}
+
+fn numbers(subjects: &[Subject], ofs: &[Of]) -> maud::Markup {
+    let head = ["Layer, matrix, side", "of", "part", "r", "mean", "mean cosine", "largest", "chance", "control"];
+    let mut rows = Vec::new();
+    for s in subjects {
+        for r in s.analysis.similarity.iter().filter(|r| ofs.contains(&r.of)) {
+            rows.push(vec![
+                format!("{}, {}, {}", r.layer, r.matrix.name(), side(r.side)),
+                s.tag(s.of(r.of)),
+                part_name(r.part, s.analysis.settings.top),
+                r.r.to_string(),
+                show(r.mean_offdiag),
+                show(r.mean_cosine),
+                show(r.max),
+                show(Some(r.null)),
+                show(r.control),
+            ]);
+        }
+    }
+    numbers_table(&head, &rows)
+}
+
+const SCALE: &str = "All panels and all choices of one part have the same scale.";
+
+/// Figures of the weights.
+pub fn weights(subjects: &[Subject]) -> Vec<Option<Figure>> {
+    let ofs = [Of::Weights, Of::Unique];
+    let heat = About {
+        id: "similarity",
+        title: "Similarity of every pair of experts",
+        shows: format!("The share of one expert's subspace that lies in another's, |U_a\u{1d40} U_b|\u{b2} / r. {SCALE} Grey is undefined."),
+        chance: "Random subspaces have r / m, with m the width of the side; the control is Gaussian matrices of the experts' sizes.".into(),
+        source: SOURCE,
+    };
+    let top = About {
+        id: "similarity-top",
+        title: "Similarity of the top directions over the layers",
+        shows: "Mean over pairs of experts, one chart a matrix and side. Merged experts and unique parts are always both there.".into(),
+        chance: "Broken: r / m. Dotted: Gaussian matrices of the same sizes.".into(),
+        source: SOURCE,
+    };
+    let tail = About {
+        id: "similarity-tail",
+        title: "Similarity of the tail over the layers",
+        shows: "The same of all other directions, mean over gate, up and down too. Large subspaces overlap much by chance alone: only the distance to chance says something.".into(),
+        chance: "Broken: r / m with the tail's r. Dotted: Gaussian matrices of the same sizes.".into(),
+        source: SOURCE,
+    };
+    vec![
+        heat_maps(heat, subjects, &ofs, worst(subjects)),
+        trends(top, subjects, &ofs, Part::Top),
+        trends(tail, subjects, &ofs, Part::Tail),
+    ]
+}
+
+/// Figures of the gradients.
+pub fn gradients(subjects: &[Subject]) -> Vec<Option<Figure>> {
+    let heat = About {
+        id: "gradients-similarity",
+        title: "Similarity of every pair of experts' gradients",
+        shows: format!(
+            "As for weights, of the gradient of each expert over the tokens looked at. {SCALE} An expert without tokens has no gradient and is grey."
+        ),
+        chance: "r / m; the control is Gaussian matrices of the gradients' sizes.".into(),
+        source: SOURCE,
+    };
+    let over = |id, title, part| {
+        let about = About {
+            id,
+            title,
+            shows: "Mean over pairs of experts; of the tail also over gate, up and down.".into(),
+            chance: "Broken: r / m. Dotted: Gaussian matrices of the same sizes.".into(),
+            source: SOURCE,
+        };
+        trends(about, subjects, &[Of::Gradients], part)
+    };
+    vec![
+        heat_maps(heat, subjects, &[Of::Gradients], None),
+        over("gradients-top", "Dominant directions of gradients over the layers", Part::Top),
+        over("gradients-tail", "Tail of gradients over the layers", Part::Tail),
+        common_share(subjects),
+    ]
+}
+
+fn common_share(subjects: &[Subject]) -> Option<Figure> {
+    let mut charts = Vec::new();
+    for m in ExpertMatrix::ALL {
+        let mut lines = Vec::new();
+        let mut chance = Vec::new();
+        for s in subjects {
+            let rows = || s.analysis.decoupling.iter().filter(move |d| d.matrix == m);
+            let measured = rows().any(|d| finite(d.common_gradient_share).is_some());
+            lines.push(Line::new(
+                s.tag("common part"),
+                s.look(false),
+                over_layers(rows(), |d| d.layer, |d| d.common_gradient_share),
+            ));
+            if measured {
+                chance.push(Line::new(
+                    s.tag("chance"),
+                    Look::Chance,
+                    over_layers(rows(), |d| d.layer, |d| Some(d.null_gradient_share)),
+                ));
+            }
+        }
+        lines.extend(merge_chance(chance));
+        charts.push((m.name().to_owned(), lines));
+    }
+    let all: Vec<Vec<Line>> = charts.iter().map(|c| c.1.clone()).collect();
+    let (x, y) = (Axis::numbers("layer", &all), Axis::values("share of the gradient's energy", &all));
+    let about = About {
+        id: "gradients-common",
+        title: "Share of the gradient that is common",
+        shows: "Energy of the experts' gradients in the common part G_c: what trains W_c and not the expert itself."
+            .into(),
+        chance: "A random gradient has 1 \u{2212} (1 \u{2212} k/m)(1 \u{2212} k/n) there.".into(),
+        source: "METHOD \u{a7}4, \u{a7}6; arXiv 2602.12556",
+    };
+    Figure::charts(about, 3, &x, &y, &charts)
+}

@@ -1,0 +1,217 @@
+//! `sdmoe analyze` end to end: its own runs with a text, two side by side, others' checkpoints, and bad input.
+
+#[path = "common/checkpoints.rs"]
+mod checkpoints;
+#[path = "common/place.rs"]
+mod place;
+
+use std::fs;
+
+use checkpoints::{Names, Sizes, Stored, model, write, write_shards};
+use place::Place;
+use sdmoe::analysis::record::{Analysis, Of, Part};
+use sdmoe::nn::config::Preset;
+use sdmoe::report::{PAGE, RECORD, RECORDS};
+use sdmoe::train::config::RunConfig;
+
+/// A run of a second, of which layers, experts and sides can be told apart by their sizes.
+fn tiny(spectral: bool) -> RunConfig {
+    let mut config = RunConfig::preset(Preset::Tiny);
+    config.model.d_model = 32;
+    config.model.layers = 2;
+    (config.model.heads, config.model.kv_heads, config.model.head_dim) = (2, 1, 16);
+    (config.model.moe.experts, config.model.moe.d_expert, config.model.moe.d_shared) = (4, 24, 16);
+    (config.train.steps, config.train.batch, config.train.seq) = (8, 2, 32);
+    (config.train.log_every, config.train.eval_every, config.train.spectral_every) = (1, 4, 4);
+    config.optimizer.warmup_steps = 2;
+    (config.spectral.rank, config.spectral.oversampling) = (3, 4);
+    config.spectral.enabled = spectral;
+    config.data.paths = vec!["text".into()];
+    config
+}
+
+/// A place with the finished runs `off` and `on`, and the sources `text/words` and `text/digits`.
+fn runs(report: &str) -> Place {
+    let place = Place::new();
+    place.write("text/words", "the quick brown fox jumps over the lazy dog. ".repeat(60));
+    place.write("text/digits", (0..600).map(|n| (n * n).to_string() + ", ").collect::<String>());
+    for (name, spectral) in [("off", false), ("on", true)] {
+        place.write("run.toml", tiny(spectral).to_toml().unwrap());
+        place.runs(&format!("train --config run.toml --out {name} --quiet --report {report}"));
+    }
+    place
+}
+
+fn record(place: &Place, path: &str) -> Analysis {
+    let text = place.read(path);
+    assert!(!text.contains("NaN") && !text.contains("Infinity"), "{path}");
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+/// Every similarity that is defined stands beside its null and its control, and lies where similarities lie.
+fn sound(found: &Analysis) {
+    assert!(!found.similarity.is_empty());
+    for row in &found.similarity {
+        let name = (row.layer, row.matrix, row.side, row.of, row.part);
+        assert!(row.null > 0.0 && row.null <= 1.0, "{name:?}: null {}", row.null);
+        let control = row.control.unwrap_or_else(|| panic!("{name:?}: no control"));
+        // The control's own spread: few pairs of few dimensions.
+        assert!((control - row.null).abs() < 0.1, "{name:?}: control {control}, null {}", row.null);
+        let all = row.pairs.iter().flatten().flatten().chain(&row.mean_offdiag).chain(&row.max);
+        assert!(all.into_iter().all(|x| (-1e-5..=1.0 + 1e-5).contains(x)), "{name:?}: {row:?}");
+        assert!(row.pairs.iter().enumerate().all(|(i, r)| r[i].is_none_or(|x| (x - 1.0).abs() < 1e-4)), "{name:?}");
+    }
+}
+
+#[test]
+fn a_run_is_analysed_with_a_text_and_beside_another() {
+    let place = runs("off");
+    assert!(!place.path("on/analysis").exists(), "--report off");
+    let said = place.runs("analyze on --data text --tokens 512 --seed 3");
+    for part in ["Analysed 24 of 24 expert matrices", "0 not understood", "report: on/analysis/report.html"] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    assert!(place.read(&format!("on/analysis/{PAGE}")).contains("</html>"));
+    let found = record(&place, &format!("on/analysis/{RECORD}"));
+    sound(&found);
+    assert_eq!((found.target.name.as_str(), found.target.kind.as_str(), found.target.spectral), ("on", "run", true));
+    assert_eq!((found.settings.seed, found.settings.tokens, found.settings.data.as_deref()), (3, 512, Some("text")));
+    let rows = |of, part| found.similarity.iter().filter(|s| s.of == of && s.part == part).count();
+    for of in [Of::Weights, Of::Unique, Of::Gradients] {
+        assert_eq!(rows(of, Part::Top), 12, "{of:?}: 2 layers, 3 kinds, 2 sides");
+        // W_u lacks k dimensions: on the longer side it has no tail of full rank, nor need a gradient.
+        assert!(rows(of, Part::Tail) >= 6, "{of:?}");
+    }
+    assert_eq!((rows(Of::Weights, Part::Tail), rows(Of::Unique, Part::Tail)), (12, 6));
+    assert_eq!((rows(Of::Activations, Part::Top), rows(Of::Activations, Part::Tail)), (2, 2));
+    let counts = [found.gates.len(), found.load.len(), found.jacobians.len(), found.routed_pca.len()];
+    assert_eq!((counts, found.activations.len(), found.decoupling.len()), ([2; 4], 24, 6));
+    for gates in &found.gates {
+        let data = gates.data.as_ref().unwrap();
+        assert!(data.len() == 4 && data.iter().all(|x| (0.0..=1.0).contains(&x.unwrap())), "{gates:?}");
+    }
+    for load in &found.load {
+        assert_eq!(load.sources, ["digits", "words"]);
+        let (found, null, control) = (load.mutual_information.unwrap(), load.null.unwrap(), load.control.unwrap());
+        assert!(found > control && null > 0.0, "letters and digits go to other experts: {load:?}");
+    }
+    for j in &found.jacobians {
+        assert_eq!((j.probes, j.tokens, j.singular_values.len()), (None, 32, 4));
+        assert!(j.control.unwrap().abs() < 0.1 && j.mean_offdiag.is_some(), "{j:?}");
+    }
+    for a in found.activations.iter().filter(|a| a.tokens > 0) {
+        let whole: f64 = a.output_energy.iter().flatten().sum();
+        assert!((whole - 1.0).abs() < 1e-3, "all directions carry the whole output: {a:?}");
+        assert!(a.null.is_some() && a.control.is_some() && a.shuffle_control.is_some(), "{a:?}");
+        assert!(a.shuffle_top.is_some() && a.shuffle_tail.is_some(), "{a:?}");
+    }
+    for d in &found.decoupling {
+        let share = d.common_gradient_share.unwrap();
+        assert!((0.0..=1.0).contains(&share) && d.null_gradient_share > 0.0, "{d:?}");
+    }
+    let curves = found.training.as_ref().unwrap();
+    assert_eq!(curves.step, (1..=8).collect::<Vec<_>>());
+    assert!(curves.loss.iter().all(Option::is_some) && curves.val_loss[7].is_some() && curves.drift_model[3].is_some());
+    // One percent of 24 is one direction; k = 3.
+    assert!((curves.null_similarity.unwrap() - 1.0 / 24.0).abs() < 1e-12);
+    assert!((curves.null_drift_hidden.unwrap() - (3.0f64 / 24.0).sqrt()).abs() < 1e-12);
+
+    // The same seed says the same.
+    place.runs("analyze on --data text --tokens 512 --seed 3 --out again");
+    assert!(
+        place.read("again/analysis.json") == place.read("on/analysis/analysis.json"),
+        "the same seed, other numbers"
+    );
+
+    let said = place.runs("analyze --compare off on --layers 1 --out both");
+    assert!(said.contains("Analysed 12 of 24 expert matrices") && said.contains("report: both/report.html"), "{said}");
+    let [first, second] = RECORDS.map(|file| record(&place, &format!("both/{file}")));
+    sound(&first);
+    sound(&second);
+    assert_eq!((first.target.name.as_str(), second.target.name.as_str()), ("off", "on"));
+    assert!(!first.target.spectral && first.decoupling.is_empty() && first.training.is_some());
+    assert_eq!((first.target.layers, second.target.layers), (vec![1], vec![1]));
+    assert!(second.similarity.iter().all(|row| row.layer == 1));
+}
+
+#[test]
+fn a_run_ends_with_its_report() {
+    let place = runs("on");
+    for (name, of) in [("off", Of::Weights), ("on", Of::Unique)] {
+        let found = record(&place, &format!("{name}/analysis/{RECORD}"));
+        sound(&found);
+        assert!(found.similarity.iter().any(|row| row.of == of) && found.training.is_some());
+        assert!(found.load.len() == 2 && found.settings.tokens > 0, "the held-out part was looked at");
+        assert!(place.path(&format!("{name}/analysis/{PAGE}")).exists());
+    }
+}
+
+const SIZES: Sizes = Sizes { layers: 2, dense: 1, experts: 4, d: 40, f: 24 };
+
+#[test]
+fn others_checkpoints_are_analysed_from_their_weights_alone() {
+    let place = Place::new();
+    let mut tensors = model(Names::Qwen2Moe, "BF16", SIZES);
+    tensors.push(Stored::zeros("model.mystery.weight", "BF16", &[3]));
+    fs::create_dir(place.path("qwen")).unwrap();
+    write_shards(&place.path("qwen"), &tensors, 3);
+    let before = place::tree(&place.path("qwen"));
+    let said = place.runs("analyze qwen --values all");
+    for part in
+        ["Analysed 12 of 12 expert matrices", "1 not understood", "model.mystery.weight", "analysis-qwen/report"]
+    {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    assert_eq!(place::tree(&place.path("qwen")), before, "nothing may be written into others' folders");
+    let found = record(&place, "analysis-qwen/analysis.json");
+    sound(&found);
+    assert_eq!((found.target.family.as_str(), found.target.kind.as_str()), ("qwen2_moe", "hugging_face"));
+    assert_eq!((found.target.d_model, found.target.d_expert, &found.target.layers[..]), (40, 24, &[1][..]));
+    assert!(found.spectra.iter().all(|s| s.singular_values.len() == 24 && s.effective_rank.is_some()));
+    assert!(found.activations.is_empty() && found.load.is_empty() && found.training.is_none());
+    assert_eq!(found.coverage.unknown_tensors, ["model.mystery.weight"]);
+
+    write(&place.path("one.safetensors"), &model(Names::Mixtral, "F16", SIZES));
+    place.runs("analyze one.safetensors --out deep/er");
+    assert_eq!(record(&place, "deep/er/analysis.json").target.name, "one.safetensors");
+}
+
+#[test]
+fn bad_input_is_told_and_leaves_no_report() {
+    let place = Place::new();
+    fs::create_dir(place.path("hf")).unwrap();
+    let file = place.path("hf/model.safetensors");
+    write(&file, &model(Names::Olmoe, "F32", SIZES));
+    place.write("text", "words ".repeat(100));
+    place.write("taken", "x");
+    place.fails("analyze", "--help");
+    place.fails(
+        "analyze missing",
+        "missing: expected a run, a checkpoint, a Hugging Face folder or a .safetensors file",
+    );
+    place.fails("analyze hf --layers 7", "config: layers: expected layers with experts (1), got 7");
+    place.fails("analyze hf --layers 3-1", "expected numbers and ranges such as 0-3,7");
+    place.fails("analyze hf --top 0%", "expected a share such as 1% or 0.01");
+    place.fails("analyze hf --tokens 0", "expected a number of at least 1");
+    place.fails("analyze hf --data text", "hf: --data needs the folder of a run");
+    place.fails("analyze hf --out taken", "taken: expected a folder for the report, found a file");
+    place.fails("analyze hf --compare hf hf", "cannot be used with");
+    place.fails("analyze hf --data nowhere", "reading nowhere");
+
+    let whole = fs::read(&file).unwrap();
+    fs::write(&file, &whole[..whole.len() - 8]).unwrap();
+    place.fails("analyze hf", "hf/model.safetensors");
+
+    let mut broken = model(Names::Olmoe, "F32", SIZES);
+    let tensor = broken.iter_mut().find(|t| t.name.contains("experts.2.") && t.name.contains("up_proj")).unwrap();
+    tensor.bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    let name = tensor.name.clone();
+    write(&file, &broken);
+    let before = place.tree();
+    let output = place.command("analyze hf").output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    let error = message.lines().last().unwrap();
+    assert!(error.contains("hf/model.safetensors") && error.contains(&name), "{message}");
+    assert_eq!(place.tree(), before, "nothing may be written");
+}

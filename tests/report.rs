@@ -1,0 +1,354 @@
+//! The report: complete, well-formed, escaped, self-contained, of bounded size, and the same for the same record.
+
+#[path = "report_support/plant.rs"]
+mod plant;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use plant::{BASELINE, HOSTILE, LARGE, SMALL};
+use sdmoe::Error;
+use sdmoe::analysis::record::{Analysis, Of};
+use sdmoe::report::{terminal_table, write, write_comparison};
+
+/// All files below `dir`, by their paths in it.
+fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    let mut folders = vec![dir.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                all.insert(path.strip_prefix(dir).unwrap().to_owned(), fs::read(&path).unwrap());
+            }
+        }
+    }
+    all
+}
+
+fn report(analyses: &[&Analysis]) -> (tempfile::TempDir, String) {
+    let dir = tempfile::tempdir().unwrap();
+    match analyses {
+        [a] => write(dir.path(), a),
+        [a, b] => write_comparison(dir.path(), a, b),
+        _ => panic!("one or two"),
+    }
+    .unwrap();
+    let page = fs::read_to_string(dir.path().join("report.html")).unwrap();
+    (dir, page)
+}
+
+/// The page without the script, its data, and what XML does not know: the doctype and `meta` without an end.
+fn markup(page: &str) -> String {
+    let mut rest = page.strip_prefix("<!DOCTYPE html>").expect("a doctype");
+    let mut text = String::new();
+    for (open, close) in [("<meta", ">"), ("<script", "</script>")] {
+        while let Some(start) = rest.find(open) {
+            let end = start + rest[start..].find(close).unwrap() + close.len();
+            text.push_str(&rest[..start]);
+            rest = &rest[end..];
+        }
+    }
+    text + rest
+}
+
+/// The data that the script reads.
+fn data(page: &str) -> serde_json::Value {
+    let open = "<script type=\"application/json\" id=\"data\">";
+    let start = page.find(open).unwrap() + open.len();
+    let text = &page[start..start + page[start..].find("</script>").unwrap()];
+    serde_json::from_str(text).unwrap()
+}
+
+const SECTIONS: [&str; 10] = [
+    "weights",
+    "spectra",
+    "gradients",
+    "gates",
+    "activations",
+    "jacobians",
+    "routed-pca",
+    "load",
+    "decoupling",
+    "training",
+];
+
+#[test]
+fn every_section_is_there_and_the_missing_ones_say_what_gives_them() {
+    let whole = SMALL.analysis("small");
+    let weights = LARGE.analysis("large");
+    for (analysis, missing) in [
+        (&whole, &[][..]),
+        (&weights, &["gradients", "activations", "jacobians", "routed-pca", "load", "decoupling", "training"]),
+    ] {
+        let (dir, page) = report(&[analysis]);
+        let text = markup(&page);
+        let document = roxmltree::Document::parse(&text).unwrap();
+        let by_id =
+            |id: &str| document.descendants().find(|n| n.attribute("id") == Some(id)).unwrap_or_else(|| panic!("{id}"));
+        for id in SECTIONS {
+            let section = by_id(id);
+            let figures = section.descendants().filter(|n| n.has_tag_name("figure")).count();
+            let words: String = section.descendants().filter_map(|n| n.text()).collect();
+            assert_eq!(figures == 0, missing.contains(&id), "{id} has {figures} figures");
+            assert_eq!(words.contains("Not measured: "), missing.contains(&id), "{id}");
+        }
+        for figure in document.descendants().filter(|n| n.has_tag_name("figure")) {
+            let words: String = figure.descendants().filter_map(|n| n.text()).collect();
+            let id = figure.attribute("id").unwrap();
+            assert!(words.contains("Chance. ") && words.contains("Definition: METHOD"), "{id}: {words}");
+            assert!(dir.path().join(format!("figures/{id}.svg")).is_file(), "{id}");
+        }
+        for svg in document.descendants().filter(|n| n.tag_name().name() == "svg") {
+            assert_eq!(svg.attribute("role"), Some("img"));
+            assert!(svg.attribute("aria-label").is_some_and(|l| l.len() > 20));
+        }
+    }
+}
+
+#[test]
+fn what_is_undefined_is_called_so_and_never_printed_as_a_number() {
+    let mut analysis = SMALL.analysis("small");
+    // What a record must not hold, but a bug could put there.
+    analysis.similarity[0].mean_offdiag = Some(f64::NAN);
+    analysis.similarity[0].pairs[0][1] = Some(f64::INFINITY);
+    analysis.spectra[0].stable_rank = f64::NAN;
+    analysis.spectra[1].singular_values[0] = f64::NAN;
+    analysis.load[0].entropy = f64::NEG_INFINITY;
+    analysis.gates[0].null = f64::NAN;
+    let (dir, page) = report(&[&analysis]);
+    let mut texts = vec![markup(&page), terminal_table(&analysis)];
+    texts.extend(files(&dir.path().join("figures")).into_values().map(|f| String::from_utf8(f).unwrap()));
+    for text in &texts {
+        for word in ["NaN", "inf", "null", "None", "undefined"] {
+            let found = text.match_indices(word).filter(|(at, _)| {
+                let beside = [text[..*at].chars().next_back(), text[at + word.len()..].chars().next()];
+                !beside.iter().flatten().any(|c| c.is_alphabetic() || *c == '_')
+            });
+            // Prose may speak of the null; a number may not be one.
+            let found = found.filter(|(at, _)| {
+                word != "null"
+                    || text[..*at].ends_with(['"', '>', ',', ' ']) && text[at + 4..].starts_with(['"', '<', ','])
+            });
+            assert!(word == "undefined" || found.count() == 0, "{word} in {}", &text[..200.min(text.len())]);
+        }
+    }
+    let (text, cells) = (&texts[0], data(&page));
+    assert!(text.contains("class=\"undefined\"") && text.contains(">undefined<"));
+    // The last of the 4096 levels stands for undefined; row 3 of the gradients of layer 1 is all of it.
+    let table = &cells["figures"]["gradients-similarity"]["panels"][0]["1|gate|model side|top 1\u{a0}%"];
+    let packed = table["data"].as_str().unwrap();
+    let cell = |i: usize, j: usize| (0..i).map(|i| 7 - i).sum::<usize>() + j - i - 1;
+    let digits = |at: usize| &packed[2 * at..2 * at + 2];
+    assert_eq!((digits(cell(0, 3)), digits(cell(3, 7))), ("__", "__"));
+    assert_ne!(digits(cell(0, 1)), "__");
+}
+
+#[test]
+fn cells_in_the_page_are_those_of_the_record() {
+    let analysis = SMALL.analysis("small");
+    let (_dir, page) = report(&[&analysis]);
+    let figures = data(&page);
+    const DIGITS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut compared = 0;
+    for row in analysis.similarity.iter().filter(|r| matches!(r.of, Of::Weights | Of::Unique)) {
+        let side = if format!("{:?}", row.side) == "Model" { "model side" } else { "hidden side" };
+        let part = if format!("{:?}", row.part) == "Top" { "top 1\u{a0}%" } else { "tail" };
+        let key = format!("{}|{}|{side}|{part}", row.layer, row.matrix.name());
+        let table = &figures["figures"]["similarity"]["panels"][usize::from(row.of == Of::Unique)][&key];
+        let (lo, hi) = (table["lo"].as_f64().unwrap(), table["hi"].as_f64().unwrap());
+        let packed: Vec<usize> = table["data"].as_str().unwrap().chars().map(|c| DIGITS.find(c).unwrap()).collect();
+        let expected = row.pairs.iter().enumerate().flat_map(|(i, r)| r[i + 1..].iter().map(|x| x.unwrap()));
+        assert_eq!(packed.len(), 8 * 7);
+        for (x, digits) in expected.zip(packed.chunks(2)) {
+            let value = lo + (hi - lo) * (64 * digits[0] + digits[1]) as f64 / 4094.0;
+            assert!((value - x).abs() <= 0.5001 * (hi - lo) / 4094.0, "{key}: {value} for {x}");
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 3 * 3 * 2 * 2 * 2 * 28);
+}
+
+#[test]
+fn text_from_files_is_escaped_and_nothing_is_loaded() {
+    let (a, b) = (BASELINE.analysis(HOSTILE), SMALL.analysis("small & <b>"));
+    for analyses in [&[&a][..], &[&a, &b]] {
+        let (dir, page) = report(analyses);
+        for (path, content) in files(dir.path()) {
+            let text = String::from_utf8(content).unwrap();
+            let is_page = path.ends_with("report.html");
+            assert_eq!(
+                text.matches("<script").count(),
+                if is_page {
+                    2
+                } else {
+                    usize::from(path.extension().unwrap() == "json") * text.matches("<script").count()
+                },
+                "{path:?}"
+            );
+            assert!(!is_page || text.contains("&lt;script&gt;alert(&quot;1&quot; &amp;"), "{path:?}");
+        }
+        let text = markup(&page);
+        let document = roxmltree::Document::parse(&text).unwrap();
+        for node in document.descendants() {
+            for attribute in node.attributes() {
+                let (name, value) = (attribute.name(), attribute.value());
+                assert!(!["src", "srcset", "data", "action", "poster"].contains(&name), "{name}={value}");
+                assert!(!name.starts_with("on"), "{name}={value}");
+                let citation = node.has_tag_name("a") && value.starts_with("https://arxiv.org/abs/");
+                assert!(!name.contains("href") || value.starts_with('#') || citation, "{name}={value}");
+            }
+            assert!(!["link", "img", "iframe", "object", "base"].contains(&node.tag_name().name()));
+        }
+        let style: String =
+            document.descendants().filter(|n| n.has_tag_name("style")).filter_map(|n| n.text()).collect();
+        assert!(style.contains("@media print") && !style.contains("url(") && !style.contains("@import"));
+        assert!(!page.contains("fetch(") && !page.contains("XMLHttpRequest"));
+    }
+}
+
+#[test]
+fn figures_are_well_formed_files_of_their_own() {
+    let (a, b) = (BASELINE.analysis("baseline"), SMALL.analysis("sd"));
+    let (dir, page) = report(&[&a, &b]);
+    let figures = files(&dir.path().join("figures"));
+    assert!(figures.len() >= 25, "{}", figures.len());
+    for (path, content) in figures {
+        let text = String::from_utf8(content).unwrap();
+        let document = roxmltree::Document::parse(&text).unwrap_or_else(|e| panic!("{path:?}: {e}"));
+        let root = document.root_element();
+        assert_eq!((root.tag_name().name(), root.tag_name().namespace()), ("svg", Some("http://www.w3.org/2000/svg")));
+        assert!(page.contains(&format!("id=\"{}\"", path.file_stem().unwrap().to_str().unwrap())));
+    }
+}
+
+#[test]
+fn decoupled_experts_are_never_shown_without_both_figures() {
+    let (a, b) = (BASELINE.analysis("baseline"), SMALL.analysis("sd"));
+    let headline = |page: &str| {
+        let start = page.find("<h1").unwrap();
+        page[start..start + page[start..].find("<div class=\"verdict\">").unwrap()].to_owned()
+    };
+    let (_one, page) = report(&[&b]);
+    assert!(
+        headline(&page).contains("Merged experts share 0.6") && headline(&page).contains("their unique parts 0."),
+        "{}",
+        headline(&page)
+    );
+    let (_two, page) = report(&[&a, &b]);
+    assert!(
+        headline(&page).contains("baseline: Experts share 0.5")
+            && headline(&page).contains("sd: Merged experts share 0.4"),
+        "{}",
+        headline(&page)
+    );
+    let cells = data(&page);
+    for id in ["worst-layer", "similarity"] {
+        assert_eq!(cells["figures"][id]["panels"].as_array().unwrap().len(), 3, "{id}");
+    }
+    // All panels that are compared have one scale.
+    let scales: Vec<f64> = cells["figures"]["worst-layer"]["panels"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|p| p[""]["hi"].as_f64().unwrap())
+        .collect();
+    assert!(scales.iter().all(|s| *s == scales[0]), "{scales:?}");
+    assert!(page.contains("The differences") && page.contains(">baseline<") && page.contains(">sd<"));
+}
+
+#[test]
+fn a_similarity_that_is_chance_is_called_chance() {
+    let mut analysis = LARGE.analysis("random");
+    analysis.similarity.iter_mut().for_each(|r| r.mean_offdiag = Some(r.null * 1.01));
+    let (_dir, page) = report(&[&analysis]);
+    assert!(page.contains("on neither side does this stand out from what random matrices give"));
+    assert!(!page.contains("(a little more than chance;") && !page.contains("(clearly more than chance;"));
+}
+
+#[test]
+fn a_large_model_gives_a_page_of_a_few_megabytes() {
+    let analysis = LARGE.analysis("large");
+    let (dir, page) = report(&[&analysis]);
+    assert!(page.len() < 4 << 20, "{} bytes", page.len());
+    // Every table is there to choose: 24 layers, 3 matrices, 2 sides, 2 parts.
+    assert_eq!(data(&page)["figures"]["similarity"]["panels"][0].as_object().unwrap().len(), 288);
+    let figures: usize = files(&dir.path().join("figures")).values().map(Vec::len).sum();
+    assert!(figures < 2 << 20, "{figures} bytes");
+    // With more experts than a page has room for, it says what it left out.
+    let huge = plant::Plant { layers: 12, experts: 256, ..LARGE }.analysis("huge");
+    let (_dir, page) = report(&[&huge]);
+    assert!(page.len() < 6 << 20, "{} bytes", page.len());
+    assert!(page.contains("tables, those least above chance, are in analysis.json only"));
+}
+
+#[test]
+fn the_same_record_gives_the_same_bytes_and_the_record_reads_back() {
+    let (a, b) = (BASELINE.analysis("a"), SMALL.analysis("b"));
+    let ((one, _), (two, _)) = (report(&[&a, &b]), report(&[&a, &b]));
+    let written = files(one.path());
+    assert_eq!(written, files(two.path()));
+    for (name, analysis) in [("analysis-first.json", &a), ("analysis-second.json", &b)] {
+        assert!(serde_json::from_slice::<Analysis>(&written[Path::new(name)]).unwrap() == *analysis, "{name}");
+    }
+}
+
+#[test]
+fn an_empty_record_is_a_page_too() {
+    let (_dir, page) = report(&[&Analysis::default()]);
+    assert!(page.contains("No similarity of experts is defined"));
+    roxmltree::Document::parse(&markup(&page)).unwrap();
+    let (_dir, page) = report(&[&Analysis::default(), &LARGE.analysis("large")]);
+    assert!(page.contains("cannot be compared"));
+    assert!(terminal_table(&Analysis::default()).contains("No similarity"));
+}
+
+#[test]
+fn a_new_report_takes_the_place_of_the_old_one_and_leaves_others_files() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), &SMALL.analysis("whole")).unwrap();
+    let own = dir.path().join("figures/own.svg");
+    fs::write(&own, "<svg xmlns=\"http://www.w3.org/2000/svg\"/>").unwrap();
+    fs::write(dir.path().join("metrics.jsonl"), "{}").unwrap();
+    assert!(dir.path().join("figures/drift.svg").exists());
+    write(dir.path(), &BASELINE.analysis("other")).unwrap();
+    assert!(!dir.path().join("figures/drift.svg").exists());
+    assert!(own.exists() && dir.path().join("metrics.jsonl").exists());
+    assert!(files(dir.path()).keys().all(|p| !p.to_str().unwrap().contains("tmp")));
+}
+
+#[test]
+fn a_report_that_cannot_be_written_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    // A folder where the page should be.
+    fs::create_dir_all(dir.path().join("report.html/x")).unwrap();
+    fs::write(dir.path().join("analysis.json"), "old").unwrap();
+    let before = files(dir.path());
+    assert!(matches!(write(dir.path(), &SMALL.analysis("small")), Err(Error::Io { .. })));
+    assert_eq!(files(dir.path()), before);
+    // A file where the folder should be.
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    assert!(matches!(write(&file, &SMALL.analysis("small")), Err(Error::Io { .. })));
+    assert_eq!(fs::read(&file).unwrap(), b"");
+    // A folder that only the report needs is not left behind.
+    let missing = file.join("deeper");
+    assert!(write(&missing, &SMALL.analysis("small")).is_err() && !missing.exists());
+}
+
+#[test]
+fn the_terminal_gets_a_table_of_eighty_columns() {
+    for analysis in [SMALL.analysis("small"), LARGE.analysis("large")] {
+        let text = terminal_table(&analysis);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].contains("subspace on the") && lines[0].contains("chance is 0.0"), "{text}");
+        assert!(lines[1..].iter().all(|l| l.chars().count() <= 80), "{text}");
+        for word in ["gate, model side", "down, hidden side", "chance", "control", "worst"] {
+            assert!(text.contains(word), "{word} in\n{text}");
+        }
+        assert_eq!(text.contains("unique W_u"), analysis.target.spectral);
+    }
+}
