@@ -33,7 +33,8 @@ pub const COMMON_SINCE: &str = "spectral.common_since";
 pub const LOSS_SCALE: &str = "loss_scale";
 
 /// How much cheaper than by its FLOPs the direct form is, against the token-space form, where `kernels::spectral_rows` run.
-/// On llvmpipe at d = 1024, f = 704, 512 tokens an expert: token-space 250 ms a step, direct some 40. The rounded half of that.
+/// On llvmpipe at d = 1024, f = 704, 512 tokens an expert: by a profile of the token-space form some 250 ms a step, by counting
+/// some 40 for the direct one. The rounded half of that, to be measured side by side.
 const DIRECT_GAIN: f64 = 4.0;
 
 /// AdamW with clipping for all parameters of a model, decoupled experts included.
