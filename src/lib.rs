@@ -29,7 +29,7 @@
 //! | [`train`] | the trainer, and a whole run with its metrics |
 //! | [`analysis`] | how specialised experts are, each figure beside what chance gives |
 //! | [`report`] | what an analysis found, as a page, figures and a table for the terminal |
-//! | [`bench`] | how fast it is |
+//! | [`mod@bench`] | how fast it is |
 //! | [`catalog`] | the list of all kernels |
 //! | [`cli`] | the program, one file a subcommand |
 //!

@@ -7,7 +7,7 @@ use crate::gpu::Gpu;
 use crate::kernels::elementwise;
 use crate::tensor::{DType, Tensor};
 
-/// The gradients of the [`Tape::variable`]s.
+/// The gradients of the [`Tape::variable`](super::Tape::variable)s.
 #[derive(Debug)]
 pub struct Gradients {
     pub(super) by_var: Vec<(Var, Tensor)>,
@@ -98,7 +98,7 @@ impl Backward<'_> {
     /// the next call: two inputs may be the same value. Where one kernel writes two gradients, use [`Backward::add`].
     ///
     /// # Errors
-    /// [`Error::Device`].
+    /// [`crate::Error::Device`].
     pub fn target(&mut self, i: usize) -> Result<(Tensor, f32)> {
         let var = self.inputs[i].0;
         if let Kind::Parameter { gradient, written } = &mut self.nodes[var].kind {
@@ -119,7 +119,7 @@ impl Backward<'_> {
     /// Adds `gradient` to the gradient of input `i`.
     ///
     /// # Errors
-    /// [`Error::Device`].
+    /// [`crate::Error::Device`].
     pub fn add(&mut self, i: usize, gradient: Tensor) -> Result<()> {
         let var = self.inputs[i].0;
         if let Kind::Parameter { gradient: target, written } = &mut self.nodes[var].kind {

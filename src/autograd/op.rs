@@ -64,7 +64,7 @@ impl Reads {
 /// A differentiable operation with one output.
 ///
 /// Inputs of type u32 are indices and never differentiated; whatever else is discrete or frozen (chosen experts, spectral
-/// bases) is an input that the caller puts on the tape with [`Tape::constant`].
+/// bases) is an input that the caller puts on the tape with [`Tape::constant`](super::Tape::constant).
 pub trait Op {
     /// The name in errors.
     fn name(&self) -> &'static str;
@@ -72,14 +72,14 @@ pub trait Op {
     /// Checks the shapes and records the forward kernels.
     ///
     /// # Errors
-    /// [`Error::Shape`] when the inputs do not fit each other; [`Error::Device`].
+    /// [`crate::Error::Shape`] when the inputs do not fit each other; [`crate::Error::Device`].
     fn forward(&self, inputs: &[&Tensor]) -> Result<Forward>;
 
     /// Records the backward kernels: for each input that [`Backward::needs`] a gradient, either writes it into
     /// [`Backward::target`] or hands a tensor to [`Backward::add`].
     ///
     /// # Errors
-    /// [`Error::Device`].
+    /// [`crate::Error::Device`].
     fn backward(&self, pass: &mut Backward<'_>) -> Result<()>;
 
     /// What backward reads of inputs and output. What it does not is freed as soon as the forward is done with it.

@@ -1,6 +1,6 @@
 //! `sdmoe bench`: how fast the kernels and the training step are, against what the adapter and the CPU can do.
 //!
-//! Cases are measured in groups, round by round, each round together with the ceilings ([`ceiling`]), so that a ratio means
+//! Cases are measured in groups, round by round, each round together with the ceilings (`ceiling`), so that a ratio means
 //! something on a machine whose speed drifts; a comparison is the median of its rounds' paired ratios.
 //!
 //! The bench is a part of the program: it reads the clock and blocks. No module that trains may use it.

@@ -2,7 +2,7 @@
 //!
 //! Each kernel is one pass over a stack, in lib/eight_rows.wgsl's geometry, with everything of rank 8 in registers. What they
 //! give is what `kernels::spectral` and `kernels::spectral_update` give in more passes, up to rounding; those decide
-//! ([`applies`], [`parts`]) and fall back to their own kernels.
+//! (`applies`, `parts`) and fall back to their own kernels.
 
 use crate::error::Result;
 use crate::gpu::{Gpu, Kernel, Launch, Tier};
