@@ -92,7 +92,7 @@ fn a_step_that_overflows_changes_nothing_but_the_loss_scale_and_later_ones_go_on
     assert!(without_scale(&trainer) != before);
     // Doubled after every four good steps until it overflows again.
     let later = train(&mut trainer, 12);
-    let doubled = later.iter().any(|r| r.loss_scale > reports[skipped].loss_scale);
+    let doubled = later.windows(2).any(|pair| pair[1].loss_scale > pair[0].loss_scale);
     assert!(doubled && later.iter().all(|r| r.loss.is_finite()), "{later:?}");
     assert!(later[11].skipped_steps > Some(skipped as u32), "{later:?}");
     assert!(later[11].loss < reports[0].loss);
@@ -170,6 +170,8 @@ fn the_token_space_form_and_gated_experts_train_like_f32() {
     config.model.moe.shared_gate = SharedGate::Sigmoid;
     config.model.tied_head = false;
     config.train.accumulate = 2;
+    // Small enough for a few tokens a step: a skipped first step would move the curve by one.
+    config.optimizer.loss_scale = 4096.0;
     let wide = curve(&gpu, &config, 30);
     config.train.precision = Precision::F16;
     let narrow = curve(&gpu, &config, 30);

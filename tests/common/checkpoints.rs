@@ -53,6 +53,7 @@ impl Stored {
             "F32" => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
             "F16" => values.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect(),
             "BF16" => values.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect(),
+            "I32" => vec![0; 4 * values.len()],
             _ => vec![0; values.len()],
         };
         Self { name: name.into(), dtype, shape: shape.to_vec(), bytes }
