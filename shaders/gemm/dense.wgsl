@@ -43,7 +43,7 @@ fn gemm(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let a_index = (params.batch_first + matrix) / params.a_repeat - params.batch_first / params.a_repeat;
     let b_index = (params.batch_first + matrix) / params.b_repeat - params.batch_first / params.b_repeat;
     var tile: Tile;
-    let position = tile_position(index % tiles, rows, columns, STRIP);
+    let position = tile_position(index % tiles, rows, columns);
     tile.row = position.x * TILE_ROWS;
     tile.column = position.y * TILE_COLUMNS;
     tile.m = params.m;

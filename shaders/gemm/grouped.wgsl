@@ -33,7 +33,7 @@ fn grouped_gemm(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
     if index >= tiles * columns {
         return;
     }
-    let position = tile_position(index, tiles, columns, STRIP);
+    let position = tile_position(index, tiles, columns);
     let row = position.x * TILE_ROWS;
     // Wraps to a large number for experts before the first; so is the mark of a tile without expert.
     let expert = tile_expert[params.tile_first + row / params.tile_rows] - params.expert_first;

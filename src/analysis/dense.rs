@@ -52,11 +52,39 @@ pub(super) fn gram_eigen(a: MatRef<'_, f64>, keep: usize) -> Result<(Vec<f64>, M
     let mut gram = Mat::zeros(size, size);
     let (lower, full) = (BlockStructure::TriangularLower, BlockStructure::Rectangular);
     triangular::matmul(&mut gram, lower, Accum::Replace, a.transpose(), full, a, full, 1.0, Par::Seq);
-    let eigen = gram.self_adjoint_eigen(faer::Side::Lower).map_err(|_| unfinished("eigenvalues", size, size))?;
+    eigen(gram.as_ref(), keep)
+}
+
+/// Eigenvalues, falling and not negative, of a symmetric positive matrix, of which the lower half is read, with its leading
+/// `keep` eigenvectors.
+///
+/// # Errors
+/// [`Error::Data`] when the iteration does not converge, or the matrix holds a number that is not finite.
+pub(super) fn eigen(a: MatRef<'_, f64>, keep: usize) -> Result<(Vec<f64>, Mat<f64>)> {
+    let size = a.ncols();
+    let failed = || unfinished("eigenvalues", size, size);
+    let eigen = a.self_adjoint_eigen(faer::Side::Lower).map_err(|_| failed())?;
     let values = eigen.S().column_vector();
-    let values = (0..size).rev().map(|i| values[i].max(0.0)).collect();
+    if values.iter().any(|l| !l.is_finite()) {
+        return Err(failed());
+    }
+    let falling = (0..size).rev().map(|i| values[i].max(0.0)).collect();
     let vectors = Mat::from_fn(size, keep, |i, j| eigen.U()[(i, size - 1 - j)]);
-    Ok((values, vectors))
+    Ok((falling, vectors))
+}
+
+/// `exp(-sum p ln p)` with `p = x / sum x`: how many equal parts have that entropy. None where the sum is not positive.
+pub(super) fn effective_rank(x: impl Iterator<Item = f64> + Clone) -> Option<f64> {
+    let sum: f64 = x.clone().sum();
+    (sum > 0.0).then(|| (-x.map(|v| v / sum).filter(|p| *p > 0.0).map(|p| p * p.ln()).sum::<f64>()).exp())
+}
+
+/// All singular values, falling.
+///
+/// # Errors
+/// [`Error::Data`] when the iteration does not converge.
+pub(super) fn singular_values(x: MatRef<'_, f64>) -> Result<Vec<f64>> {
+    x.singular_values().map_err(|_| unfinished("singular values", x.nrows(), x.ncols()))
 }
 
 /// Sum of the singular values of a small matrix, each right to about 1e-8 of the largest.

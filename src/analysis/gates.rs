@@ -11,6 +11,7 @@ use super::dense;
 use super::record::{Gates, Pairs};
 use crate::error::{Error, Result};
 use crate::linalg::random::normal;
+use crate::optim::spectral_metrics::mean;
 
 /// Random router vectors for each expert, of which the control is the mean: with 60 experts and r = 15 it is then good to
 /// 1 % of itself.
@@ -88,9 +89,4 @@ pub(super) fn with_data(router: &Router<'_>, experts: usize, d: usize, basis: &[
     let basis = dense::widened(d, basis.len() / d, basis);
     let vectors: Vec<Vec<f64>> = (0..experts).map(|e| router.vector(e, experts, d)).collect();
     alignment(&vectors, &[Some(basis.as_ref())]).into_iter().map(|scores| scores[0]).collect()
-}
-
-fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let (sum, count) = values.fold((0.0, 0usize), |(sum, count), x| (sum + x, count + 1));
-    (count > 0).then(|| sum / count as f64)
 }

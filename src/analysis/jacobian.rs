@@ -15,9 +15,9 @@
 //! Independent Jacobians have the expected cosine 0: the null. The control measures experts whose matrices are Gaussian with
 //! the norms of the real ones, at the same tokens.
 
-use super::eigen::effective_rank;
+use super::dense::{effective_rank, singular_values, widened};
 use super::record::{Jacobians, Pairs};
-use super::routed::mean_offdiag;
+use super::similarity::mean_offdiag;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Kernel, Launch};
 use crate::kernels::Variant;
@@ -222,7 +222,7 @@ pub async fn jacobians(
     for t in 0..spectra {
         let j = exact.at(t)?.to_f32().await?;
         for (expert, j) in j.chunks(d * d).enumerate() {
-            let s = singular_values(j, d)?;
+            let s = singular_values(widened(d, d, j).as_ref())?;
             ranks[expert].extend(effective_rank(s.iter().map(|s| s * s)));
             values[expert].iter_mut().zip(&s).for_each(|(sum, s)| *sum += s / spectra as f64);
         }
@@ -260,11 +260,4 @@ async fn matched(w: &Tensor, seed: u64, stream: u32) -> Result<Tensor> {
         random.slice(expert..expert + 1)?.copy_from(&one)?;
     }
     Ok(random)
-}
-
-/// Of a `d x d` matrix by rows, falling.
-fn singular_values(j: &[f32], d: usize) -> Result<Vec<f64>> {
-    let matrix = faer::Mat::from_fn(d, d, |r, c| f64::from(j[r * d + c]));
-    let failed = |_| Error::Data("singular values of a Jacobian: expected finite weights".into());
-    matrix.singular_values().map_err(failed)
 }

@@ -7,7 +7,6 @@ pub mod curves;
 pub mod data;
 mod decoupling;
 mod dense;
-mod eigen;
 pub mod gates;
 pub mod jacobian;
 mod lanczos;

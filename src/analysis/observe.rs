@@ -83,7 +83,7 @@ pub async fn observe(gpu: &Gpu, model: &Model, seq: usize, text: &SourceWindows,
 
 async fn forward(gpu: &Gpu, model: &Model, seq: usize, tokens: &[u32]) -> Result<Vec<LayerView>> {
     let mut tape = Tape::new(gpu).keeping();
-    let pass = Pass { params: model.params(), seq, mode: Mode::Inference, token_space: &|_, _| Ok(None) };
+    let pass = Pass::plain(model.params(), seq, Mode::Inference);
     let output = model.forward(&mut tape, &pass, &Tensor::from_u32(gpu, [tokens.len()], tokens)?)?;
     let mut layers = Vec::new();
     for (vars, routing) in output.experts.iter().zip(&output.routings) {
@@ -108,7 +108,7 @@ pub fn gradients(gpu: &Gpu, model: &Model, seq: usize, text: &SourceWindows) -> 
     {
         let mode = if i == 0 { Mode::Train } else { Mode::Accumulate };
         let mut tape = Tape::new(gpu);
-        let pass = Pass { params: model.params(), seq, mode, token_space: &|_, _| Ok(None) };
+        let pass = Pass::plain(model.params(), seq, mode);
         let output = model.forward(&mut tape, &pass, &Tensor::from_u32(gpu, [tokens.len()], tokens)?)?;
         let targets = tape.constant(&Tensor::from_u32(gpu, [targets.len()], targets)?);
         let loss = tape.apply(CrossEntropy, &[output.logits, targets])?;

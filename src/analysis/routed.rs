@@ -65,15 +65,3 @@ pub fn permutation(n: usize, seed: u64) -> Vec<usize> {
     order.shuffle(&mut rand::rngs::StdRng::seed_from_u64(seed));
     order
 }
-
-/// Mean over the entries beside the diagonal that are defined; none where there is none.
-pub fn mean_offdiag(pairs: &[Vec<Option<f64>>]) -> Option<f64> {
-    let values = || {
-        pairs
-            .iter()
-            .enumerate()
-            .flat_map(|(i, row)| row.iter().enumerate().filter(move |(j, _)| i != *j).filter_map(|(_, value)| *value))
-    };
-    let count = values().count();
-    (count > 0).then(|| values().sum::<f64>() / count as f64)
-}

@@ -11,9 +11,10 @@
 //! Control: the same with the routing's rows permuted among the tokens: groups of the same sizes, weights and overlaps, at
 //! random places. Experts that choose their tokens by where they lie are further apart than that.
 
-use super::eigen::{Eigen, effective_rank, symmetric};
+use super::dense::{effective_rank, eigen, widened};
 use super::record::{Pairs, RoutedPca};
-use super::routed::{Routed, mean_offdiag, permutation};
+use super::routed::{Routed, permutation};
+use super::similarity::mean_offdiag;
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::kernels::gemm::{Trans, gemm};
@@ -76,10 +77,8 @@ async fn of_group(gpu: &Gpu, routed: Routed<'_>, group: &[(usize, f64)], options
     let rows = Tensor::from_f32(gpu, [n, d], &z)?;
     let (ta, tb) = if d <= n { (Trans::T, Trans::N) } else { (Trans::N, Trans::T) };
     gemm(ta, tb, 1.0, &rows, &rows, 0.0, &gram)?;
-    let gram: Vec<f64> = gram.to_f32().await?.into_iter().map(f64::from).collect();
-    let Eigen { mut values, vectors } = symmetric(&gram, size)?;
-    let least = RELATIVE_ZERO * values[0].max(0.0);
-    values.iter_mut().for_each(|l| *l = l.max(0.0));
+    let (values, vectors) = eigen(widened(size, size, &gram.to_f32().await?).as_ref(), options.r.min(size))?;
+    let least = RELATIVE_ZERO * values[0];
     // Removing the mean takes one dimension.
     let most = if options.centred { n - 1 } else { n };
     let rank = values.iter().take_while(|l| **l > least).count().min(most);

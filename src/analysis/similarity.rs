@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::kernels::gemm::{Trans, gemm};
 use crate::nn::config::ExpertMatrix;
+use crate::optim::spectral_metrics::mean;
 use crate::tensor::Tensor;
 use crate::train::metrics::Side;
 
@@ -143,8 +144,7 @@ fn off_diagonal(pairs: &Pairs) -> impl Iterator<Item = f64> + '_ {
 
 /// Mean over pairs of different ones, of what is defined; none of nothing.
 pub fn mean_offdiag(pairs: &Pairs) -> Option<f64> {
-    let (sum, count) = off_diagonal(pairs).fold((0.0, 0usize), |(sum, count), x| (sum + x, count + 1));
-    (count > 0).then(|| sum / count as f64)
+    mean(off_diagonal(pairs))
 }
 
 /// Top and tail of one side, from the top bases and, on the longer side, those of the tail.

@@ -211,9 +211,7 @@ impl Measured {
 
     /// `exp(-sum p ln p)`, `p = s^2 / sum s^2`; none for a zero matrix or where not all are known.
     fn effective_rank(&self) -> Option<f64> {
-        let sum: f64 = self.s.iter().map(|s| s * s).sum();
-        let entropy = || self.s.iter().map(|s| s * s / sum).filter(|&p| p > 0.0).map(|p| -p * p.ln()).sum::<f64>();
-        (self.all && sum > 0.0).then(|| entropy().exp())
+        dense::effective_rank(self.s.iter().map(|s| s * s)).filter(|_| self.all)
     }
 
     /// The row of the record.

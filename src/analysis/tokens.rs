@@ -9,11 +9,13 @@ use super::observe::LayerView;
 use super::record::{Activations, Of, Part, Similarity};
 use super::routed::Routed;
 use super::spectra::{Elements, SpectrumOptions, Stack, decompose, measure};
+use crate::autograd::Op;
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::kernels::gemm::{Trans, gemm};
 use crate::nn::config::ExpertMatrix;
 use crate::nn::model::Model;
+use crate::ops::SwiGlu;
 use crate::tensor::Tensor;
 use crate::train::metrics::Side;
 
@@ -66,7 +68,7 @@ pub(super) async fn activations(
                 let mut inputs = Vec::new();
                 for x in [&view.x, &view.permuted] {
                     let x = rows(gpu, x, routed.d, tokens())?;
-                    inputs.push(if matrix == ExpertMatrix::Down { hidden(model, layer, expert, &x).await? } else { x });
+                    inputs.push(if matrix == ExpertMatrix::Down { hidden(model, layer, expert, &x)? } else { x });
                 }
                 let [x, permuted] = &inputs[..] else { continue };
                 let flat: Vec<f32> =
@@ -95,16 +97,15 @@ fn one(model: &Model, layer: usize, matrix: ExpertMatrix, expert: usize) -> Resu
 }
 
 /// `silu(x W_gate) * (x W_up)` of one expert.
-async fn hidden(model: &Model, layer: usize, expert: usize, x: &Tensor) -> Result<Tensor> {
+fn hidden(model: &Model, layer: usize, expert: usize, x: &Tensor) -> Result<Tensor> {
     let mut parts = Vec::new();
     for matrix in [ExpertMatrix::Gate, ExpertMatrix::Up] {
         let w = one(model, layer, matrix, expert)?;
         let y = Tensor::empty_f32(x.gpu(), [x.rows(), w.cols()])?;
         gemm(Trans::N, Trans::N, 1.0, x, &w, 0.0, &y)?;
-        parts.push((y.to_f32().await?, w.cols()));
+        parts.push(y);
     }
-    let h: Vec<f32> = parts[0].0.iter().zip(&parts[1].0).map(|(&g, &u)| g / (1.0 + (-g).exp()) * u).collect();
-    Tensor::from_f32(x.gpu(), [x.rows(), parts[0].1], &h)
+    Ok(SwiGlu.forward(&[&parts[0], &parts[1]])?.output)
 }
 
 /// The leading directions of the layer's input `x: [tokens, d]` (the mean is not removed), compared between samples of

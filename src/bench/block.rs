@@ -52,8 +52,7 @@ fn make(gpu: &Gpu) -> Result<Record> {
     one.write_f32(&[1.0])?;
     let gpu = gpu.clone();
     Ok(Box::new(move || {
-        let plain = |_, _| Ok(None);
-        let pass = Pass { params: &params, seq: TOKENS, mode: Mode::Train, token_space: &plain };
+        let pass = Pass::plain(&params, TOKENS, Mode::Train);
         let mut tape = Tape::new(&gpu);
         let input = tape.variable(&x);
         let output = layer.forward(&mut tape, &pass, &config.moe, None, input)?;

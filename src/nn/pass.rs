@@ -34,7 +34,12 @@ pub struct Pass<'a> {
     pub token_space: TokenSpaceOf<'a>,
 }
 
-impl Pass<'_> {
+impl<'a> Pass<'a> {
+    /// A pass whose gradients, if any, are not split.
+    pub fn plain(params: &'a ParamSet, seq: usize, mode: Mode) -> Self {
+        Self { params, seq, mode, token_space: &|_, _| Ok(None) }
+    }
+
     /// Puts a parameter on the tape: in mixed precision a matrix's f16 copy.
     pub fn param(&self, tape: &mut Tape, id: ParamId) -> Var {
         let param = self.params.get(id);

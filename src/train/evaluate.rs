@@ -25,7 +25,7 @@ pub async fn evaluate(
         let tokens = Tensor::from_u32(gpu, [batch.tokens.len()], &batch.tokens)?;
         let wanted = Tensor::from_u32(gpu, [batch.targets.len()], &batch.targets)?;
         let mut tape = Tape::new(gpu);
-        let pass = Pass { params: model.params(), seq, mode: Mode::Inference, token_space: &|_, _| Ok(None) };
+        let pass = Pass::plain(model.params(), seq, Mode::Inference);
         let output = model.forward(&mut tape, &pass, &tokens)?;
         let losses = token_losses(tape.value(output.logits), &wanted)?;
         // Tokens without a target add nothing to the mean over all of them.

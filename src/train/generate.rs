@@ -38,7 +38,7 @@ pub async fn generate(
         window.resize(seq, 0);
         let tokens = Tensor::from_u32(gpu, [seq], &window)?;
         let mut tape = Tape::new(gpu);
-        let pass = Pass { params: model.params(), seq, mode: Mode::Inference, token_space: &|_, _| Ok(None) };
+        let pass = Pass::plain(model.params(), seq, Mode::Inference);
         let output = model.forward(&mut tape, &pass, &tokens)?;
         let last = tape.value(output.logits).slice(seen.len() - 1..seen.len())?.to_f32().await?;
         let next = sample(&last, what.temperature, what.top_p, uniform(what.seed, &[position as u64]));

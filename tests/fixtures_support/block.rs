@@ -72,7 +72,7 @@ pub fn run(gpu: &Gpu, case: &Case) -> Result<(), String> {
     let mut tape = Tape::new(gpu);
     let x = case.tensor("x")?;
     let input = tape.variable(&Tensor::from_f32(gpu, &x.shape, &x.to_f32()).map_err(text)?);
-    let pass = Pass { params: &params, seq: 1, mode: Mode::Train, token_space: &|_, _| Ok(None) };
+    let pass = Pass::plain(&params, 1, Mode::Train);
     let output = layer.forward(&mut tape, &pass, &config.moe, None, input).map_err(text)?;
 
     let index = block_on(output.routing.index.to_u32()).map_err(text)?;
