@@ -87,6 +87,8 @@ fn figures(one: &Running, all: &[Running], rates: &[Rates], options: &Options) -
         let values: Vec<f64> = (0..times.len()).map(value).collect();
         quantile(&values, 0.5)
     };
+    let least = |times: &[f64]| times.iter().copied().fold(f64::INFINITY, f64::min);
+    let best = least(&times);
     let there = |amount: f64| (amount > 0.0).then_some(amount);
     // The best product that the round has seen, wherever it was.
     let product = |r: usize| {
@@ -99,21 +101,33 @@ fn figures(one: &Running, all: &[Running], rates: &[Rates], options: &Options) -
     let ratio_to_cpu = match case.on_cpu {
         // Seconds of work: not for a quick look.
         Some(_) if options.quick => None,
-        Some(cpu) => Some(cpu() / median),
-        None => there(case.flop).map(|flop| median_of(&|r| flop / times[r] / rates[r].cpu)),
+        Some(cpu) => Some(cpu()).map(|seconds| (seconds / median, seconds / best)),
+        None => there(case.flop).map(|flop| {
+            let fastest = rates.iter().map(|rates| rates.cpu).fold(0.0, f64::max);
+            (median_of(&|r| flop / times[r] / rates[r].cpu), flop / best / fastest)
+        }),
     };
-    let dense = case.dense.as_ref().and_then(|name| find(name));
-    let baseline = case.comparison.as_ref().and_then(|c| Some((find(&c.baseline)?, c.factor)));
+    let ratio_to_dense = case.dense.as_ref().and_then(|name| find(name)).map(|other| {
+        let flop = case.flop / other.facts.flop;
+        (median_of(&|r| flop * other.times[r] / times[r]), flop * least(&other.times) / best)
+    });
+    let ratio = case.comparison.as_ref().and_then(|c| Some((find(&c.baseline)?, c.factor))).map(|(other, factor)| {
+        (median_of(&|r| factor * times[r] / other.times[r]), factor * best / least(&other.times))
+    });
     Figures {
         case: case.name.clone(),
         median_ms: 1e3 * median,
+        best_ms: 1e3 * best,
         spread: (quantile(&times, 0.9) - quantile(&times, 0.1)) / median,
         gflops: there(case.flop).map(|flop| flop / median / 1e9),
         gbytes_per_s: there(case.bytes).map(|bytes| bytes / median / 1e9),
         share_of_ceiling: flop_share.or(byte_share),
-        ratio_to_cpu,
-        ratio_to_dense: dense.map(|other| median_of(&|r| (case.flop / times[r]) / (other.facts.flop / other.times[r]))),
-        ratio: baseline.map(|(other, factor)| median_of(&|r| factor * times[r] / other.times[r])),
+        ratio_to_cpu: ratio_to_cpu.map(|both| both.0),
+        best_ratio_to_cpu: ratio_to_cpu.map(|both| both.1),
+        ratio_to_dense: ratio_to_dense.map(|both| both.0),
+        best_ratio_to_dense: ratio_to_dense.map(|both| both.1),
+        ratio: ratio.map(|both| both.0),
+        best_ratio: ratio.map(|both| both.1),
         tokens_per_second: there(case.tokens).map(|tokens| tokens / median),
         rounds: times.len(),
     }
