@@ -2,12 +2,13 @@
 
 use crate::error::Result;
 use crate::gpu::Gpu;
+use crate::train::config::RunConfig;
 
 /// Records one run of the work; the harness waits for the device.
 pub(super) type Record = Box<dyn FnMut() -> Result<()>>;
 
-/// Puts the work on a device.
-type Make = Box<dyn FnOnce(&Gpu) -> Result<Record>>;
+/// Puts the work on a device; none where it is that of the case that `Facts::same_as` names.
+type Make = Box<dyn FnOnce(&Gpu) -> Result<Option<Record>>>;
 
 /// Work with a name, not yet on the device: what is not asked for takes no memory.
 pub(super) struct Case {
@@ -34,8 +35,10 @@ pub(super) struct Facts {
     pub(super) shares: Option<(String, f64)>,
     /// Seconds of the same work on the CPU, measured once; none where nalgebra's product is the yardstick.
     pub(super) on_cpu: Option<fn() -> f64>,
-    /// The case that is the same work under another name: it is measured once.
+    /// The case whose work this one may turn out to be: it is measured once.
     pub(super) same_as: Option<String>,
+    /// The training run whose memory is wanted.
+    pub(super) memory_of: Option<RunConfig>,
     /// Whether a quick run leaves it out.
     pub(super) long: bool,
 }
@@ -49,7 +52,18 @@ pub(super) struct Comparison {
 
 impl Case {
     pub(super) fn new(name: impl Into<String>, make: impl FnOnce(&Gpu) -> Result<Record> + 'static) -> Self {
-        Self { facts: Facts { name: name.into(), ..Facts::default() }, make: Box::new(make) }
+        let make = Box::new(|gpu: &Gpu| make(gpu).map(Some));
+        Self { facts: Facts { name: name.into(), ..Facts::default() }, make }
+    }
+
+    /// A case that has the figures of `other` on devices where `make` gives none.
+    pub(super) fn or_same_as(
+        name: impl Into<String>,
+        other: impl Into<String>,
+        make: impl FnOnce(&Gpu) -> Result<Option<Record>> + 'static,
+    ) -> Self {
+        let facts = Facts { name: name.into(), same_as: Some(other.into()), ..Facts::default() };
+        Self { facts, make: Box::new(make) }
     }
 
     fn with(mut self, set: impl FnOnce(&mut Facts)) -> Self {
@@ -85,8 +99,8 @@ impl Case {
         self.with(|facts| facts.on_cpu = Some(seconds))
     }
 
-    pub(super) fn same_as(name: impl Into<String>, other: impl Into<String>) -> Self {
-        Self::new(name, |_| Ok(Box::new(|| Ok(())))).with(|facts| facts.same_as = Some(other.into()))
+    pub(super) fn memory_of(self, config: RunConfig) -> Self {
+        self.with(|facts| facts.memory_of = Some(config))
     }
 
     pub(super) fn long(self, long: bool) -> Self {

@@ -10,6 +10,7 @@ use super::Options;
 use super::case::{Case, Facts, Group, Record};
 use super::ceiling::{Ceiling, Rates, seconds};
 use super::report::Figures;
+use super::training::memory;
 use crate::error::Result;
 use crate::gpu::Gpu;
 
@@ -31,11 +32,10 @@ pub(super) fn measure(gpu: &Gpu, group: Group, ceiling: &mut Ceiling, options: &
     let began = Instant::now();
     let (mut running, mut names) = (Vec::new(), Vec::new());
     for Case { facts, make } in group {
-        if facts.same_as.is_some() {
+        let Some(mut record) = make(gpu)? else {
             names.push(facts);
             continue;
-        }
-        let mut record = make(gpu)?;
+        };
         // The first run compiles and touches memory for the first time.
         let first = seconds(gpu, &mut record, 1)?;
         let again = if first < 1.0 { seconds(gpu, &mut record, 1)? } else { first };
@@ -61,6 +61,9 @@ pub(super) fn measure(gpu: &Gpu, group: Group, ceiling: &mut Ceiling, options: &
         }
     }
     let mut all: Vec<Figures> = running.iter().map(|one| figures(one, &running, &rates, options)).collect();
+    for (figures, one) in all.iter_mut().zip(&running) {
+        figures.memory = one.facts.memory_of.as_ref().map(|config| memory(gpu, config)).transpose()?;
+    }
     for facts in names {
         let other = all.iter().find(|other| Some(&other.case) == facts.same_as.as_ref()).cloned();
         all.extend(other.map(|other| Figures { case: facts.name, ..other }));
@@ -130,5 +133,6 @@ fn figures(one: &Running, all: &[Running], rates: &[Rates], options: &Options) -
         best_ratio: ratio.map(|both| both.1),
         tokens_per_second: there(case.tokens).map(|tokens| tokens / median),
         rounds: times.len(),
+        memory: None,
     }
 }

@@ -145,8 +145,12 @@ impl Plan {
             Figures { gflops: Some(rates.cpu / 1e9), ..Figures::ceiling("ceiling.cpu", PRODUCT_FLOP, rates.cpu) },
         ];
         for group in self.groups {
-            for figures in measure::measure(gpu, group, &mut ceiling, &self.options)? {
+            let measured = measure::measure(gpu, group, &mut ceiling, &self.options)?;
+            for figures in &measured {
                 print(&figures.line())?;
+            }
+            print(&report::memory(&measured))?;
+            for figures in measured {
                 // Two groups can be set against the same case.
                 if all.iter().all(|other| other.case != figures.case) {
                     all.push(figures);

@@ -1,6 +1,10 @@
 //! The figures: a line for a person, an object for a program.
 
+use std::fmt::Write;
+
 use serde::Serialize;
+
+use crate::train::memory::MemoryReport;
 
 /// What was measured of one case. A figure that does not apply is not there.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -46,6 +50,9 @@ pub struct Figures {
     pub tokens_per_second: Option<f64>,
     /// Rounds that were made.
     pub rounds: usize,
+    /// Of a training step: where the memory of the device is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<MemoryReport>,
 }
 
 /// The heads of [`Figures::line`]'s columns.
@@ -98,5 +105,49 @@ impl Figures {
         ]
         .concat();
         format!("{}\n", line.trim_end())
+    }
+}
+
+/// Where the memory of training steps is, a column for each; empty where `figures` have none.
+pub(super) fn memory(figures: &[Figures]) -> String {
+    let columns: Vec<_> = figures.iter().filter_map(|one| Some((&one.case, one.memory.as_ref()?))).collect();
+    let Some((_, first)) = columns.first() else { return String::new() };
+    let width = columns.iter().map(|(case, _)| case.len()).max().unwrap_or_default().max(10) + 2;
+    let mut text = format!("\n{:34}", "memory of a step, MiB");
+    for (case, _) in &columns {
+        let _ = write!(text, "{case:>width$}");
+    }
+    text.push('\n');
+    for (i, (kind, _)) in first.kinds().iter().enumerate() {
+        let _ = write!(text, "{kind:34}");
+        for (_, report) in &columns {
+            let _ = write!(text, "{:>width$.2}", report.kinds()[i].1 as f64 / f64::from(1 << 20));
+        }
+        text.push('\n');
+    }
+    let _ = write!(text, "{:34}", "peak over the sum");
+    for (_, report) in &columns {
+        let _ = write!(text, "{:>width$.3}", report.peak_ratio());
+    }
+    text + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_has_a_column_for_each_step_that_knows_it() {
+        let step = |case: &str, weights| {
+            let report = MemoryReport { weights, peak: 3 * weights, ..MemoryReport::default() };
+            Figures { case: case.into(), memory: Some(report), ..Figures::default() }
+        };
+        assert_eq!(memory(&[Figures::default()]), "");
+        let text = memory(&[step("step.a", 1 << 20), Figures::default(), step("step.b.recompute", 5 << 19)]);
+        let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(rows[1][5..], ["step.a", "step.b.recompute"]);
+        assert_eq!(rows[2], ["weights", "1.00", "2.50"]);
+        assert_eq!(rows[9], ["peak", "3.00", "7.50"]);
+        assert_eq!(rows[10], ["peak", "over", "the", "sum", "3.000", "3.000"]);
     }
 }

@@ -7,10 +7,11 @@ use super::case::{Case, Group, Record};
 use crate::data::{Batch, Batches};
 use crate::error::Result;
 use crate::gpu::{AdapterChoice, Gpu, GpuOptions};
-use crate::nn::config::{GradientForm, ModelConfig, MoeConfig, Preset};
-use crate::nn::spectral::gradient_form;
+use crate::nn::config::{GradientForm, ModelConfig, MoeConfig, Preset, SpectralConfig};
+use crate::optim::chosen_form;
 use crate::tensor::Tensor;
-use crate::train::config::RunConfig;
+use crate::train::config::{Recompute, RunConfig};
+use crate::train::memory::MemoryReport;
 use crate::train::trainer::Trainer;
 
 /// What is trained on; only its length and its spread over the bytes matter.
@@ -118,28 +119,27 @@ fn comparison(shape: &str, config: &RunConfig, long: bool) -> Group {
     let mut plain = config.clone();
     plain.spectral.enabled = false;
     let mut group = vec![step(off.clone(), plain)];
-    // What the rule chooses, as the trainer asks it.
-    let moe = &config.model.moe;
-    let routed = (tokens(config) * moe.top_k) as f64 / moe.experts as f64;
-    let chosen = gradient_form(GradientForm::Auto, config.model.d_model, moe.d_expert, routed);
+    let chosen = format!("spectral.step.{shape}");
     for (suffix, form, published) in [
         ("", GradientForm::Auto, false),
         (".published", GradientForm::Auto, true),
         (".direct", GradientForm::Direct, false),
         (".token_space", GradientForm::TokenSpace, false),
     ] {
-        let name = format!("spectral.step.{shape}{suffix}");
-        if form == chosen {
-            group.push(Case::same_as(name, format!("spectral.step.{shape}")).long(long));
-            continue;
-        }
         let mut config = config.clone();
         config.spectral.gradient_form = form;
         config.spectral.as_published = published;
+        let (name, count) = (format!("{chosen}{suffix}"), tokens(&config));
         let session = Shared::new(config.clone());
+        let record = session.clone().case(Session::step);
         let refresh = format!("spectral.refresh.{shape}{}", if published { suffix } else { "" });
-        let case = Case::new(name, session.clone().case(Session::step)).tokens(tokens(&config));
-        group.push(case.against(&off, 1.0).with_share(&refresh, 1.0 / every).long(long));
+        let case = if form == GradientForm::Auto {
+            Case::new(name, record)
+        } else {
+            let make = move |gpu: &Gpu| if rule(gpu, &config)? == form { Ok(None) } else { record(gpu).map(Some) };
+            Case::or_same_as(name, &chosen, make)
+        };
+        group.push(case.tokens(count).against(&off, 1.0).with_share(&refresh, 1.0 / every).long(long));
         // Both forms refresh alike.
         if form == GradientForm::Auto {
             let make = move |gpu: &Gpu| {
@@ -152,6 +152,14 @@ fn comparison(shape: &str, config: &RunConfig, long: bool) -> Group {
     group
 }
 
+/// The form of the gradient split that the trainer takes by itself.
+fn rule(gpu: &Gpu, config: &RunConfig) -> Result<GradientForm> {
+    let ModelConfig { layers, d_model, moe, .. } = &config.model;
+    let routed = (tokens(config) * moe.top_k) as f64 / moe.experts as f64;
+    let spectral = SpectralConfig { gradient_form: GradientForm::Auto, ..config.spectral.resolved() };
+    chosen_form(gpu, &spectral, [*layers, moe.experts, *d_model, moe.d_expert], routed)
+}
+
 /// `spectral.*`, a group for each shape.
 pub(super) fn spectral() -> Vec<Group> {
     vec![
@@ -161,19 +169,47 @@ pub(super) fn spectral() -> Vec<Group> {
     ]
 }
 
-/// `step.*`: default settings, no refresh in it; and `startup.tiny`: from nothing to the first finished step, but for the
-/// start of the process and the driver's, which has been loaded.
+/// `step.*`: default settings, no refresh in it, keeping what backward reads and recomputing the experts' part of it; and
+/// `startup.tiny`: from nothing to the first finished step, but for the start of the process and the driver's, which has been
+/// loaded.
 pub(super) fn steps() -> Group {
-    let config = d256();
-    let count = tokens(&config);
-    let step = Case::new("step.d256", Shared::new(config).case(Session::step)).tokens(count);
-    let startup = Case::new("startup.tiny", |gpu| {
-        let adapter = AdapterChoice::Index(gpu.adapter().index);
-        let options = GpuOptions { adapter, ..GpuOptions::default() };
+    let mut group = Vec::new();
+    for (shape, config, long) in [("d256", d256(), false), ("d1024", d1024(1), true)] {
+        let name = format!("step.{shape}");
+        let mut again = config.clone();
+        again.train.recompute = Recompute::Experts;
+        let recompute = format!("{name}.recompute");
+        let case = |name: &str, config: &RunConfig| {
+            let record = Shared::new(config.clone()).case(Session::step);
+            Case::new(name, record).tokens(tokens(config)).memory_of(config.clone()).long(long)
+        };
+        group.push(case(&name, &config));
+        group.push(case(&recompute, &again).against(&name, 1.0));
+    }
+    group.push(Case::new("startup.tiny", |gpu| {
+        let options = own_device(gpu);
         Ok(Box::new(move || {
             let gpu = pollster::block_on(Gpu::open(&options))?;
             Session::new(&gpu, &RunConfig::preset(Preset::Tiny))?.step()
         }))
-    });
-    vec![step, startup]
+    }));
+    group
+}
+
+/// Opens the adapter of `gpu` again.
+fn own_device(gpu: &Gpu) -> GpuOptions {
+    GpuOptions { adapter: AdapterChoice::Index(gpu.adapter().index), ..GpuOptions::default() }
+}
+
+/// Where the memory of a step of `config` is, a refresh included, on a device of its own.
+pub(super) fn memory(gpu: &Gpu, config: &RunConfig) -> Result<MemoryReport> {
+    let gpu = pollster::block_on(Gpu::open(&own_device(gpu)))?;
+    let mut config = config.clone();
+    config.spectral.refresh_every = 2;
+    let mut session = Session::new(&gpu, &config)?;
+    for batches in &session.batches[..2] {
+        session.trainer.step(batches)?;
+        pollster::block_on(session.trainer.reports(true))?;
+    }
+    session.trainer.memory()
 }

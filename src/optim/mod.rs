@@ -18,7 +18,7 @@ use crate::gpu::Gpu;
 use crate::kernels::spectral::sizes;
 use crate::kernels::spectral_rows;
 use crate::kernels::token_space::TokenSpace;
-use crate::nn::config::{ExpertMatrix, Precision, SpectralConfig};
+use crate::nn::config::{ExpertMatrix, GradientForm, Precision, SpectralConfig};
 use crate::nn::params::{Group, ParamSet};
 use crate::nn::spectral::{SpectralBank, SpectralStack, gradient_form};
 use crate::tensor::{DType, Tensor};
@@ -33,9 +33,19 @@ pub const COMMON_SINCE: &str = "spectral.common_since";
 pub const LOSS_SCALE: &str = "loss_scale";
 
 /// How much cheaper than by its FLOPs the direct form is, against the token-space form, where `kernels::spectral_rows` run.
-/// On llvmpipe at d = 1024, f = 704, 512 tokens an expert: by a profile of the token-space form some 250 ms a step, by counting
-/// some 40 for the direct one. The rounded half of that, to be measured side by side.
+/// On llvmpipe both cost the same at about 100 tokens an expert for d = 1024, f = 704 (5.5 times fewer than by FLOPs) and at
+/// about 60 for 256 x 256 (2.8 times), `docs/performance.md`.
 const DIRECT_GAIN: f64 = 4.0;
+
+/// The form of the gradient split that `config` gives a stack `[layers, experts, m, n]` on `gpu`, where an expert sees `tokens`
+/// routed tokens a step.
+pub(crate) fn chosen_form(gpu: &Gpu, config: &SpectralConfig, shape: [usize; 4], tokens: f64) -> Result<GradientForm> {
+    let [_, _, m, n] = shape;
+    // In one pass over the gradient, along with its norm, the direct form costs a fraction of its FLOPs' share.
+    let fused = spectral_rows::parts(gpu, shape, config.rank)?;
+    let tokens = if fused.is_some() { DIRECT_GAIN * tokens } else { tokens };
+    Ok(gradient_form(config.gradient_form, m, n, tokens))
+}
 
 /// AdamW with clipping for all parameters of a model, decoupled experts included.
 #[derive(Debug)]
@@ -104,12 +114,8 @@ impl Optimizer {
         let before: Vec<_> = self.banks.iter().map(|b| b.form).collect();
         for bank in &mut self.banks {
             if let Some(stack) = bank.stacks.first() {
-                let [_, _, m, n] = sizes("spectral decoupling", &stack.w)?;
-                // In one pass over the gradient, along with its norm, the direct form costs a fraction of its FLOPs' share.
-                let fused =
-                    spectral_rows::parts(stack.w.gpu(), sizes("spectral decoupling", &stack.w)?, stack.basis.rank())?;
-                let tokens = if fused.is_some() { DIRECT_GAIN * tokens } else { tokens };
-                bank.form = gradient_form(self.spectral.gradient_form, m, n, tokens);
+                let shape = sizes("spectral decoupling", &stack.w)?;
+                bank.form = chosen_form(stack.w.gpu(), &self.spectral, shape, tokens)?;
             }
         }
         // A split of the other form holds other buffers while the refresh takes its own.

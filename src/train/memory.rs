@@ -15,7 +15,7 @@ use crate::optim::Optimizer;
 
 /// Bytes on the device by kind, for a trainer that has the device to itself: the pool and the peak are the device's, and
 /// whatever else lives on it counts as `other`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct MemoryReport {
     /// The model's parameters, in mixed precision with their f16 copies.
     pub weights: u64,
@@ -63,6 +63,20 @@ impl MemoryReport {
         self.weights + self.gradients + self.optimizer + self.activations
     }
 
+    /// What there is to say, in order: the kinds that a step needs, their sum, what comes on top, the peak. Bytes.
+    pub fn kinds(&self) -> [(&'static str, u64); 8] {
+        [
+            ("weights", self.weights),
+            ("gradients", self.gradients),
+            ("optimizer state", self.optimizer),
+            ("activations that backward needs", self.activations),
+            ("sum of these", self.needed()),
+            ("pool beyond the activations", self.pool.saturating_sub(self.activations)),
+            ("other", self.other),
+            ("peak", self.peak),
+        ]
+    }
+
     /// The peak over what is needed.
     pub fn peak_ratio(&self) -> f64 {
         self.peak as f64 / self.needed() as f64
@@ -71,24 +85,9 @@ impl MemoryReport {
 
 impl fmt::Display for MemoryReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let above = self.pool.saturating_sub(self.activations);
-        for (kind, bytes) in [
-            ("weights", self.weights),
-            ("gradients", self.gradients),
-            ("optimizer state", self.optimizer),
-            ("activations that backward needs", self.activations),
-            ("sum of these", self.needed()),
-            ("pool beyond the activations", above),
-            ("other", self.other),
-        ] {
+        for (kind, bytes) in self.kinds() {
             writeln!(f, "{kind:32} {:9.2} MiB", bytes as f64 / f64::from(1 << 20))?;
         }
-        write!(
-            f,
-            "{:32} {:9.2} MiB, {:.3} of the sum",
-            "peak",
-            self.peak as f64 / f64::from(1 << 20),
-            self.peak_ratio()
-        )
+        write!(f, "{:32} {:9.3}", "peak over the sum", self.peak_ratio())
     }
 }
