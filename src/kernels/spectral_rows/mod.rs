@@ -1,0 +1,144 @@
+//! The gradient split and the moves of decoupled matrices at rank 8, for adapters with subgroups of eight lanes.
+//!
+//! Each kernel is one pass over a stack, in lib/eight_rows.wgsl's geometry, with everything of rank 8 in registers. What they
+//! give is what `kernels::spectral` and `kernels::spectral_update` give in more passes, up to rounding; those decide
+//! (`applies`, `parts`) and fall back to their own kernels.
+
+mod moves;
+mod products;
+
+pub(crate) use moves::{Recorded, Wanted, adam, apply};
+pub(crate) use products::{left_factors, products};
+
+use crate::error::Result;
+use crate::gpu::{Gpu, Kernel, Launch, Tier};
+use crate::kernels::Variant;
+use crate::kernels::spectral_place::{Place, places};
+
+/// Rank, and lanes of a subgroup.
+const RANK: usize = 8;
+/// Rows of a workgroup, as in lib/eight_rows.wgsl.
+const BLOCK: usize = 32;
+
+macro_rules! kernel {
+    ($doc:literal, $name:ident, $text:literal, $entry:literal, $($source:literal),*) => {
+        #[doc = $doc]
+        pub static $name: Kernel = Kernel {
+            name: $text,
+            sources: &[
+                include_str!("../../../shaders/lib/grid.wgsl"),
+                include_str!("../../../shaders/lib/eight_rows.wgsl"),
+                $(include_str!(concat!("../../../shaders/", $source)),)*
+            ],
+            entry: $entry,
+            constants: &[],
+        };
+    };
+}
+
+kernel!(
+    "Both skinny products of a stack.",
+    SPECTRAL_PRODUCTS_ROWS,
+    "spectral_products_rows",
+    "spectral_products",
+    "spectral_products_rows.wgsl"
+);
+kernel!(
+    "Sums of the blocks' products, and theirs with V.",
+    SUM_BLOCKS_ROWS,
+    "sum_blocks_rows",
+    "sum_blocks",
+    "spectral_factors_rows.wgsl"
+);
+kernel!("`[U | B - U M]`.", LEFT_FACTORS_ROWS, "left_factors_rows", "left_factors", "spectral_factors_rows.wgsl");
+kernel!(
+    "AdamW, giving the direction's skinny products.",
+    SPECTRAL_ADAM_ROWS,
+    "spectral_adam_rows",
+    "spectral_adam",
+    "lib/pack_vec4.wgsl",
+    "lib/adam.wgsl",
+    "spectral_adam_rows.wgsl"
+);
+kernel!(
+    "AdamW with the merge.",
+    SPECTRAL_ADAM_MERGE_ROWS,
+    "spectral_adam_merge_rows",
+    "spectral_adam_merge",
+    "lib/pack_vec4.wgsl",
+    "lib/adam.wgsl",
+    "spectral_adam_rows.wgsl"
+);
+kernel!(
+    "A common part added to W_c.",
+    SPECTRAL_APPLY_ROWS,
+    "spectral_apply_rows",
+    "spectral_apply",
+    "spectral_apply_rows.wgsl"
+);
+kernel!(
+    "A common part added to W_u, with the merge.",
+    SPECTRAL_MERGE_ROWS,
+    "spectral_merge_rows",
+    "spectral_merge",
+    "spectral_apply_rows.wgsl"
+);
+
+/// This module's kernels.
+pub fn kernels() -> Vec<Variant> {
+    let mut all = Vec::new();
+    for tail in [0.0, 1.0] {
+        let constants = vec![("WG", RANK as f64), ("ROW_TAIL", tail)];
+        let mut add = |kernel, more: &[(&'static str, f64)]| {
+            all.push(Variant { kernel, constants: [constants.as_slice(), more].concat() });
+        };
+        for kernel in [&SPECTRAL_PRODUCTS_ROWS, &SUM_BLOCKS_ROWS, &LEFT_FACTORS_ROWS] {
+            add(kernel, &[]);
+        }
+        for common in [0.0, 1.0] {
+            add(&SPECTRAL_APPLY_ROWS, &[("COMMON", common)]);
+            add(&SPECTRAL_MERGE_ROWS, &[("COMMON", common)]);
+            for (full, moves) in [(1.0, 1.0), (0.0, 0.0), (0.0, 1.0)] {
+                let flags = [("COMMON", common), ("FULL", full), ("MOVE", moves)];
+                add(&SPECTRAL_ADAM_ROWS, &flags);
+                add(&SPECTRAL_ADAM_MERGE_ROWS, &flags);
+            }
+        }
+    }
+    all
+}
+
+/// Whether these kernels run on `gpu` for rank `k` and rows of `n` elements.
+fn applies(gpu: &Gpu, k: usize, n: usize) -> bool {
+    let lanes = gpu.adapter().subgroup_size;
+    gpu.tier() == Tier::Subgroup
+        && lanes == (RANK as u32, RANK as u32)
+        && k == RANK
+        && n.is_multiple_of(4)
+        // A lane's only long loop is along a row.
+        && n / 4 <= gpu.adapter().loop_limit() / 2
+}
+
+fn blocks(m: usize) -> usize {
+    m.div_ceil(BLOCK)
+}
+
+/// The launches for a stack of `shape`, none where these kernels do not take it: in each whole matrices must fit.
+pub(crate) fn parts(gpu: &Gpu, shape: [usize; 4], k: usize) -> Result<Option<Vec<Place>>> {
+    let [_, _, m, n] = shape;
+    if !applies(gpu, k, n) {
+        return Ok(None);
+    }
+    // The sums of blocks are the largest of what belongs to a matrix beside its rows.
+    let by_matrix = [blocks(m) * RANK * n, blocks(m) * RANK, RANK * n, RANK * RANK];
+    let Ok(parts) = places(gpu, "spectral decoupling", shape, &[2 * RANK, RANK], &by_matrix, &[RANK * n, m * RANK])
+    else {
+        return Ok(None);
+    };
+    Ok(parts.iter().all(Place::whole).then_some(parts))
+}
+
+fn launch<'a>(kernel: &'static Kernel, m: usize) -> Launch<'a> {
+    let tail = u32::from(!m.is_multiple_of(BLOCK));
+    Launch::new(kernel).constant("WG", RANK as u32).constant("ROW_TAIL", tail)
+}

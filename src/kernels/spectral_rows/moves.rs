@@ -1,0 +1,183 @@
+//! The moves of a stack: a common part added, and AdamW with the gradient's common part added or removed on the way.
+
+use super::products::Partial;
+use super::{
+    SPECTRAL_ADAM_MERGE_ROWS, SPECTRAL_ADAM_ROWS, SPECTRAL_APPLY_ROWS, SPECTRAL_MERGE_ROWS, blocks, launch, parts,
+};
+use crate::error::Result;
+use crate::kernels::spectral::{Basis, Products, sizes};
+use crate::kernels::spectral_place::Place;
+use crate::kernels::spectral_update::{AdamFactors, Mix, Moments};
+use crate::tensor::Tensor;
+
+crate::params! {
+    struct ApplyParams { matrices: u32, rows: u32, packs: u32, experts: u32, on_common: f32 }
+}
+
+crate::params! {
+    struct AdamParams {
+        matrices: u32,
+        rows: u32,
+        packs: u32,
+        experts: u32,
+        vt_first: u32,
+        clip_at: u32,
+        on_full: f32,
+        on_common: f32,
+        lr: f32,
+        beta1: f32,
+        beta2: f32,
+        rest1: f32,
+        rest2: f32,
+        correct1: f32,
+        correct2: f32,
+        eps: f32,
+        decay: f32,
+    }
+}
+
+/// Records `weight += mix`, X taking no part, and with `merge` = (w_c, merged) `merged = w_c + weight`; false where these
+/// kernels do not take it.
+pub(crate) fn apply(
+    weight: &Tensor,
+    mix: Mix<'_>,
+    basis: &Basis,
+    merge: Option<(&Tensor, &Tensor)>,
+    clip: &Tensor,
+) -> Result<bool> {
+    let (gpu, shape) = (clip.gpu(), sizes("spectral step", weight)?);
+    let [_, experts, m, n] = shape;
+    let Some(places) = parts(gpu, shape, basis.rank())? else { return Ok(false) };
+    for place in places {
+        let params = ApplyParams {
+            matrices: place.count() as u32,
+            rows: m as u32,
+            packs: (n / 4) as u32,
+            experts: experts as u32,
+            on_common: mix.factor(),
+        };
+        let [left, right, vt] = mix.bindings(&place, basis, clip)?;
+        let kernel = if merge.is_some() { &SPECTRAL_MERGE_ROWS } else { &SPECTRAL_APPLY_ROWS };
+        let mut launch = launch(kernel, m)
+            .constant("COMMON", u32::from(mix.common.is_some()))
+            .params(&params)
+            .write("weight", &place.rows(weight)?)
+            .read("left", &left)
+            .read("right", &right)
+            .read("vt", &vt)
+            .read("clip", clip);
+        if let Some((w_c, merged)) = merge {
+            launch = launch.read("w_c", &place.layer_rows(w_c)?).write("merged", &place.rows(merged)?);
+        }
+        launch.workgroups(place.count() * blocks(m)).run(gpu)?;
+    }
+    Ok(true)
+}
+
+/// What [`adam`] makes beside the moments.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Wanted<'a> {
+    /// The direction's products; the weights move by the direction if so said.
+    Products {
+        /// Whether the weights move.
+        moving: bool,
+    },
+    /// The weights move, and `merged = w_c + weight`.
+    Merged {
+        /// `[layers, m, n]`.
+        w_c: &'a Tensor,
+        /// `[layers, experts, m, n]`.
+        merged: &'a Tensor,
+    },
+}
+
+/// What [`adam`] has recorded.
+#[derive(Debug)]
+pub(crate) enum Recorded {
+    /// Nothing: these kernels do not take the stack.
+    Nothing,
+    /// All, with the direction's products where they were wanted.
+    All(Option<Box<Products>>),
+}
+
+/// Records AdamW's moments for the gradient `mix` of X = `gradient` (may be left out where its factor is 0), multiplied by
+/// the scale in `clip`, and with the direction D what is `wanted`: `weight -= lr D`, D's products, the merge. Nothing changes
+/// where `clip` says that the norm is not finite; the products are then undefined.
+pub(crate) fn adam(
+    gradient: Option<&Tensor>,
+    state: Moments<'_>,
+    mix: Mix<'_>,
+    basis: &Basis,
+    adam: &AdamFactors,
+    wanted: Wanted<'_>,
+    clip: &Tensor,
+) -> Result<Recorded> {
+    let (gpu, shape) = (clip.gpu(), sizes("spectral direction", state.weight)?);
+    let [_, experts, m, n] = shape;
+    let Some(places) = parts(gpu, shape, basis.rank())? else { return Ok(Recorded::Nothing) };
+    let partial = match wanted {
+        Wanted::Products { .. } => Some(Partial::new(gpu, shape)?),
+        Wanted::Merged { .. } => None,
+    };
+    for place in &places {
+        let (left, right, vt_first) = packed(place, mix, basis, clip)?;
+        let moving = !matches!(wanted, Wanted::Products { moving: false });
+        let params = AdamParams {
+            matrices: place.count() as u32,
+            rows: m as u32,
+            packs: (n / 4) as u32,
+            experts: experts as u32,
+            vt_first: (vt_first / 4) as u32,
+            clip_at: (right.numel() / 4 - 1) as u32,
+            on_full: mix.full,
+            on_common: mix.factor(),
+            lr: adam.lr,
+            beta1: adam.beta1,
+            beta2: adam.beta2,
+            rest1: adam.rest1,
+            rest2: adam.rest2,
+            correct1: adam.correct1,
+            correct2: adam.correct2,
+            eps: adam.eps,
+            decay: adam.decay,
+        };
+        let kernel = if partial.is_some() { &SPECTRAL_ADAM_ROWS } else { &SPECTRAL_ADAM_MERGE_ROWS };
+        let mut launch = launch(kernel, m)
+            .constant("COMMON", u32::from(mix.common.is_some()))
+            .constant("FULL", u32::from(gradient.is_some()))
+            .constant("MOVE", u32::from(moving))
+            .params(&params)
+            .read("gradient", &gradient.map_or(Ok(left.clone()), |g| place.rows(g))?)
+            .write("mean", &place.rows(state.m)?)
+            .write("square", &place.rows(state.v)?)
+            .write("weight", &place.rows(state.weight)?)
+            .read("left", &left)
+            .read("right", &right);
+        if let Some(partial) = &partial {
+            launch = launch.write("parts", &place.matrices(&partial.parts)?).write("b", &place.rows(&partial.b)?);
+        }
+        if let Wanted::Merged { w_c, merged } = wanted {
+            launch = launch.read("w_c", &place.layer_rows(w_c)?).write("merged", &place.rows(merged)?);
+        }
+        launch.workgroups(place.count() * blocks(m)).run(gpu)?;
+    }
+    Ok(Recorded::All(partial.map(|p| p.finish(basis, &places, None).map(Box::new)).transpose()?))
+}
+
+/// The kernel's `left` and `right`, and where in `right` V^T begins: a pass over AdamW's state has no binding to spare, so V^T
+/// and the clip lie behind U^T X.
+fn packed(place: &Place, mix: Mix<'_>, basis: &Basis, clip: &Tensor) -> Result<(Tensor, Tensor, usize)> {
+    let vt = place.layers(&basis.vt)?;
+    let (left, a) = match mix.common {
+        Some((_, factors)) => (place.rows(&factors.left)?, Some(place.matrices(&factors.right)?)),
+        None => (place.layers(&basis.u)?, None),
+    };
+    let vt_first = a.as_ref().map_or(0, Tensor::numel);
+    let right = Tensor::empty_f32(clip.gpu(), [vt_first + vt.numel() + 4])?;
+    if let Some(a) = a {
+        right.slice(0..vt_first)?.copy_from(&a)?;
+    }
+    right.slice(vt_first..vt_first + vt.numel())?.copy_from(&vt)?;
+    right.slice(vt_first + vt.numel()..right.numel())?.copy_from(clip)?;
+    Ok((left, right, vt_first))
+}

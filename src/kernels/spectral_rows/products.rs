@@ -1,0 +1,108 @@
+//! The skinny products of a stack, and the factors that its common part is made of.
+
+use super::{LEFT_FACTORS_ROWS, RANK, SPECTRAL_PRODUCTS_ROWS, SUM_BLOCKS_ROWS, blocks, launch, parts};
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::kernels::spectral::{Basis, Products, Skinny, sizes};
+use crate::kernels::spectral_place::Place;
+use crate::tensor::Tensor;
+
+crate::params! {
+    struct ProductParams { matrices: u32, rows: u32, packs: u32, experts: u32 }
+}
+
+crate::params! {
+    struct FactorParams { matrices: u32, rows: u32, packs: u32, experts: u32, factor: f32 }
+}
+
+/// Sums over blocks of rows and `X V`, to become [`Products`].
+pub(super) struct Partial {
+    pub(super) parts: Tensor,
+    pub(super) b: Tensor,
+}
+
+impl Partial {
+    pub(super) fn new(gpu: &Gpu, [layers, experts, m, n]: [usize; 4]) -> Result<Self> {
+        Ok(Self {
+            parts: Tensor::empty_f32(gpu, [layers, experts, blocks(m) * RANK, n])?,
+            b: Tensor::empty_f32(gpu, [layers, experts, m, RANK])?,
+        })
+    }
+
+    pub(super) fn finish(self, basis: &Basis, places: &[Place], squares: Option<Tensor>) -> Result<Products> {
+        let ([layers, experts, m, _], n) = (sizes("gradient split", &self.b)?, self.parts.cols());
+        let gpu = self.b.gpu();
+        let a = Tensor::empty_f32(gpu, [layers, experts, RANK, n])?;
+        let square = Tensor::empty_f32(gpu, [layers, experts, RANK, RANK])?;
+        for place in places {
+            launch(&SUM_BLOCKS_ROWS, m)
+                .params(&FactorParams {
+                    matrices: place.count() as u32,
+                    rows: m as u32,
+                    packs: (n / 4) as u32,
+                    experts: experts as u32,
+                    factor: 0.0,
+                })
+                .read("parts", &place.matrices(&self.parts)?)
+                .read("vt", &place.layers(&basis.vt)?)
+                .write("a", &place.matrices(&a)?)
+                .write("product", &place.matrices(&square)?)
+                .workgroups(place.count() * RANK)
+                .run(gpu)?;
+        }
+        Ok(Products { skinny: Skinny { a, b: self.b }, square, squares })
+    }
+}
+
+/// Records the skinny products of `x: [layers, experts, m, n]` with `basis`; none where these kernels do not take it.
+pub(crate) fn products(basis: &Basis, x: &Tensor) -> Result<Option<Products>> {
+    let (gpu, shape) = (x.gpu(), sizes("gradient split", x)?);
+    let [layers, experts, m, n] = shape;
+    let Some(places) = parts(gpu, shape, basis.rank())? else { return Ok(None) };
+    let partial = Partial::new(gpu, shape)?;
+    let squares = Tensor::empty_f32(gpu, [layers, experts, blocks(m) * RANK])?;
+    for place in &places {
+        launch(&SPECTRAL_PRODUCTS_ROWS, m)
+            .params(&ProductParams {
+                matrices: place.count() as u32,
+                rows: m as u32,
+                packs: (n / 4) as u32,
+                experts: experts as u32,
+            })
+            .read("x", &place.rows(x)?)
+            .read("u", &place.layers(&basis.u)?)
+            .read("vt", &place.layers(&basis.vt)?)
+            .write("parts", &place.matrices(&partial.parts)?)
+            .write("b", &place.rows(&partial.b)?)
+            .write("squares", &place.matrices(&squares)?)
+            .workgroups(place.count() * blocks(m))
+            .run(gpu)?;
+    }
+    partial.finish(basis, &places, Some(squares)).map(Some)
+}
+
+/// Records `left = [U | b - factor U square]`; false where these kernels do not take it.
+pub(crate) fn left_factors(basis: &Basis, b: &Tensor, square: Option<&Tensor>, left: &Tensor) -> Result<bool> {
+    let (gpu, shape) = (b.gpu(), sizes("gradient split", b)?);
+    let [_, experts, m, k] = shape;
+    // What `packs` counts does not occur here.
+    let Some(places) = parts(gpu, shape, k)? else { return Ok(false) };
+    for place in places {
+        let x = place.rows(b)?;
+        launch(&LEFT_FACTORS_ROWS, m)
+            .params(&FactorParams {
+                matrices: place.count() as u32,
+                rows: m as u32,
+                packs: 0,
+                experts: experts as u32,
+                factor: if square.is_some() { 1.0 } else { 0.0 },
+            })
+            .read("u", &place.layers(&basis.u)?)
+            .read("b", &x)
+            .read("square", &square.map_or(Ok(x.clone()), |s| place.matrices(s))?)
+            .write("left", &place.rows(left)?)
+            .workgroups(place.count() * blocks(m))
+            .run(gpu)?;
+    }
+    Ok(true)
+}
