@@ -13,36 +13,47 @@ type OfLayer = fn(&LayerFigures) -> Option<f64>;
 /// A figure of a layer's routed subspaces.
 type OfSubspaces = fn(&Subspaces) -> Option<f64>;
 
-/// A row's title and a run's figure.
-type Row<'a> = (String, Box<dyn Fn(&Run) -> Option<f64> + 'a>);
+/// A figure of a run.
+type OfRun = Box<dyn Fn(&Run) -> Option<f64>>;
 
-fn over_layers(layers: &[LayerFigures], f: impl Fn(&LayerFigures) -> Option<f64>) -> Option<f64> {
-    support::mean(layers.iter().filter_map(f))
+/// The figures with their titles.
+#[derive(Default)]
+struct Rows(Vec<(String, OfRun)>);
+
+impl Rows {
+    fn of_run(&mut self, title: &str, f: impl Fn(&Run) -> Option<f64> + 'static) {
+        self.0.push((title.into(), Box::new(f)));
+    }
+
+    /// Mean over layers.
+    fn trained(&mut self, title: &str, f: impl Fn(&LayerFigures) -> Option<f64> + 'static) {
+        self.of_run(title, move |r| support::mean(r.trained.iter().filter_map(&f)));
+    }
+
+    fn untrained(&mut self, title: &str, f: impl Fn(&LayerFigures) -> Option<f64> + 'static) {
+        self.of_run(title, move |r| support::mean(r.untrained.iter().filter_map(&f)));
+    }
 }
 
-fn rows(chance: &Subspaces) -> Vec<Row<'static>> {
-    let mut rows: Vec<Row<'static>> = vec![
-        ("validation loss, nats per byte".into(), Box::new(|r| Some(r.loss))),
-        ("experts that share a token".into(), Box::new(|r| over_layers(&r.trained, |l| Some(l.experts_a_token)))),
-        (
-            "entropy of the load, share of its largest".into(),
-            Box::new(|r| over_layers(&r.trained, |l| Some(l.load_entropy))),
-        ),
-        ("information about the source, nats".into(), Box::new(|r| over_layers(&r.trained, |l| l.information))),
-        ("... sources permuted".into(), Box::new(|r| over_layers(&r.trained, |l| l.information_control))),
-    ];
+fn rows(chance: &Subspaces) -> Rows {
+    let mut rows = Rows::default();
+    rows.of_run("validation loss, nats per byte", |r| Some(r.loss));
+    rows.trained("experts that share a token", |l| Some(l.experts_a_token));
+    rows.trained("entropy of the load, share of its largest", |l| Some(l.load_entropy));
+    rows.trained("information about the source, nats", |l| l.information);
+    rows.trained("... sources permuted", |l| l.information_control);
     let functions: [(&str, OfLayer); 4] = [
-        ("Jacobians: mean of cosines", |l| l.mean_of_cosines),
-        ("Jacobians: cosine of means", |l| l.cosine_of_means),
-        ("Jacobians: leading singular value", |l| l.leading),
-        ("Jacobians: effective rank", |l| l.effective_rank),
+        ("mean of cosines", |l| l.mean_of_cosines),
+        ("cosine of means", |l| l.cosine_of_means),
+        ("leading singular value", |l| l.leading),
+        ("effective rank", |l| l.effective_rank),
     ];
     for (i, (name, f)) in functions.into_iter().enumerate() {
-        rows.push((name.into(), Box::new(move |r| over_layers(&r.trained, f))));
-        rows.push(("... before training".into(), Box::new(move |r| over_layers(&r.untrained, f))));
+        rows.trained(&format!("Jacobians: {name}"), f);
         if i == 0 {
-            rows.push(("... Gaussian matrices".into(), Box::new(|r| over_layers(&r.trained, |l| l.gaussian))));
+            rows.trained("... Gaussian matrices", |l| l.gaussian);
         }
+        rows.untrained("... before training", f);
     }
     let subspaces: [(&str, OfSubspaces, bool); 6] = [
         ("similarity", |s| s.similarity, true),
@@ -52,22 +63,24 @@ fn rows(chance: &Subspaces) -> Vec<Row<'static>> {
         ("explained variance", |s| s.explained_variance, false),
         ("participation ratio", |s| s.participation_ratio, false),
     ];
-    for (name, f, of_pairs) in subspaces {
+    for (i, (name, f, of_pairs)) in subspaces.into_iter().enumerate() {
         let title = match f(chance).filter(|_| of_pairs) {
             Some(chance) => format!("routed PCA: {name} (random subspaces {chance:.3})"),
             None => format!("routed PCA: {name}"),
         };
-        rows.push((title, Box::new(move |r| over_layers(&r.trained, |l| f(&l.routed)))));
-        rows.push(("... routing permuted".into(), Box::new(move |r| over_layers(&r.trained, |l| f(&l.permuted)))));
-        let by_best = move |l: &LayerFigures, i: usize| l.best.as_ref().and_then(|pair| f(&pair[i]));
-        rows.push(("... by the K best".into(), Box::new(move |r| over_layers(&r.trained, |l| by_best(l, 0)))));
-        rows.push((
-            "... by the K best, permuted".into(),
-            Box::new(move |r| over_layers(&r.trained, |l| by_best(l, 1))),
-        ));
-        rows.push(("... before training".into(), Box::new(move |r| over_layers(&r.untrained, |l| f(&l.routed)))));
+        rows.trained(&title, move |l| f(&l.routed));
+        rows.trained("... routing permuted", move |l| f(&l.permuted));
+        rows.trained("... by the K best", move |l| f(&l.best.as_ref()?[0]));
+        if i == 0 {
+            rows.trained("... by the K best, permuted", move |l| f(&l.best.as_ref()?[1]));
+        }
+        rows.untrained("... before training", move |l| f(&l.routed));
+        if i == 0 {
+            rows.untrained("... before training, permuted", move |l| f(&l.permuted));
+            rows.untrained("... before training, by the K best", move |l| f(&l.best.as_ref()?[0]));
+        }
     }
-    rows.push(("seconds".into(), Box::new(|r| Some(r.seconds))));
+    rows.of_run("seconds", |r| Some(r.seconds));
     rows
 }
 
@@ -84,7 +97,7 @@ pub fn table(runs: &[Run], chance: &Subspaces) -> String {
     };
     counts("parameters", |r| r.parameters);
     counts("... that a token computes with", |r| r.computed);
-    for (name, figure) in rows(chance) {
+    for (name, figure) in rows(chance).0 {
         let cells: Vec<String> = kinds
             .iter()
             .map(|k| cell(&runs.iter().filter(|r| r.kind == *k).filter_map(&figure).collect::<Vec<_>>()))
@@ -98,7 +111,11 @@ pub fn table(runs: &[Run], chance: &Subspaces) -> String {
 
 /// Mean and seeds.
 fn cell(seeds: &[f64]) -> String {
-    let number = |x: f64| if x.abs() >= 100.0 { format!("{x:.0}") } else { format!("{x:.3}") };
+    let number = |x: f64| match x.abs() {
+        100.0.. => format!("{x:.0}"),
+        10.0.. => format!("{x:.1}"),
+        _ => format!("{x:.3}"),
+    };
     match (support::mean(seeds.iter().copied()), seeds) {
         (None, _) => "-".into(),
         (Some(mean), [_]) => number(mean),
