@@ -6,6 +6,7 @@
 
 mod support;
 
+use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
@@ -68,8 +69,11 @@ fn run(gpu: &Gpu, config: &RunConfig, texts: &Texts) -> Result<Figures, Failure>
     })
 }
 
-fn main() -> Result<(), Failure> {
-    let Args { study } = Args::parse();
+fn main() -> ExitCode {
+    support::finish(compare(&Args::parse().study))
+}
+
+fn compare(study: &StudyArgs) -> Result<(), Failure> {
     let mut config = RunConfig::preset(Preset::Tiny);
     study.apply(&mut config);
     let texts = study.read()?;

@@ -12,6 +12,7 @@ mod support;
 mod table;
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use clap::Parser;
 use measure::{Setting, Subspaces};
@@ -49,15 +50,27 @@ fn read(path: Option<&Path>) -> Result<Vec<Run>, Failure> {
     Ok(serde_json::from_slice(&text).map_err(|e| named(&e))?)
 }
 
-fn main() -> Result<(), Failure> {
-    let args = Args::parse();
+/// Replaces the runs that `path` holds.
+fn write(path: Option<&Path>, runs: &[Run]) -> Result<(), Failure> {
+    let Some(path) = path else { return Ok(()) };
+    Ok(write_file_atomically(path, &serde_json::to_vec_pretty(runs)?)?)
+}
+
+fn main() -> ExitCode {
+    support::finish(compare(&Args::parse()))
+}
+
+fn compare(args: &Args) -> Result<(), Failure> {
     let base = top_k_model();
     let mut config = RunConfig::preset(Preset::Tiny);
     args.study.apply(&mut config);
     config.spectral.enabled = false;
     let texts = args.study.read()?;
     let text = Corpus::from_bytes(texts.train.clone(), 0.0, String::new()).fingerprint();
-    let mut known = read(args.json.as_deref())?;
+    let json = args.json.as_deref();
+    let mut known = read(json)?;
+    // A file that cannot be written is told now, not after a run.
+    write(json, &known)?;
     let gpu = block_on(Gpu::open(&GpuOptions::default()))?;
     print_setting(&gpu, &config, &texts);
 
@@ -80,9 +93,7 @@ fn main() -> Result<(), Failure> {
             eprintln!("seed {seed}, {}: validation loss {:.4}, {:.0} s", kind.name(), found.loss, found.seconds);
             known.push(found.clone());
             runs.push(found);
-            if let Some(path) = &args.json {
-                write_file_atomically(path, &serde_json::to_vec_pretty(&known)?)?;
-            }
+            write(json, &known)?;
         }
     }
     let chance = block_on(Subspaces::chance(&gpu, base.d_model, 1))?;

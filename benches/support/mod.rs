@@ -1,6 +1,7 @@
 //! What the studies share: arguments, text, one training run.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use pollster::block_on;
 use sdmoe::data::sources::{self, Source};
@@ -12,6 +13,13 @@ use sdmoe::train::trainer::Trainer;
 pub type Failure = Box<dyn std::error::Error>;
 
 const VALIDATION_BATCHES: usize = 48;
+
+/// Says in one line what went wrong, and ends with 2 as the program does.
+pub fn finish(result: Result<(), Failure>) -> ExitCode {
+    let Err(e) = result else { return ExitCode::SUCCESS };
+    eprintln!("error: {e}");
+    ExitCode::from(2)
+}
 
 #[derive(clap::Args)]
 pub struct StudyArgs {
