@@ -39,9 +39,11 @@ fn rows(chance: &Subspaces) -> Rows {
     let mut rows = Rows::default();
     rows.of_run("validation loss, nats per byte", |r| Some(r.loss));
     rows.trained("experts that share a token", |l| Some(l.experts_a_token));
+    rows.untrained("... before training", |l| Some(l.experts_a_token));
     rows.trained("entropy of the load, share of its largest", |l| Some(l.load_entropy));
     rows.trained("information about the source, nats", |l| l.information);
     rows.trained("... sources permuted", |l| l.information_control);
+    rows.untrained("... before training", |l| l.information);
     let functions: [(&str, OfLayer); 4] = [
         ("mean of cosines", |l| l.mean_of_cosines),
         ("cosine of means", |l| l.cosine_of_means),
