@@ -4,10 +4,13 @@
 //! `cargo bench --bench study -- [--steps N] [--seeds N] [--lr LR] TEXT...`. Of each text the last tenth is held out;
 //! training draws from all of them.
 
+mod support;
+
+use std::process::ExitCode;
 use std::time::Instant;
 
+use clap::Parser;
 use pollster::block_on;
-use sdmoe::data::{Batches, Validation};
 use sdmoe::gpu::{Gpu, GpuOptions};
 use sdmoe::nn::config::Preset;
 use sdmoe::optim::MetricOptions;
@@ -15,11 +18,16 @@ use sdmoe::train::config::RunConfig;
 use sdmoe::train::metrics::Side;
 use sdmoe::train::specialisation::similarities;
 use sdmoe::train::trainer::Trainer;
-
-type Failure = Box<dyn std::error::Error>;
+use support::{Failure, StudyArgs, Texts, print_setting, train, validation_loss};
 
 const MODES: [&str; 3] = ["off", "on", "as published"];
-const VALIDATION_BATCHES: usize = 48;
+
+/// Does spectral decoupling help? Off, on and as published, paired by seed
+#[derive(Parser)]
+struct Args {
+    #[command(flatten)]
+    study: StudyArgs,
+}
 
 /// The figures of one run; those of the decoupling are zero where it is off.
 #[derive(Clone, Copy, Default)]
@@ -36,23 +44,15 @@ struct Figures {
 }
 
 fn mean(values: impl Iterator<Item = f64>) -> f64 {
-    let (sum, count) = values.fold((0.0, 0.0), |(sum, count), x| (sum + x, count + 1.0));
-    if count > 0.0 { sum / count } else { 0.0 }
+    support::mean(values).unwrap_or(0.0)
 }
 
-fn run(gpu: &Gpu, config: &RunConfig, text: &[u8], held_out: &[u8]) -> Result<Figures, Failure> {
-    let (batch, seq) = (config.train.batch, config.train.seq);
-    let batches = Batches::new(text, batch, seq, config.seed)?;
+fn run(gpu: &Gpu, config: &RunConfig, texts: &Texts) -> Result<Figures, Failure> {
     let mut trainer = Trainer::new(gpu, config)?;
     let began = Instant::now();
-    for step in 1..=config.train.steps {
-        trainer.step(&[batches.batch(step, 0)])?;
-        block_on(trainer.reports(false))?;
-    }
-    block_on(trainer.reports(true))?;
+    train(&mut trainer, &texts.train)?;
     let seconds = began.elapsed().as_secs_f64();
-    let windows = Validation::new(held_out, batch, seq, VALIDATION_BATCHES)?;
-    let loss = f64::from(block_on(trainer.evaluate(windows.iter()))?);
+    let loss = validation_loss(&trainer, texts)?;
     let similarity = block_on(similarities(&trainer))?;
     let hidden = || similarity.iter().filter(|s| s.side == Side::Hidden);
     let spectral = block_on(trainer.optimizer().metrics(MetricOptions { similarity: false, subspace: 0 })?.read())?;
@@ -69,50 +69,28 @@ fn run(gpu: &Gpu, config: &RunConfig, text: &[u8], held_out: &[u8]) -> Result<Fi
     })
 }
 
-fn main() -> Result<(), Failure> {
+fn main() -> ExitCode {
+    support::finish(compare(&Args::parse().study))
+}
+
+fn compare(study: &StudyArgs) -> Result<(), Failure> {
     let mut config = RunConfig::preset(Preset::Tiny);
-    config.train.steps = 600;
-    let (mut seeds, mut texts) = (3, Vec::new());
-    let mut args = std::env::args().skip(1);
-    while let Some(arg) = args.next() {
-        let mut value = || args.next().ok_or_else(|| format!("{arg}: expected a value"));
-        match arg.as_str() {
-            "--bench" => {}
-            "--steps" => config.train.steps = value()?.parse()?,
-            "--seeds" => seeds = value()?.parse()?,
-            "--lr" => config.optimizer.lr = value()?.parse()?,
-            path => texts.push(std::fs::read(path).map_err(|e| format!("{path}: {e}"))?),
-        }
-    }
-    if texts.is_empty() {
-        return Err("expected files to train on".into());
-    }
-    let cut = |t: &Vec<u8>| t.len() - t.len() / 10;
-    let text: Vec<u8> = texts.iter().flat_map(|t| &t[..cut(t)]).copied().collect();
-    let held_out: Vec<u8> = texts.iter().flat_map(|t| &t[cut(t)..]).copied().collect();
+    study.apply(&mut config);
+    let texts = study.read()?;
     let gpu = block_on(Gpu::open(&GpuOptions::default()))?;
-    println!("adapter {} ({})", gpu.adapter().name, gpu.adapter().driver);
-    println!(
-        "{} steps of {} x {} bytes, learning rate {}, {} bytes to train on, {} held out\n",
-        config.train.steps,
-        config.train.batch,
-        config.train.seq,
-        config.optimizer.lr,
-        text.len(),
-        held_out.len()
-    );
+    print_setting(&gpu, &config, &texts);
     println!(
         "| seed | spectral | validation loss | against off | drift | gap | beyond rank | merged | W_u | share | s |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|");
     let mut all = [const { Vec::new() }; MODES.len()];
-    for seed in 1..=seeds {
+    for seed in 1..=study.seeds {
         let mut off = 0.0;
         for (mode, done) in MODES.iter().zip(&mut all) {
             config.seed = seed;
             config.spectral.enabled = *mode != "off";
             config.spectral.as_published = *mode == "as published";
-            let f = run(&gpu, &config, &text, &held_out)?;
+            let f = run(&gpu, &config, &texts)?;
             if *mode == "off" {
                 off = f.loss;
             }
