@@ -1,16 +1,17 @@
 //! Singular values and subspaces of stacks of matrices (METHOD §6), and what a spectrum says.
 //!
-//! Matrices come a few at a time, [`Stack`]; at most one binding's worth of them is in memory and on the device. Small
-//! ones (a side of at most [`SpectrumOptions::whole_up_to`]) are decomposed whole, in f64 on the host, which takes
-//! milliseconds; of larger ones the leading tenth comes from `lanczos`.
+//! Matrices come a few at a time, [`Stack`]; at most one binding's worth of them is in memory and on the device, or one for
+//! each thread of the host. Small ones (a side of at most [`SpectrumOptions::whole_up_to`]) are decomposed whole, in f64 on
+//! the host, which takes milliseconds; of larger ones the leading tenth comes from `lanczos`.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use faer::Mat;
 use rayon::prelude::*;
 
 use super::dense;
-use super::lanczos::{self, Draw, Leading};
+use super::lanczos::{self, Draw, Extent, Leading};
 use super::record::{Of, Spectrum};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -36,11 +37,35 @@ pub struct SpectrumOptions {
     pub whole_up_to: usize,
     /// Seed of everything random.
     pub seed: u64,
+    /// Where large matrices are multiplied with.
+    pub products: Products,
+}
+
+/// Where the products of large matrices with Krylov spaces are computed. Both ways give the same to rounding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Products {
+    /// On the device, unless that is software: then on the host, whose cores are the same and faster without it.
+    #[default]
+    Fastest,
+    /// On the device.
+    Device,
+    /// On the host, a matrix a thread.
+    Host,
+}
+
+impl Products {
+    fn on_host(self, gpu: &Gpu) -> bool {
+        match self {
+            Products::Fastest => gpu.adapter().device_type == "Cpu",
+            Products::Device => false,
+            Products::Host => true,
+        }
+    }
 }
 
 impl Default for SpectrumOptions {
     fn default() -> Self {
-        Self { top: 0.01, subspace: 0, values: 0.1, whole_up_to: 256, seed: 0 }
+        Self { top: 0.01, subspace: 0, values: 0.1, whole_up_to: 256, seed: 0, products: Products::Fastest }
     }
 }
 
@@ -63,6 +88,8 @@ pub(super) struct Plan {
     krylov: Option<usize>,
     /// Of everything random.
     pub seed: u64,
+    /// Where the products with the Krylov space are computed.
+    products: Products,
 }
 
 impl SpectrumOptions {
@@ -76,7 +103,7 @@ impl SpectrumOptions {
         // Near the whole space there is nothing to save.
         let whole = short <= self.whole_up_to || 2 * krylov > short + krylov / 2;
         let keep = if whole { short } else { wanted };
-        Plan { top, r, keep, krylov: (!whole).then_some(krylov), seed: self.seed }
+        Plan { top, r, keep, krylov: (!whole).then_some(krylov), seed: self.seed, products: self.products }
     }
 }
 
@@ -137,35 +164,50 @@ impl Stack<'_> {
         if matches!(matrix, ExpertMatrix::Down) == self.transposed { Side::Model } else { Side::Hidden }
     }
 
-    /// Calls `f` with the matrices of each part that is in memory at once, and the number of its first.
-    pub(super) async fn for_parts(&self, gpu: &Gpu, mut f: impl AsyncFnMut(usize, &[f32]) -> Result<()>) -> Result<()> {
-        let size = self.rows * self.columns;
-        let at_once = (gpu.max_binding_bytes().min(AT_ONCE) / (size as u64 * 4).max(1)).max(1) as usize;
-        let whole = match self.elements {
-            Elements::Device(x) => Some(x.to_f32().await?),
-            Elements::Host(_) | Elements::Read(_) => None,
+    /// The elements, where they are not read when they are needed.
+    async fn at_hand(&self) -> Result<Option<Cow<'_, [f32]>>> {
+        let x = match self.elements {
+            Elements::Device(x) => Cow::Owned(x.to_f32().await?),
+            Elements::Host(x) => Cow::Borrowed(x),
+            Elements::Read(_) => return Ok(None),
         };
-        let whole = match self.elements {
-            Elements::Host(x) => Some(x),
-            Elements::Device(_) | Elements::Read(_) => whole.as_deref(),
-        };
-        if let Some(x) = whole.filter(|x| x.len() != self.count * size) {
+        if x.len() != self.count * self.rows * self.columns {
             let expected = format!("{} matrices {} x {}", self.count, self.rows, self.columns);
             return Err(Error::shape("spectra", expected, format!("{} elements", x.len())));
         }
+        Ok(Some(x))
+    }
+
+    /// The matrices of `range`, read into `buffer` unless they are at hand.
+    fn part<'a>(&self, at_hand: Option<&'a [f32]>, range: Range<usize>, buffer: &'a mut Vec<f32>) -> Result<&'a [f32]> {
+        let size = self.rows * self.columns;
+        if let Elements::Read(read) = self.elements {
+            buffer.resize(range.len() * size, 0.0);
+            read(range, buffer)?;
+            return Ok(buffer);
+        }
+        Ok(&at_hand.unwrap_or_default()[range.start * size..range.end * size])
+    }
+
+    /// Calls `f` with the matrices of each part that fits a binding, and the number of its first.
+    pub(super) async fn for_parts(&self, gpu: &Gpu, mut f: impl AsyncFnMut(usize, &[f32]) -> Result<()>) -> Result<()> {
+        let size = self.rows * self.columns;
+        let at_once = (gpu.max_binding_bytes().min(AT_ONCE) / (size as u64 * 4).max(1)).max(1) as usize;
+        let at_hand = self.at_hand().await?;
         let mut buffer = Vec::new();
         for first in (0..self.count).step_by(at_once) {
             let range = first..self.count.min(first + at_once);
-            match (whole, self.elements) {
-                (None, Elements::Read(read)) => {
-                    buffer.resize(range.len() * size, 0.0);
-                    read(range, &mut buffer)?;
-                    f(first, &buffer).await?;
-                }
-                (x, _) => f(first, &x.unwrap_or_default()[range.start * size..range.end * size]).await?,
-            }
+            f(first, self.part(at_hand.as_deref(), range, &mut buffer)?).await?;
         }
         Ok(())
+    }
+
+    /// What `f` makes of each matrix and its number, on all threads of the host. A thread reads what it works on, so that
+    /// the others work meanwhile, and no more than one matrix a thread is in memory.
+    async fn on_host<T: Send>(&self, f: impl Fn(usize, &[f32]) -> Result<T> + Sync) -> Result<Vec<T>> {
+        let at_hand = self.at_hand().await?;
+        let one = |buffer: &mut Vec<f32>, i| f(i, self.part(at_hand.as_deref(), i..i + 1, buffer)?);
+        (0..self.count).into_par_iter().with_max_len(1).map_init(Vec::new, one).collect()
     }
 }
 
@@ -252,12 +294,12 @@ pub(super) async fn measure(gpu: &Gpu, stack: &Stack<'_>, plan: Plan, key: u64) 
 ///
 /// # Errors
 /// As [`measure`].
-pub(super) async fn decompose<T>(
+pub(super) async fn decompose<T: Send>(
     gpu: &Gpu,
     stack: &Stack<'_>,
     plan: Plan,
     key: u64,
-    f: impl Fn(Leading, f64) -> T,
+    f: impl Fn(Leading, f64) -> T + Sync,
 ) -> Result<Vec<T>> {
     let (rows, columns) = (stack.rows, stack.columns);
     if rows * columns == 0 {
@@ -265,29 +307,36 @@ pub(super) async fn decompose<T>(
     }
     // Keys are small numbers; the golden ratio spreads them over the seeds.
     let seed = plan.seed ^ key.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    let mut all = Vec::with_capacity(stack.count);
-    stack
-        .for_parts(gpu, async |first, x| {
-            let matrices: Vec<&[f32]> = x.chunks_exact(rows * columns).collect();
-            let energies: Vec<f64> =
-                matrices.par_iter().map(|w| w.iter().map(|&x| f64::from(x) * f64::from(x)).sum()).collect();
-            if let Some(i) = energies.iter().position(|e| !e.is_finite()) {
-                return Err(Error::Data(format!("matrix {} ({rows} x {columns}) is not finite", first + i)));
-            }
-            let found: Vec<Leading> = match plan.krylov {
-                None => matrices.par_iter().map(|w| whole(rows, columns, w)).collect::<Result<_>>()?,
-                Some(size) => {
-                    let norm = energies.iter().copied().fold(0.0, f64::max).sqrt();
-                    let draws: Vec<Draw> =
-                        (first..first + matrices.len()).map(|i| Draw { seed, stream: i as u32 }).collect();
-                    let w = Tensor::from_f32(gpu, [matrices.len(), rows, columns], x)?;
-                    lanczos::leading(gpu, &w, &draws, [plan.keep, plan.r, size], norm).await?
-                }
+    let energy = |i: usize, w: &[f32]| {
+        let energy: f64 = w.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+        let message = || Error::Data(format!("matrix {i} ({rows} x {columns}) is not finite"));
+        if energy.is_finite() { Ok(energy) } else { Err(message()) }
+    };
+    let draw = |i: usize| Draw { seed, stream: i as u32 };
+    let extent = |size| Extent { keep: plan.keep, vectors: plan.r, size };
+    let Some(size) = plan.krylov.filter(|_| !plan.products.on_host(gpu)) else {
+        let one = |i: usize, w: &[f32]| {
+            let energy = energy(i, w)?;
+            let found = match plan.krylov {
+                None => whole(rows, columns, w),
+                Some(size) => lanczos::leading_on_host(w, [rows, columns], draw(i), extent(size), energy.sqrt()),
             };
-            all.extend(found.into_iter().zip(energies).map(|(found, energy)| f(found, energy)));
-            Ok(())
-        })
-        .await?;
+            Ok(f(found?, energy))
+        };
+        return stack.on_host(one).await;
+    };
+    let mut all = Vec::with_capacity(stack.count);
+    let on_device = async |first: usize, x: &[f32]| {
+        let matrices: Vec<(usize, &[f32])> = x.chunks_exact(rows * columns).enumerate().collect();
+        let energies = matrices.par_iter().map(|(i, w)| energy(first + i, w)).collect::<Result<Vec<f64>>>()?;
+        let draws: Vec<Draw> = (first..first + matrices.len()).map(draw).collect();
+        let norm = energies.iter().copied().fold(0.0, f64::max).sqrt();
+        let w = Tensor::from_f32(gpu, [matrices.len(), rows, columns], x)?;
+        let found = lanczos::leading(gpu, &w, &draws, extent(size), norm).await?;
+        all.extend(found.into_iter().zip(energies).map(|(found, energy)| f(found, energy)));
+        Ok(())
+    };
+    stack.for_parts(gpu, on_device).await?;
     Ok(all)
 }
 
