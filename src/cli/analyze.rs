@@ -147,11 +147,14 @@ impl Subject {
         let bar = AnalysisBar::start(display, options.matrices(&self.checkpoint)?, &self.name());
         let listener = |event: crate::analysis::whole::Event<'_>| bar.hear(event);
         let mut controls = Controls::default();
+        // What looks at tokens needs the directions of the weights.
+        let spectrum = SpectrumOptions { directions: self.text.is_some(), ..options.spectrum };
+        let options = &AnalysisOptions { spectrum, ..options.clone() };
         let mut found = analyze_weights(gpu, &self.path, &self.checkpoint, options, &mut controls, &listener).await?;
         if self.checkpoint.source() == Source::Run {
             let metrics = RunFolder::resume(&self.path).map(|folder| folder.metrics_path());
             if let Some(metrics) = metrics.ok().filter(|path| path.exists()) {
-                found.training = Some(training(&metrics, &self.checkpoint)?);
+                found.analysis.training = Some(training(&metrics, &self.checkpoint)?);
             }
         }
         if let Some((saved, names, windows)) = &self.text {
@@ -160,7 +163,7 @@ impl Subject {
             let text = DataOptions { seq: saved.config.train.seq, windows, names, label, jacobians };
             add_data(gpu, &model, &self.checkpoint, &text, options, &mut controls, &listener, &mut found).await?;
         }
-        Ok(found)
+        Ok(found.analysis)
     }
 }
 
