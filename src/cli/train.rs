@@ -12,7 +12,7 @@ use crate::nn::config::{Precision, Preset};
 use crate::train::config::{Recompute, RunConfig};
 use crate::train::metrics::{Side, Similarity, Summary};
 use crate::train::progress::{Display, say};
-use crate::train::run::open;
+use crate::train::run::{open, run_on};
 use crate::train::run_folder::RunFolder;
 use crate::train::saved::SavedRun;
 use crate::train::{Outcome, Plan};
@@ -192,7 +192,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let held_out = if reports { plan.corpus.validation().to_vec() } else { Vec::new() };
     let stop = stop_on_interrupt()?;
     let gpu = pollster::block_on(open(plan.config.adapter.as_deref()))?;
-    match pollster::block_on(crate::train::run::run(&gpu, plan, display, &stop))? {
+    match pollster::block_on(run_on(&gpu, plan, display, &stop))? {
         Outcome::Finished { summary, sample } => {
             super::print(&report(&summary, &sample, &dir))?;
             if reports {

@@ -66,13 +66,22 @@ struct Run {
     val_loss: f32,
 }
 
-/// Trains until the last step, or until `stop` is set; then writes a checkpoint. Nothing is written before the device
-/// holds the model.
+/// Trains on the plan's device until the last step, or until `stop` is set; then writes a checkpoint. Nothing is written
+/// before the device is open and holds the model.
+///
+/// # Errors
+/// No device, and as [`run_on`].
+pub async fn run(plan: Plan, display: Display, stop: &AtomicBool) -> Result<Outcome> {
+    let gpu = open(plan.config.adapter.as_deref()).await?;
+    run_on(&gpu, plan, display, stop).await
+}
+
+/// As [`run`], on a device that is open.
 ///
 /// # Errors
 /// A device that fails, a disk that fails, or [`Error::NotFinite`]; the last good checkpoint is then kept, and
 /// `metrics.jsonl` holds whole lines.
-pub async fn run(gpu: &Gpu, plan: Plan, display: Display, stop: &AtomicBool) -> Result<Outcome> {
+pub async fn run_on(gpu: &Gpu, plan: Plan, display: Display, stop: &AtomicBool) -> Result<Outcome> {
     let Plan { config, corpus, folder, resume } = plan;
     let trainer = match &resume {
         Some(saved) => restore(gpu, &config, saved)?,
