@@ -1,17 +1,20 @@
 //! The weight-only analysis of one layer with the shapes of Qwen1.5-MoE-A2.7B (60 experts, 2048 x 1408, bf16) against
 //! reading it from the disk.
 //!
-//!     cargo bench --bench analysis              # the layer; a number of experts may follow `--`
-//!     cargo bench --bench analysis -- svd       # whole decompositions of one of its matrices: nalgebra, faer
+//!     cargo bench --bench analysis                 # the layer; a number of experts may follow `--`
+//!     cargo bench --bench analysis -- device 12    # products on the device, even where that is software
+//!     cargo bench --bench analysis -- svd          # whole decompositions of one of its matrices: nalgebra, faer
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
+use std::path::Path;
+use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use sdmoe::analysis::Controls;
-use sdmoe::analysis::spectra::{Elements, SpectrumOptions, Stack};
+use sdmoe::analysis::spectra::{Elements, Products, SpectrumOptions, Stack};
 use sdmoe::analysis::weights::{KindWeights, LayerFindings, LayerWeights, analyze_layer};
 use sdmoe::gpu::{Gpu, GpuOptions};
 use sdmoe::linalg::random::words;
@@ -30,7 +33,7 @@ fn element(matrix: usize, i: usize) -> f32 {
     (word as f32 / 2f32.powi(31) - 1.0) * if shared { 10.0 } else { 1.0 }
 }
 
-fn write(path: &std::path::Path, matrices: usize) {
+fn write(path: &Path, matrices: usize) {
     let mut file = File::create(path).expect("a temporary file");
     // Matrices repeat after seven: what they hold does not change the time.
     let distinct: Vec<Vec<u8>> = (0..7)
@@ -41,9 +44,10 @@ fn write(path: &std::path::Path, matrices: usize) {
     }
 }
 
-fn read(file: &Mutex<File>, matrices: Range<usize>, buffer: &mut [f32]) -> sdmoe::Result<()> {
+/// Reads and widens some matrices, from any thread.
+fn read(path: &Path, matrices: Range<usize>, buffer: &mut [f32]) -> sdmoe::Result<()> {
     let mut bytes = vec![0; SIZE * 2];
-    let mut file = file.lock().expect("no reader panics");
+    let mut file = File::open(path).expect("the file");
     file.seek(SeekFrom::Start((matrices.start * SIZE * 2) as u64)).expect("seek");
     for matrix in buffer.chunks_exact_mut(SIZE) {
         file.read_exact(&mut bytes).expect("the file is whole");
@@ -53,25 +57,37 @@ fn read(file: &Mutex<File>, matrices: Range<usize>, buffer: &mut [f32]) -> sdmoe
     Ok(())
 }
 
-fn layer(experts: usize) -> sdmoe::Result<()> {
-    let folder = tempfile::tempdir().expect("a temporary folder");
+/// Puts a file out of the page cache, so that the next reader has the disk's speed; false where that cannot be had.
+fn evict(path: &Path) -> bool {
+    File::open(path).and_then(|f| f.sync_all()).expect("the file");
+    let file = format!("if={}", path.display());
+    let dd = Command::new("dd").args([&file, "iflag=nocache", "count=0", "status=none"]).status();
+    dd.is_ok_and(|status| status.success())
+}
+
+/// Time to read the bytes of a file, one after the other.
+fn reading(path: &Path) -> Duration {
+    let started = Instant::now();
+    let mut file = File::open(path).expect("the file");
+    let mut block = vec![0; 8 << 20];
+    while file.read(&mut block).expect("the file is whole") > 0 {}
+    started.elapsed()
+}
+
+fn layer(experts: usize, products: Products) -> sdmoe::Result<()> {
+    let folder = tempfile::tempdir_in(".").expect("a temporary folder");
     let path = folder.path().join("layer.bf16");
     write(&path, 3 * experts);
-    let file = Mutex::new(File::open(&path).expect("the file"));
-    let started = Instant::now();
-    let mut buffer = vec![0.0; SIZE];
-    for matrix in 0..3 * experts {
-        read(&file, matrix..matrix + 1, &mut buffer)?;
-    }
-    let reading = started.elapsed();
+    let from_disk = evict(&path).then(|| reading(&path));
+    let cached = reading(&path);
 
     let gpu = pollster::block_on(Gpu::open(&GpuOptions::default()))?;
     let waited = Mutex::new(Duration::ZERO);
     let reader = |kind: usize| {
-        let (file, waited) = (&file, &waited);
+        let (path, waited) = (&path, &waited);
         move |range: Range<usize>, buffer: &mut [f32]| {
             let started = Instant::now();
-            read(file, kind * experts + range.start..kind * experts + range.end, buffer)?;
+            read(path, kind * experts + range.start..kind * experts + range.end, buffer)?;
             *waited.lock().expect("no reader panics") += started.elapsed();
             Ok(())
         }
@@ -92,29 +108,34 @@ fn layer(experts: usize) -> sdmoe::Result<()> {
     let first: Vec<KindWeights<'_>> =
         kinds[..1].iter().map(|k| KindWeights { merged: Stack { count: 1, ..k.merged }, ..*k }).collect();
     let started = Instant::now();
-    let options = SpectrumOptions::default();
+    let options = SpectrumOptions { products, ..SpectrumOptions::default() };
     let once = LayerWeights { layer: 0, kinds: &first, router: None };
     pollster::block_on(analyze_layer(&gpu, &once, &options, &mut controls))?;
     let control = started.elapsed();
     *waited.lock().expect("no reader panics") = Duration::ZERO;
+    evict(&path);
     let started = Instant::now();
     let found = pollster::block_on(analyze_layer(&gpu, &weights, &options, &mut controls))?;
     let analysis = started.elapsed();
     let waited = waited.into_inner().expect("no reader panics");
-    report(&gpu, experts, [reading, control, analysis, waited], &found);
+    report(&gpu, experts, [from_disk.unwrap_or(cached), cached, control, analysis, waited], &found);
     Ok(())
 }
 
-fn report(gpu: &Gpu, experts: usize, [reading, control, analysis, waited]: [Duration; 4], found: &LayerFindings) {
+fn report(gpu: &Gpu, experts: usize, times: [Duration; 5], found: &LayerFindings) {
     let matrices = 3 * experts;
+    let [disk, cached, control, analysis, waited] = times.map(|t| t.as_secs_f64());
     println!("{} ({}), {matrices} matrices {ROWS} x {COLUMNS}", gpu.adapter().name, gpu.adapter().driver);
-    println!("reading and widening {:.2} s", reading.as_secs_f64());
-    println!("control, once for all layers {:.2} s", control.as_secs_f64());
-    let ratio = |part: Duration| part.as_secs_f64() / reading.as_secs_f64();
-    println!("analysis {:.2} s, {:.1} times reading", analysis.as_secs_f64(), ratio(analysis));
-    println!("with the control {:.1} times reading", ratio(analysis + control));
-    println!("of it reading {:.2} s", waited.as_secs_f64());
-    println!("{:.3} s a matrix", analysis.as_secs_f64() / matrices as f64);
+    println!("reading from the disk {disk:.2} s, from the page cache {cached:.2} s");
+    println!("control, once for all layers {control:.2} s");
+    println!(
+        "analysis {analysis:.2} s: {:.1} times reading from the disk, {:.1} from the cache",
+        analysis / disk,
+        analysis / cached
+    );
+    println!("with the control {:.1} and {:.1} times", (analysis + control) / disk, (analysis + control) / cached);
+    println!("of it reading and widening, in all threads {waited:.2} s");
+    println!("{:.3} s a matrix", analysis / matrices as f64);
     for s in &found.similarity {
         println!(
             "{:?} {:?} {:?} r {}: {:?}, null {:.4}, control {:?}",
@@ -138,10 +159,12 @@ fn whole() {
 }
 
 fn main() -> sdmoe::Result<()> {
-    let argument = std::env::args().skip(1).find(|a| !a.starts_with('-'));
-    match argument.as_deref() {
-        Some("svd") => whole(),
-        count => layer(count.and_then(|c| c.parse().ok()).unwrap_or(60))?,
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let has = |name: &str| arguments.iter().any(|a| a == name);
+    if has("svd") {
+        whole();
+        return Ok(());
     }
-    Ok(())
+    let experts = arguments.iter().find_map(|a| a.parse().ok()).unwrap_or(60);
+    layer(experts, if has("device") { Products::Device } else { Products::Fastest })
 }

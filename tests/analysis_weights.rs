@@ -8,7 +8,7 @@ use sdmoe::analysis::Controls;
 use sdmoe::analysis::gates::Router;
 use sdmoe::analysis::record::{Gates, Of, Pairs, Part, Similarity, Spectrum};
 use sdmoe::analysis::similarity::Overlaps;
-use sdmoe::analysis::spectra::{Elements, SpectrumOptions, Stack};
+use sdmoe::analysis::spectra::{Elements, Products, SpectrumOptions, Stack};
 use sdmoe::analysis::weights::{Decoupled, KindWeights, LayerFindings, LayerWeights, analyze_experts, analyze_layer};
 use sdmoe::autograd::Array;
 use sdmoe::gpu::Gpu;
@@ -20,6 +20,13 @@ use sdmoe::train::metrics::Side;
 const LARGE: [usize; 2] = [320, 300];
 /// Values of a Krylov space from f32 products over 320 elements, relative to the largest.
 const ROUNDING: f64 = 1e-6;
+
+/// The ways to decompose a matrix: in a Krylov space, with products on the device or on the host, and whole.
+fn ways() -> [SpectrumOptions; 3] {
+    let krylov = |products| SpectrumOptions { whole_up_to: 0, products, ..SpectrumOptions::default() };
+    let whole = SpectrumOptions { whole_up_to: 1000, ..SpectrumOptions::default() };
+    [krylov(Products::Device), krylov(Products::Host), whole]
+}
 
 /// An orthogonal matrix: a product of reflections, `size x size`.
 fn orthogonal(size: usize, seed: u64) -> Array {
@@ -98,13 +105,12 @@ fn leading_singular_values_are_right_for_every_kind_of_matrix() {
         let elements = stacked(&matrices);
         for scale in [1.0, 1e-18, 1e12] {
             let elements: Vec<f32> = elements.iter().map(|x| x * scale).collect();
-            for whole_up_to in [0, 1000] {
-                let options = SpectrumOptions { whole_up_to, ..SpectrumOptions::default() };
+            for options in ways() {
                 let stack = stack(&elements, cases.len(), [rows, columns]);
                 let found = analyze_with(&gpu, stack, &options, &mut controls).unwrap();
                 for ((name, s), spectrum) in cases.iter().zip(&found.spectra) {
                     let got = &spectrum.singular_values;
-                    assert_eq!(got.len(), if whole_up_to == 0 { 30 } else { 300 }, "{name}");
+                    assert_eq!(got.len(), if options.whole_up_to == 0 { 30 } else { 300 }, "{name}");
                     assert!(got.is_sorted_by(|a, b| a >= b), "{name}: {got:?}");
                     for (j, (got, want)) in got.iter().zip(s).enumerate() {
                         let (got, what) = (got / f64::from(scale), format!("{name} {rows} x {columns}, value {j}"));
@@ -114,7 +120,7 @@ fn leading_singular_values_are_right_for_every_kind_of_matrix() {
                     near(name, Some(spectrum.frobenius / f64::from(scale)), energy.sqrt(), ROUNDING * energy.sqrt());
                     let top: f64 = s[..3].iter().map(|s| s * s).sum();
                     near(name, Some(spectrum.energy_top), if energy > 0.0 { top / energy } else { 0.0 }, 2e-6);
-                    assert_eq!(spectrum.effective_rank.is_some(), whole_up_to > 0 && energy > 0.0, "{name}");
+                    assert_eq!(spectrum.effective_rank.is_some(), options.whole_up_to > 0 && energy > 0.0, "{name}");
                 }
             }
         }
@@ -151,8 +157,7 @@ fn a_planted_shared_subspace_is_recovered_with_its_energy() {
         // One case on every kind of kernel.
         let devices = if shared == 1 { common::tiers() } else { vec![common::gpu()] };
         for gpu in devices {
-            for whole_up_to in [0, 1000] {
-                let options = SpectrumOptions { whole_up_to, ..SpectrumOptions::default() };
+            for options in ways() {
                 let found = analyze_with(&gpu, stack(&elements, experts, LARGE), &options, &mut controls).unwrap();
                 let share = shared as f64 / r as f64;
                 for (side, dimension, want) in [(Side::Model, 320.0, share), (Side::Hidden, 300.0, 0.0)] {
@@ -187,8 +192,7 @@ fn findings_depend_neither_on_storage_nor_on_the_order_of_experts() {
     let matrices: Vec<Array> = (0..4).map(|e| Array::random(&LARGE, 40 + e)).collect();
     let elements = stacked(&matrices);
     let shape = [matrices.len(), rows, columns];
-    for whole_up_to in [0, 1000] {
-        let options = SpectrumOptions { whole_up_to, ..SpectrumOptions::default() };
+    for options in ways() {
         let found = with(&gpu, stack(&elements, 4, LARGE), &options).unwrap();
 
         let device = Tensor::from_f32(&gpu, shape, &elements).unwrap();
@@ -205,7 +209,11 @@ fn findings_depend_neither_on_storage_nor_on_the_order_of_experts() {
         for small in common::small_bindings(1_000_000).into_iter().filter(|g| g.tier() == gpu.tier()) {
             assert_eq!(with(&small, streamed, &options).unwrap().spectra, found.spectra);
         }
-        assert_eq!(*reads.lock().unwrap(), [0..2, 2..4], "each matrix is read once, as many as fit a binding");
+        let mut reads = reads.into_inner().unwrap();
+        reads.sort_by_key(|range| range.start);
+        let on_device = options.whole_up_to == 0 && options.products == Products::Device;
+        let once: &[_] = if on_device { &[0..2, 2..4] } else { &[0..1, 1..2, 2..3, 3..4] };
+        assert_eq!(reads, once, "each matrix is read once: as many as fit a binding, or one for a thread");
 
         let turned: Vec<f32> = stacked(&matrices.iter().map(Array::transpose).collect::<Vec<_>>());
         let stored = Stack { transposed: true, ..stack(&turned, 4, [columns, rows]) };
@@ -214,7 +222,7 @@ fn findings_depend_neither_on_storage_nor_on_the_order_of_experts() {
         let mixed = with(&gpu, stack(&mixed, 4, LARGE), &options).unwrap();
         let stored = with(&gpu, stored, &options).unwrap();
         // A Gaussian spectrum is flat: what is found of it is what the Krylov space has converged to.
-        let allowed = if whole_up_to == 0 { 1e-3 } else { 1e-5 };
+        let allowed = if options.whole_up_to == 0 { 1e-3 } else { 1e-5 };
         for same in &found.similarity {
             let (stored, mixed) = (row(&stored, same.side, same.part), row(&mixed, same.side, same.part));
             near("stored transposed", stored.mean_offdiag, same.mean_offdiag.unwrap(), allowed);
@@ -222,6 +230,29 @@ fn findings_depend_neither_on_storage_nor_on_the_order_of_experts() {
                 for (j, &b) in order.iter().enumerate() {
                     near("in another order", mixed.pairs[i][j], same.pairs[a][b].unwrap(), allowed);
                 }
+            }
+        }
+    }
+}
+
+#[test]
+fn products_on_the_host_give_what_those_on_the_device_give() {
+    let [device, host, _] = ways();
+    let s: Vec<f64> = (1..=300).map(|j| f64::from(j).powf(-0.5)).collect();
+    for [rows, columns] in [LARGE, [LARGE[1], LARGE[0]]] {
+        let (u, v) = (orthogonal(rows, 11), orthogonal(columns, 12));
+        let elements = stacked(&[0, 1, 2].map(|e| matrix(&s, &u, &v, |j| (j + e) % 300, |j| j)));
+        for gpu in common::tiers() {
+            let [device, host] =
+                [device, host].map(|options| analyze(&gpu, stack(&elements, 3, [rows, columns]), &options).unwrap());
+            for (a, b) in device.spectra.iter().zip(&host.spectra) {
+                for (j, (a, b)) in a.singular_values.iter().zip(&b.singular_values).enumerate() {
+                    near(&format!("value {j}"), Some(*a), *b, ROUNDING);
+                }
+            }
+            for (a, b) in device.similarity.iter().zip(&host.similarity) {
+                near("similarity", a.mean_offdiag, b.mean_offdiag.unwrap(), 1e-5);
+                near("control", a.control, b.control.unwrap(), 1e-5);
             }
         }
     }
@@ -288,8 +319,7 @@ fn similarity_is_one_with_itself_zero_with_the_complement_and_blind_to_the_basis
 #[test]
 fn controls_are_near_their_nulls_and_shared_by_all_layers() {
     let gpu = common::gpu();
-    for whole_up_to in [0, 1000] {
-        let options = SpectrumOptions { whole_up_to, subspace: 12, ..SpectrumOptions::default() };
+    for options in ways().map(|way| SpectrumOptions { subspace: 12, ..way }) {
         let elements = stacked(&(0..3).map(|e| Array::random(&LARGE, 70 + e)).collect::<Vec<_>>());
         let found = analyze(&gpu, stack(&elements, 3, LARGE), &options).unwrap();
         for similarity in &found.similarity {
@@ -310,7 +340,7 @@ fn what_is_undefined_is_none_and_never_nan() {
     let r = 3;
     let u = orthogonal(300, 1);
     let ranks = [300, 0, 2];
-    for whole_up_to in [0, 1000] {
+    for options in ways() {
         let s = |rank: usize| (0..300).map(|j| if j < rank { 0.97f64.powi(j as i32) } else { 0.0 }).collect::<Vec<_>>();
         let matrices = ranks.map(|rank| matrix(&s(rank), &u, &u, |j| j, |j| j));
         let elements = stacked(&matrices);
@@ -319,7 +349,6 @@ fn what_is_undefined_is_none_and_never_nan() {
             [KindWeights { matrix: ExpertMatrix::Gate, merged: stack(&elements, 3, [300, 300]), decoupled: None }];
         let router = Some(Router { elements: &router, transposed: false });
         let weights = LayerWeights { layer: 0, kinds: &kinds, router };
-        let options = SpectrumOptions { whole_up_to, ..SpectrumOptions::default() };
         let found = block_on(analyze_layer(&gpu, &weights, &options, &mut Controls::default())).unwrap();
         for similarity in &found.similarity {
             let defined = |p: &Pairs| p.iter().flatten().filter(|x| x.is_some()).count();

@@ -10,7 +10,7 @@ use std::fs;
 use checkpoints::{Names, Sizes, Stored, model, write, write_shards};
 use place::Place;
 use sdmoe::analysis::record::{Analysis, Of, Part};
-use sdmoe::nn::config::Preset;
+use sdmoe::nn::config::{Preset, Routing};
 use sdmoe::report::{PAGE, RECORD, RECORDS};
 use sdmoe::train::config::RunConfig;
 
@@ -30,11 +30,17 @@ fn tiny(spectral: bool) -> RunConfig {
     config
 }
 
-/// A place with the finished runs `off` and `on`, and the sources `text/words` and `text/digits`.
-fn runs(report: &str) -> Place {
+/// A place with the sources `text/words` and `text/digits`.
+fn texts() -> Place {
     let place = Place::new();
     place.write("text/words", "the quick brown fox jumps over the lazy dog. ".repeat(60));
     place.write("text/digits", (0..600).map(|n| (n * n).to_string() + ", ").collect::<String>());
+    place
+}
+
+/// The finished runs `off` and `on` in a place with texts.
+fn runs(report: &str) -> Place {
+    let place = texts();
     for (name, spectral) in [("off", false), ("on", true)] {
         place.write("run.toml", tiny(spectral).to_toml().unwrap());
         place.runs(&format!("train --config run.toml --out {name} --quiet --report {report}"));
@@ -146,6 +152,62 @@ fn a_run_ends_with_its_report() {
     }
 }
 
+/// The finished run `run` of `config` in a place with the sources of [`runs`], analysed with them.
+fn with_text(config: &RunConfig, train: &str, tokens: usize) -> (Place, Analysis) {
+    let place = texts();
+    place.write("run.toml", config.to_toml().unwrap());
+    place.runs(&format!("train --config run.toml --out run --quiet --report off{train}"));
+    place.runs(&format!("analyze run --data text --tokens {tokens}"));
+    let found = record(&place, &format!("run/analysis/{RECORD}"));
+    sound(&found);
+    assert_eq!(found.settings.tokens, tokens);
+    (place, found)
+}
+
+#[test]
+fn soft_routing_gives_every_token_to_every_expert() {
+    let mut config = tiny(true);
+    (config.model.moe.routing, config.model.moe.top_k) = (Routing::Soft, config.model.moe.experts);
+    let (_, found) = with_text(&config, "", 128);
+    assert!(found.activations.len() == 24 && found.activations.iter().all(|a| a.tokens == 128));
+    for (load, pca) in found.load.iter().zip(&found.routed_pca) {
+        assert!((load.share.as_slice(), load.dead) == (&[0.25; 4], 0), "{load:?}");
+        assert_eq!(load.mutual_information.map(|m| m.abs() < 1e-9), Some(true), "{load:?}");
+        // Groups are the same tokens with other weights: the control permutes both, and finds them as alike.
+        let (mean, control) = (pca.mean_offdiag.unwrap(), pca.control.unwrap());
+        assert!(pca.tokens == [128; 4] && mean > pca.null && control > pca.null, "{mean}, control {control}");
+    }
+}
+
+#[test]
+fn a_run_in_f16_is_analysed_in_f32() {
+    let (place, found) = with_text(&tiny(true), " --precision f16", 128);
+    assert!(place.read("run/config.toml").contains("f16"));
+    assert!(found.similarity.iter().any(|row| row.of == Of::Gradients && row.mean_offdiag.is_some()));
+    assert!(found.training.unwrap().loss.iter().all(Option::is_some));
+}
+
+#[test]
+fn wide_models_have_probed_jacobians_and_the_leading_directions() {
+    let mut config = tiny(false);
+    (config.model.d_model, config.model.layers, config.train.steps) = (576, 1, 2);
+    config.optimizer.warmup_steps = 1;
+    (config.model.moe.experts, config.model.moe.d_expert, config.train.eval_every) = (2, 304, 2);
+    let (_, found) = with_text(&config, "", 64);
+    let [jacobians] = &found.jacobians[..] else { panic!("{:?}", found.jacobians) };
+    assert_eq!((jacobians.probes, jacobians.tokens), (Some(64), 32));
+    assert!(jacobians.mean_offdiag.is_some() && jacobians.control.is_some(), "{jacobians:?}");
+    assert!(jacobians.singular_values.iter().all(Vec::is_empty) && jacobians.effective_rank == [None; 2]);
+    // A tenth of 304, of which four are the top.
+    assert!(found.spectra.iter().all(|s| s.singular_values.len() == 31 && s.effective_rank.is_none()));
+    assert_eq!(found.activations.len(), 6);
+    for a in found.activations.iter().filter(|a| a.tokens > 0) {
+        let part: f64 = a.output_energy.iter().flatten().sum();
+        assert!(a.ratio.len() == 31 && part > 0.0 && part < 1.0, "the leading directions carry a part: {a:?}");
+        assert!(a.shuffle_top.is_some() && a.shuffle_tail.is_some(), "{a:?}");
+    }
+}
+
 const SIZES: Sizes = Sizes { layers: 2, dense: 1, experts: 4, d: 40, f: 24 };
 
 #[test]
@@ -194,6 +256,7 @@ fn bad_input_is_told_and_leaves_no_report() {
     place.fails("analyze hf --top 0%", "expected a share such as 1% or 0.01");
     place.fails("analyze hf --tokens 0", "expected a number of at least 1");
     place.fails("analyze hf --data text", "hf: --data needs the folder of a run");
+    place.fails("analyze hf/model.safetensors --data text", "hf/model.safetensors: --data needs the folder of a run");
     place.fails("analyze hf --out taken", "taken: expected a folder for the report, found a file");
     place.fails("analyze hf --compare hf hf", "cannot be used with");
     place.fails("analyze hf --data nowhere", "reading nowhere");

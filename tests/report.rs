@@ -267,6 +267,12 @@ fn a_similarity_that_is_chance_is_called_chance() {
     let (_dir, page) = report(&[&analysis]);
     assert!(page.contains("on neither side does this stand out from what random matrices give"));
     assert!(!page.contains("(a little more than chance;") && !page.contains("(clearly more than chance;"));
+    // Of decoupled experts that is said of the unique parts: the merged ones may well stand out.
+    let mut decoupled = SMALL.analysis("decoupled");
+    let unique = decoupled.similarity.iter_mut().filter(|r| r.of == Of::Unique);
+    unique.for_each(|r| r.mean_offdiag = Some(r.null * 1.01));
+    let (_dir, page) = report(&[&decoupled]);
+    assert!(page.contains("on neither side do the unique parts stand out from what random matrices give"));
 }
 
 #[test]

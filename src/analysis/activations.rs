@@ -92,16 +92,16 @@ fn shares(p: &[f32], norms: &[f64], r: usize, threshold: f64) -> (Vec<f64>, Vec<
     (share, energy)
 }
 
-/// The control of [`usage`]'s ratio: its mean for `r` random directions; none without tokens.
+/// The control of [`usage`]'s ratio: its mean over random directions `[dim, r]`; none without tokens.
 ///
 /// # Errors
 /// [`Error::Device`].
-pub async fn random_ratio(x: &Tensor, r: usize, seed: u64) -> Result<Option<f64>> {
+pub async fn mean_ratio(x: &Tensor, directions: &Tensor) -> Result<Option<f64>> {
     if x.rows() == 0 {
         return Ok(None);
     }
-    let directions = random_directions(x.gpu(), x.cols(), r, seed)?;
-    let (share, _) = shares(&projections(x, &directions).await?, &row_norms(x).await?, r, threshold(x.cols()));
+    let r = directions.cols();
+    let (share, _) = shares(&projections(x, directions).await?, &row_norms(x).await?, r, threshold(x.cols()));
     Ok(Some(share.iter().sum::<f64>() / r as f64))
 }
 

@@ -11,9 +11,9 @@ use super::record::{Analysis, Of};
 use super::routed::Routed;
 use super::routed_pca::{PcaOptions, components, routed_pca};
 use super::spectra::{Elements, Stack};
-use super::tokens::{activations, samples};
+use super::tokens::{Kind, activations, samples};
 use super::weights::analyze_experts;
-use super::whole::{AnalysisOptions, Event, Listener};
+use super::whole::{AnalysisOptions, Event, Listener, Weighed};
 use crate::checkpoint::ExpertCheckpoint;
 use crate::data::sources::SourceWindows;
 use crate::error::{Error, Result};
@@ -46,10 +46,11 @@ pub struct DataOptions<'a> {
     pub jacobians: usize,
 }
 
-/// Adds to `analysis`, made of the weights in `checkpoint`, what the same weights in `model` do with a text.
+/// Adds to what the weights in `checkpoint` gave, with their directions, what the same weights in `model` do with a text.
+/// The directions are used up.
 ///
 /// # Errors
-/// [`Error::Shape`] when the model is not that of the checkpoint or the windows are not of `seq` tokens;
+/// [`Error::Shape`] when the model is not that of the checkpoint, the windows are not of `seq` tokens or directions are missing;
 /// [`Error::Data`] where something is not finite; [`Error::Device`]; [`Error::Checkpoint`]; [`Error::Io`].
 #[allow(clippy::too_many_arguments, reason = "each is used once, by the two commands that analyse")]
 pub async fn add_data(
@@ -60,8 +61,9 @@ pub async fn add_data(
     options: &AnalysisOptions,
     controls: &mut Controls,
     listener: Listener<'_>,
-    analysis: &mut Analysis,
+    found: &mut Weighed,
 ) -> Result<()> {
+    let Weighed { analysis, directions } = found;
     let (config, seed) = (model.config(), options.spectrum.seed);
     let chosen = options.chosen(checkpoint)?;
     if let Some(beyond) = chosen.iter().find(|l| l.number >= config.layers) {
@@ -79,7 +81,10 @@ pub async fn add_data(
         let pca = PcaOptions { r: PCA_DIMENSIONS.min(routed.d), centred: true, seed };
         analysis.routed_pca.push(routed_pca(gpu, layer, routed, pca).await?);
         analysis.jacobians.push(at_tokens(gpu, model, layer, routed, text.jacobians, seed).await?);
-        analysis.activations.extend(activations(gpu, model, layer, view, routed, &options.spectrum).await?);
+        for matrix in ExpertMatrix::ALL {
+            let kind = Kind { layer, matrix, directions: directions.remove(&(layer, matrix)).unwrap_or_default() };
+            analysis.activations.extend(activations(gpu, model, kind, view, routed, &options.spectrum).await?);
+        }
         let widths = [routed.d, text.seq];
         analysis.similarity.extend(samples(gpu, layer, &view.x, widths, &options.spectrum, controls).await?);
         gates(gpu, model, layer, view, routed, analysis).await?;

@@ -3,6 +3,7 @@
 
 use faer::MatRef;
 
+use super::dense;
 use super::record::Decoupling;
 use super::spectra::Stack;
 use crate::error::{Error, Result};
@@ -31,9 +32,7 @@ impl CommonBasis {
 
     /// The leading singular vectors of `W_c`.
     pub(super) fn found(u: MatRef<'_, f64>, v: MatRef<'_, f64>) -> Self {
-        let flat =
-            |x: MatRef<'_, f64>| x.row_iter().flat_map(|r| r.iter().map(|&x| x as f32).collect::<Vec<_>>()).collect();
-        Self { u: flat(u), v: flat(v), k: u.ncols() }
+        Self { u: dense::rows(u).collect(), v: dense::rows(v).collect(), k: u.ncols() }
     }
 }
 

@@ -16,6 +16,11 @@ pub(super) fn widened(rows: usize, columns: usize, x: &[f32]) -> Mat<f64> {
     Mat::from_fn(rows, columns, |i, j| f64::from(x[i * columns + j]))
 }
 
+/// Row-major elements, narrowed.
+pub(super) fn rows(x: MatRef<'_, f64>) -> impl Iterator<Item = f32> {
+    x.transpose().col_iter().flat_map(|row| row.iter().map(|&x| x as f32))
+}
+
 /// `A^T B`.
 pub(super) fn transposed_product(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Mat<f64> {
     let mut c = Mat::zeros(a.ncols(), b.ncols());

@@ -11,11 +11,12 @@
 //! products with W it is far closer than subspace iteration (`linalg::svd`): Gaussian 2048 x 1408, 4.3 GFLOP: the leading
 //! 15 values to 1e-5 where subspace iteration with 160 columns has 4e-2. Values found are never above the true ones.
 //!
-//! The products with W run on the device. The rest is a tenth of the work and runs in f64 on the host, where a Gram matrix
-//! does not lose the small singular values; the host reads the blocks back after every step, so this is for analysis, not
-//! for a training step.
+//! The products with W, nine tenths of the work, run in f32: on the device, where the host reads the blocks back after every
+//! step, or on the host, a matrix a thread, where the device is only software on the same cores. The rest runs in f64 on
+//! the host, where a Gram matrix does not lose the small singular values. This is for analysis, not for a training step.
 
-use faer::Mat;
+use faer::linalg::matmul::matmul;
+use faer::{Accum, Mat, MatRef, Par};
 use rayon::prelude::*;
 
 use super::dense;
@@ -28,6 +29,9 @@ use crate::tensor::Tensor;
 /// Columns of a block. Fewer give more steps, hence a better polynomial, for the same work, but 32 fill a tile of the
 /// subgroup kernel: measured on llvmpipe for 2048 x 1408, 43 GFLOP/s with 32 columns, 20 with 16, 40 with 64.
 const BLOCK: usize = 32;
+/// Rows of W that the host multiplies with at once, forward and back: with 1408 columns 700 kB, which stay in the cache of a
+/// core between the two products.
+const PANEL: usize = 128;
 /// A new direction that keeps less than this of its column is orthogonalised once more.
 const CANCELLED: f64 = 1e-6;
 /// One that keeps less than this is rounding noise: the space is exhausted there and goes on with a random direction.
@@ -57,50 +61,101 @@ pub(super) struct Draw {
     pub stream: u32,
 }
 
-/// The `keep` leading singular values and the vectors of the `vectors` first of each of the `draws.len()` matrices
-/// `w: [rows, columns]`, `keep <= dimensions <= min(rows, columns)`. `norm` is about the largest Frobenius norm of them.
+/// How much is computed of a matrix: `keep <= size`, `vectors <= size <= min(rows, columns)`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Extent {
+    /// Singular values.
+    pub keep: usize,
+    /// Singular vectors.
+    pub vectors: usize,
+    /// Dimensions of the Krylov space.
+    pub size: usize,
+}
+
+/// A power of two, so exact, that brings products with matrices of about this Frobenius norm near 1.
+fn scale(norm: f64) -> f32 {
+    let exponent = if norm > 0.0 { norm.log2().round().clamp(-120.0, 120.0) as i32 } else { 0 };
+    2f32.powi(-exponent)
+}
+
+/// The leading singular triplets of each of the `draws.len()` matrices `w: [count, rows, columns]`, with products on the
+/// device. `norm` is about the largest Frobenius norm of them.
 ///
 /// # Errors
 /// [`crate::Error::Device`].
-pub(super) async fn leading(
-    gpu: &Gpu,
-    w: &Tensor,
-    draws: &[Draw],
-    [keep, vectors, size]: [usize; 3],
-    norm: f64,
-) -> Result<Vec<Leading>> {
+pub(super) async fn leading(gpu: &Gpu, w: &Tensor, draws: &[Draw], extent: Extent, norm: f64) -> Result<Vec<Leading>> {
     let &[count, rows, columns] = w.dims() else {
         return Err(crate::Error::shape("singular triplets", "[count, rows, columns]", format!("{w:?}")));
     };
     let turned = rows < columns;
     let (short, long) = (rows.min(columns), rows.max(columns));
     let (forward, back) = if turned { (Trans::T, Trans::N) } else { (Trans::N, Trans::T) };
-    // Products stay near 1 whatever the scale of W: a power of two, exact.
-    let exponent = if norm > 0.0 { norm.log2().round().clamp(-120.0, 120.0) as i32 } else { 0 };
-    let scale = 2f32.powi(-exponent);
-    let mut spaces: Vec<Space> = draws.par_iter().map(|&draw| Space::new(draw, short, long, size)).collect();
+    let scale = scale(norm);
+    let mut spaces: Vec<Space> = draws.par_iter().map(|&draw| Space::new(draw, short, long, extent.size)).collect();
     while let Some(width) = spaces.first().and_then(Space::next_width) {
         let q: Vec<f32> = spaces.iter().flat_map(|s| s.newest(width)).collect();
         let q = Tensor::from_f32(gpu, [count, width, short], &q)?;
         let p = Tensor::empty_f32(gpu, [count, long, width])?;
         let z = Tensor::empty_f32(gpu, [count, short, width])?;
         gemm(forward, Trans::T, scale, w, &q, 0.0, &p)?;
-        let more = spaces[0].filled < size;
+        let more = spaces[0].unfinished();
         if more {
             gemm(back, Trans::N, scale, w, &p, 0.0, &z)?;
         }
         let p = p.read()?;
         let z = if more { z.to_f32().await? } else { Vec::new() };
         let p: Vec<f32> = bytemuck::pod_collect_to_vec(&p.await?);
+        fn part(x: &[f32], i: usize, rows: usize, width: usize) -> MatRef<'_, f32> {
+            MatRef::from_row_major_slice(&x[i * rows * width..][..rows * width], rows, width)
+        }
         spaces.par_iter_mut().enumerate().for_each(|(i, space)| {
-            space.take_image(&p[i * width * long..][..width * long], width);
+            space.take_image(part(&p, i, long, width));
             if more {
-                space.extend(&z[i * width * short..][..width * short], width);
+                space.extend(part(&z, i, short, width));
             }
         });
     }
     let unscale = f64::from(scale).recip();
-    spaces.into_par_iter().map(|space| space.finish(keep, vectors, turned, unscale)).collect()
+    spaces.into_par_iter().map(|space| space.finish(extent, turned, unscale)).collect()
+}
+
+/// As [`leading`], of one matrix, row-major, with products on this thread of the host.
+///
+/// # Errors
+/// [`crate::Error::Data`] when the small eigenproblem does not converge.
+pub(super) fn leading_on_host(
+    w: &[f32],
+    [rows, columns]: [usize; 2],
+    draw: Draw,
+    extent: Extent,
+    norm: f64,
+) -> Result<Leading> {
+    let turned = rows < columns;
+    let w = MatRef::from_row_major_slice(w, rows, columns);
+    let w = if turned { w.transpose() } else { w };
+    let (long, short) = w.shape();
+    let scale = scale(norm);
+    let mut space = Space::new(draw, short, long, extent.size);
+    while let Some(width) = space.next_width() {
+        let q: Vec<f32> = space.newest(width).collect();
+        let q = MatRef::from_column_major_slice(&q, short, width);
+        let (mut p, mut z) = (Mat::zeros(long, width), Mat::zeros(short, width));
+        let more = space.unfinished();
+        for first in (0..long).step_by(PANEL) {
+            let rows = PANEL.min(long - first);
+            let w = w.subrows(first, rows);
+            let mut p = p.subrows_mut(first, rows);
+            matmul(&mut p, Accum::Replace, w, q, scale, Par::Seq);
+            if more {
+                matmul(&mut z, Accum::Add, w.transpose(), &p, scale, Par::Seq);
+            }
+        }
+        space.take_image(p.as_ref());
+        if more {
+            space.extend(z.as_ref());
+        }
+    }
+    space.finish(extent, turned, f64::from(scale).recip())
 }
 
 /// One matrix's Krylov space.
@@ -139,19 +194,24 @@ impl Space {
         (self.filled - width..self.filled).flat_map(|j| self.q.col_as_slice(j).iter().map(|&x| x as f32))
     }
 
-    /// The next columns of P, from rows of `width`.
-    fn take_image(&mut self, p: &[f32], width: usize) {
-        for j in 0..width {
+    /// Whether Q still grows.
+    fn unfinished(&self) -> bool {
+        self.filled < self.q.ncols()
+    }
+
+    /// The next columns of P.
+    fn take_image(&mut self, p: MatRef<'_, f32>) {
+        for (j, found) in p.col_iter().enumerate() {
             let column = self.p.col_as_slice_mut(self.imaged + j);
-            column.iter_mut().zip(p.iter().skip(j).step_by(width)).for_each(|(y, &x)| *y = f64::from(x));
+            column.iter_mut().zip(found.iter()).for_each(|(y, &x)| *y = f64::from(x));
         }
-        self.imaged += width;
+        self.imaged += p.ncols();
     }
 
     /// The next block of Q, from `Z: [short, width]`.
-    fn extend(&mut self, z: &[f32], width: usize) {
-        let next = width.min(self.q.ncols() - self.filled);
-        self.append(Mat::from_fn(self.q.nrows(), next, |i, j| f64::from(z[i * width + j])));
+    fn extend(&mut self, z: MatRef<'_, f32>) {
+        let next = z.ncols().min(self.q.ncols() - self.filled);
+        self.append(Mat::from_fn(z.nrows(), next, |i, j| f64::from(z[(i, j)])));
     }
 
     /// Appends an orthonormal basis of the part of `z` that is orthogonal to Q; where that vanishes, random directions.
@@ -187,9 +247,9 @@ impl Space {
         self.filled += width;
     }
 
-    fn finish(self, keep: usize, vectors: usize, turned: bool, unscale: f64) -> Result<Leading> {
-        let (values, y) = dense::gram_eigen(self.p.as_ref(), vectors)?;
-        let s = values[..keep].iter().map(|l| l.sqrt() * unscale).collect();
+    fn finish(self, extent: Extent, turned: bool, unscale: f64) -> Result<Leading> {
+        let (values, y) = dense::gram_eigen(self.p.as_ref(), extent.vectors)?;
+        let s = values[..extent.keep].iter().map(|l| l.sqrt() * unscale).collect();
         let v = dense::product(self.q.as_ref(), y.as_ref());
         // Columns are orthogonal with lengths s: scaled by the QR, which also removes the rounding of P.
         let (u, _) = dense::orthonormal(dense::product(self.p.as_ref(), y.as_ref()).as_ref());

@@ -17,6 +17,7 @@ pub mod routed;
 pub mod routed_pca;
 pub mod similarity;
 pub mod spectra;
+mod stack;
 mod tokens;
 pub mod weights;
 pub mod whole;

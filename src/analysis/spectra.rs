@@ -1,27 +1,23 @@
 //! Singular values and subspaces of stacks of matrices (METHOD §6), and what a spectrum says.
 //!
-//! Matrices come a few at a time, [`Stack`]; at most one binding's worth of them is in memory and on the device. Small
-//! ones (a side of at most [`SpectrumOptions::whole_up_to`]) are decomposed whole, in f64 on the host, which takes
-//! milliseconds; of larger ones the leading tenth comes from `lanczos`.
-
-use std::ops::Range;
+//! Matrices come a few at a time, [`Stack`]; at most one binding's worth of them is in memory and on the device, or one for
+//! each thread of the host. Small ones (a side of at most [`SpectrumOptions::whole_up_to`]) are decomposed whole, in f64 on
+//! the host, which takes milliseconds; of larger ones the leading tenth comes from `lanczos`.
 
 use faer::Mat;
 use rayon::prelude::*;
 
 use super::dense;
-use super::lanczos::{self, Draw, Leading};
+use super::lanczos::{self, Draw, Extent, Leading};
 use super::record::{Of, Spectrum};
+pub use super::stack::{Elements, ReadMatrices, Stack};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::nn::config::ExpertMatrix;
 use crate::tensor::Tensor;
-use crate::train::metrics::Side;
 
 /// Singular values below this share of the largest are rounding: inputs are f32, and products sum hundreds of them.
 const NEGLIGIBLE: f64 = 1e-6;
-/// Bytes of matrices that are in memory at once: enough to keep a large GPU busy.
-const AT_ONCE: u64 = 256 << 20;
 
 /// Which singular values, and what a top subspace is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -36,11 +32,45 @@ pub struct SpectrumOptions {
     pub whole_up_to: usize,
     /// Seed of everything random.
     pub seed: u64,
+    /// Where large matrices are multiplied with.
+    pub products: Products,
+    /// Whether [`Directions`] of the experts' weights are kept.
+    pub directions: bool,
+}
+
+/// Where the products of large matrices with Krylov spaces are computed. Both ways give the same to rounding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Products {
+    /// On the device, unless that is software: then on the host, whose cores are the same and faster without it.
+    #[default]
+    Fastest,
+    /// On the device.
+    Device,
+    /// On the host, a matrix a thread.
+    Host,
+}
+
+impl Products {
+    fn on_host(self, gpu: &Gpu) -> bool {
+        match self {
+            Products::Fastest => gpu.adapter().device_type == "Cpu",
+            Products::Device => false,
+            Products::Host => true,
+        }
+    }
 }
 
 impl Default for SpectrumOptions {
     fn default() -> Self {
-        Self { top: 0.01, subspace: 0, values: 0.1, whole_up_to: 256, seed: 0 }
+        Self {
+            top: 0.01,
+            subspace: 0,
+            values: 0.1,
+            whole_up_to: 256,
+            seed: 0,
+            products: Products::Fastest,
+            directions: false,
+        }
     }
 }
 
@@ -63,6 +93,10 @@ pub(super) struct Plan {
     krylov: Option<usize>,
     /// Of everything random.
     pub seed: u64,
+    /// Where the products with the Krylov space are computed.
+    products: Products,
+    /// Whether [`Directions`] are kept.
+    directions: bool,
 }
 
 impl SpectrumOptions {
@@ -76,7 +110,8 @@ impl SpectrumOptions {
         // Near the whole space there is nothing to save.
         let whole = short <= self.whole_up_to || 2 * krylov > short + krylov / 2;
         let keep = if whole { short } else { wanted };
-        Plan { top, r, keep, krylov: (!whole).then_some(krylov), seed: self.seed }
+        let krylov = (!whole).then_some(krylov);
+        Plan { top, r, keep, krylov, seed: self.seed, products: self.products, directions: false }
     }
 }
 
@@ -86,87 +121,24 @@ impl Plan {
         Plan { r, keep: self.keep.max(r), krylov: self.krylov.map(|k| k.max(lanczos::dimensions(r))), ..self }
     }
 
+    /// The same with or without [`Directions`].
+    pub(super) fn with_directions(self, directions: bool) -> Self {
+        Plan { directions, ..self }
+    }
+
     /// Whether all singular values and vectors are computed.
     pub(super) fn whole(&self) -> bool {
         self.krylov.is_none()
     }
 }
 
-/// Reads the matrices of a range into a buffer that they fill.
-pub type ReadMatrices<'a> = &'a (dyn Fn(Range<usize>, &mut [f32]) -> Result<()> + Sync);
-
-/// Where matrices come from, row-major, one after the other.
-#[derive(Clone, Copy)]
-pub enum Elements<'a> {
-    /// All in memory.
-    Host(&'a [f32]),
-    /// All on the device.
-    Device(&'a Tensor),
-    /// Read when they are needed: a checkpoint of 30 GB needs no 30 GB of memory.
-    Read(ReadMatrices<'a>),
-}
-
-impl std::fmt::Debug for Elements<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Elements::Host(_) => "Host",
-            Elements::Device(_) => "Device",
-            Elements::Read(_) => "Read",
-        })
-    }
-}
-
-/// Matrices of one size: those of a layer's experts.
-#[derive(Clone, Copy, Debug)]
-pub struct Stack<'a> {
-    /// How many.
-    pub count: usize,
-    /// Rows, as stored.
-    pub rows: usize,
-    /// Columns, as stored.
-    pub columns: usize,
-    /// Whether they are stored outputs by inputs, as Hugging Face does; METHOD's layout is inputs by outputs.
-    pub transposed: bool,
-    /// The elements.
-    pub elements: Elements<'a>,
-}
-
-impl Stack<'_> {
-    /// The side that the rows are on.
-    pub fn row_side(&self, matrix: ExpertMatrix) -> Side {
-        if matches!(matrix, ExpertMatrix::Down) == self.transposed { Side::Model } else { Side::Hidden }
-    }
-
-    /// Calls `f` with the matrices of each part that is in memory at once, and the number of its first.
-    pub(super) async fn for_parts(&self, gpu: &Gpu, mut f: impl AsyncFnMut(usize, &[f32]) -> Result<()>) -> Result<()> {
-        let size = self.rows * self.columns;
-        let at_once = (gpu.max_binding_bytes().min(AT_ONCE) / (size as u64 * 4).max(1)).max(1) as usize;
-        let whole = match self.elements {
-            Elements::Device(x) => Some(x.to_f32().await?),
-            Elements::Host(_) | Elements::Read(_) => None,
-        };
-        let whole = match self.elements {
-            Elements::Host(x) => Some(x),
-            Elements::Device(_) | Elements::Read(_) => whole.as_deref(),
-        };
-        if let Some(x) = whole.filter(|x| x.len() != self.count * size) {
-            let expected = format!("{} matrices {} x {}", self.count, self.rows, self.columns);
-            return Err(Error::shape("spectra", expected, format!("{} elements", x.len())));
-        }
-        let mut buffer = Vec::new();
-        for first in (0..self.count).step_by(at_once) {
-            let range = first..self.count.min(first + at_once);
-            match (whole, self.elements) {
-                (None, Elements::Read(read)) => {
-                    buffer.resize(range.len() * size, 0.0);
-                    read(range, &mut buffer)?;
-                    f(first, &buffer).await?;
-                }
-                (x, _) => f(first, &x.unwrap_or_default()[range.start * size..range.end * size]).await?,
-            }
-        }
-        Ok(())
-    }
+/// The left singular vectors of a matrix as far as they are computed: the directions of its input that it scales by `s`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Directions {
+    /// Singular values, falling.
+    pub s: Vec<f64>,
+    /// The vectors, `[rows, s.len()]`, row-major.
+    pub u: Vec<f32>,
 }
 
 /// What is known of one matrix.
@@ -182,18 +154,22 @@ pub(super) struct Measured {
     pub top: Option<[Mat<f64>; 2]>,
     /// The other singular vectors of the longer side, where all are known and the rank is full.
     pub tail: Option<Mat<f64>>,
+    /// Where the plan has them.
+    pub directions: Option<Directions>,
 }
 
 impl Measured {
-    fn new(found: Leading, all: bool, energy: f64, r: usize) -> Self {
+    fn new(found: Leading, energy: f64, plan: Plan) -> Self {
         let Leading { s, u, v } = found;
+        let (all, r) = (plan.whole(), plan.r);
         let beyond = |i: usize| s.get(i).is_some_and(|&x| x > NEGLIGIBLE * s[0]);
         let top = beyond(r - 1).then(|| [&u, &v].map(|x| dense::columns(x.as_ref(), 0..r)));
         let tail = (all && u.nrows() != v.nrows() && s.len() > r && beyond(s.len() - 1)).then(|| {
             let long = if u.nrows() > v.nrows() { &u } else { &v };
             dense::columns(long.as_ref(), r..s.len())
         });
-        Self { s, all, energy, top, tail }
+        let directions = plan.directions.then(|| Directions { s: s.clone(), u: dense::rows(u.as_ref()).collect() });
+        Self { s, all, energy, top, tail, directions }
     }
 
     /// Share of the leading `count` in the energy; 0 for a zero matrix.
@@ -245,49 +221,42 @@ impl Measured {
 /// [`Error::Shape`] when the elements do not fit; [`Error::Data`] for a matrix that is not finite or empty;
 /// [`Error::Device`]; the reader's own.
 pub(super) async fn measure(gpu: &Gpu, stack: &Stack<'_>, plan: Plan, key: u64) -> Result<Vec<Measured>> {
-    decompose(gpu, stack, plan, key, |found, energy| Measured::new(found, plan.whole(), energy, plan.r)).await
-}
-
-/// As [`measure`], with `f` to keep what is wanted of the leading singular triples and of `|W|_F^2`.
-///
-/// # Errors
-/// As [`measure`].
-pub(super) async fn decompose<T>(
-    gpu: &Gpu,
-    stack: &Stack<'_>,
-    plan: Plan,
-    key: u64,
-    f: impl Fn(Leading, f64) -> T,
-) -> Result<Vec<T>> {
     let (rows, columns) = (stack.rows, stack.columns);
     if rows * columns == 0 {
         return Err(Error::shape("spectra", "matrices with elements", format!("{rows} x {columns}")));
     }
     // Keys are small numbers; the golden ratio spreads them over the seeds.
     let seed = plan.seed ^ key.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    let mut all = Vec::with_capacity(stack.count);
-    stack
-        .for_parts(gpu, async |first, x| {
-            let matrices: Vec<&[f32]> = x.chunks_exact(rows * columns).collect();
-            let energies: Vec<f64> =
-                matrices.par_iter().map(|w| w.iter().map(|&x| f64::from(x) * f64::from(x)).sum()).collect();
-            if let Some(i) = energies.iter().position(|e| !e.is_finite()) {
-                return Err(Error::Data(format!("matrix {} ({rows} x {columns}) is not finite", first + i)));
-            }
-            let found: Vec<Leading> = match plan.krylov {
-                None => matrices.par_iter().map(|w| whole(rows, columns, w)).collect::<Result<_>>()?,
-                Some(size) => {
-                    let norm = energies.iter().copied().fold(0.0, f64::max).sqrt();
-                    let draws: Vec<Draw> =
-                        (first..first + matrices.len()).map(|i| Draw { seed, stream: i as u32 }).collect();
-                    let w = Tensor::from_f32(gpu, [matrices.len(), rows, columns], x)?;
-                    lanczos::leading(gpu, &w, &draws, [plan.keep, plan.r, size], norm).await?
-                }
+    let energy = |i: usize, w: &[f32]| {
+        let energy: f64 = w.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+        let message = || Error::Data(format!("matrix {i} ({rows} x {columns}) is not finite"));
+        if energy.is_finite() { Ok(energy) } else { Err(message()) }
+    };
+    let draw = |i: usize| Draw { seed, stream: i as u32 };
+    let extent = |size| Extent { keep: plan.keep, vectors: if plan.directions { plan.keep } else { plan.r }, size };
+    let Some(size) = plan.krylov.filter(|_| !plan.products.on_host(gpu)) else {
+        let one = |i: usize, w: &[f32]| {
+            let energy = energy(i, w)?;
+            let found = match plan.krylov {
+                None => whole(rows, columns, w),
+                Some(size) => lanczos::leading_on_host(w, [rows, columns], draw(i), extent(size), energy.sqrt()),
             };
-            all.extend(found.into_iter().zip(energies).map(|(found, energy)| f(found, energy)));
-            Ok(())
-        })
-        .await?;
+            Ok(Measured::new(found?, energy, plan))
+        };
+        return stack.on_host(one).await;
+    };
+    let mut all = Vec::with_capacity(stack.count);
+    let on_device = async |first: usize, x: &[f32]| {
+        let matrices: Vec<(usize, &[f32])> = x.chunks_exact(rows * columns).enumerate().collect();
+        let energies = matrices.par_iter().map(|(i, w)| energy(first + i, w)).collect::<Result<Vec<f64>>>()?;
+        let draws: Vec<Draw> = (first..first + matrices.len()).map(draw).collect();
+        let norm = energies.iter().copied().fold(0.0, f64::max).sqrt();
+        let w = Tensor::from_f32(gpu, [matrices.len(), rows, columns], x)?;
+        let found = lanczos::leading(gpu, &w, &draws, extent(size), norm).await?;
+        all.extend(found.into_iter().zip(energies).map(|(found, energy)| Measured::new(found, energy, plan)));
+        Ok(())
+    };
+    stack.for_parts(gpu, on_device).await?;
     Ok(all)
 }
 

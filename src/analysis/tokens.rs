@@ -2,15 +2,15 @@
 //! and 5).
 
 use super::activations::{
-    Usage, random_directions, random_ratio, random_share, rows, shuffle_sensitivity, threshold, usage,
+    Usage, mean_ratio, random_directions, random_share, rows, shuffle_sensitivity, threshold, usage,
 };
 use super::control::{Controls, side};
 use super::observe::LayerView;
 use super::record::{Activations, Of, Part, Similarity};
 use super::routed::Routed;
-use super::spectra::{Elements, SpectrumOptions, Stack, decompose, measure};
+use super::spectra::{Directions, Elements, SpectrumOptions, Stack, measure};
 use crate::autograd::Op;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::kernels::gemm::{Trans, gemm};
 use crate::nn::config::ExpertMatrix;
@@ -26,65 +26,71 @@ const RANDOM: usize = 32;
 /// Keys of [`measure`] that no stack of matrices has.
 const KEY: u64 = 1 << 41;
 
-/// The activations of all experts of a layer, for the three kinds of matrices: of gate and up by the layer's input, of down
-/// by the hidden states.
+/// Experts' matrices of one kind, with the directions of their input.
+pub(super) struct Kind {
+    pub layer: usize,
+    pub matrix: ExpertMatrix,
+    /// One an expert.
+    pub directions: Vec<Directions>,
+}
+
+/// How the experts' matrices of one kind use the activations: gate and up the layer's input, down the hidden states.
+///
+/// # Errors
+/// [`Error::Shape`] when there are no directions of every expert; [`Error::Device`].
 pub(super) async fn activations(
     gpu: &Gpu,
     model: &Model,
-    layer: usize,
+    kind: Kind,
     view: &LayerView,
     routed: Routed<'_>,
     options: &SpectrumOptions,
 ) -> Result<Vec<Activations>> {
+    let Kind { layer, matrix, directions } = kind;
     let groups = routed.groups();
+    let &[count, m, n] = model.experts(layer, matrix).dims() else { return Ok(Vec::new()) };
+    if directions.len() != count || directions.iter().any(|d| d.u.len() != m * d.s.len()) {
+        let got = format!("those of {} in layer {layer}", directions.len());
+        return Err(Error::shape("activations", format!("directions of {count} experts in {m} dimensions"), got));
+    }
+    let top = options.plan(m, n).top;
+    let seed = options.seed ^ (KEY + (layer * 8 + matrix as usize) as u64);
+    let random = random_directions(gpu, m, RANDOM.min(m), seed)?;
     let mut found = Vec::new();
-    for matrix in ExpertMatrix::ALL {
-        let stack = model.experts(layer, matrix);
-        let &[count, m, n] = stack.dims() else { continue };
-        let plan = options.plan(m, n);
-        let elements = Elements::Device(stack);
-        let stack = Stack { count, rows: m, columns: n, transposed: false, elements };
-        let key = KEY + (layer * 8 + matrix as usize) as u64;
-        let directions = decompose(gpu, &stack, plan, key, |found, _| (found.s, found.u)).await?;
-        for (expert, (s, u)) in directions.into_iter().enumerate() {
-            let tokens = || groups[expert].iter().map(|(t, _)| *t);
-            let none = vec![None; s.len()];
-            let mut row = Activations {
-                layer,
-                matrix,
-                expert,
-                tokens: groups[expert].len(),
-                threshold: threshold(m),
-                ratio: none.clone(),
-                input_energy: none.clone(),
-                output_energy: none,
-                shuffle_top: None,
-                shuffle_tail: None,
-                shuffle_control: None,
-                null: random_share(m),
-                control: None,
-            };
-            if row.tokens > 0 {
-                let mut inputs = Vec::new();
-                for x in [&view.x, &view.permuted] {
-                    let x = rows(gpu, x, routed.d, tokens())?;
-                    inputs.push(if matrix == ExpertMatrix::Down { hidden(model, layer, expert, &x)? } else { x });
-                }
-                let [x, permuted] = &inputs[..] else { continue };
-                let flat: Vec<f32> =
-                    u.row_iter().flat_map(|r| r.iter().map(|&x| x as f32).collect::<Vec<_>>()).collect();
-                let u = Tensor::from_f32(gpu, [m, s.len()], &flat)?;
-                let w = one(model, layer, matrix, expert)?;
-                let Usage { ratio, input_energy, output_energy } = usage(x, &w, &u, &s).await?;
-                (row.ratio, row.input_energy, row.output_energy) = (ratio, input_energy, output_energy);
-                [row.shuffle_top, row.shuffle_tail] = shuffle_sensitivity(x, permuted, &u, plan.top).await?;
-                let seed = options.seed ^ key;
-                row.control = random_ratio(x, RANDOM.min(m), seed).await?;
-                let random = random_directions(gpu, m, RANDOM.min(m), seed)?;
-                row.shuffle_control = shuffle_sensitivity(x, permuted, &random, RANDOM).await?[0];
+    for (expert, Directions { s, u }) in directions.into_iter().enumerate() {
+        let tokens = || groups[expert].iter().map(|(t, _)| *t);
+        let none = vec![None; s.len()];
+        let mut row = Activations {
+            layer,
+            matrix,
+            expert,
+            tokens: groups[expert].len(),
+            threshold: threshold(m),
+            ratio: none.clone(),
+            input_energy: none.clone(),
+            output_energy: none,
+            shuffle_top: None,
+            shuffle_tail: None,
+            shuffle_control: None,
+            null: random_share(m),
+            control: None,
+        };
+        if row.tokens > 0 {
+            let mut inputs = Vec::new();
+            for x in [&view.x, &view.permuted] {
+                let x = rows(gpu, x, routed.d, tokens())?;
+                inputs.push(if matrix == ExpertMatrix::Down { hidden(model, layer, expert, &x)? } else { x });
             }
-            found.push(row);
+            let [x, permuted] = &inputs[..] else { continue };
+            let u = Tensor::from_f32(gpu, [m, s.len()], &u)?;
+            let w = one(model, layer, matrix, expert)?;
+            let Usage { ratio, input_energy, output_energy } = usage(x, &w, &u, &s).await?;
+            (row.ratio, row.input_energy, row.output_energy) = (ratio, input_energy, output_energy);
+            [row.shuffle_top, row.shuffle_tail] = shuffle_sensitivity(x, permuted, &u, top).await?;
+            row.control = mean_ratio(x, &random).await?;
+            row.shuffle_control = shuffle_sensitivity(x, permuted, &random, RANDOM).await?[0];
         }
+        found.push(row);
     }
     Ok(found)
 }

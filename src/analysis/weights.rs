@@ -9,7 +9,7 @@ use super::control::{Controls, side};
 use super::decoupling::{CommonBasis, decoupling};
 use super::gates::{Router, gates};
 use super::record::{Decoupling, Gates, Of, Part, Similarity, Spectrum};
-use super::spectra::{Elements, Measured, SpectrumOptions, Stack, measure};
+use super::spectra::{Directions, Elements, Measured, SpectrumOptions, Stack, measure};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::nn::config::ExpertMatrix;
@@ -61,6 +61,8 @@ pub struct LayerFindings {
     pub gates: Option<Gates>,
     /// By kind, where experts are decoupled.
     pub decoupling: Vec<Decoupling>,
+    /// By kind, those of each expert, where [`SpectrumOptions::directions`] asks for them.
+    pub directions: Vec<(ExpertMatrix, Vec<Directions>)>,
 }
 
 /// Analyses the experts' weights of one layer. `controls` keeps what is the same for all layers.
@@ -127,7 +129,13 @@ impl Layer<'_> {
         let (rows, columns) = (stack.rows, stack.columns);
         let plan = self.options.plan(rows, columns);
         let named = |e| self.named(matrix, of, e);
-        let found = measure(self.gpu, stack, plan, self.key(matrix, of)).await.map_err(named)?;
+        let directions = self.options.directions && of == Of::Weights;
+        let mut found =
+            measure(self.gpu, stack, plan.with_directions(directions), self.key(matrix, of)).await.map_err(named)?;
+        if directions {
+            let taken = found.iter_mut().filter_map(|m| m.directions.take()).collect();
+            self.found.directions.push((matrix, taken));
+        }
         let control = self.controls.get(self.gpu, rows, columns, plan).await?;
         for (expert, measured) in found.iter().enumerate() {
             let mut row = measured.spectrum(self.layer, matrix, Some(expert), of, plan.top);

@@ -2,12 +2,13 @@
 //!
 //! Matrices are read when they are measured, so a checkpoint needs neither its own size of memory nor of GPU memory.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use super::control::Controls;
 use super::gates::Router;
 use super::record::{Analysis, Coverage, Settings, Target};
-use super::spectra::{Elements, SpectrumOptions, Stack};
+use super::spectra::{Directions, Elements, SpectrumOptions, Stack};
 use super::weights::{Decoupled, KindWeights, LayerWeights, analyze_layer};
 use crate::checkpoint::experts::{Common, Source};
 use crate::checkpoint::{ExpertCheckpoint, ExpertLayer, Weights};
@@ -76,6 +77,16 @@ pub fn target_name(path: &Path, source: Source) -> String {
     names.next().unwrap_or_else(|| "model".into())
 }
 
+/// What the weights of a checkpoint gave.
+#[derive(Clone, Debug, Default)]
+pub struct Weighed {
+    /// The record.
+    pub analysis: Analysis,
+    /// Of each layer and kind the experts' directions, where [`SpectrumOptions::directions`] asks for them: what
+    /// [`super::data::add_data`] projects tokens on.
+    pub directions: HashMap<(usize, ExpertMatrix), Vec<Directions>>,
+}
+
 /// Analyses the experts' weights of a checkpoint that was opened at `path`.
 ///
 /// # Errors
@@ -88,7 +99,8 @@ pub async fn analyze_weights(
     options: &AnalysisOptions,
     controls: &mut Controls,
     listener: Listener<'_>,
-) -> Result<Analysis> {
+) -> Result<Weighed> {
+    let mut directions = HashMap::new();
     let chosen = options.chosen(checkpoint)?;
     let mut analysis = Analysis {
         target: target(path, checkpoint, &chosen),
@@ -128,10 +140,11 @@ pub async fn analyze_weights(
             analysis.spectra.extend(found.spectra);
             analysis.gates.extend(found.gates);
             analysis.decoupling.extend(found.decoupling);
+            directions.extend(found.directions.into_iter().map(|(matrix, d)| ((layer.number, matrix), d)));
             analysis.coverage.matrices += layer.experts;
         }
     }
-    Ok(analysis)
+    Ok(Weighed { analysis, directions })
 }
 
 fn kind<'a>(

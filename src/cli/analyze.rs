@@ -13,11 +13,12 @@ use crate::checkpoint::ExpertCheckpoint;
 use crate::checkpoint::experts::Source;
 use crate::data::sources::{self, SourceWindows};
 use crate::error::{Error, Result};
-use crate::gpu::{AdapterChoice, Gpu, GpuOptions};
+use crate::gpu::Gpu;
 use crate::nn::config::Precision;
 use crate::report;
 use crate::train::progress::Display;
 use crate::train::resume::restore_model;
+use crate::train::run::open;
 use crate::train::run_folder::RunFolder;
 use crate::train::saved::SavedModel;
 
@@ -147,11 +148,14 @@ impl Subject {
         let bar = AnalysisBar::start(display, options.matrices(&self.checkpoint)?, &self.name());
         let listener = |event: crate::analysis::whole::Event<'_>| bar.hear(event);
         let mut controls = Controls::default();
+        // What looks at tokens needs the directions of the weights.
+        let spectrum = SpectrumOptions { directions: self.text.is_some(), ..options.spectrum };
+        let options = &AnalysisOptions { spectrum, ..options.clone() };
         let mut found = analyze_weights(gpu, &self.path, &self.checkpoint, options, &mut controls, &listener).await?;
         if self.checkpoint.source() == Source::Run {
             let metrics = RunFolder::resume(&self.path).map(|folder| folder.metrics_path());
             if let Some(metrics) = metrics.ok().filter(|path| path.exists()) {
-                found.training = Some(training(&metrics, &self.checkpoint)?);
+                found.analysis.training = Some(training(&metrics, &self.checkpoint)?);
             }
         }
         if let Some((saved, names, windows)) = &self.text {
@@ -160,7 +164,7 @@ impl Subject {
             let text = DataOptions { seq: saved.config.train.seq, windows, names, label, jacobians };
             add_data(gpu, &model, &self.checkpoint, &text, options, &mut controls, &listener, &mut found).await?;
         }
-        Ok(found)
+        Ok(found.analysis)
     }
 }
 
@@ -169,26 +173,17 @@ const RUN_TOKENS: usize = 1024;
 /// Of those, tokens at which Jacobians are taken.
 const RUN_JACOBIANS: usize = 8;
 
-/// Writes the report of a run that has just finished into its folder, with the held-out part of its data as text; gives
-/// the page's path.
-pub(super) fn report_run(dir: &Path, adapter: Option<&str>, held_out: &[u8], display: Display) -> Result<PathBuf> {
+/// Writes the report of a run that has just finished on `gpu`, whose kernels are compiled, into its folder, with the
+/// held-out part of its data as text; gives the page's path.
+pub(super) fn report_run(gpu: &Gpu, dir: &Path, held_out: &[u8], display: Display) -> Result<PathBuf> {
     let label = "the held-out part of the run's data";
     let text = [sources::Source { name: "held-out".into(), bytes: held_out.to_vec() }];
     let subject = Subject::open(dir, Some(&text), RUN_TOKENS)?;
     let options = AnalysisOptions::default();
-    let found = pollster::block_on(async {
-        let gpu = open(adapter).await?;
-        subject.analyze(&gpu, &options, (label, RUN_JACOBIANS), display).await
-    })?;
+    let found = pollster::block_on(subject.analyze(gpu, &options, (label, RUN_JACOBIANS), display))?;
     let folder = dir.join(FOLDER);
     report::write(&folder, &found)?;
     Ok(folder.join(report::PAGE))
-}
-
-/// Opens the device that `adapter` names.
-async fn open(adapter: Option<&str>) -> Result<Gpu> {
-    let adapter = adapter.map_or(AdapterChoice::Auto, AdapterChoice::from);
-    Gpu::open(&GpuOptions { adapter, ..GpuOptions::default() }).await
 }
 
 /// Where the report goes.

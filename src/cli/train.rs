@@ -12,6 +12,7 @@ use crate::nn::config::{Precision, Preset};
 use crate::train::config::{Recompute, RunConfig};
 use crate::train::metrics::{Side, Similarity, Summary};
 use crate::train::progress::{Display, say};
+use crate::train::run::{open, run_on};
 use crate::train::run_folder::RunFolder;
 use crate::train::saved::SavedRun;
 use crate::train::{Outcome, Plan};
@@ -189,16 +190,16 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let dir = plan.folder.dir().to_owned();
     let reports = !matches!(args.report, Some(Switch::Off));
     let held_out = if reports { plan.corpus.validation().to_vec() } else { Vec::new() };
-    let adapter = plan.config.adapter.clone();
     let stop = stop_on_interrupt()?;
-    match pollster::block_on(crate::train::run::run(plan, display, &stop))? {
+    let gpu = pollster::block_on(open(plan.config.adapter.as_deref()))?;
+    match pollster::block_on(run_on(&gpu, plan, display, &stop))? {
         Outcome::Finished { summary, sample } => {
             super::print(&report(&summary, &sample, &dir))?;
             if reports {
                 // The run is whole and saved: from here on an interrupt loses nothing but the report.
                 stop.store(true, Ordering::Relaxed);
                 let display = if display == Display::Bar { Display::Bar } else { Display::Quiet };
-                let page = super::analyze::report_run(&dir, adapter.as_deref(), &held_out, display)?;
+                let page = super::analyze::report_run(&gpu, &dir, &held_out, display)?;
                 super::print(&format!("report on the experts: {}\n", page.display()))?;
             }
             Ok(ExitCode::SUCCESS)

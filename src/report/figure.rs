@@ -89,8 +89,29 @@ impl Figure {
         )
     }
 
+    /// Line charts with a line a layer, graded over all `layers`, that share their axes; `bound` marks a place on x.
+    pub fn by_layer(
+        about: About,
+        columns: usize,
+        (x, y): (&Axis, &Axis),
+        charts: &[(String, Vec<Line>)],
+        layers: &[usize],
+        bound: Option<(f64, String)>,
+    ) -> Option<Self> {
+        let grades = (format!("layer {}", layers.first()?), format!("layer {}", layers.last()?));
+        let of_layers = charts.iter().map(|(heading, lines)| Chart {
+            heading,
+            x,
+            y,
+            lines,
+            bound: bound.clone(),
+            grades: Some(grades.clone()),
+        });
+        Self::charts_with(about, columns, of_layers)
+    }
+
     /// Line charts.
-    pub fn charts_with<'a>(about: About, columns: usize, charts: impl Iterator<Item = Chart<'a>>) -> Option<Self> {
+    fn charts_with<'a>(about: About, columns: usize, charts: impl Iterator<Item = Chart<'a>>) -> Option<Self> {
         let measured = |l: &Line| l.is_drawn() && !matches!(l.look, lines::Look::Chance | lines::Look::Control);
         let panels: Vec<Panel> = charts.filter(|c| c.lines.iter().any(measured)).map(|c| lines::draw(&c)).collect();
         (!panels.is_empty()).then(|| Self::new(about, columns, panels))

@@ -175,7 +175,8 @@ pub fn draw(chart: &Chart) -> Panel {
         text x=(coordinate((LEFT + right) / 2.0)) y=(end + 30.0) text-anchor="middle" { (x.label) }
         @if let Some((at, name)) = &chart.bound {
             line.bound x1=(coordinate(px(*at))) x2=(coordinate(px(*at))) y1=(TOP) y2=(end) {}
-            text x=(coordinate(px(*at) + 4.0)) y=(TOP + 10.0) { (name) }
+            // At the foot: curves of singular values start at the top.
+            text x=(coordinate(px(*at) + 4.0)) y=(end - 6.0) { (name) }
         }
         @for line in &drawn { (draw_line(line, &px, &py)) }
         g transform=(format!("translate(0 {})", end + 40.0)) { (legend) }

@@ -221,6 +221,13 @@ pub fn layers(subjects: &[Subject]) -> Vec<usize> {
     all
 }
 
+/// The line of a layer, graded by its place among `layers`.
+pub fn graded(layer: usize, layers: &[usize], points: Vec<(f64, Option<f64>)>) -> Line {
+    let last = layers.len().saturating_sub(1).max(1) as f64;
+    let place = layers.iter().position(|l| *l == layer).unwrap_or(0);
+    Line::new(format!("layer {layer}"), Look::Graded(place as f64 / last), points)
+}
+
 /// The row that stands out most: among unique parts where experts are decoupled, as merged ones are alike by construction.
 pub fn worst<'a>(subjects: &'a [Subject]) -> Option<&'a Similarity> {
     let rows = subjects.iter().flat_map(|s| {

@@ -94,7 +94,8 @@ fn provisos(s: &Subject) -> Vec<String> {
     }
     let near = SIDES.map(|on| s.shared(own(s), Part::Top, on).excess());
     if near.iter().all(|e| e.is_some_and(|e| e < 0.03)) {
-        all.push(s.tag("on neither side does this stand out from what random matrices give."));
+        let what = if s.has_unique() { "do the unique parts" } else { "does this" };
+        all.push(s.tag(&format!("on neither side {what} stand out from what random matrices give.")));
     }
     let c = &s.analysis.coverage;
     if c.matrices < c.matrices_found {

@@ -23,7 +23,11 @@ use crate::train::run_folder::RunFolder;
 /// The sample at the end of a run.
 const SAMPLE_TOKENS: usize = 200;
 
-async fn open(adapter: Option<&str>) -> Result<Gpu> {
+/// Opens the device that `adapter` names, the best one where it names none.
+///
+/// # Errors
+/// No such device.
+pub async fn open(adapter: Option<&str>) -> Result<Gpu> {
     let adapter = adapter.map_or(AdapterChoice::Auto, AdapterChoice::from);
     Gpu::open(&GpuOptions { adapter, ..GpuOptions::default() }).await
 }
@@ -62,18 +66,26 @@ struct Run {
     val_loss: f32,
 }
 
-/// Trains until the last step, or until `stop` is set; then writes a checkpoint. Nothing is written before the device is
-/// open and holds the model.
+/// Trains on the plan's device until the last step, or until `stop` is set; then writes a checkpoint. Nothing is written
+/// before the device is open and holds the model.
 ///
 /// # Errors
-/// No device, a device that fails, a disk that fails, or [`Error::NotFinite`]; the last good checkpoint is then kept, and
-/// `metrics.jsonl` holds whole lines.
+/// No device, and as [`run_on`].
 pub async fn run(plan: Plan, display: Display, stop: &AtomicBool) -> Result<Outcome> {
+    let gpu = open(plan.config.adapter.as_deref()).await?;
+    run_on(&gpu, plan, display, stop).await
+}
+
+/// As [`run`], on a device that is open.
+///
+/// # Errors
+/// A device that fails, a disk that fails, or [`Error::NotFinite`]; the last good checkpoint is then kept, and
+/// `metrics.jsonl` holds whole lines.
+pub async fn run_on(gpu: &Gpu, plan: Plan, display: Display, stop: &AtomicBool) -> Result<Outcome> {
     let Plan { config, corpus, folder, resume } = plan;
-    let gpu = open(config.adapter.as_deref()).await?;
     let trainer = match &resume {
-        Some(saved) => restore(&gpu, &config, saved)?,
-        None => Trainer::new(&gpu, &config)?,
+        Some(saved) => restore(gpu, &config, saved)?,
+        None => Trainer::new(gpu, &config)?,
     };
     let begun = resume.as_ref().map_or((0, 0), |saved| (saved.model.step, saved.model.tokens));
     // The files' tensors are on the device now.

@@ -7,6 +7,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
+use sdmoe::checkpoint::{ExpertCheckpoint, Weights};
 use sdmoe::nn::config::ExpertMatrix;
 use serde_json::{Map, Value, json};
 
@@ -268,4 +269,49 @@ pub fn write_large(path: &Path) {
         file.write_all(&bf16::from_f32((a + b - 1.0) * 0.05).to_le_bytes()).unwrap();
     }
     file.flush().unwrap();
+}
+
+/// Opens a good checkpoint.
+pub fn open(path: &Path) -> ExpertCheckpoint {
+    ExpertCheckpoint::open(path).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Opens and reads all there is.
+pub fn read_all(path: &Path) -> sdmoe::Result<()> {
+    let checkpoint = ExpertCheckpoint::open(path)?;
+    for layer in checkpoint.layers() {
+        checkpoint.router(layer)?;
+        for matrix in ExpertMatrix::ALL {
+            let mut out = vec![0.0; layer.experts * layer.numel()];
+            checkpoint.read(layer, matrix, Weights::Merged, 0..layer.experts, &mut out)?;
+        }
+    }
+    Ok(())
+}
+
+/// Checks every number of a model of [`SIZES`].
+pub fn check(checkpoint: &ExpertCheckpoint, names: Names, dense: usize) {
+    let numbers: Vec<usize> = checkpoint.layers().iter().map(|l| l.number).collect();
+    assert_eq!(numbers, (dense..SIZES.layers).collect::<Vec<_>>(), "{names:?}");
+    for layer in checkpoint.layers() {
+        assert_eq!((layer.experts, layer.d_model, layer.d_expert), (SIZES.experts, SIZES.d, SIZES.f));
+        assert_eq!(layer.transposed, names != Names::Own);
+        for matrix in ExpertMatrix::ALL {
+            let (m, n) = shape(SIZES, matrix);
+            let stored = layer.shape(matrix);
+            let wanted = if stored.transposed { (n, m) } else { (m, n) };
+            assert_eq!((stored.rows, stored.columns), wanted, "{names:?}");
+            assert_eq!(if layer.rows_are_model(matrix) { SIZES.d } else { SIZES.f }, stored.rows);
+            let one = |e| weights(SIZES, layer.number, matrix, e, stored.transposed);
+            let mut out = vec![0.0; 3 * layer.numel()];
+            checkpoint.read(layer, matrix, Weights::Merged, 1..4, &mut out).unwrap();
+            assert_eq!(out, (1..4).flat_map(one).collect::<Vec<_>>(), "{names:?} {matrix:?}");
+            for e in 0..SIZES.experts {
+                assert_eq!(checkpoint.matrix(layer, matrix, Weights::Merged, e).unwrap(), one(e), "{names:?} {e}");
+            }
+        }
+        let routers: Vec<f32> =
+            (0..SIZES.experts).flat_map(|e| (0..SIZES.d).map(move |i| routes(layer.number, e, i))).collect();
+        assert_eq!(checkpoint.router(layer).unwrap().unwrap(), routers, "{names:?}");
+    }
 }

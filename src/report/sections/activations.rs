@@ -7,9 +7,9 @@ use super::spectra::spread;
 use crate::analysis::record::{Activations, Of};
 use crate::nn::config::ExpertMatrix;
 use crate::report::figure::{About, Figure};
-use crate::report::lines::{Axis, Chart, Line, Look};
+use crate::report::lines::{Axis, Line, Look};
 use crate::report::number::{mean, percent, smallest};
-use crate::report::subject::{Subject, layers, merge_chance, over_layers};
+use crate::report::subject::{Subject, graded, layers, merge_chance, over_layers};
 
 /// Figures of the activations.
 pub fn activations(subjects: &[Subject]) -> Vec<Option<Figure>> {
@@ -40,7 +40,6 @@ fn constant(name: &str, look: Look, value: Option<f64>, end: f64) -> Line {
 
 fn ratio(subjects: &[Subject]) -> Option<Figure> {
     let all_layers = layers(subjects);
-    let last = all_layers.len().saturating_sub(1).max(1) as f64;
     let mut charts: Vec<(String, Vec<Line>)> = Vec::new();
     for s in subjects {
         for m in ExpertMatrix::ALL {
@@ -49,10 +48,7 @@ fn ratio(subjects: &[Subject]) -> Option<Figure> {
             rows.iter().for_each(|a| by_layer.entry(a.layer).or_default().push(a));
             let mut lines: Vec<Line> = by_layer
                 .into_iter()
-                .map(|(layer, rows)| {
-                    let place = all_layers.iter().position(|l| *l == layer).unwrap_or(0);
-                    Line::new(format!("layer {layer}"), Look::Graded(place as f64 / last), means(&rows, |a| &a.ratio))
-                })
+                .map(|(layer, rows)| graded(layer, &all_layers, means(&rows, |a| &a.ratio)))
                 .collect();
             let end = lines.iter().flat_map(|l| &l.points).map(|p| p.0).fold(2.0, f64::max);
             lines.push(constant("chance", Look::Chance, mean(rows.iter().map(|a| a.null)), end));
@@ -63,7 +59,6 @@ fn ratio(subjects: &[Subject]) -> Option<Figure> {
     let all: Vec<Vec<Line>> = charts.iter().map(|c| c.1.clone()).collect();
     let x = Axis::logarithmic("singular direction", (1.0, longest(&charts)));
     let y = Axis::values("share of tokens that use it", &all);
-    let grades = (format!("layer {}", all_layers.first()?), format!("layer {}", all_layers.last()?));
     let about = About {
         id: "activations-ratio",
         title: "Activation ratio of singular directions",
@@ -74,18 +69,7 @@ fn ratio(subjects: &[Subject]) -> Option<Figure> {
         chance: "Broken: tokens of random direction. Dotted: random directions in place of the singular ones.".into(),
         source: "METHOD \u{a7}6; arXiv 2602.12556, figure 3a",
     };
-    Figure::charts_with(
-        about,
-        3,
-        charts.iter().map(|(heading, lines)| Chart {
-            heading,
-            x: &x,
-            y: &y,
-            lines,
-            bound: None,
-            grades: Some(grades.clone()),
-        }),
-    )
+    Figure::by_layer(about, 3, (&x, &y), &charts, &all_layers, None)
 }
 
 fn thresholds(subjects: &[Subject]) -> String {

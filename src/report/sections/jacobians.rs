@@ -4,9 +4,9 @@ use super::pairs::{Measure, SOURCE, heat_maps, trend};
 use super::spectra::spread;
 use crate::analysis::record::Jacobians;
 use crate::report::figure::{About, Figure};
-use crate::report::lines::{Axis, Chart, Line, Look};
+use crate::report::lines::{Axis, Line, Look};
 use crate::report::number::{mean, smallest};
-use crate::report::subject::{Subject, layers};
+use crate::report::subject::{Subject, graded, layers};
 
 fn jacobian_rows(s: &Subject) -> Vec<(usize, Jacobians)> {
     s.analysis.jacobians.iter().map(|j| (j.layer, j.clone())).collect()
@@ -82,13 +82,10 @@ pub fn jacobians(subjects: &[Subject]) -> Vec<Option<Figure>> {
 
 fn jacobian_spectra(subjects: &[Subject]) -> Option<Figure> {
     let all_layers = layers(subjects);
-    let last = all_layers.len().saturating_sub(1).max(1) as f64;
     let line = |j: &Jacobians| {
         let n = j.singular_values.iter().map(Vec::len).max().unwrap_or(0);
         let at = |i: usize| mean(j.singular_values.iter().map(|s| Some(s.get(i)? / s.first().filter(|f| **f > 0.0)?)));
-        let place = all_layers.iter().position(|l| *l == j.layer).unwrap_or(0);
-        let points = spread(n).into_iter().map(|i| ((i + 1) as f64, at(i))).collect();
-        Line::new(format!("layer {}", j.layer), Look::Graded(place as f64 / last), points)
+        graded(j.layer, &all_layers, spread(n).into_iter().map(|i| ((i + 1) as f64, at(i))).collect())
     };
     let charts: Vec<(String, Vec<Line>)> =
         subjects.iter().map(|s| (s.tag("Jacobians"), s.analysis.jacobians.iter().map(line).collect())).collect();
@@ -96,7 +93,6 @@ fn jacobian_spectra(subjects: &[Subject]) -> Option<Figure> {
     let least = smallest(points().map(|p| p.1.filter(|y| *y > 0.0))).unwrap_or(0.1).clamp(1e-3, 0.5);
     let x = Axis::logarithmic("singular direction", (1.0, points().map(|p| p.0).fold(2.0, f64::max)));
     let y = Axis::logarithmic("s\u{2c7c} / s\u{2081}", (least, 1.0));
-    let grades = (format!("layer {}", all_layers.first()?), format!("layer {}", all_layers.last()?));
     let about = About {
         id: "jacobians-spectra",
         title: "Singular spectra of the Jacobians",
@@ -104,16 +100,5 @@ fn jacobian_spectra(subjects: &[Subject]) -> Option<Figure> {
         chance: "No null for the shape itself: it describes single experts.".into(),
         source: SOURCE,
     };
-    Figure::charts_with(
-        about,
-        2,
-        charts.iter().map(|(heading, lines)| Chart {
-            heading,
-            x: &x,
-            y: &y,
-            lines,
-            bound: None,
-            grades: Some(grades.clone()),
-        }),
-    )
+    Figure::by_layer(about, 2, (&x, &y), &charts, &all_layers, None)
 }

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use crate::analysis::record::{Of, Spectrum};
 use crate::nn::config::ExpertMatrix;
 use crate::report::figure::{About, Figure};
-use crate::report::lines::{Axis, Chart, Line, Look};
+use crate::report::lines::{Axis, Line, Look};
 use crate::report::number::{finite, median, percent, smallest};
-use crate::report::subject::{Subject, layers, merge_chance, over_layers};
+use crate::report::subject::{Subject, graded, layers, merge_chance, over_layers};
 
 /// Points of a curve: more cannot be told apart in a panel.
 const POINTS: usize = 48;
@@ -94,10 +94,14 @@ fn curves(subjects: &[Subject]) -> Option<Figure> {
     // Below a thousandth of the largest there is nothing to see.
     let least = smallest(values().map(|p| p.1.filter(|y| *y > 0.0))).unwrap_or(0.1).clamp(1e-3, 0.5);
     let x = Axis::logarithmic("singular direction", (1.0, longest));
+    // A line ends where it leaves the chart; along its foot it would look like a value.
+    charts
+        .iter_mut()
+        .flat_map(|c| &mut c.1)
+        .flat_map(|l| &mut l.points)
+        .for_each(|p| p.1 = p.1.filter(|y| *y >= least));
     let y = Axis::logarithmic("s\u{2c7c} / s\u{2081}", (least, 1.0));
     let bound = subjects[0].analysis.similarity.iter().find(|r| r.of == Of::Weights).map(|r| r.r as f64);
-    let ends = (all_layers.first()?, all_layers.last()?);
-    let grades = (format!("layer {}", ends.0), format!("layer {}", ends.1));
     let about = About {
         id: "spectra",
         title: "Singular spectra",
@@ -106,18 +110,7 @@ fn curves(subjects: &[Subject]) -> Option<Figure> {
         source: "METHOD \u{a7}6; arXiv 2602.12556, figure 1a",
     };
     let top = percent(subjects[0].analysis.settings.top);
-    Figure::charts_with(
-        about,
-        3,
-        charts.iter().map(|(heading, lines)| Chart {
-            heading,
-            x: &x,
-            y: &y,
-            lines,
-            bound: bound.map(|r| (r, format!("top {top}"))),
-            grades: Some(grades.clone()),
-        }),
-    )
+    Figure::by_layer(about, 3, (&x, &y), &charts, &all_layers, bound.map(|r| (r, format!("top {top}"))))
 }
 
 fn by_layer(s: &Subject, kind: Kind, matrix: ExpertMatrix, all_layers: &[usize]) -> Vec<Line> {
@@ -125,7 +118,6 @@ fn by_layer(s: &Subject, kind: Kind, matrix: ExpertMatrix, all_layers: &[usize])
     for row in s.analysis.spectra.iter().filter(|x| x.matrix == matrix && kind.has(x)) {
         layers.entry(row.layer).or_default().push(row);
     }
-    let last = all_layers.len().saturating_sub(1).max(1) as f64;
     let line = |(layer, rows): (usize, Vec<&Spectrum>)| {
         let n = rows.iter().map(|r| r.singular_values.len()).max().unwrap_or(0);
         let at = |j: usize| {
@@ -134,9 +126,7 @@ fn by_layer(s: &Subject, kind: Kind, matrix: ExpertMatrix, all_layers: &[usize])
                 r.singular_values.get(j).map(|v| v / first)
             }))
         };
-        let points = spread(n).into_iter().map(|j| ((j + 1) as f64, at(j))).collect();
-        let place = all_layers.iter().position(|l| *l == layer).unwrap_or(0);
-        Line::new(format!("layer {layer}"), Look::Graded(place as f64 / last), points)
+        graded(layer, all_layers, spread(n).into_iter().map(|j| ((j + 1) as f64, at(j))).collect())
     };
     layers.into_iter().map(line).collect()
 }
