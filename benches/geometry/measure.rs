@@ -3,7 +3,7 @@
 use sdmoe::Result;
 use sdmoe::analysis::activations::rows;
 use sdmoe::analysis::jacobian::{Experts, JacobianOptions, jacobians};
-use sdmoe::analysis::load::{Sources, load};
+use sdmoe::analysis::load::{Choices, Sources, load};
 use sdmoe::analysis::observe::observe;
 use sdmoe::analysis::record::RoutedPca;
 use sdmoe::analysis::routed::Routed;
@@ -136,7 +136,8 @@ pub async fn measure(gpu: &Gpu, model: &Model, kind: Kind, setting: Setting<'_>)
             Ok([routed, Subspaces::of(gpu, layer, permuted.of(&view.x, d), seed).await?])
         };
         let [routed, permuted] = pair(&assigned).await?;
-        let load = load(layer, e, top_k, &best.index, Some(sources), seed);
+        let choices = Choices { experts: e, top_k, index: &best.index, weight: &best.weight };
+        let load = load(layer, choices, Some(sources), seed);
 
         let count = JACOBIANS.min(tokens);
         let x = rows(gpu, &view.x, d, (0..count).map(|i| i * tokens / count))?;

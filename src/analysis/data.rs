@@ -5,7 +5,7 @@ use super::control::Controls;
 use super::decoupling::{CommonBasis, gradient_share};
 use super::gates::{Router, with_data};
 use super::jacobian::{Experts, JacobianOptions, jacobians};
-use super::load::{Sources, load};
+use super::load::{Choices, Sources, load};
 use super::observe::{LayerView, gradients, observe};
 use super::record::{Analysis, Of};
 use super::routed::Routed;
@@ -77,7 +77,9 @@ pub async fn add_data(
     for layer in chosen.iter().map(|l| l.number) {
         listener(Event::Begin(&format!("layer {layer}, at work on the text")));
         let (view, routed) = (&observed.layers[layer], observed.routed(layer).check()?);
-        analysis.load.push(load(layer, routed.experts, routed.top_k, routed.index, Some(sources), seed));
+        let Routed { experts, top_k, index, weight, .. } = routed;
+        let choices = Choices { experts, top_k, index, weight };
+        analysis.load.push(load(layer, choices, Some(sources), seed));
         let pca = PcaOptions { r: PCA_DIMENSIONS.min(routed.d), centred: true, seed };
         analysis.routed_pca.push(routed_pca(gpu, layer, routed, pca).await?);
         analysis.jacobians.push(at_tokens(gpu, model, layer, routed, text.jacobians, seed).await?);
