@@ -35,13 +35,13 @@ fn b_by_columns(first: u32, stride: u32) -> Block {
     return Block(first, stride, true);
 }
 
-fn a_element(block: Block, row: u32, k: u32) -> f32 {
+fn left_element(block: Block, row: u32, k: u32) -> f32 {
     let major = select(row, k, block.by_columns);
     let minor = select(k, row, block.by_columns);
     return f32(a_part[block.first + major * block.stride + minor / 4u][minor % 4u]);
 }
 
-fn b_element(block: Block, k: u32, column: u32) -> f32 {
+fn right_element(block: Block, k: u32, column: u32) -> f32 {
     let major = select(k, column, block.by_columns);
     let minor = select(column, k, block.by_columns);
     return f32(b_part[block.first + major * block.stride + minor / 4u][minor % 4u]);
@@ -57,13 +57,13 @@ fn multiply_add(left: Block, right: Block, sum: Sum) -> Sum {
         let k = i / 16u;
         let column = i % 4u * 4u;
         let row = i / 4u % 4u * 4u;
-        let four = vec4(b_element(right, k, column), b_element(right, k, column + 1u),
-                        b_element(right, k, column + 2u), b_element(right, k, column + 3u));
+        let four = vec4(right_element(right, k, column), right_element(right, k, column + 1u),
+                        right_element(right, k, column + 2u), right_element(right, k, column + 3u));
         let at = slot * 64u + row * 4u + column / 4u;
-        sums[at] += a_element(left, row, k) * four;
-        sums[at + 4u] += a_element(left, row + 1u, k) * four;
-        sums[at + 8u] += a_element(left, row + 2u, k) * four;
-        sums[at + 12u] += a_element(left, row + 3u, k) * four;
+        sums[at] += left_element(left, row, k) * four;
+        sums[at + 4u] += left_element(left, row + 1u, k) * four;
+        sums[at + 8u] += left_element(left, row + 2u, k) * four;
+        sums[at + 12u] += left_element(left, row + 3u, k) * four;
     }
     return Sum(slot);
 }
