@@ -7,11 +7,11 @@ use common::{download, gpu, small_bindings, tiers, upload};
 use pollster::block_on;
 use sdmoe::autograd::check::{Input, Tolerance, check};
 use sdmoe::autograd::{Array, Op, Tape};
-use sdmoe::gpu::Gpu;
+use sdmoe::gpu::{Gpu, Tier};
 use sdmoe::kernels::gemm::{Trans, gemm};
 use sdmoe::kernels::grouped::{grouped_gemm, grouped_gemm_onto, grouped_weight_gradient};
 use sdmoe::ops::{ExpertMatMul, MatMul};
-use sdmoe::tensor::Tensor;
+use sdmoe::tensor::{DType, Tensor};
 
 use Trans::{N, T};
 
@@ -170,6 +170,35 @@ fn large_products_of_odd_sizes_go_through_padded_copies() {
         ] {
             for factors in [(1.0, 0.0), (0.5, 0.25)] {
                 verify(&gpu, &Case { forms, sizes, batch, repeats, factors });
+            }
+        }
+    }
+}
+
+#[test]
+fn odd_tensors_that_end_with_their_buffer_are_padded_too() {
+    let gpu = gpu();
+    if !gpu.adapter().timestamps || gpu.tier() != Tier::Subgroup {
+        return;
+    }
+    let x = |rows, columns| Tensor::persistent(&gpu, [rows, columns], DType::F32).unwrap();
+    let (a, b, c) = (x(203, 209), x(209, 205), x(203, 205));
+    gpu.start_profile().unwrap();
+    gemm(N, N, 1.0, &a, &b, 0.0, &c).unwrap();
+    let trace = block_on(gpu.finish_trace()).unwrap();
+    let kernels: Vec<_> = trace.iter().map(|dispatch| dispatch.kernel).collect();
+    assert_eq!(kernels, ["pad", "pad", "gemm_subgroup_scalar_c"]);
+}
+
+#[test]
+fn narrow_products_that_read_ahead_equal_the_reference() {
+    for gpu in tiers() {
+        // Inner dimensions that end before, with and after what is read ahead, and C at either side of narrow.
+        for sizes in
+            [[130, 4, 16], [130, 8, 16], [67, 61, 8], [16, 100, 132], [9, 27, 131], [200, 1100, 16], [200, 40, 17]]
+        {
+            for forms in [(T, N), (N, N)] {
+                verify(&gpu, &Case { forms, sizes, batch: 2, repeats: (1, 1), factors: (0.5, 0.25) });
             }
         }
     }

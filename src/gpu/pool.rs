@@ -119,8 +119,9 @@ impl Pool {
         Arc::new(Buffer { raw: Some(raw), id, pool: pool.clone(), pooled: true })
     }
 
+    /// Of whole vec4s, so that a kernel can bind any content as such.
     pub(super) fn allocate_persistent(pool: &Arc<Pool>, device: &wgpu::Device, bytes: u64) -> Arc<Buffer> {
-        let (id, raw) = pool.create(device, bytes.next_multiple_of(4).max(4));
+        let (id, raw) = pool.create(device, bytes.next_multiple_of(16).max(16));
         Arc::new(Buffer { raw: Some(raw), id, pool: pool.clone(), pooled: false })
     }
 
