@@ -10,3 +10,7 @@ fn a_quad(index: u32) -> vec4<f32> {
 fn b_quad(index: u32) -> vec4<f32> {
     return vec4<f32>(vec4(b[index], b[index + 1u], b[index + 2u], b[index + 3u]));
 }
+
+fn b_element(index: u32) -> f32 {
+    return f32(b[index]);
+}

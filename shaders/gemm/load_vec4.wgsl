@@ -10,3 +10,8 @@ fn a_quad(index: u32) -> vec4<f32> {
 fn b_quad(index: u32) -> vec4<f32> {
     return vec4<f32>(b[index / 4u]);
 }
+
+// The first of four elements.
+fn b_element(index: u32) -> f32 {
+    return f32(b[index / 4u].x);
+}

@@ -184,7 +184,7 @@ impl<'a> Product<'a> {
         let (mut m_limit, mut n_limit, mut k_limit) = (m, n, k.min(gemm_table::longest(gpu)));
         // In f16 each part would round C anew.
         if tb == Trans::N && batch * m * n >= WIDE && c.tensor.dtype() == DType::F32 {
-            k_limit = k_limit.min(gemm_table::steps_at_once(gpu, k));
+            k_limit = k_limit.min(gemm_table::steps_at_once(gpu, m, n, k));
         }
         if cut {
             let fit = |x: &Operand<'_>| rows_that_fit(gpu, x.matrix / x.stride, x.stride);

@@ -82,6 +82,8 @@ const SUBGROUP_ROWS: usize = 32;
 /// of the machine this was measured on, read once for each 8 tiles instead of for each.
 const GRADIENT_BLOCK: (usize, usize) = (4, 2);
 const GRADIENT_ROWS: usize = 512;
+/// Rows or columns of C up to which one short tile of the subgroup fragment covers them.
+const NARROW: usize = 16;
 /// Rows, columns and steps that the subgroup fragment needs at least.
 const SUBGROUP_LEAST: usize = 4;
 /// Rows and columns of a tile of the workgroup fragment and of the cooperative one.
@@ -130,13 +132,16 @@ pub(super) fn tile_rows(gpu: &Gpu) -> usize {
     if gpu.tier() == Tier::Subgroup { SUBGROUP_ROWS } else { WORKGROUP_TILE }
 }
 
-/// Steps of K after which a product whose B is read across its rows starts another launch, so that the panels of a strip
-/// stay in a core's cache: `k` in equal parts of about 512, as a part reads and writes C however short it is. On GPUs
-/// workgroup memory does that.
-pub(super) fn steps_at_once(gpu: &Gpu, k: usize) -> usize {
+/// Steps of K after which an m x n product whose B is read across its rows starts another launch, so that the panels of a
+/// strip stay in a core's cache: `k` in equal parts of about 512, as a part reads and writes C however short it is. In a
+/// narrow product no panel of the large operand is used twice. On GPUs workgroup memory does that.
+pub(super) fn steps_at_once(gpu: &Gpu, m: usize, n: usize, k: usize) -> usize {
     const PART: usize = 512;
+    if gpu.tier() != Tier::Subgroup || m.min(n) <= NARROW {
+        return usize::MAX;
+    }
     let parts = ((k + PART / 2) / PART).max(1);
-    if gpu.tier() == Tier::Subgroup { k.div_ceil(parts).next_multiple_of(4) } else { usize::MAX }
+    k.div_ceil(parts).next_multiple_of(4)
 }
 
 /// Steps of K in one launch: a thread's loops stay within the adapter's limit of iterations. The workgroup fragment makes
@@ -214,6 +219,10 @@ pub(super) fn choose(gpu: &Gpu, family: &Family, form: Form) -> Choice {
             constants.push(("COLUMN_BLOCKS", tile.blocks as f64));
             constants.push(("WG", lanes as f64));
             constants.push(("K_TAIL", f64::from(u8::from(k % 4 != 0))));
+            // One row of tiles: each has its own part of op(B). Stored transposed, that is rows from end to end, which the
+            // processor reads ahead by itself.
+            let once = !fixed_rows && tb == Trans::N && m <= NARROW;
+            constants.push(("B_ONCE", f64::from(u8::from(once))));
             let kernel = match (aligned, aligned_c) {
                 (true, true) => family.subgroup,
                 (true, false) => family.subgroup_scalar_c,
@@ -267,7 +276,7 @@ pub fn kernels() -> Vec<Variant> {
                 for kernel in [family.subgroup, family.subgroup_scalar_c, family.subgroup_scalar] {
                     let mut constants = flags.clone();
                     constants.extend([("C_TRANSPOSED", turned), ("TILE_ROWS", rows), ("COLUMN_BLOCKS", blocks)]);
-                    constants.extend([("WG", lanes), ("K_TAIL", turned)]);
+                    constants.extend([("WG", lanes), ("K_TAIL", turned), ("B_ONCE", turned)]);
                     all.push(Variant { kernel, constants });
                 }
             }
