@@ -88,6 +88,7 @@ fn the_case_names_that_scripts_know_are_there() {
         "experts.block.even",
         "svd.k8.2048x1408",
         "svd.k8.2048x1408.batch64",
+        "svd.products.64x2048x1408",
         "spectral.step.d256",
         "spectral.step.d1024",
         "spectral.step.d1024.published",

@@ -1,8 +1,9 @@
-//! The randomized SVD of the basis refresh.
+//! The randomized SVD of the basis refresh, and its products with the matrix alone.
 
 use super::case::{Case, Group, Record};
 use super::ceiling::{cpu_svd, product_flop, random};
 use crate::gpu::Gpu;
+use crate::kernels::gemm::{Trans, gemm};
 use crate::linalg::svd::{SvdOptions, randomized_svd};
 
 const RANK: usize = 8;
@@ -26,9 +27,30 @@ fn case(name: &str, batch: usize) -> Case {
     Case::new(name, make).flop(flop(batch))
 }
 
+/// The products of one SVD of each of `BATCH` matrices: `W Omega`, `W Q`, and as many `W^T Q`.
+fn products() -> Case {
+    let options = SvdOptions::default();
+    let columns = RANK + options.oversampling;
+    let make = move |gpu: &Gpu| {
+        let w = random(gpu, &[BATCH, ROWS, COLUMNS])?;
+        let [q, y] = [random(gpu, &[BATCH, ROWS, columns])?, random(gpu, &[BATCH, ROWS, columns])?];
+        let [omega, z] = [random(gpu, &[BATCH, COLUMNS, columns])?, random(gpu, &[BATCH, COLUMNS, columns])?];
+        let run = move || {
+            for _ in 0..=options.power_iterations {
+                gemm(Trans::N, Trans::N, 1.0, &w, &omega, 0.0, &y)?;
+                gemm(Trans::T, Trans::N, 1.0, &w, &q, 0.0, &z)?;
+            }
+            Ok(())
+        };
+        Ok(Box::new(run) as Record)
+    };
+    Case::new(format!("svd.products.{BATCH}x{ROWS}x{COLUMNS}"), make).flop(flop(BATCH)).long(true)
+}
+
 /// `svd.*`: rank 8, from a cold start. Operations are those of the products with the matrix; `ratio_to_cpu` of the single
 /// matrix is nalgebra's time for its full SVD over ours.
 pub(super) fn svds() -> Group {
     let one = format!("svd.k{RANK}.{ROWS}x{COLUMNS}");
-    vec![case(&one, 1).on_cpu(|| cpu_svd(ROWS, COLUMNS)), case(&format!("{one}.batch{BATCH}"), BATCH).long(true)]
+    let many = case(&format!("{one}.batch{BATCH}"), BATCH).long(true);
+    vec![case(&one, 1).on_cpu(|| cpu_svd(ROWS, COLUMNS)), many, products()]
 }
