@@ -190,7 +190,7 @@ fn contrast(a: &Subject, b: &Subject, on: Side) -> String {
     let (Some(va), Some(vb)) = (finite(x.mean), finite(y.mean)) else {
         return format!("The two cannot be compared on the {}: a similarity is {UNDEFINED}.", side(on));
     };
-    let (na, nb) = (a.tag(a.of(own(a))), b.tag(b.of(own(b))));
+    let [na, nb] = [a, b].map(|s| format!("{}'s {}", s.name, s.of(own(s))));
     let less = if vb < va { "less" } else { "more" };
     let mut text = format!(
         "On the {} {nb} are {less} alike than {na} by {} ({} against {}).",

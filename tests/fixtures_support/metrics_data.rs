@@ -4,7 +4,7 @@ use super::Case;
 use pollster::block_on;
 use sdmoe::analysis::activations::{rows, usage};
 use sdmoe::analysis::jacobian::{Experts, JacobianOptions, Prepared, jacobians};
-use sdmoe::analysis::load::{Sources, load};
+use sdmoe::analysis::load::{Choices, Sources, load};
 use sdmoe::analysis::record::Pairs;
 use sdmoe::analysis::routed::Routed;
 use sdmoe::analysis::routed_pca::{PcaOptions, components, participation_ratio, routed_pca};
@@ -59,7 +59,8 @@ fn load_holds(case: &Case) -> Result<(), String> {
     let index = case.tensor("topk_index")?.to_u32();
     let domain = case.tensor("domain")?.to_u32();
     let names: Vec<String> = (0..=domain.iter().copied().max().unwrap_or(0)).map(|s| s.to_string()).collect();
-    let found = load(0, experts, top_k, &index, Some(Sources { of_token: &domain, names: &names }), 0);
+    let choices = Choices { experts, top_k, index: &index, weight: &vec![1.0; index.len()] };
+    let found = load(0, choices, Some(Sources { of_token: &domain, names: &names }), 0);
     let total = index.len() as f64;
     let counts: Vec<_> = found.share.iter().map(|f| Some(f * total)).collect();
     let wanted = case.meta["tokens_per_expert"].as_array().ok_or("meta.tokens_per_expert: expected a list")?;
