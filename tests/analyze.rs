@@ -171,8 +171,13 @@ fn soft_routing_gives_every_token_to_every_expert() {
     let (_, found) = with_text(&config, "", 128);
     assert!(found.activations.len() == 24 && found.activations.iter().all(|a| a.tokens == 128));
     for (load, pca) in found.load.iter().zip(&found.routed_pca) {
-        assert!((load.share.as_slice(), load.dead) == (&[0.25; 4], 0), "{load:?}");
-        assert_eq!(load.mutual_information.map(|m| m.abs() < 1e-9), Some(true), "{load:?}");
+        // A token counts for its experts by its weights, so shares are near each other and yet not equal.
+        let total: f64 = load.share.iter().sum();
+        assert!((total - 1.0).abs() < 1e-12 && load.dead == 0 && load.variation > 1e-3, "{load:?}");
+        assert!(load.share.iter().all(|f| (0.1..0.5).contains(f)), "{load:?}");
+        // Weights tell less of the source than choices could, ln 2, and have a null far below theirs, 3 / 2N.
+        let (information, null) = (load.mutual_information.unwrap(), load.null.unwrap());
+        assert!((0.0..0.1).contains(&information) && (0.0..0.3 * 3.0 / 256.0).contains(&null), "{load:?}");
         // Groups are the same tokens with other weights: the control permutes both, and finds them as alike.
         let (mean, control) = (pca.mean_offdiag.unwrap(), pca.control.unwrap());
         assert!(pca.tokens == [128; 4] && mean > pca.null && control > pca.null, "{mean}, control {control}");
