@@ -17,6 +17,7 @@ use sdmoe::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::models::{Assignment, Kind, experts};
+use super::support;
 
 /// Tokens at which Jacobians are taken, as many as `sdmoe analyze` takes.
 const JACOBIANS: usize = 32;
@@ -107,9 +108,9 @@ pub struct LayerFigures {
     pub information_control: Option<f64>,
 }
 
+/// Of what is defined.
 fn mean(values: &[Option<f64>]) -> Option<f64> {
-    let defined: Vec<f64> = values.iter().flatten().copied().collect();
-    (!defined.is_empty()).then(|| defined.iter().sum::<f64>() / defined.len() as f64)
+    support::mean(values.iter().flatten().copied())
 }
 
 /// Measures all layers.

@@ -9,7 +9,7 @@
 //! its experts, and E random groups of tokens for what is routed to them: what a dense model shows of the geometry.
 
 use sdmoe::Result;
-use sdmoe::analysis::routed::{Routed, permutation};
+use sdmoe::analysis::routed::{Routed, permutation, permuted};
 use sdmoe::gpu::Gpu;
 use sdmoe::nn::config::{ExpertMatrix, ModelConfig, MoeConfig, Routing};
 use sdmoe::nn::model::Model;
@@ -125,10 +125,7 @@ impl Assignment {
 
     /// The same choices and weights, at other tokens.
     pub fn permuted(&self, seed: u64) -> Self {
-        let order = permutation(self.index.len() / self.top_k, seed);
-        let place = |&t: &usize| t * self.top_k..(t + 1) * self.top_k;
-        let index = order.iter().flat_map(|t| &self.index[place(t)]).copied().collect();
-        let weight = order.iter().flat_map(|t| &self.weight[place(t)]).copied().collect();
+        let (index, weight) = permuted(&self.index, &self.weight, self.top_k, seed);
         Self { index, weight, ..*self }
     }
 

@@ -65,3 +65,12 @@ pub fn permutation(n: usize, seed: u64) -> Vec<usize> {
     order.shuffle(&mut rand::rngs::StdRng::seed_from_u64(seed));
     order
 }
+
+/// The choices and weights `[T, K]` of the same tokens in another order, from `seed`: random groups of the sizes that routing
+/// makes.
+pub fn permuted(index: &[u32], weight: &[f32], top_k: usize, seed: u64) -> (Vec<u32>, Vec<f32>) {
+    let order = permutation(index.len() / top_k, seed);
+    let place = |&t: &usize| t * top_k..(t + 1) * top_k;
+    let index = order.iter().flat_map(|t| &index[place(t)]).copied().collect();
+    (index, order.iter().flat_map(|t| &weight[place(t)]).copied().collect())
+}

@@ -13,7 +13,7 @@
 
 use super::dense::{effective_rank, eigen, widened};
 use super::record::{Pairs, RoutedPca};
-use super::routed::{Routed, permutation};
+use super::routed::{Routed, permuted};
 use super::similarity::mean_offdiag;
 use crate::error::Result;
 use crate::gpu::Gpu;
@@ -144,10 +144,7 @@ pub async fn routed_pca(gpu: &Gpu, layer: usize, routed: Routed<'_>, options: Pc
     let found = components(gpu, routed, options).await?;
     let angles = pair_angles(gpu, &found, d, r).await?;
 
-    let order = permutation(routed.tokens(), options.seed);
-    let moved = |t: usize| order[t] * routed.top_k..(order[t] + 1) * routed.top_k;
-    let index: Vec<u32> = (0..routed.tokens()).flat_map(|t| routed.index[moved(t)].iter().copied()).collect();
-    let weight: Vec<f32> = (0..routed.tokens()).flat_map(|t| routed.weight[moved(t)].iter().copied()).collect();
+    let (index, weight) = permuted(routed.index, routed.weight, routed.top_k, options.seed);
     let random = components(gpu, Routed { index: &index, weight: &weight, ..routed }, options).await?;
     let random = pair_angles(gpu, &random, d, r).await?;
 
