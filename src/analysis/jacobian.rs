@@ -198,7 +198,7 @@ pub async fn jacobians(
     x: &Tensor,
     options: JacobianOptions,
 ) -> Result<Jacobians> {
-    let [e, d, _] = experts.sizes()?;
+    let [_, d, _] = experts.sizes()?;
     let probes = match options.probes {
         Some(p) => {
             let v = Tensor::empty_f32(gpu, [p, d])?;
@@ -216,18 +216,7 @@ pub async fn jacobians(
     let random = Experts { gate: &random[0], up: &random[1], down: &random[2] };
     let (control, _) = alignment(random, x, probes.as_ref()).await?;
 
-    let exact = Prepared::new(experts, x, None)?;
-    let (mut values, mut ranks) = (vec![vec![0.0; d]; e], vec![Vec::new(); e]);
-    let spectra = options.spectra.min(x.rows());
-    for t in 0..spectra {
-        let j = exact.at(t)?.to_f32().await?;
-        for (expert, j) in j.chunks(d * d).enumerate() {
-            let s = singular_values(widened(d, d, j).as_ref())?;
-            ranks[expert].extend(effective_rank(s.iter().map(|s| s * s)));
-            values[expert].iter_mut().zip(&s).for_each(|(sum, s)| *sum += s / spectra as f64);
-        }
-    }
-    let mean = |ranks: &Vec<f64>| (!ranks.is_empty()).then(|| ranks.iter().sum::<f64>() / ranks.len() as f64);
+    let (singular_values, effective_rank) = spectra(experts, x, options.spectra.min(x.rows())).await?;
     Ok(Jacobians {
         layer,
         tokens: x.rows(),
@@ -236,11 +225,32 @@ pub async fn jacobians(
         means_offdiag: mean_offdiag(&cosine_of_means),
         mean_of_cosines,
         cosine_of_means,
-        singular_values: if spectra > 0 { values } else { Vec::new() },
-        effective_rank: ranks.iter().map(mean).collect(),
+        singular_values,
+        effective_rank,
         null: 0.0,
         control: mean_offdiag(&control),
     })
+}
+
+/// Of each expert's exact Jacobian the singular values and the effective rank, means over the first `tokens` of x; without
+/// tokens no values, and no rank.
+async fn spectra(experts: Experts<'_>, x: &Tensor, tokens: usize) -> Result<(Vec<Vec<f64>>, Vec<Option<f64>>)> {
+    let [e, d, _] = experts.sizes()?;
+    if tokens == 0 {
+        return Ok((Vec::new(), vec![None; e]));
+    }
+    let exact = Prepared::new(experts, x, None)?;
+    let (mut values, mut ranks) = (vec![vec![0.0; d]; e], vec![Vec::new(); e]);
+    for t in 0..tokens {
+        let j = exact.at(t)?.to_f32().await?;
+        for (expert, j) in j.chunks(d * d).enumerate() {
+            let s = singular_values(widened(d, d, j).as_ref())?;
+            ranks[expert].extend(effective_rank(s.iter().map(|s| s * s)));
+            values[expert].iter_mut().zip(&s).for_each(|(sum, s)| *sum += s / tokens as f64);
+        }
+    }
+    let mean = |ranks: &Vec<f64>| (!ranks.is_empty()).then(|| ranks.iter().sum::<f64>() / ranks.len() as f64);
+    Ok((values, ranks.iter().map(mean).collect()))
 }
 
 /// A random stream of its own for each layer and use.
