@@ -37,9 +37,10 @@ fn adamw(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) group
     let start = first + select(lane, lane * ITEMS, STRETCHES);
     let end = min(first + select(WG, lane + 1u, STRETCHES) * ITEMS, params.packs);
     for (var i = start; i < end; i += select(WG, 1u, STRETCHES)) {
-        let step = adam(clip[1] * gradient[i], mean[i], square[i], weight[i]);
+        let step = adam(clip[1] * gradient[i], mean[i], square[i]);
         mean[i] = step.mean;
         square[i] = step.square;
-        weight[i] -= params.lr * step.direction;
+        let old = weight[i];
+        weight[i] = old - params.lr * (step.direction + params.decay * old);
     }
 }

@@ -1,11 +1,13 @@
 // AdamW for decoupled matrices in one pass over their state: the gradient's common part is added or removed on the way, the
-// weights move, and either the skinny products of the direction come out or the merged weights.
+// weights move, and either the skinny products of the direction come out or the weights follow W_c too.
 // Needs lib/grid.wgsl, lib/pack_vec4.wgsl, lib/adam.wgsl, lib/eight_rows.wgsl.
 
-// Whether the common part takes part, whether the gradient itself does, and whether the weights move.
+// Whether the common part takes part, whether the gradient itself does, whether the weights move, and whether they are W =
+// W_c + W_u, which follows the step of W_c.
 override COMMON: bool = true;
 override FULL: bool = true;
 override MOVE: bool = true;
+override FOLLOW: bool = true;
 
 struct Params {
     matrices: u32,
@@ -38,8 +40,8 @@ struct Params {
 @group(0) @binding(6) var<storage, read> right: array<vec4<f32>>;
 @group(0) @binding(7) var<storage, read_write> parts: array<vec4<f32>>;
 @group(0) @binding(8) var<storage, read_write> b: array<vec4<f32>>;
-@group(0) @binding(9) var<storage, read> w_c: array<vec4<f32>>;
-@group(0) @binding(10) var<storage, read_write> merged: array<vec4<f32>>;
+// What W_c moves by, the decay apart: [layers, rows, packs].
+@group(0) @binding(9) var<storage, read_write> common_step: array<vec4<f32>>;
 
 // The two halves of a row of `left`.
 struct Factors {
@@ -74,17 +76,21 @@ fn update(i: u32, inside: bool, part: vec4<f32>, scale: f32) -> Moved {
     if FULL {
         g += params.on_full * gradient[i];
     }
+    let step = adam(scale * g, mean[i], square[i]);
     let old = weight[i];
-    let step = adam(scale * g, mean[i], square[i], old);
-    let moved = old - params.lr * step.direction;
     if inside || !ROW_TAIL {
         mean[i] = step.mean;
         square[i] = step.square;
-        if MOVE {
-            weight[i] = moved;
-        }
     }
-    return Moved(step.direction, moved);
+    return Moved(step.direction, old - params.lr * (step.direction + params.decay * old));
+}
+
+fn move_quad(i: u32, inside: bool, part: vec4<f32>, scale: f32) -> vec4<f32> {
+    let moved = update(i, inside, part, scale);
+    if MOVE && (inside || !ROW_TAIL) {
+        weight[i] = moved.weight;
+    }
+    return moved.direction;
 }
 
 fn store_row(at: Place, row: u32, inside: bool, sum: Row) {
@@ -95,7 +101,7 @@ fn store_row(at: Place, row: u32, inside: bool, sum: Row) {
     }
 }
 
-// weight -= lr D if MOVE, D AdamW's direction for the gradient on_full G + on_common (the common part), clipped; parts and b as
+// weight -= lr (D + decay weight) if MOVE, D AdamW's direction for the gradient on_full G + on_common (the common part), clipped; parts and b as
 // in spectral_products_rows.wgsl, of D.
 @compute @workgroup_size(WG)
 fn spectral_adam(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -126,10 +132,10 @@ fn spectral_adam(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroup
         if COMMON {
             a = spread(right[a_first + i]);
         }
-        let d0 = update(first.x + i, at.inside.x, common_part(f0, a, v), clip.y).direction;
-        let d1 = update(first.y + i, at.inside.y, common_part(f1, a, v), clip.y).direction;
-        let d2 = update(first.z + i, at.inside.z, common_part(f2, a, v), clip.y).direction;
-        let d3 = update(first.w + i, at.inside.w, common_part(f3, a, v), clip.y).direction;
+        let d0 = move_quad(first.x + i, at.inside.x, common_part(f0, a, v), clip.y);
+        let d1 = move_quad(first.y + i, at.inside.y, common_part(f1, a, v), clip.y);
+        let d2 = move_quad(first.z + i, at.inside.z, common_part(f2, a, v), clip.y);
+        let d3 = move_quad(first.w + i, at.inside.w, common_part(f3, a, v), clip.y);
         sum0 = reduce(sum0, d0, v);
         sum1 = reduce(sum1, d1, v);
         sum2 = reduce(sum2, d2, v);
@@ -142,16 +148,23 @@ fn spectral_adam(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroup
     store_row(at, at.rows.w, at.inside.w, sum3);
 }
 
-fn merge(i: u32, common_row: u32, inside: bool, moved: Moved) {
+// `c` is the place in what the layer's experts share.
+fn follow_quad(i: u32, c: u32, inside: bool, part: vec4<f32>, scale: f32) {
+    let moved = update(i, inside, part, scale);
     if inside || !ROW_TAIL {
-        merged[i] = w_c[common_row] + moved.weight;
+        if FOLLOW {
+            weight[i] = moved.weight + common_step[c];
+        } else {
+            weight[i] = moved.weight;
+            common_step[c] = -params.lr * moved.direction;
+        }
     }
 }
 
-// weight -= lr D, merged = w_c + weight.
+// weight -= lr (D + decay weight); with FOLLOW weight += common_step, else common_step = -lr D.
 @compute @workgroup_size(WG)
-fn spectral_adam_merge(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-                       @builtin(local_invocation_index) lane: u32) {
+fn spectral_adam_follow(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+                        @builtin(local_invocation_index) lane: u32) {
     let index = workgroup_index(group, groups);
     let clip = right[params.clip_at];
     if index >= params.matrices * blocks_of_rows() || clip.z != 0.0 {
@@ -173,9 +186,9 @@ fn spectral_adam_merge(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_wor
             a = spread(right[a_first + i]);
             v = spread(right[v_first + i]);
         }
-        merge(first.x + i, shared_row.x + i, at.inside.x, update(first.x + i, at.inside.x, common_part(f0, a, v), clip.y));
-        merge(first.y + i, shared_row.y + i, at.inside.y, update(first.y + i, at.inside.y, common_part(f1, a, v), clip.y));
-        merge(first.z + i, shared_row.z + i, at.inside.z, update(first.z + i, at.inside.z, common_part(f2, a, v), clip.y));
-        merge(first.w + i, shared_row.w + i, at.inside.w, update(first.w + i, at.inside.w, common_part(f3, a, v), clip.y));
+        follow_quad(first.x + i, shared_row.x + i, at.inside.x, common_part(f0, a, v), clip.y);
+        follow_quad(first.y + i, shared_row.y + i, at.inside.y, common_part(f1, a, v), clip.y);
+        follow_quad(first.z + i, shared_row.z + i, at.inside.z, common_part(f2, a, v), clip.y);
+        follow_quad(first.w + i, shared_row.w + i, at.inside.w, common_part(f3, a, v), clip.y);
     }
 }

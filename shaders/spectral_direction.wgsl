@@ -1,4 +1,4 @@
-// AdamW's direction for decoupled matrices, with the gradient's common part added or removed on the way.
+// AdamW's direction for decoupled matrices, the decay apart, with the gradient's common part added or removed on the way.
 // Needs lib/grid.wgsl, lib/pack*.wgsl, lib/adam.wgsl, lib/low_rank.wgsl.
 
 struct Params {
@@ -15,18 +15,16 @@ struct Params {
     correct1: f32,
     correct2: f32,
     eps: f32,
-    decay: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read_write> gradient: array<Pack>;
 @group(0) @binding(2) var<storage, read_write> mean: array<Pack>;
 @group(0) @binding(3) var<storage, read_write> square: array<Pack>;
-@group(0) @binding(4) var<storage, read> weight: array<Pack>;
-@group(0) @binding(5) var<storage, read> left: array<f32>;
-@group(0) @binding(6) var<storage, read> right: array<Pack>;
-@group(0) @binding(7) var<storage, read> vt: array<Pack>;
-@group(0) @binding(8) var<storage, read> clip: array<f32>;
+@group(0) @binding(4) var<storage, read> left: array<f32>;
+@group(0) @binding(5) var<storage, read> right: array<Pack>;
+@group(0) @binding(6) var<storage, read> vt: array<Pack>;
+@group(0) @binding(7) var<storage, read> clip: array<f32>;
 
 fn update(at: Place, r: u32, scale: f32, part: Pack) {
     let row = at.row + r;
@@ -38,7 +36,7 @@ fn update(at: Place, r: u32, scale: f32, part: Pack) {
     if FULL != 0u {
         g += params.on_full * gradient[i];
     }
-    let step = adam(scale * g, mean[i], square[i], weight[i]);
+    let step = adam(scale * g, mean[i], square[i]);
     mean[i] = step.mean;
     square[i] = step.square;
     gradient[i] = step.direction;

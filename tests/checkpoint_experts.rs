@@ -15,7 +15,7 @@ use checkpoints::{
 };
 use safetensors::SafeTensors;
 use sdmoe::checkpoint::experts::Source;
-use sdmoe::checkpoint::{Weights, load_tensors};
+use sdmoe::checkpoint::load_tensors;
 use sdmoe::data::Corpus;
 use sdmoe::nn::config::{ExpertMatrix, Preset};
 use sdmoe::train::Plan;
@@ -74,7 +74,7 @@ fn tensors_larger_than_a_chunk_are_read_whole() {
     let layer = &checkpoint.layers()[0];
     for matrix in ExpertMatrix::ALL {
         let mut out = vec![0.0; 2 * layer.numel()];
-        checkpoint.read(layer, matrix, Weights::Merged, 0..2, &mut out).unwrap();
+        checkpoint.read(layer, matrix, 0..2, &mut out).unwrap();
         let wanted: Vec<f32> = (0..2).flat_map(|e| weights(sizes, 0, matrix, e, true)).collect();
         assert!(out == wanted, "{matrix:?}");
     }
@@ -152,14 +152,14 @@ fn published_layouts_of_the_fixtures_agree_to_the_bit() {
         let mut seen = 0;
         for (l, layer) in checkpoint.layers().iter().enumerate() {
             for (matrix, e) in ExpertMatrix::ALL.into_iter().flat_map(|m| (0..layer.experts).map(move |e| (m, e))) {
-                let got = checkpoint.matrix(layer, matrix, Weights::Merged, e).unwrap();
+                let got = checkpoint.matrix(layer, matrix, e).unwrap();
                 let end = [["gate_proj", "w1"], ["up_proj", "w3"], ["down_proj", "w2"]][matrix as usize];
                 let ends = end.map(|end| format!("layers.{}.mlp.experts.{e}.{end}.weight", layer.number));
                 let ends = ends.map(|s| if family == "mixtral" { s.replace("mlp", "block_sparse_moe") } else { s });
                 let (_, view) = whole.iter().find(|(name, _)| ends.iter().any(|end| name.ends_with(end))).unwrap();
                 assert_eq!(bytemuck::cast_slice::<f32, u8>(&got), view.data(), "{family} {l} {matrix:?} {e}");
                 if let Some(v5) = &v5 {
-                    assert_eq!(v5.matrix(&v5.layers()[l], matrix, Weights::Merged, e).unwrap(), got, "{family}");
+                    assert_eq!(v5.matrix(&v5.layers()[l], matrix, e).unwrap(), got, "{family}");
                     assert_eq!(v5.family(), checkpoint.family());
                 }
                 seen += 1;
@@ -197,7 +197,7 @@ fn a_run_is_read_with_its_decoupled_parts() {
         assert_eq!((checkpoint.source(), checkpoint.family().name()), (source, "sdmoe"));
         assert_eq!(checkpoint.step(), Some(2));
         let coverage = checkpoint.coverage();
-        assert_eq!((coverage.matrices, coverage.spectral, coverage.unknown.len()), (18, 16, 0), "{coverage:?}");
+        assert_eq!((coverage.matrices, coverage.spectral, coverage.unknown.len()), (18, 12, 0), "{coverage:?}");
         let all = model.names().len() + state.names().len();
         assert_eq!(coverage.expert_tensors + coverage.routers + coverage.spectral + coverage.other, all);
         for layer in checkpoint.layers() {
@@ -208,26 +208,21 @@ fn a_run_is_read_with_its_decoupled_parts() {
             for matrix in ExpertMatrix::ALL {
                 let (_, w) = model.get_f32(&format!("{at}.experts.{}", matrix.name())).unwrap();
                 let mut got = vec![0.0; w.len()];
-                checkpoint.read(layer, matrix, Weights::Merged, 0..3, &mut got).unwrap();
+                checkpoint.read(layer, matrix, 0..3, &mut got).unwrap();
                 assert_eq!(got, w);
                 let common = checkpoint.common(layer, matrix).unwrap();
                 assert_eq!(layer.rank(matrix), (matrix != ExpertMatrix::Up).then_some(2));
                 assert_eq!(common.is_some(), matrix != ExpertMatrix::Up);
-                let Some(common) = common else {
-                    let error = checkpoint.read(layer, matrix, Weights::Unique, 0..3, &mut got).unwrap_err();
-                    assert!(error.to_string().contains("`up` without W_u"), "{error}");
-                    continue;
-                };
+                let Some(common) = common else { continue };
                 let name = |part: &str| format!("spectral.{}.{}.{part}", matrix.name(), layer.number);
                 for (values, part) in [(&common.w_c, "w_c"), (&common.u, "u"), (&common.v, "v")] {
                     assert_eq!(*values, state.get_f32(&name(part)).unwrap().1);
                 }
-                checkpoint.read(layer, matrix, Weights::Unique, 0..3, &mut got).unwrap();
-                assert_eq!(got, state.get_f32(&name("w_u")).unwrap().1);
-                assert_eq!(checkpoint.matrix(layer, matrix, Weights::Unique, 2).unwrap(), got[2 * layer.numel()..]);
-                // The merge is one rounded addition.
-                let sum = got.iter().enumerate().map(|(i, x)| x + common.w_c[i % layer.numel()]);
-                sum.zip(&w).for_each(|(sum, w)| assert!((sum - w).abs() <= f32::EPSILON * w.abs(), "{sum} {w}"));
+                common.remove_from(&mut got).unwrap();
+                let size = layer.numel();
+                got.iter().enumerate().for_each(|(i, x)| assert_eq!(*x, w[i] - common.w_c[i % size]));
+                let error = common.remove_from(&mut got[1..]).unwrap_err();
+                assert!(error.to_string().contains(&format!("matrices of {size} numbers")), "{error}");
             }
         }
     }
@@ -267,7 +262,7 @@ fn a_checkpoint_larger_than_the_memory_is_read_a_matrix_at_a_time() {
     drop(file);
     let checkpoint = open(&path);
     assert_eq!(checkpoint.bytes(), 36_000_000_000);
-    let up = checkpoint.matrix(&checkpoint.layers()[0], ExpertMatrix::Up, Weights::Merged, experts - 1).unwrap();
+    let up = checkpoint.matrix(&checkpoint.layers()[0], ExpertMatrix::Up, experts - 1).unwrap();
     assert_eq!((up[d * f - 1], up[..d * f - 1].iter().sum::<f32>()), (1.0, 0.0));
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap();
@@ -296,14 +291,14 @@ fn speed() {
         let pipe = start.elapsed().as_secs_f64();
         let start = Instant::now();
         for matrix in ExpertMatrix::ALL {
-            checkpoint.read(layer, matrix, Weights::Merged, 0..layer.experts, &mut all).unwrap();
+            checkpoint.read(layer, matrix, 0..layer.experts, &mut all).unwrap();
         }
         let stack = start.elapsed().as_secs_f64();
         let start = Instant::now();
         for matrix in ExpertMatrix::ALL {
             for e in 0..layer.experts {
                 let out = &mut all[..layer.numel()];
-                checkpoint.read(layer, matrix, Weights::Merged, e..e + 1, out).unwrap();
+                checkpoint.read(layer, matrix, e..e + 1, out).unwrap();
             }
         }
         let single = start.elapsed().as_secs_f64();

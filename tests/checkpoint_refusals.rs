@@ -10,7 +10,7 @@ use std::path::Path;
 use checkpoints::{
     Names, SIZES, Sizes, Stored, check, header, model, open, read_all, with_header, write, write_shards,
 };
-use sdmoe::checkpoint::{ExpertCheckpoint, Weights};
+use sdmoe::checkpoint::ExpertCheckpoint;
 use sdmoe::nn::config::ExpertMatrix;
 use serde_json::{Value, json};
 
@@ -108,7 +108,7 @@ fn experts_that_do_not_fit_are_refused() {
 fn decoupled_parts_that_do_not_fit_are_refused() {
     let state = |change: &dyn Fn(&mut Vec<Stored>)| {
         let mut tensors = model(Names::Own, "F32", Sizes { dense: 0, ..SIZES });
-        let parts = [("w_c", vec![7, 3]), ("w_u", vec![5, 7, 3]), ("u", vec![7, 2]), ("v", vec![3, 2])];
+        let parts = [("w_c", vec![7, 3]), ("u", vec![7, 2]), ("v", vec![3, 2])];
         tensors.extend(parts.map(|(part, shape)| Stored::zeros(format!("spectral.up.1.{part}"), "F32", &shape)));
         change(&mut tensors);
         let dir = tempfile::tempdir().unwrap();
@@ -122,8 +122,8 @@ fn decoupled_parts_that_do_not_fit_are_refused() {
     };
     let error = replaced("spectral.up.1.v", &[3, 1]);
     assert!(error.contains("`spectral.up.1.v`: expected shape [3, 2], got [3, 1]"), "{error}");
-    let error = replaced("spectral.up.1.w_u", &[4, 7, 3]);
-    assert!(error.contains("expected shape [5, 7, 3], got [4, 7, 3]"), "{error}");
+    let error = replaced("spectral.up.1.w_c", &[3, 7]);
+    assert!(error.contains("expected shape [7, 3], got [3, 7]"), "{error}");
     let error = state(&|t| t.retain(|t| t.name != "spectral.up.1.u")).unwrap_err();
     assert!(error.contains("`spectral.up.1.u`: expected one, found none"), "{error}");
     let error = state(&|t| t.retain(|t| !t.name.starts_with("layers.1.moe.experts"))).unwrap_err();
@@ -292,8 +292,8 @@ fn ranges_and_lengths_that_do_not_fit_are_refused() {
     let checkpoint = open(&path);
     let layer = &checkpoint.layers()[0];
     for (experts, length) in [(4..6, 42), (0..2, 41), (0..2, 43), (0..0, 1), (usize::MAX - 1..usize::MAX, 21)] {
-        let read = checkpoint.read(layer, ExpertMatrix::Up, Weights::Merged, experts, &mut vec![0.0; length]);
+        let read = checkpoint.read(layer, ExpertMatrix::Up, experts, &mut vec![0.0; length]);
         assert!(matches!(read, Err(sdmoe::Error::Shape { .. })));
     }
-    checkpoint.read(layer, ExpertMatrix::Up, Weights::Merged, 2..2, &mut []).unwrap();
+    checkpoint.read(layer, ExpertMatrix::Up, 2..2, &mut []).unwrap();
 }

@@ -48,10 +48,10 @@ fn the_kinds_agree_with_a_count_by_hand() {
     let routed = 3 * experts * d * f;
     let plain = vocab * d + d + layers * (2 * d + 2 * d * q + 2 * d * kv + d * experts + 3 * d * shared);
     let weights = plain + layers * routed;
-    // W_c, W_u and both moments of each; U and V; of the refresh the energy, the singular values (all of them for a side
+    // W_c, both moments of W_c and W_u; U and V; of the refresh the energy, the singular values (all of them for a side
     // of 64), drift, share, angles. The one more is the step at which the moments of W_c were zero.
     let record = 1 + d + 3 * experts + 2 * experts + 2 * rank;
-    let spectral = 3 * (3 * (experts + 1) * d * f + (d + f) * rank + record);
+    let spectral = 3 * ((2 * (experts + 1) + 1) * d * f + (d + f) * rank + record);
     let optimizer = 2 * plain + layers * spectral + 1;
 
     let norm = tokens * d + tokens;

@@ -232,16 +232,15 @@ fn a_step_moves_the_common_and_the_unique_matrices_by_their_own_directions() {
         trainer.step(&tokens, &targets, 2, SEQ, 0.01);
         let after = Decoupled::from_state(&trainer.spectral()[name]);
         // In the first step both corrected moments are the gradient's own powers.
-        let direction = |g: Mat, p: &Mat| g.map(|g| g / (g.abs() + 1e-8)) + p * 0.1;
-        let (mut dc, mut du) = (
-            direction(before.common(&grads.iter().sum()), &before.w_c),
-            direction(before.unique(&grads[2]), &before.w_u[2]),
-        );
+        let direction = |g: Mat| g.map(|g| g / (g.abs() + 1e-8));
+        let mut dc = direction(before.common(&grads.iter().sum()));
+        let mut du = direction(before.unique(&grads[2]));
         if project_update {
             (dc, du) = (before.common(&dc), before.unique(&du));
         }
-        assert!((&before.w_c - dc * 0.01 - &after.w_c).norm() < 1e-12);
-        assert!((&before.w_u[2] - du * 0.01 - &after.w_u[2]).norm() < 1e-12);
+        // The decay is not projected: a share of a matrix lies where it lies.
+        assert!((&before.w_c * 0.999 - dc * 0.01 - &after.w_c).norm() < 1e-12);
+        assert!((&before.w_u[2] * 0.999 - du * 0.01 - &after.w_u[2]).norm() < 1e-12);
         assert_eq!((before.u, before.v), (after.u, after.v), "no refresh is due");
         let merged = &trainer.params()[name].matrices()[2];
         assert_eq!(merged, &(&after.w_c + &after.w_u[2]));

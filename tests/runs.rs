@@ -388,7 +388,7 @@ fn a_checkpoint_that_lacks_a_tensor_is_told_and_left_alone() {
     let saved = SavedRun::open(&place.path("a")).unwrap();
     for (file, tensors, lost) in [
         (OPTIMIZER_FILE, &saved.optimizer, "adam.embed.weight.m"),
-        (OPTIMIZER_FILE, &saved.optimizer, "spectral.up.0.w_u"),
+        (OPTIMIZER_FILE, &saved.optimizer, "spectral.up.0.w_c"),
         (MODEL_FILE, &saved.model.tensors, "embed.weight"),
     ] {
         let path = saved.model.path.join(file);

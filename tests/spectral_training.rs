@@ -11,7 +11,7 @@ use pollster::block_on;
 use sdmoe::autograd::{Array, Tape};
 use sdmoe::data::Batch;
 use sdmoe::gpu::Gpu;
-use sdmoe::kernels::spectral_update::{Mix, apply};
+use sdmoe::kernels::spectral_update::{Move, apply};
 use sdmoe::nn::config::{ExpertMatrix, GradientForm, Preset};
 use sdmoe::nn::pass::{Mode, Pass};
 use sdmoe::ops::CrossEntropy;
@@ -143,7 +143,7 @@ fn direct_split(run: &Trainer) -> BTreeMap<(usize, ExpertMatrix), [Array; 3]> {
             let wanted =
                 [(zeros(e), 1.0, &each), (stack.gradient.duplicate().unwrap(), -1.0, &each), (zeros(1), 1.0, &sum)];
             let wanted = wanted.map(|(x, factor, factors)| {
-                apply(&x, None, Mix { full: 0.0, common: Some((factor, factors)) }, &stack.basis, None, &pass).unwrap();
+                apply(&x, Move::common(factor, factors), &stack.basis, &pass).unwrap();
                 x
             });
             for (i, layer) in stack.layers.clone().enumerate() {

@@ -24,12 +24,17 @@ fn array(tensor: &Tensor) -> Array {
 /// The spectral state of each layer and matrix, from the trainer's `spectral.<matrix>.<layer>.<part>`.
 fn spectral_states(trainer: &Trainer) -> BTreeMap<String, SpectralState> {
     let state: BTreeMap<String, Array> = trainer.state().unwrap().iter().map(|(n, t)| (n.clone(), array(t))).collect();
+    let merged = parameters(trainer);
     let mut states = BTreeMap::new();
     for matrix in ExpertMatrix::ALL {
         for layer in 0..trainer.config().model.layers {
             let part = |name: &str| state.get(&format!("spectral.{}.{layer}.{name}", matrix.name())).cloned();
-            if let (Some(w_c), Some(w_u), Some(u), Some(v)) = (part("w_c"), part("w_u"), part("u"), part("v")) {
+            if let (Some(w_c), Some(u), Some(v)) = (part("w_c"), part("u"), part("v")) {
                 let name = format!("layers.{layer}.moe.experts.{}", matrix.name());
+                let w = &merged[&name];
+                let size = w_c.data.len();
+                let data = w.data.iter().enumerate().map(|(i, w)| w - w_c.data[i % size]).collect();
+                let w_u = Array { shape: w.shape.clone(), data };
                 states.insert(name, SpectralState { w_c, w_u, u, v });
             }
         }

@@ -11,7 +11,7 @@ use super::record::{Analysis, Coverage, Settings, Target};
 use super::spectra::{Directions, Elements, SpectrumOptions, Stack};
 use super::weights::{Decoupled, KindWeights, LayerWeights, analyze_layer};
 use crate::checkpoint::experts::{Common, Source};
-use crate::checkpoint::{ExpertCheckpoint, ExpertLayer, Weights};
+use crate::checkpoint::{ExpertCheckpoint, ExpertLayer};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::nn::config::ExpertMatrix;
@@ -118,17 +118,18 @@ pub async fn analyze_weights(
         let router = checkpoint.router(layer)?;
         for matrix in ExpertMatrix::ALL {
             let common = checkpoint.common(layer, matrix)?;
-            let read = |weights| {
-                move |range: std::ops::Range<usize>, out: &mut [f32]| -> Result<()> {
-                    let count = range.len();
-                    checkpoint.read(layer, matrix, weights, range, out)?;
-                    listener(Event::Matrices(count));
-                    Ok(())
-                }
+            let merged = |range: std::ops::Range<usize>, out: &mut [f32]| -> Result<()> {
+                let count = range.len();
+                checkpoint.read(layer, matrix, range, out)?;
+                listener(Event::Matrices(count));
+                Ok(())
             };
-            let (merged, unique) = (read(Weights::Merged), read(Weights::Unique));
-            let kind =
-                kind(layer, matrix, Elements::Read(&merged), common.as_ref().map(|c| (c, Elements::Read(&unique))));
+            let unique = |range: std::ops::Range<usize>, out: &mut [f32]| -> Result<()> {
+                merged(range, out)?;
+                common.as_ref().map_or(Ok(()), |c| c.remove_from(out))
+            };
+            let parts = common.as_ref().map(|c| (c, Elements::Read(&unique)));
+            let kind = kind(layer, matrix, Elements::Read(&merged), parts);
             let router = router.as_deref().filter(|_| matrix == ExpertMatrix::Gate);
             let weights = LayerWeights {
                 layer: layer.number,

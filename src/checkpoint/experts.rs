@@ -1,14 +1,14 @@
 //! The expert weights of any Mixture-of-Experts checkpoint, read a few matrices at a time.
 //!
 //! ```no_run
-//! use sdmoe::checkpoint::{ExpertCheckpoint, Weights};
+//! use sdmoe::checkpoint::ExpertCheckpoint;
 //! use sdmoe::nn::config::ExpertMatrix;
 //!
 //! # fn main() -> sdmoe::Result<()> {
 //! let checkpoint = ExpertCheckpoint::open("Qwen1.5-MoE-A2.7B".as_ref())?;
 //! for layer in checkpoint.layers() {
 //!     let mut stack = vec![0.0; layer.experts * layer.numel()];
-//!     checkpoint.read(layer, ExpertMatrix::Gate, Weights::Merged, 0..layer.experts, &mut stack)?;
+//!     checkpoint.read(layer, ExpertMatrix::Gate, 0..layer.experts, &mut stack)?;
 //! }
 //! # Ok(())
 //! # }
@@ -113,15 +113,6 @@ impl Family {
     }
 }
 
-/// Which of the experts' matrices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Weights {
-    /// `W_i`: what the model computes with.
-    Merged,
-    /// `W_u,i` of decoupled experts.
-    Unique,
-}
-
 /// The parts that the decoupled experts of one kind and layer share, row-major, in METHOD's layout.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Common {
@@ -133,6 +124,23 @@ pub struct Common {
     pub u: Vec<f32>,
     /// *V*: `[out, k]`.
     pub v: Vec<f32>,
+}
+
+impl Common {
+    /// Makes the unique parts `W_u,i = W_i - W_c` of merged matrices, one behind the other.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where `merged` is no whole number of matrices.
+    pub fn remove_from(&self, merged: &mut [f32]) -> Result<()> {
+        let size = self.w_c.len();
+        if size == 0 || !merged.len().is_multiple_of(size) {
+            return Err(Error::shape(OP, format!("matrices of {size} numbers"), format!("{} numbers", merged.len())));
+        }
+        for matrix in merged.chunks_exact_mut(size) {
+            matrix.iter_mut().zip(&self.w_c).for_each(|(w, c)| *w -= c);
+        }
+        Ok(())
+    }
 }
 
 /// An opened checkpoint; see the [module](self).
@@ -197,23 +205,21 @@ impl ExpertCheckpoint {
         self.entries().get("step")?.parse().ok()
     }
 
-    /// Bytes on the disk of all experts' matrices, with the unique parts where they are decoupled: the end of a progress
-    /// bar that goes on by [`ExpertLayer::bytes`].
+    /// Bytes on the disk of all experts' matrices.
     pub fn bytes(&self) -> u64 {
         self.layers.iter().map(ExpertLayer::bytes).sum()
     }
 
-    /// Reads the matrices of some experts of a layer into `out`, one behind the other, each row-major in the shape
-    /// [`ExpertLayer::shape`].
+    /// Reads the matrices `W_i` of some experts of a layer into `out`, one behind the other, each row-major in the shape
+    /// [`ExpertLayer::shape`]; merged ones where experts are decoupled (`W_c + W_u,i`; see [`Common::remove_from`]).
     ///
     /// # Errors
-    /// [`Error::Shape`] when the layer has no such experts, no such part, or `out` another length;
+    /// [`Error::Shape`] when the layer has no such experts, or `out` another length;
     /// [`Error::Checkpoint`] for a number that is not finite; [`Error::Io`].
     pub fn read(
         &self,
         layer: &ExpertLayer,
         matrix: ExpertMatrix,
-        weights: Weights,
         experts: Range<usize>,
         out: &mut [f32],
     ) -> Result<()> {
@@ -224,15 +230,7 @@ impl ExpertCheckpoint {
         }
         let mut chunks = Vec::new();
         for (expert, out) in experts.zip(out.chunks_exact_mut(size)) {
-            let place = match (weights, &layer.spectral[matrix as usize]) {
-                (Weights::Merged, _) => layer.places[matrix as usize][expert].clone(),
-                (Weights::Unique, Some(s)) => Place { first: s.unique.first + expert * size, ..s.unique.clone() },
-                (Weights::Unique, None) => {
-                    let expected = format!("decoupled experts in layer {}", layer.number);
-                    return Err(Error::shape(OP, expected, format!("`{}` without W_u", matrix.name())));
-                }
-            };
-            chunks.extend(chunked(&place, out));
+            chunks.extend(chunked(&layer.places[matrix as usize][expert], out));
         }
         self.read_all(chunks)
     }
@@ -241,15 +239,9 @@ impl ExpertCheckpoint {
     ///
     /// # Errors
     /// As [`ExpertCheckpoint::read`].
-    pub fn matrix(
-        &self,
-        layer: &ExpertLayer,
-        matrix: ExpertMatrix,
-        weights: Weights,
-        expert: usize,
-    ) -> Result<Vec<f32>> {
+    pub fn matrix(&self, layer: &ExpertLayer, matrix: ExpertMatrix, expert: usize) -> Result<Vec<f32>> {
         let mut out = vec![0.0; layer.numel()];
-        self.read(layer, matrix, weights, expert..expert + 1, &mut out)?;
+        self.read(layer, matrix, expert..expert + 1, &mut out)?;
         Ok(out)
     }
 

@@ -28,7 +28,6 @@ pub(super) struct Place {
 pub(super) struct SpectralPlaces {
     pub rank: usize,
     pub common: Place,
-    pub unique: Place,
     pub u: Place,
     pub v: Place,
 }
@@ -52,8 +51,8 @@ pub struct ExpertLayer {
     pub(super) router: Option<(Place, bool)>,
     /// Where the decoupled parts lie, for each kind that is decoupled.
     pub(super) spectral: [Option<SpectralPlaces>; 3],
-    /// Bytes on the disk of one kind's experts, merged and unique.
-    pub(super) bytes: [[u64; 2]; 3],
+    /// Bytes on the disk of each kind's experts.
+    pub(super) bytes: [u64; 3],
 }
 
 /// A matrix as it lies on the disk, row-major.
@@ -97,9 +96,9 @@ impl ExpertLayer {
         self.spectral[matrix as usize].as_ref().map(|s| s.rank)
     }
 
-    /// Bytes on the disk of all matrices of this layer, with the unique parts where experts are decoupled.
+    /// Bytes on the disk of all matrices of this layer.
     pub fn bytes(&self) -> u64 {
-        self.bytes.iter().flatten().sum()
+        self.bytes.iter().sum()
     }
 }
 
@@ -309,17 +308,13 @@ fn checked(target: &Target, number: usize, found: Found) -> Result<ExpertLayer> 
     for (matrix, places) in ExpertMatrix::ALL.into_iter().zip(&found.spectral) {
         let [m, n] = if matrix == ExpertMatrix::Down { [f, d] } else { [d, f] };
         spectral[matrix as usize] =
-            spectral_places(target, format_args!("spectral.{}.{number}", matrix.name()), places, experts, m, n)?;
+            spectral_places(target, format_args!("spectral.{}.{number}", matrix.name()), places, m, n)?;
     }
     let bytes = |place: &Place| {
         let info = target.files[place.file].info(&place.tensor);
         info.and_then(|i| Element::of(i.dtype)).map_or(0, |e| (e.bytes() * d * f) as u64)
     };
-    let bytes = ExpertMatrix::ALL.map(|matrix| {
-        let merged = found.kinds[matrix as usize].values().map(|m| bytes(&m.place)).sum();
-        let unique = spectral[matrix as usize].as_ref().map_or(0, |s| experts as u64 * bytes(&s.unique));
-        [merged, unique]
-    });
+    let bytes = ExpertMatrix::ALL.map(|matrix| found.kinds[matrix as usize].values().map(|m| bytes(&m.place)).sum());
     let places = found.kinds.map(|of| of.into_values().map(|m| m.place).collect());
     Ok(ExpertLayer {
         number,
@@ -340,12 +335,11 @@ fn one_of_several(target: &Target) -> bool {
     target.files.len() == 1 && name.contains("-of-")
 }
 
-/// All four parts, with shapes that fit, or none. A leading 1 is not stored (`SpectralStack::state`).
+/// All three parts, with shapes that fit, or none. A leading 1 is not stored (`SpectralStack::state`).
 fn spectral_places(
     target: &Target,
     prefix: impl Display,
     found: &BTreeMap<u8, Place>,
-    experts: usize,
     m: usize,
     n: usize,
 ) -> Result<Option<SpectralPlaces>> {
@@ -357,16 +351,15 @@ fn spectral_places(
         found.get(&(part as u8)).cloned().ok_or_else(missing)
     };
     let common = part(SpectralPart::Common, "w_c")?;
-    let unique = part(SpectralPart::Unique, "w_u")?;
     let (u, v) = (part(SpectralPart::U, "u")?, part(SpectralPart::V, "v")?);
     let shape = |place: &Place| target.files[place.file].info(&place.tensor).map_or(&[][..], |info| &info.shape);
     let rank = shape(&u).last().copied().unwrap_or(0);
-    for (place, wanted) in [(&common, &[m, n][..]), (&unique, &[experts, m, n]), (&u, &[m, rank]), (&v, &[n, rank])] {
+    for (place, wanted) in [(&common, &[m, n][..]), (&u, &[m, rank]), (&v, &[n, rank])] {
         let (got, short) = (shape(place), wanted.strip_prefix(&[1]).unwrap_or(wanted));
         if got != wanted && got != short {
             let message = format!("expected shape {wanted:?}, got {got:?}");
             return Err(target.files[place.file].bad(&place.tensor, message));
         }
     }
-    Ok(Some(SpectralPlaces { rank, common, unique, u, v }))
+    Ok(Some(SpectralPlaces { rank, common, u, v }))
 }

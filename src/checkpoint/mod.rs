@@ -11,7 +11,7 @@ mod target;
 pub mod tensors;
 mod widen;
 
-pub use experts::{ExpertCheckpoint, ExpertLayer, Family, Weights};
+pub use experts::{Common, ExpertCheckpoint, ExpertLayer, Family};
 pub use folder::{locate, write_atomically, write_file_atomically};
 pub use tensors::{TensorFile, TensorToSave, load_tensors, save_tensors};
 

@@ -12,7 +12,7 @@
 //! | `layers.N.mlp.gate.weight`, `layers.N.block_sparse_moe.gate.weight`: the router | `[E, d]` | all of these |
 //! | `layers.N.moe.experts.{gate,up,down}` | `[E, in, out]` | this program's `model.safetensors` |
 //! | `layers.N.moe.router` | `[d, E]` | the same |
-//! | `spectral.{gate,up,down}.N.{w_c,w_u,u,v}` | `[in, out]`, `[E, in, out]`, `[in, k]`, `[out, k]` | this program's `optimizer.safetensors` |
+//! | `spectral.{gate,up,down}.N.{w_c,u,v}` | `[in, out]`, `[in, k]`, `[out, k]` | this program's `optimizer.safetensors` |
 //!
 //! Sources: the modules `modeling_{qwen2_moe,mixtral,olmoe,deepseek_v2}.py` of Hugging Face transformers 4.57 for tensors
 //! of one expert, 5.x for fused ones; `nn::moe` and `nn::spectral` for our own.
@@ -23,7 +23,6 @@ use crate::nn::config::ExpertMatrix;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SpectralPart {
     Common,
-    Unique,
     U,
     V,
 }
@@ -91,7 +90,6 @@ fn spectral(matrix: &str, layer: &str, rest: &[&str]) -> Role {
     let (Some(matrix), Some(layer)) = (own_matrix(matrix), number(layer)) else { return Role::Unknown };
     let part = match rest {
         ["w_c"] => SpectralPart::Common,
-        ["w_u"] => SpectralPart::Unique,
         ["u"] => SpectralPart::U,
         ["v"] => SpectralPart::V,
         ["w_c" | "w_u", "m" | "v"] | ["refresh", ..] => return Role::Other,
@@ -156,7 +154,7 @@ mod tests {
             ("model.layers.1.mlp.gate.weight", Role::Router { layer: 1, own: false }),
             ("layers.1.moe.router", Role::Router { layer: 1, own: true }),
             ("layers.0.moe.experts.down", Role::Stack { layer: 0, matrix: Down }),
-            ("spectral.up.2.w_u", Role::Spectral { layer: 2, matrix: Up, part: SpectralPart::Unique }),
+            ("spectral.up.2.w_c", Role::Spectral { layer: 2, matrix: Up, part: SpectralPart::Common }),
             ("spectral.up.2.v", Role::Spectral { layer: 2, matrix: Up, part: SpectralPart::V }),
             ("spectral.up.2.w_u.v", Role::Other),
             ("adam.layers.0.moe.experts.down.m", Role::Other),

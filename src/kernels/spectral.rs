@@ -18,6 +18,7 @@ use crate::kernels::elementwise::fill;
 use crate::kernels::gemm::{Trans, gemm};
 use crate::kernels::spectral_place::places;
 use crate::kernels::spectral_rows;
+use crate::kernels::spectral_update::add_shared;
 use crate::tensor::{Tensor, row_chunks};
 
 pub(crate) const THREADS: u32 = 64;
@@ -212,6 +213,25 @@ impl Basis {
             place.store(&left, &y)?;
         }
         Ok(Factors { left, right: a.clone() })
+    }
+}
+
+impl Products {
+    /// Records the products of the experts' mean: `[layers, 1, ..]`.
+    pub(crate) fn mean(&self) -> Result<Self> {
+        let mean = |x: &Tensor| sum_experts(x, 1.0 / x.dims()[1] as f32);
+        let skinny = Skinny { a: mean(&self.skinny.a)?, b: mean(&self.skinny.b)? };
+        Ok(Self { skinny, square: mean(&self.square)?, squares: None })
+    }
+
+    /// Records that the products become those of `X_i - S`, `shared` being those of S, one for each layer; their squared norms
+    /// are gone.
+    pub(crate) fn minus(mut self, shared: &Self) -> Result<Self> {
+        add_shared(None, 1.0, -1.0, &shared.skinny.a, &self.skinny.a)?;
+        add_shared(None, 1.0, -1.0, &shared.skinny.b, &self.skinny.b)?;
+        add_shared(None, 1.0, -1.0, &shared.square, &self.square)?;
+        self.squares = None;
+        Ok(self)
     }
 }
 

@@ -1,5 +1,5 @@
 //! The kernels that move decoupled matrices: AdamW's direction with the common part added or removed on the way, and the
-//! step itself, which keeps `W_i = W_c + W_u,i` merged for the forward pass.
+//! step itself. What is stored and moved is `W_i = W_c + W_u,i`, as the forward pass wants it, and `W_c`.
 //!
 //! Each thread treats eight rows of four columns and evaluates the rank-2k common part ([`Factors`]) in registers, so the
 //! correction costs no pass over memory of its own.
@@ -22,7 +22,6 @@ macro_rules! kernel {
             name: $text,
             sources: &[
                 include_str!("../../shaders/lib/grid.wgsl"),
-                include_str!("../../shaders/lib/low_rank.wgsl"),
                 $(include_str!(concat!("../../shaders/", $source)),)*
             ],
             entry: $entry,
@@ -36,6 +35,7 @@ kernel!(
     SPECTRAL_DIRECTION,
     "spectral_direction",
     "spectral_direction",
+    "lib/low_rank.wgsl",
     "lib/pack_vec4.wgsl",
     "lib/adam.wgsl",
     "spectral_direction.wgsl"
@@ -45,41 +45,44 @@ kernel!(
     SPECTRAL_DIRECTION_SCALAR,
     "spectral_direction_scalar",
     "spectral_direction",
+    "lib/low_rank.wgsl",
     "lib/pack_scalar.wgsl",
     "lib/adam.wgsl",
     "spectral_direction.wgsl"
 );
 kernel!(
-    "A step of W_c, four columns at a time.",
+    "A step of weights, four columns at a time.",
     SPECTRAL_APPLY,
     "spectral_apply",
     "spectral_apply",
+    "lib/low_rank.wgsl",
     "lib/pack_vec4.wgsl",
     "spectral_apply.wgsl"
 );
 kernel!(
-    "A step of W_c, for a number of columns that 4 does not divide.",
+    "A step of weights, for a number of columns that 4 does not divide.",
     SPECTRAL_APPLY_SCALAR,
     "spectral_apply_scalar",
     "spectral_apply",
+    "lib/low_rank.wgsl",
     "lib/pack_scalar.wgsl",
     "spectral_apply.wgsl"
 );
 kernel!(
-    "A step of W_u with the merge, four columns at a time.",
-    SPECTRAL_MERGE,
-    "spectral_merge",
-    "spectral_merge",
+    "What a layer's experts share added to each, four columns at a time.",
+    ADD_SHARED,
+    "add_shared",
+    "add_shared",
     "lib/pack_vec4.wgsl",
-    "spectral_apply.wgsl"
+    "add_shared.wgsl"
 );
 kernel!(
-    "A step of W_u with the merge, for a number of columns that 4 does not divide.",
-    SPECTRAL_MERGE_SCALAR,
-    "spectral_merge_scalar",
-    "spectral_merge",
+    "What a layer's experts share added to each, for a number of columns that 4 does not divide.",
+    ADD_SHARED_SCALAR,
+    "add_shared_scalar",
+    "add_shared",
     "lib/pack_scalar.wgsl",
-    "spectral_apply.wgsl"
+    "add_shared.wgsl"
 );
 
 /// A copy that a failed step leaves out.
@@ -92,21 +95,24 @@ pub static ACCEPT: Kernel = Kernel {
 
 /// This module's kernels, in the variants that a step and a refresh launch.
 pub fn kernels() -> Vec<Variant> {
-    let all: [&'static Kernel; 6] = [
-        &SPECTRAL_DIRECTION,
-        &SPECTRAL_DIRECTION_SCALAR,
-        &SPECTRAL_APPLY,
-        &SPECTRAL_APPLY_SCALAR,
-        &SPECTRAL_MERGE,
-        &SPECTRAL_MERGE_SCALAR,
-    ];
-    let parts = [(0, 0), (1, 0), (0, 1), (1, 1)];
-    let variant = |kernel, (common, full): (u32, u32)| Variant {
-        kernel,
-        constants: vec![("WG", 64.0), ("RANK", 8.0), ("COMMON", common.into()), ("FULL", full.into())],
-    };
-    let moving = all.into_iter().flat_map(|kernel| parts.map(|part| variant(kernel, part)));
-    moving.chain([(&ACCEPT).into()]).collect()
+    let mut all: Vec<Variant> = vec![(&ACCEPT).into()];
+    for flag in [0.0, 1.0] {
+        for (common, full) in [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)] {
+            let constants = vec![("WG", 64.0), ("RANK", 8.0), ("COMMON", common), ("FULL", full)];
+            for kernel in [&SPECTRAL_APPLY, &SPECTRAL_APPLY_SCALAR] {
+                all.push(Variant { kernel, constants: [constants.as_slice(), &[("SHARED", flag)]].concat() });
+            }
+            if flag == 0.0 {
+                for kernel in [&SPECTRAL_DIRECTION, &SPECTRAL_DIRECTION_SCALAR] {
+                    all.push(Variant { kernel, constants: constants.clone() });
+                }
+            }
+        }
+        for kernel in [&ADD_SHARED, &ADD_SHARED_SCALAR] {
+            all.push(Variant { kernel, constants: vec![("WG", 64.0), ("IN_PLACE", flag)] });
+        }
+    }
+    all
 }
 
 /// AdamW's factors of one step, rounded from f64 once; the names are those of lib/adam.wgsl.
@@ -147,12 +153,24 @@ crate::params! {
         correct1: f32,
         correct2: f32,
         eps: f32,
+    }
+}
+
+crate::params! {
+    struct ApplyParams {
+        matrices: u32,
+        rows: u32,
+        packs: u32,
+        experts: u32,
+        on_full: f32,
+        on_common: f32,
+        on_shared: f32,
         decay: f32,
     }
 }
 
 crate::params! {
-    struct ApplyParams { matrices: u32, rows: u32, packs: u32, experts: u32, on_full: f32, on_common: f32 }
+    struct SharedParams { count: u32, size: u32, experts: u32, own: f32, factor: f32 }
 }
 
 crate::params! {
@@ -205,25 +223,23 @@ impl Mix<'_> {
     }
 }
 
-/// Weights with their first and second moments, `[layers, experts, m, n]` each.
+/// First and second moments of a stack, `[layers, experts, m, n]` each.
 #[derive(Clone, Copy, Debug)]
 pub struct Moments<'a> {
-    /// The weights, which decay.
-    pub weight: &'a Tensor,
     /// First moment.
     pub m: &'a Tensor,
     /// Second moment.
     pub v: &'a Tensor,
 }
 
-/// Records AdamW's moments and direction for the gradient `mix` of X = `gradient`, multiplied by the scale in `clip`; the
-/// direction replaces `gradient`. Nothing changes where `clip` says that the norm is not finite.
+/// Records AdamW's moments and direction, the decay apart, for the gradient `mix` of X = `gradient`, multiplied by the scale
+/// in `clip`; the direction replaces `gradient`. Nothing changes where `clip` says that the norm is not finite.
 ///
 /// # Errors
 /// `Error::Shape` when the sizes do not fit; `Error::Device`.
 pub fn direction(
     gradient: &Tensor,
-    state: Moments<'_>,
+    moments: Moments<'_>,
     mix: Mix<'_>,
     basis: &Basis,
     adam: &AdamFactors,
@@ -248,11 +264,10 @@ pub fn direction(
             correct1: adam.correct1,
             correct2: adam.correct2,
             eps: adam.eps,
-            decay: adam.decay,
         };
         let [left, right, vt] = mix.bindings(&place, basis, clip)?;
-        let written = [gradient, state.m, state.v];
-        let [g, m, v] = [place.rows(gradient)?, place.rows(state.m)?, place.rows(state.v)?];
+        let written = [gradient, moments.m, moments.v];
+        let [g, m, v] = [place.rows(gradient)?, place.rows(moments.m)?, place.rows(moments.v)?];
         Launch::new(if packs < n { &SPECTRAL_DIRECTION } else { &SPECTRAL_DIRECTION_SCALAR })
             .constant("WG", size)
             .constant("RANK", k as u32)
@@ -262,7 +277,6 @@ pub fn direction(
             .write("gradient", &g)
             .write("mean", &m)
             .write("square", &v)
-            .read("weight", &place.rows(state.weight)?)
             .read("left", &left)
             .read("right", &right)
             .read("vt", &vt)
@@ -276,24 +290,44 @@ pub fn direction(
     Ok(())
 }
 
-/// Records `weight += mix` of X = `x` (which may be left out where its factor is 0), for a stack `[layers, experts, m, n]`.
-/// With `merge` = (w_c `[layers, m, n]`, merged) also `merged = w_c + weight`. Nothing changes where `clip` says that the
-/// norm is not finite.
+/// A step of weights `[layers, experts, m, n]`: what is added to them.
+#[derive(Clone, Copy, Debug)]
+pub struct Move<'a> {
+    /// X, of the weights' shape; may be left out where its factor is 0.
+    pub x: Option<&'a Tensor>,
+    /// The factors on X and on a common part.
+    pub mix: Mix<'a>,
+    /// A factor, and what the experts of a layer share, `[layers, 1, m, n]`.
+    pub shared: Option<(f32, &'a Tensor)>,
+    /// The share of the weights that goes.
+    pub decay: f32,
+}
+
+impl<'a> Move<'a> {
+    /// `factor X`, and a share that goes.
+    pub fn all(factor: f32, decay: f32) -> Self {
+        Self { x: None, mix: Mix { full: factor, common: None }, shared: None, decay }
+    }
+
+    /// `factor C`, C the common part that the factors are of.
+    pub fn common(factor: f32, factors: &'a Factors) -> Self {
+        Self { x: None, mix: Mix { full: 0.0, common: Some((factor, factors)) }, shared: None, decay: 0.0 }
+    }
+}
+
+/// Records `weight += step`, for a stack `[layers, experts, m, n]`. Nothing changes where `clip` says that the norm is not
+/// finite.
 ///
 /// # Errors
 /// `Error::Shape` when the sizes do not fit; `Error::Device`.
-pub fn apply(
-    weight: &Tensor,
-    x: Option<&Tensor>,
-    mix: Mix<'_>,
-    basis: &Basis,
-    merge: Option<(&Tensor, &Tensor)>,
-    clip: &Tensor,
-) -> Result<()> {
+pub fn apply(weight: &Tensor, step: Move<'_>, basis: &Basis, clip: &Tensor) -> Result<()> {
     let shape = sizes("spectral step", weight)?;
     let [_, experts, m, n] = shape;
     let k = basis.rank();
-    if x.is_none() && spectral_rows::apply(weight, mix, basis, merge, clip)? {
+    let Move { x, mix, shared, decay } = step;
+    if let (None, None, Some((factor, common))) = (x, shared, mix.common)
+        && spectral_rows::apply(weight, factor, common, decay, basis, clip)?
+    {
         return Ok(());
     }
     for place in places(clip.gpu(), "spectral step", shape, &[2 * k], &[k * n], &[k * n, m * n])? {
@@ -305,36 +339,63 @@ pub fn apply(
             experts: experts as u32,
             on_full: if x.is_some() { mix.full } else { 0.0 },
             on_common: mix.factor(),
-        };
-        let kernel = match (merge.is_some(), packs < n) {
-            (false, true) => &SPECTRAL_APPLY,
-            (false, false) => &SPECTRAL_APPLY_SCALAR,
-            (true, true) => &SPECTRAL_MERGE,
-            (true, false) => &SPECTRAL_MERGE_SCALAR,
+            on_shared: shared.map_or(0.0, |(factor, _)| factor),
+            decay,
         };
         let [left, right, vt] = mix.bindings(&place, basis, clip)?;
         let moved = place.rows(weight)?;
-        let sum = merge.map(|(_, merged)| place.rows(merged)).transpose()?;
-        let mut launch = Launch::new(kernel)
+        Launch::new(if packs < n { &SPECTRAL_APPLY } else { &SPECTRAL_APPLY_SCALAR })
             .constant("WG", size)
             .constant("RANK", k as u32)
             .constant("COMMON", u32::from(mix.common.is_some()))
             .constant("FULL", u32::from(x.is_some()))
+            .constant("SHARED", u32::from(shared.is_some()))
             .params(&params)
             .write("weight", &moved)
             .read("direction", &x.map_or(Ok(clip.clone()), |x| place.rows(x))?)
+            .read("common_step", &shared.map_or(Ok(clip.clone()), |(_, x)| place.layer_rows(x))?)
             .read("left", &left)
             .read("right", &right)
             .read("vt", &vt)
-            .read("clip", clip);
-        if let (Some((w_c, _)), Some(sum)) = (merge, &sum) {
-            launch = launch.read("w_c", &place.layer_rows(w_c)?).write("merged", sum);
-        }
-        launch.workgroups(workgroups as u64).run(clip.gpu())?;
+            .read("clip", clip)
+            .workgroups(workgroups as u64)
+            .run(clip.gpu())?;
         place.store(weight, &moved)?;
-        if let (Some((_, merged)), Some(sum)) = (merge, &sum) {
-            place.store(merged, sum)?;
-        }
+    }
+    Ok(())
+}
+
+/// Records `y = own x + factor shared` for stacks x, y `[layers, experts, m, n]` and `shared: [layers, 1, m, n]`; without `x`
+/// it is y itself.
+///
+/// # Errors
+/// `Error::Shape` when the sizes do not fit; `Error::Device`.
+pub fn add_shared(x: Option<&Tensor>, own: f32, factor: f32, shared: &Tensor, y: &Tensor) -> Result<()> {
+    let shape = sizes("shared part", y)?;
+    let [layers, experts, m, n] = shape;
+    if shared.dims() != [layers, 1, m, n] {
+        return Err(Error::shape("shared part", format!("[{layers}, 1, {m}, {n}]"), format!("{shared:?}")));
+    }
+    for place in places(y.gpu(), "shared part", shape, &[], &[], &[m * n])? {
+        let pack = if n.is_multiple_of(4) { 4 } else { 1 };
+        let (rows, of_layer) = (place.rows(y)?, place.layer_rows(shared)?);
+        let params = SharedParams {
+            count: (rows.numel() / pack) as u32,
+            size: (place.rows.len() * n / pack) as u32,
+            experts: experts as u32,
+            own,
+            factor,
+        };
+        Launch::new(if pack == 4 { &ADD_SHARED } else { &ADD_SHARED_SCALAR })
+            .constant("WG", THREADS)
+            .constant("IN_PLACE", u32::from(x.is_none()))
+            .params(&params)
+            .read("x", &x.map_or(Ok(of_layer.clone()), |x| place.rows(x))?)
+            .read("common_matrix", &of_layer)
+            .write("y", &rows)
+            .threads(rows.numel() / pack, THREADS)
+            .run(y.gpu())?;
+        place.store(y, &rows)?;
     }
     Ok(())
 }

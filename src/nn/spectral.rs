@@ -1,7 +1,8 @@
 //! The state of spectral decoupling (SD-MoE, METHOD §3): for each layer and covered matrix kind `W_i = W_c + W_u,i`.
 //!
-//! The model's forward reads the merged `W_i`, its own parameter; the parts live beside it: `W_c` common to the experts,
-//! `W_u,i` of expert i, the bases U and V of the k leading singular directions of `W_c`, and AdamW's moments of both parts.
+//! The model's forward reads the merged `W_i`, its own parameter; beside it live `W_c`, common to the experts, the bases U
+//! and V of the k leading singular directions of `W_c`, and AdamW's moments of both parts. `W_u,i` of expert i is what is left,
+//! `W_i - W_c`, and is nowhere stored ([`SpectralStack::unique`]).
 //! All layers and experts of a kind lie in stacks, so that one launch treats them together. What moves the state is
 //! `optim::spectral`; the kernels are `kernels::spectral`.
 
@@ -11,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::kernels::gemm::{Trans, gemm};
 use crate::kernels::spectral::{Basis, initial_common, sizes, square_norms, sum_experts};
-use crate::kernels::spectral_update::{Mix, apply};
+use crate::kernels::spectral_update::{Move, add_shared, apply};
 use crate::kernels::token_space::TokenSpace;
 use crate::linalg::qr::orthonormalize;
 use crate::linalg::random::fill_normal;
@@ -30,7 +31,7 @@ pub enum SpectralInit {
     /// the energies that the projection takes, S graded from 1.25 to 0.75. Rewrites the weights.
     Fresh,
     /// From a plain model: `W_c` = the experts' mean, cut to rank k, and `W_u,i = W_i - W_c`. Leaves the weights as they
-    /// are, bit for bit.
+    /// are.
     FromWeights,
     /// Left zero, to be filled from a checkpoint through `Optimizer::state`; `Optimizer::restored` follows.
     Restored,
@@ -58,13 +59,11 @@ pub struct SpectralStack {
     pub gradient: Tensor,
     /// The common matrices *W_c*, `[layers, 1, m, n]`.
     pub w_c: Tensor,
-    /// The unique matrices *W_u*, `[layers, E, m, n]`.
-    pub w_u: Tensor,
     /// The bases *U*, *V*.
     pub basis: Basis,
     /// First and second moment of `w_c`.
     pub moments_c: (Tensor, Tensor),
-    /// First and second moment of `w_u`.
+    /// First and second moment of the unique matrices *W_u*.
     pub moments_u: (Tensor, Tensor),
     /// Token-space sums, replaced and added to as the gradient is: `(X U)^T dY: [layers, 1, k, n]` and `(I - P_U) X^T dY V: [layers, 1, m, k]`.
     pub sums: (Tensor, Tensor),
@@ -173,7 +172,6 @@ impl SpectralStack {
         Ok(Self {
             layers,
             w_c: new(&[l, 1, m, n])?,
-            w_u: new(&[l, e, m, n])?,
             basis: Basis { u: new(&[l, m, k])?, v: new(&[l, n, k])?, vt: new(&[l, k, n])? },
             moments_c: (new(&[l, 1, m, n])?, new(&[l, 1, m, n])?),
             moments_u: (new(&[l, e, m, n])?, new(&[l, e, m, n])?),
@@ -208,25 +206,16 @@ impl SpectralStack {
             }
         }
         self.basis.update_transpose()?;
-        self.w_u.copy_from(&self.w)?;
-        let factors = self.basis.factors(&self.basis.skinny(&self.w_u)?)?;
-        let clip = no_clip(gpu)?;
-        let full = square_norms(&self.w_u, 0)?;
-        let project = Mix { full: 0.0, common: Some((-1.0, &factors)) };
-        apply(&self.w_u, None, project, &self.basis, None, &clip)?;
-        initial_common(&self.basis, &full, &square_norms(&self.w_u, 0)?, &self.matrices_c()?)?;
+        // W holds Z, then W_u, then both parts.
+        let factors = self.basis.factors(&self.basis.skinny(&self.w)?)?;
+        let full = square_norms(&self.w, 0)?;
+        apply(&self.w, Move::common(-1.0, &factors), &self.basis, &no_clip(gpu)?)?;
+        initial_common(&self.basis, &full, &square_norms(&self.w, 0)?, &self.matrices_c()?)?;
         if self.all_common()? {
             // All but the rounding.
-            self.w_u.clear()?;
+            self.w.clear()?;
         }
-        apply(
-            &self.w_u,
-            None,
-            Mix { full: 0.0, common: None },
-            &self.basis,
-            Some((&self.matrices_c()?, &self.w)),
-            &clip,
-        )
+        add_shared(None, 1.0, 1.0, &self.w_c, &self.w)
     }
 
     fn take_weights(&self, config: &SpectralConfig, seed: u64) -> Result<()> {
@@ -243,13 +232,28 @@ impl SpectralStack {
         gemm(Trans::T, Trans::N, 1.0, &self.basis.u, &mean, 0.0, &a)?;
         gemm(Trans::N, Trans::N, 1.0, &a, &self.basis.v, 0.0, &inner)?;
         gemm(Trans::N, Trans::N, 1.0, &inner, &self.basis.vt, 0.0, &a)?;
-        gemm(Trans::N, Trans::N, 1.0, &self.basis.u, &a, 0.0, &self.matrices_c()?)?;
-        // W_u,i = W_i - W_c: the merge with the signs turned, (-W_c) + W_i, leaves W itself alone.
-        let minus = Tensor::empty_f32(gpu, [l, m, n])?;
-        crate::kernels::elementwise::axpby(-1.0, &self.w_c, 0.0, &minus)?;
-        let copy = self.w.duplicate()?;
-        let keep = Mix { full: 0.0, common: None };
-        apply(&copy, None, keep, &self.basis, Some((&minus, &self.w_u)), &no_clip(gpu)?)
+        gemm(Trans::N, Trans::N, 1.0, &self.basis.u, &a, 0.0, &self.matrices_c()?)
+    }
+
+    /// Records the unique matrices `W_u,i = W_i - W_c` into `target: [layers, E, m, n]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when `target` has another shape; [`Error::Device`].
+    pub fn unique_into(&self, target: &Tensor) -> Result<()> {
+        if target.dims() != self.w.dims() {
+            return Err(Error::shape(OP, format!("{:?}", self.w), format!("{target:?}")));
+        }
+        add_shared(Some(&self.w), 1.0, -1.0, &self.w_c, target)
+    }
+
+    /// The unique matrices `W_u,i = W_i - W_c`, `[layers, E, m, n]`, in a buffer of their own.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn unique(&self) -> Result<Tensor> {
+        let unique = Tensor::empty_f32(self.w.gpu(), self.w.shape())?;
+        self.unique_into(&unique)?;
+        Ok(unique)
     }
 
     /// `w_c` as `[layers, m, n]`.
@@ -275,13 +279,12 @@ impl SpectralStack {
     }
 
     /// Everything that a checkpoint needs besides the merged weights, layer by layer, so that names and shapes do not
-    /// depend on the adapter: `{layer}.w_c`, `.w_u`, `.u`, `.v`, the moments `.w_c.m` ..., and the last refresh's record.
+    /// depend on the adapter: `{layer}.w_c`, `.u`, `.v`, the moments `.w_c.m` ..., and the last refresh's record.
     pub(crate) fn state(&self, prefix: &str) -> Result<Vec<(String, Tensor)>> {
         let mut state = Vec::new();
         for (i, layer) in self.layers.clone().enumerate() {
             for (name, x) in [
                 ("w_c", &self.w_c),
-                ("w_u", &self.w_u),
                 ("u", &self.basis.u),
                 ("v", &self.basis.v),
                 ("w_c.m", &self.moments_c.0),

@@ -106,7 +106,7 @@ impl Optimizer {
 
     /// Chooses the form of the gradient split for steps in which an expert sees `tokens` routed tokens on average
     /// (batches times sequence times K / E, accumulated batches included). Without this call it is the direct form,
-    /// unless the settings fix the other.
+    /// unless the settings fix the other. To be called before gradients are made: it may overwrite them.
     ///
     /// # Errors
     /// [`crate::Error::Device`].

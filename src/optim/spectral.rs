@@ -6,18 +6,23 @@
 //! 1. [`SpectralStack::split`]: skinny products of G; the norm of what the parts receive needs no `G_u`, because
 //!    `|common(G_i)|^2 = |A_i|^2 + |B_i - U M_i|^2` and the parts are orthogonal: `|G_u,i|^2 = |G_i|^2 - |common(G_i)|^2`.
 //!    The difference is exact to a few eps of `|G_i|^2`, hence the norm's square to a few eps of what it would be unsplit.
-//! 2. AdamW's direction D of `W_u` (weight decay included) replaces G, the common part being removed on the way;
-//!    that of `W_c` comes from the factors alone.
+//! 2. AdamW's direction D of `W_u` replaces G, the common part being removed on the way; that of `W_c` comes from the factors
+//!    alone.
 //! 3. With `project_update` skinny products of D, and the step is `W_u -= lr (I - P_U) D (I - P_V)`,
-//!    `W_c -= lr (P_U D + (I - P_U) D P_V)`; without it D itself. The same kernel writes `W = W_c + W_u`.
+//!    `W_c -= lr (P_U D + (I - P_U) D P_V)`; without it D itself. The decay is no part of D: a share of a matrix lies where it
+//!    lies.
 //!
-//! Where `kernels::spectral_rows` run, 2 moves `W_u` by all of -lr D and gives D's products, so that D is never stored, and 3
-//! gives the common part of lr D back.
+//! `W_c` and `W = W_c + W_u` are stored, so `W` decays as any matrix does and takes both steps. With `project_update` that costs
+//! nothing: with `D_c` and `D_i` the directions of the two, `W_i -= lr D_i - lr common(D_i - D_c)`, a common part like the other.
+//! Without it `W` reads what `W_c` moves by where it takes its own step.
+//!
+//! Where `kernels::spectral_rows` run, 2 moves `W` by all of -lr D and gives D's products, so that D is never stored, and 3
+//! gives the common part back.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::kernels::spectral::{Factors, Skinny, square_norms, sum_experts};
-use crate::kernels::spectral_rows::{self, Recorded, Wanted};
-use crate::kernels::spectral_update::{AdamFactors, Mix, Moments, accept, apply, direction};
+use crate::kernels::spectral_rows::{self, Recorded, Stack, Wanted};
+use crate::kernels::spectral_update::{AdamFactors, Mix, Moments, Move, accept, apply, direction};
 use crate::linalg::subspace::angles;
 use crate::linalg::svd::randomized_svd;
 use crate::nn::config::{CommonGradient, GradientForm, Realign, SpectralConfig};
@@ -83,78 +88,80 @@ impl SpectralStack {
     /// learning rate is one. Overwrites the gradient.
     pub(super) fn step(&self, split: &Split, adam: [&AdamFactors; 2], update: Update, clip: &Tensor) -> Result<()> {
         let mix_c = Mix { full: 0.0, common: Some((self.common_factor(update.common), &split.common)) };
-        let (gradient, mix) = if self.all_common()? {
-            // What the split leaves of G is rounding, which AdamW would blow up to full steps.
-            (None, Mix { full: 0.0, common: None })
+        let mix = Mix { full: 1.0, common: split.unique.as_ref().map(|f| (-1.0, f)) };
+        if self.all_common()? {
+            self.step_common(mix_c, adam, clip)
+        } else if update.project {
+            self.step_projected([mix_c, mix], adam, clip)
         } else {
-            (Some(&self.gradient), Mix { full: 1.0, common: split.unique.as_ref().map(|f| (-1.0, f)) })
+            self.step_unprojected([mix_c, mix], adam, clip)
+        }
+    }
+
+    fn common_stack(&self) -> Stack<'_> {
+        Stack { weight: &self.w_c, moments: Moments { m: &self.moments_c.0, v: &self.moments_c.1 } }
+    }
+
+    fn unique_stack(&self) -> Stack<'_> {
+        Stack { weight: &self.w, moments: Moments { m: &self.moments_u.0, v: &self.moments_u.1 } }
+    }
+
+    /// Both directions D lose what leaves the part's subspaces.
+    fn step_projected(&self, mix: [Mix<'_>; 2], [adam_c, adam]: [&AdamFactors; 2], clip: &Tensor) -> Result<()> {
+        let (basis, [mix_c, mix]) = (&self.basis, mix);
+        let (g, stack, wanted) = (&self.gradient, self.unique_stack(), Wanted::Products { moving: true });
+        let (unique, x) = match spectral_rows::adam(Some(g), stack, mix, basis, adam, wanted, clip)? {
+            Recorded::All(Some(products)) => (*products, None),
+            _ => {
+                direction(g, stack.moments, mix, basis, adam, clip)?;
+                (basis.products(g)?, Some(g))
+            }
         };
-        if self.step_by_rows(gradient, [mix_c, mix], adam, update, clip)? {
+        let (stack, wanted) = (self.common_stack(), Wanted::Products { moving: false });
+        let common = match spectral_rows::adam(None, stack, mix_c, basis, adam_c, wanted, clip)? {
+            Recorded::All(Some(products)) => *products,
+            _ => {
+                let x = Tensor::empty_f32(clip.gpu(), self.w_c.shape())?;
+                direction(&x, stack.moments, mix_c, basis, adam_c, clip)?;
+                basis.products(&x)?
+            }
+        };
+        let (lr, decay) = (adam.lr, adam.lr * adam.decay);
+        let factors = basis.factors_of(&common)?;
+        apply(&self.w_c, Move { decay, ..Move::common(-lr, &factors) }, basis, clip)?;
+        let factors = basis.factors_of(&unique.minus(&common)?)?;
+        let mix = Mix { full: -lr, common: Some((lr, &factors)) };
+        // Without x, W has moved by D and has decayed already.
+        let decay = if x.is_some() { decay } else { 0.0 };
+        apply(&self.w, Move { x, mix, shared: None, decay }, basis, clip)
+    }
+
+    /// Both parts move by their direction as it is.
+    fn step_unprojected(&self, mix: [Mix<'_>; 2], [adam_c, adam]: [&AdamFactors; 2], clip: &Tensor) -> Result<()> {
+        let (basis, [mix_c, mix], g) = (&self.basis, mix, &self.gradient);
+        let (common, unique) = (self.common_stack(), self.unique_stack());
+        let step = Tensor::empty_f32(clip.gpu(), self.w_c.shape())?;
+        let lead = Wanted::Lead(&step);
+        if let Recorded::All(_) = spectral_rows::adam(None, common, mix_c, basis, adam_c, lead, clip)? {
+            spectral_rows::adam(Some(g), unique, mix, basis, adam, Wanted::Follow(&step), clip)?;
             return Ok(());
         }
-        let basis = &self.basis;
-        let [adam_c, adam] = adam;
-        let direction_c = Tensor::empty_f32(clip.gpu(), self.w_c.shape())?;
-        direction(&direction_c, self.state_c(), mix_c, basis, adam_c, clip)?;
-        direction(&self.gradient, self.state_u(), mix, basis, adam, clip)?;
-        let merge = Some((&self.w_c, &self.w));
-        if update.project {
-            let common = basis.factors_of(&basis.products(&direction_c)?)?;
-            let unique = basis.factors_of(&basis.products(&self.gradient)?)?;
-            let mix = Mix { full: 0.0, common: Some((-adam.lr, &common)) };
-            apply(&self.w_c, None, mix, basis, None, clip)?;
-            let mix = Mix { full: -adam.lr, common: Some((adam.lr, &unique)) };
-            apply(&self.w_u, Some(&self.gradient), mix, basis, merge, clip)?;
-        } else {
-            let mix = Mix { full: -adam.lr, common: None };
-            apply(&self.w_c, Some(&direction_c), mix, basis, None, clip)?;
-            apply(&self.w_u, Some(&self.gradient), mix, basis, merge, clip)?;
-        }
-        Ok(())
+        direction(&step, common.moments, mix_c, basis, adam_c, clip)?;
+        direction(g, unique.moments, mix, basis, adam, clip)?;
+        let own = Move::all(-adam.lr, adam.lr * adam.decay);
+        apply(&self.w, Move { x: Some(g), shared: Some((-adam.lr, &step)), ..own }, basis, clip)?;
+        apply(&self.w_c, Move { x: Some(&step), ..own }, basis, clip)
     }
 
-    fn state_c(&self) -> Moments<'_> {
-        Moments { weight: &self.w_c, m: &self.moments_c.0, v: &self.moments_c.1 }
-    }
-
-    fn state_u(&self) -> Moments<'_> {
-        Moments { weight: &self.w_u, m: &self.moments_u.0, v: &self.moments_u.1 }
-    }
-
-    /// [`SpectralStack::step`] by the kernels that keep the direction in registers: W_u moves by -lr D first, and gets the
-    /// common part of lr D back from the products of D. False where those kernels do not take these stacks.
-    fn step_by_rows(
-        &self,
-        gradient: Option<&Tensor>,
-        [mix_c, mix]: [Mix<'_>; 2],
-        [adam_c, adam]: [&AdamFactors; 2],
-        update: Update,
-        clip: &Tensor,
-    ) -> Result<bool> {
-        let basis = &self.basis;
-        let wanted = Wanted::Products { moving: !update.project };
-        let products_c = match spectral_rows::adam(None, self.state_c(), mix_c, basis, adam_c, wanted, clip)? {
-            Recorded::Nothing => return Ok(false),
-            Recorded::All(products) => products,
-        };
-        let wanted = if update.project {
-            Wanted::Products { moving: true }
-        } else {
-            Wanted::Merged { w_c: &self.w_c, merged: &self.w }
-        };
-        let products = match spectral_rows::adam(gradient, self.state_u(), mix, basis, adam, wanted, clip)? {
-            Recorded::Nothing => return Err(Error::shape("spectral step", "stacks of one size", format!("{self:?}"))),
-            Recorded::All(products) => products,
-        };
-        if let (Some(common), Some(unique)) = (products_c, products) {
-            let factors = basis.factors_of(&common)?;
-            let mix = Mix { full: 0.0, common: Some((-adam.lr, &factors)) };
-            apply(&self.w_c, None, mix, basis, None, clip)?;
-            let factors = basis.factors_of(&unique)?;
-            let mix = Mix { full: 0.0, common: Some((adam.lr, &factors)) };
-            apply(&self.w_u, None, mix, basis, Some((&self.w_c, &self.w)), clip)?;
-        }
-        Ok(true)
+    /// Where the bases span a whole side: what the split leaves of G is rounding, which AdamW would blow up to full steps, so
+    /// `W_u` moves by its decay alone.
+    fn step_common(&self, mix_c: Mix<'_>, [adam_c, adam]: [&AdamFactors; 2], clip: &Tensor) -> Result<()> {
+        let (basis, stack) = (&self.basis, self.common_stack());
+        let step = Tensor::empty_f32(clip.gpu(), self.w_c.shape())?;
+        direction(&step, stack.moments, mix_c, basis, adam_c, clip)?;
+        let own = Move::all(-adam.lr, adam.lr * adam.decay);
+        apply(&self.w, Move { shared: Some((-adam.lr, &step)), ..own }, basis, clip)?;
+        apply(&self.w_c, Move { x: Some(&step), ..own }, basis, clip)
     }
 
     /// Records the share of each expert's gradient that is common, for the record; to be called before the step.
@@ -169,25 +176,27 @@ impl SpectralStack {
         accept(&share, &self.record.share, clip)
     }
 
-    /// Records the drift into `target: [3, layers, E]`: squared norms of `U^T W_u,i`, `W_u,i V` and `W_u,i`.
-    pub(super) fn record_drift(&self, target: &Tensor) -> Result<()> {
-        let products = self.basis.products(&self.w_u)?;
+    /// Records the drift of `unique` = W_u into `target: [3, layers, E]`: squared norms of `U^T W_u,i`, `W_u,i V` and `W_u,i`.
+    pub(super) fn record_drift(&self, unique: &Tensor, target: &Tensor) -> Result<()> {
+        let products = self.basis.products(unique)?;
         for (i, x) in [&products.skinny.a, &products.skinny.b].into_iter().enumerate() {
             target.slice(i..i + 1)?.copy_from(&square_norms(x, 0)?)?;
         }
-        target.slice(2..3)?.copy_from(&squares(&self.w_u, products.squares.as_ref())?)
+        target.slice(2..3)?.copy_from(&squares(unique, products.squares.as_ref())?)
     }
 
     /// Records a refresh: new bases from `W_c` by randomized SVD, with `warm_start` from the old V, then the realignment of
-    /// `W_u` and of the merged weights that `config` asks for. `seed` and `step` choose the sketch. Nothing changes where
-    /// `clip` says that the norm is not finite.
+    /// `W_u` that `config` asks for. `seed` and `step` choose the sketch. Nothing changes where `clip` says that the norm is
+    /// not finite, but the gradient, which is overwritten: `W_u` lies there meanwhile.
     ///
     /// # Errors
     /// [`crate::Error::Device`].
     pub fn refresh(&self, config: &SpectralConfig, seed: u64, step: u64, clip: &Tensor) -> Result<()> {
         let w_c = self.matrices_c()?;
         let drift = Tensor::empty_f32(clip.gpu(), self.record.drift.shape())?;
-        self.record_drift(&drift)?;
+        let unique = &self.gradient;
+        self.unique_into(unique)?;
+        self.record_drift(unique, &drift)?;
         accept(&drift, &self.record.drift, clip)?;
         accept(&square_norms(&w_c, 0)?, &self.record.energy, clip)?;
         let (basis, k) = (&self.basis, self.basis.rank());
@@ -204,15 +213,16 @@ impl SpectralStack {
         if config.realign == Realign::None {
             return Ok(());
         }
-        let products = basis.products(&self.w_u)?;
+        let mut removed = basis.products(unique)?;
         if config.realign == Realign::Absorb {
-            let removed = basis.factors(&products.skinny.sum()?)?;
-            let mix = Mix { full: 0.0, common: Some((1.0 / self.experts() as f32, &removed)) };
-            apply(&self.w_c, None, mix, basis, None, clip)?;
+            // W_c takes the mean of what W_u loses, so that W changes by what the mean leaves.
+            let mean = removed.mean()?;
+            let factors = basis.factors_of(&mean)?;
+            apply(&self.w_c, Move::common(1.0, &factors), basis, clip)?;
+            removed = removed.minus(&mean)?;
         }
-        let removed = basis.factors_of(&products)?;
-        let mix = Mix { full: 0.0, common: Some((-1.0, &removed)) };
-        apply(&self.w_u, None, mix, basis, Some((&self.w_c, &self.w)), clip)
+        let factors = basis.factors_of(&removed)?;
+        apply(&self.w, Move::common(-1.0, &factors), basis, clip)
     }
 }
 

@@ -124,7 +124,8 @@ impl Part {
     fn start(bank: &SpectralBank, stack: &SpectralStack, options: MetricOptions) -> Result<Self> {
         let [l, e, m, n] = sizes("spectral metrics", &stack.w)?;
         let drift = Tensor::empty_f32(stack.w.gpu(), [3, l, e])?;
-        stack.record_drift(&drift)?;
+        let w_u = stack.unique()?;
+        stack.record_drift(&w_u, &drift)?;
         let r = &stack.record;
         let record = [&drift, &r.drift, &r.share, &r.energy, &r.singular, &r.angles];
         let r = if options.subspace == 0 { leading(m, n) } else { options.subspace.min(m.min(n)) };
@@ -138,7 +139,7 @@ impl Part {
             token_space: bank.form == GradientForm::TokenSpace,
             record: record.into_iter().map(Tensor::read).collect::<Result<_>>()?,
             merged: similarity(&stack.w)?,
-            unique: similarity(&stack.w_u)?,
+            unique: similarity(&w_u)?,
         })
     }
 

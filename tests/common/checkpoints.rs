@@ -7,7 +7,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
-use sdmoe::checkpoint::{ExpertCheckpoint, Weights};
+use sdmoe::checkpoint::ExpertCheckpoint;
 use sdmoe::nn::config::ExpertMatrix;
 use serde_json::{Map, Value, json};
 
@@ -283,7 +283,7 @@ pub fn read_all(path: &Path) -> sdmoe::Result<()> {
         checkpoint.router(layer)?;
         for matrix in ExpertMatrix::ALL {
             let mut out = vec![0.0; layer.experts * layer.numel()];
-            checkpoint.read(layer, matrix, Weights::Merged, 0..layer.experts, &mut out)?;
+            checkpoint.read(layer, matrix, 0..layer.experts, &mut out)?;
         }
     }
     Ok(())
@@ -304,10 +304,10 @@ pub fn check(checkpoint: &ExpertCheckpoint, names: Names, dense: usize) {
             assert_eq!(if layer.rows_are_model(matrix) { SIZES.d } else { SIZES.f }, stored.rows);
             let one = |e| weights(SIZES, layer.number, matrix, e, stored.transposed);
             let mut out = vec![0.0; 3 * layer.numel()];
-            checkpoint.read(layer, matrix, Weights::Merged, 1..4, &mut out).unwrap();
+            checkpoint.read(layer, matrix, 1..4, &mut out).unwrap();
             assert_eq!(out, (1..4).flat_map(one).collect::<Vec<_>>(), "{names:?} {matrix:?}");
             for e in 0..SIZES.experts {
-                assert_eq!(checkpoint.matrix(layer, matrix, Weights::Merged, e).unwrap(), one(e), "{names:?} {e}");
+                assert_eq!(checkpoint.matrix(layer, matrix, e).unwrap(), one(e), "{names:?} {e}");
             }
         }
         let routers: Vec<f32> =

@@ -12,7 +12,7 @@ use sdmoe::gpu::Gpu;
 use sdmoe::kernels::elementwise::axpby;
 use sdmoe::kernels::grouped::{Groups, NONE, grouped_weight_gradient, tile_rows};
 use sdmoe::kernels::spectral::{Basis, Factors, Skinny};
-use sdmoe::kernels::spectral_update::{Mix, apply};
+use sdmoe::kernels::spectral_update::{Move, apply};
 use sdmoe::kernels::token_space::TokenSpace;
 use sdmoe::linalg::{qr, svd};
 use sdmoe::nn::config::{ExpertMatrix, SpectralConfig};
@@ -76,7 +76,7 @@ impl Parts {
         set.get(id).value.write_f32(&merged.to_f32()).map_err(text)?;
         let config = SpectralConfig { rank: k, refresh_every, as_published: true, ..SpectralConfig::default() };
         let optimizer = Optimizer::new(gpu, &set, adam, &config, 1, SpectralInit::Restored).map_err(text)?;
-        for (name, x) in [("w_c", w_c), ("w_u", w_u), ("u", u), ("v", v)] {
+        for (name, x) in [("w_c", w_c), ("u", u), ("v", v)] {
             let state = optimizer.state().map_err(text)?;
             let name = format!("spectral.gate.0.{name}");
             let (_, tensor) = state.into_iter().find(|(n, _)| *n == name).ok_or(name)?;
@@ -90,14 +90,18 @@ impl Parts {
         &self.optimizer.banks()[0].stacks[0]
     }
 
+    fn unique(&self) -> Result<Tensor, String> {
+        self.stack().unique().map_err(text)
+    }
+
     fn merged(&self) -> Result<Array, String> {
         download(&self.stack().w)
     }
 
     fn check(&self, case: &Case, prefix: &str, tolerance: f64) -> Result<(), String> {
-        for (name, x) in [("W_c", &self.stack().w_c), ("W_u", &self.stack().w_u)] {
+        for (name, x) in [("W_c", self.stack().w_c.clone()), ("W_u", self.unique()?)] {
             let name = format!("{prefix}.{name}");
-            close(&name, &download(x)?, case.tensor(&name)?, tolerance)?;
+            close(&name, &download(&x)?, case.tensor(&name)?, tolerance)?;
         }
         Ok(())
     }
@@ -117,8 +121,7 @@ fn basis(gpu: &Gpu, u: &Array, v: &Array) -> Result<Basis, String> {
 /// `full x + common C` on top of `target`.
 fn mixed(target: &Tensor, basis: &Basis, factor: f32, factors: &Factors) -> Result<Array, String> {
     let pass = Tensor::from_f32(target.gpu(), [4], &[0.0, 1.0, 0.0, 0.0]).map_err(text)?;
-    let mix = Mix { full: 0.0, common: Some((factor, factors)) };
-    apply(target, None, mix, basis, None, &pass).map_err(text)?;
+    apply(target, Move::common(factor, factors), basis, &pass).map_err(text)?;
     download(target)
 }
 
@@ -158,7 +161,7 @@ fn matrix(gpu: &Gpu, case: &Case) -> Result<(), String> {
     // With k = min(m, n) nothing is left of W_u and its gradient: relative to W_c.
     let want = case.tensor("W_u_sgd")?;
     let relative = ROUNDING * (w_c.max_abs() / want.max_abs().max(1e-30)).max(1.0);
-    close("W_u_sgd", &download(&parts.stack().w_u)?, want, relative)?;
+    close("W_u_sgd", &download(&parts.unique()?)?, want, relative)?;
 
     // The refresh after it, with the unique parts projected again.
     let config = SpectralConfig {
@@ -179,7 +182,7 @@ fn matrix(gpu: &Gpu, case: &Case) -> Result<(), String> {
     }
     let want = case.tensor("refresh_W_u_reprojected")?;
     let scale = w_u.max_abs() / want.max_abs().max(1e-30);
-    close("refresh_W_u_reprojected", &download(&state.w_u)?, want, 10.0 * turned * scale.max(1.0))
+    close("refresh_W_u_reprojected", &download(&parts.unique()?)?, want, 10.0 * turned * scale.max(1.0))
 }
 
 /// Gradient descent in AdamW's clothes: `g / (|g| + eps)` is `g / eps` to 6e-8 |g|.

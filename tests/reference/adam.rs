@@ -57,13 +57,17 @@ impl Adam {
         if self.clip > 0.0 { (self.clip / (norm + 1e-6)).min(1.0) } else { 1.0 }
     }
 
-    /// Takes the gradient `g` of step `t` (counted from 1) in and returns the direction of `p`, weight decay included when
-    /// `decays`; the caller subtracts it times the learning rate.
-    pub fn direction(&self, state: &mut Moments, g: &Mat, p: &Mat, decays: bool, t: i32) -> Mat {
+    /// Takes the gradient `g` of step `t` (counted from 1) in and returns the direction, the decay apart; the caller subtracts
+    /// it times the learning rate.
+    pub fn direction(&self, state: &mut Moments, g: &Mat, t: i32) -> Mat {
         state.m = &state.m * self.beta1 + g * (1.0 - self.beta1);
         state.v = &state.v * self.beta2 + g.component_mul(g) * (1.0 - self.beta2);
         let (c1, c2) = (1.0 - self.beta1.powi(t), 1.0 - self.beta2.powi(t));
-        let decay = if decays { self.weight_decay } else { 0.0 };
-        state.m.zip_map(&state.v, |m, v| (m / c1) / ((v / c2).sqrt() + self.eps)) + p * decay
+        state.m.zip_map(&state.v, |m, v| (m / c1) / ((v / c2).sqrt() + self.eps))
+    }
+
+    /// The share of a matrix that a step's decay leaves.
+    pub fn kept(&self, lr: f64) -> f64 {
+        1.0 - lr * self.weight_decay
     }
 }

@@ -167,24 +167,25 @@ impl Trainer {
 
         let names: Vec<String> = self.params.keys().cloned().collect();
         for name in names.iter().filter(|name| !self.decoupled.contains_key(*name)) {
-            let decays = self.shapes[name].len() >= 2;
+            let kept = if self.shapes[name].len() >= 2 { self.adam.kept(lr) } else { 1.0 };
             let p = self.params.get_mut(name).expect("its own name");
             let moments = self.moments.get_mut(name).expect("every parameter has moments");
             for ((p, state), g) in p.iter_mut().zip(moments).zip(&grads[name]) {
-                *p -= self.adam.direction(state, g, p, decays, self.steps) * lr;
+                *p = &*p * kept - self.adam.direction(state, g, self.steps) * lr;
             }
         }
         for (name, state) in &mut self.decoupled {
             let (c, u) = (part(name, "w_c"), part(name, "w_u"));
             let project = self.spectral.project_update;
             let moments = &mut self.moments.get_mut(&c).expect("every parameter has moments")[0];
-            let dir = self.adam.direction(moments, &grads[&c][0], &state.w_c, true, self.steps);
-            state.w_c -= if project { state.common(&dir) } else { dir } * lr;
+            let dir = self.adam.direction(moments, &grads[&c][0], self.steps);
+            let dir = if project { state.common(&dir) } else { dir };
+            state.w_c = &state.w_c * self.adam.kept(lr) - dir * lr;
             let moments = self.moments.get_mut(&u).expect("every parameter has moments");
             for (e, (moments, g)) in moments.iter_mut().zip(&grads[&u]).enumerate() {
-                let dir = self.adam.direction(moments, g, &state.w_u[e], true, self.steps);
+                let dir = self.adam.direction(moments, g, self.steps);
                 let dir = if project { state.unique(&dir) } else { dir };
-                state.w_u[e] -= dir * lr;
+                state.w_u[e] = &state.w_u[e] * self.adam.kept(lr) - dir * lr;
             }
         }
 

@@ -14,7 +14,7 @@ use sdmoe::tensor::Tensor;
 
 #[test]
 fn both_parts_add_up_to_the_gradient_and_are_orthogonal() {
-    use sdmoe::kernels::spectral_update::{Mix, apply};
+    use sdmoe::kernels::spectral_update::{Move, apply};
     for gpu in tiers() {
         for sizes in [[2, 3, 24, 16, 4], [1, 1, 17, 13, 3], [2, 2, 33, 8, 8], [1, 4, 6, 6, 6], [1, 2, 128, 100, 8]] {
             let mut rig = Rig::new(&gpu, sizes, SpectralConfig::default(), SpectralInit::Fresh);
@@ -26,8 +26,7 @@ fn both_parts_add_up_to_the_gradient_and_are_orthogonal() {
             let unique = stack.gradient.duplicate().unwrap();
             let common = Tensor::zeros(&gpu, unique.shape()).unwrap();
             for (x, factor) in [(&unique, -1.0), (&common, 1.0)] {
-                let mix = Mix { full: 0.0, common: Some((factor, &factors)) };
-                apply(x, None, mix, &stack.basis, None, &pass).unwrap();
+                apply(x, Move::common(factor, &factors), &stack.basis, &pass).unwrap();
             }
             let (unique, common) = (rig.mats(&unique), rig.mats(&common));
             let d = rig.decoupled(0);

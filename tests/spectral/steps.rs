@@ -55,9 +55,8 @@ fn fresh_parts_start_in_their_subspaces_with_the_energy_of_a_plain_start() {
             close("U^T U", &(d.u.transpose() * &d.u), &Mat::identity(k, k), 1e-5);
             close("V^T V", &(d.v.transpose() * &d.v), &Mat::identity(k, k), 1e-5);
             let mut energy = 0.0;
-            for ((w_u, z), w) in d.w_u.iter().zip(&z).zip(rig.merged(layer)) {
+            for (w_u, z) in d.w_u.iter().zip(&z) {
                 assert!((w_u - d.unique(z)).amax() < 2e-6 * z.amax());
-                assert!((w - (w_u + &d.w_c)).amax() < 1e-6);
                 energy += (z.norm_squared() - w_u.norm_squared()) / e as f64;
             }
             assert!((d.w_c.norm_squared() / energy - 1.0).abs() < 1e-4, "{} {energy}", d.w_c.norm_squared());
@@ -151,9 +150,6 @@ fn parts_made_from_weights_leave_the_weights_as_they_are() {
             let mean = w.iter().sum::<Mat>() / w.len() as f64;
             let (got, best) = ((&mean - &d.w_c).norm(), (&mean - &want.w_c).norm());
             assert!(got <= best * 1.01 + 1e-5 * mean.norm(), "{sizes:?}: {got} {best}");
-            for (w_u, w) in d.w_u.iter().zip(&w) {
-                close("W_u + W_c", &(w_u + &d.w_c), w, 1e-6);
-            }
         }
     }
 }
@@ -192,9 +188,26 @@ fn moments_that_start_on_the_way_have_their_own_bias_correction() {
     for t in 1..=3 {
         let g: Mat = rig.gradients(t)[0].iter().map(|g| d.common(g)).sum();
         rig.optimizer.step(999 + t, 0.01).unwrap();
-        d.w_c -= rig.adam.direction(&mut moments, &g, &d.w_c, true, t as i32) * f64::from(0.01f32);
+        d.w_c -= rig.adam.direction(&mut moments, &g, t as i32) * f64::from(0.01f32);
         close("W_c", &rig.part(0, "w_c")[0], &d.w_c, 1e-4);
     }
+}
+
+#[test]
+fn with_the_full_rank_the_unique_parts_only_decay() {
+    let config = SpectralConfig { realign: Realign::None, refresh_every: 2, ..SpectralConfig::default() };
+    let mut rig = Rig::new(&gpu(), [1, 3, 12, 8, 8], config, SpectralInit::FromWeights);
+    let before = rig.decoupled(0);
+    for step in 1..=5 {
+        rig.gradients(step);
+        rig.optimizer.step(step, 0.02).unwrap();
+    }
+    let after = rig.decoupled(0);
+    for (before, after) in before.w_u.iter().zip(&after.w_u) {
+        assert!(before.amax() > 0.1);
+        close("W_u", after, &(before * rig.adam.kept(f64::from(0.02f32)).powi(5)), 1e-5);
+    }
+    assert!((after.w_c - before.w_c).amax() > 0.05);
 }
 
 #[test]
@@ -212,8 +225,7 @@ fn with_the_full_rank_the_unique_parts_stay_zero() {
                 rig.optimizer.step(step, 0.02).unwrap();
             }
             let d = rig.decoupled(0);
-            assert!(d.w_u.iter().all(|w| w.amax() == 0.0), "{sizes:?}, {project_update}, {form:?}");
-            assert!(rig.merged(0).iter().all(|w| *w == d.w_c));
+            assert!(rig.merged(0).iter().all(|w| *w == d.w_c), "{sizes:?}, {project_update}, {form:?}");
             assert!(form == GradientForm::TokenSpace || (d.w_c - start).amax() > 0.05);
         }
     }

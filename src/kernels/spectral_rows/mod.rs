@@ -7,7 +7,7 @@
 mod moves;
 mod products;
 
-pub(crate) use moves::{Recorded, Wanted, adam, apply};
+pub(crate) use moves::{Recorded, Stack, Wanted, adam, apply};
 pub(crate) use products::{left_factors, products};
 
 use crate::error::Result;
@@ -61,26 +61,19 @@ kernel!(
     "spectral_adam_rows.wgsl"
 );
 kernel!(
-    "AdamW with the merge.",
-    SPECTRAL_ADAM_MERGE_ROWS,
-    "spectral_adam_merge_rows",
-    "spectral_adam_merge",
+    "AdamW, the weights following a step of W_c, or giving it.",
+    SPECTRAL_ADAM_FOLLOW_ROWS,
+    "spectral_adam_follow_rows",
+    "spectral_adam_follow",
     "lib/pack_vec4.wgsl",
     "lib/adam.wgsl",
     "spectral_adam_rows.wgsl"
 );
 kernel!(
-    "A common part added to W_c.",
+    "A common part added.",
     SPECTRAL_APPLY_ROWS,
     "spectral_apply_rows",
     "spectral_apply",
-    "spectral_apply_rows.wgsl"
-);
-kernel!(
-    "A common part added to W_u, with the merge.",
-    SPECTRAL_MERGE_ROWS,
-    "spectral_merge_rows",
-    "spectral_merge",
     "spectral_apply_rows.wgsl"
 );
 
@@ -92,16 +85,14 @@ pub fn kernels() -> Vec<Variant> {
         let mut add = |kernel, more: &[(&'static str, f64)]| {
             all.push(Variant { kernel, constants: [constants.as_slice(), more].concat() });
         };
-        for kernel in [&SPECTRAL_PRODUCTS_ROWS, &SUM_BLOCKS_ROWS, &LEFT_FACTORS_ROWS] {
+        for kernel in [&SPECTRAL_PRODUCTS_ROWS, &SUM_BLOCKS_ROWS, &LEFT_FACTORS_ROWS, &SPECTRAL_APPLY_ROWS] {
             add(kernel, &[]);
         }
         for common in [0.0, 1.0] {
-            add(&SPECTRAL_APPLY_ROWS, &[("COMMON", common)]);
-            add(&SPECTRAL_MERGE_ROWS, &[("COMMON", common)]);
-            for (full, moves) in [(1.0, 1.0), (0.0, 0.0), (0.0, 1.0)] {
-                let flags = [("COMMON", common), ("FULL", full), ("MOVE", moves)];
-                add(&SPECTRAL_ADAM_ROWS, &flags);
-                add(&SPECTRAL_ADAM_MERGE_ROWS, &flags);
+            for (full, flag) in [(1.0, 1.0), (0.0, 0.0), (0.0, 1.0)] {
+                let flags = [("COMMON", common), ("FULL", full)];
+                add(&SPECTRAL_ADAM_ROWS, &[flags.as_slice(), &[("MOVE", flag)]].concat());
+                add(&SPECTRAL_ADAM_FOLLOW_ROWS, &[flags.as_slice(), &[("FOLLOW", flag)]].concat());
             }
         }
     }
@@ -130,9 +121,9 @@ pub(crate) fn parts(gpu: &Gpu, shape: [usize; 4], k: usize) -> Result<Option<Vec
         return Ok(None);
     }
     // The sums of blocks are the largest of what belongs to a matrix beside its rows.
-    let by_matrix = [blocks(m) * RANK * n, blocks(m) * RANK, RANK * n, RANK * RANK];
-    let Ok(parts) = places(gpu, "spectral decoupling", shape, &[2 * RANK, RANK], &by_matrix, &[RANK * n, m * RANK])
-    else {
+    // AdamW's pass has U^T X, V^T and the clip in one binding.
+    let by_matrix = [blocks(m) * RANK * n, blocks(m) * RANK, RANK * RANK, 2 * RANK * n + 4];
+    let Ok(parts) = places(gpu, "spectral decoupling", shape, &[2 * RANK, RANK], &by_matrix, &[RANK * n, m * n]) else {
         return Ok(None);
     };
     Ok(parts.iter().all(Place::whole).then_some(parts))

@@ -1,17 +1,15 @@
 //! The moves of a stack: a common part added, and AdamW with the gradient's common part added or removed on the way.
 
 use super::products::Partial;
-use super::{
-    SPECTRAL_ADAM_MERGE_ROWS, SPECTRAL_ADAM_ROWS, SPECTRAL_APPLY_ROWS, SPECTRAL_MERGE_ROWS, blocks, launch, parts,
-};
+use super::{SPECTRAL_ADAM_FOLLOW_ROWS, SPECTRAL_ADAM_ROWS, SPECTRAL_APPLY_ROWS, blocks, launch, parts};
 use crate::error::Result;
-use crate::kernels::spectral::{Basis, Products, sizes};
+use crate::kernels::spectral::{Basis, Factors, Products, sizes};
 use crate::kernels::spectral_place::Place;
 use crate::kernels::spectral_update::{AdamFactors, Mix, Moments};
 use crate::tensor::Tensor;
 
 crate::params! {
-    struct ApplyParams { matrices: u32, rows: u32, packs: u32, experts: u32, on_common: f32 }
+    struct ApplyParams { matrices: u32, rows: u32, packs: u32, experts: u32, on_common: f32, decay: f32 }
 }
 
 crate::params! {
@@ -36,13 +34,14 @@ crate::params! {
     }
 }
 
-/// Records `weight += mix`, X taking no part, and with `merge` = (w_c, merged) `merged = w_c + weight`; false where these
-/// kernels do not take it.
+/// Records `weight += factor C - decay weight`, C the common part that the factors are of; false where these kernels do not
+/// take it.
 pub(crate) fn apply(
     weight: &Tensor,
-    mix: Mix<'_>,
+    factor: f32,
+    common: &Factors,
+    decay: f32,
     basis: &Basis,
-    merge: Option<(&Tensor, &Tensor)>,
     clip: &Tensor,
 ) -> Result<bool> {
     let (gpu, shape) = (clip.gpu(), sizes("spectral step", weight)?);
@@ -54,41 +53,34 @@ pub(crate) fn apply(
             rows: m as u32,
             packs: (n / 4) as u32,
             experts: experts as u32,
-            on_common: mix.factor(),
+            on_common: factor,
+            decay,
         };
-        let [left, right, vt] = mix.bindings(&place, basis, clip)?;
-        let kernel = if merge.is_some() { &SPECTRAL_MERGE_ROWS } else { &SPECTRAL_APPLY_ROWS };
-        let mut launch = launch(kernel, m)
-            .constant("COMMON", u32::from(mix.common.is_some()))
+        launch(&SPECTRAL_APPLY_ROWS, m)
             .params(&params)
             .write("weight", &place.rows(weight)?)
-            .read("left", &left)
-            .read("right", &right)
-            .read("vt", &vt)
-            .read("clip", clip);
-        if let Some((w_c, merged)) = merge {
-            launch = launch.read("w_c", &place.layer_rows(w_c)?).write("merged", &place.rows(merged)?);
-        }
-        launch.workgroups(place.count() * blocks(m)).run(gpu)?;
+            .read("left", &place.rows(&common.left)?)
+            .read("right", &place.matrices(&common.right)?)
+            .read("vt", &place.layers(&basis.vt)?)
+            .read("clip", clip)
+            .workgroups(place.count() * blocks(m))
+            .run(gpu)?;
     }
     Ok(true)
 }
 
-/// What [`adam`] makes beside the moments.
+/// What [`adam`] does beside moving the moments.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Wanted<'a> {
-    /// The direction's products; the weights move by the direction if so said.
+    /// The direction's products; the weights move by the direction and decay if so said.
     Products {
         /// Whether the weights move.
         moving: bool,
     },
-    /// The weights move, and `merged = w_c + weight`.
-    Merged {
-        /// `[layers, m, n]`.
-        w_c: &'a Tensor,
-        /// `[layers, experts, m, n]`.
-        merged: &'a Tensor,
-    },
+    /// The weights move and decay, and `[layers, 1, m, n]` is what they move by, decay apart: of `W_c`.
+    Lead(&'a Tensor),
+    /// The weights move and decay, and follow what [`Wanted::Lead`] gave.
+    Follow(&'a Tensor),
 }
 
 /// What [`adam`] has recorded.
@@ -100,28 +92,36 @@ pub(crate) enum Recorded {
     All(Option<Box<Products>>),
 }
 
+/// A stack that AdamW moves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stack<'a> {
+    /// Weights, `[layers, experts, m, n]`.
+    pub(crate) weight: &'a Tensor,
+    /// Their moments.
+    pub(crate) moments: Moments<'a>,
+}
+
 /// Records AdamW's moments for the gradient `mix` of X = `gradient` (may be left out where its factor is 0), multiplied by
-/// the scale in `clip`, and with the direction D what is `wanted`: `weight -= lr D`, D's products, the merge. Nothing changes
-/// where `clip` says that the norm is not finite; the products are then undefined.
+/// the scale in `clip`, and with the direction D what is `wanted`: `weight -= lr (D + decay weight)`, D's products. Nothing
+/// changes where `clip` says that the norm is not finite; the products and what leads are then undefined.
 pub(crate) fn adam(
     gradient: Option<&Tensor>,
-    state: Moments<'_>,
+    stack: Stack<'_>,
     mix: Mix<'_>,
     basis: &Basis,
     adam: &AdamFactors,
     wanted: Wanted<'_>,
     clip: &Tensor,
 ) -> Result<Recorded> {
-    let (gpu, shape) = (clip.gpu(), sizes("spectral direction", state.weight)?);
+    let (gpu, shape) = (clip.gpu(), sizes("spectral direction", stack.weight)?);
     let [_, experts, m, n] = shape;
     let Some(places) = parts(gpu, shape, basis.rank())? else { return Ok(Recorded::Nothing) };
     let partial = match wanted {
         Wanted::Products { .. } => Some(Partial::new(gpu, shape)?),
-        Wanted::Merged { .. } => None,
+        Wanted::Lead(_) | Wanted::Follow(_) => None,
     };
     for place in &places {
         let (left, right, vt_first) = packed(place, mix, basis, clip)?;
-        let moving = !matches!(wanted, Wanted::Products { moving: false });
         let params = AdamParams {
             matrices: place.count() as u32,
             rows: m as u32,
@@ -141,24 +141,25 @@ pub(crate) fn adam(
             eps: adam.eps,
             decay: adam.decay,
         };
-        let kernel = if partial.is_some() { &SPECTRAL_ADAM_ROWS } else { &SPECTRAL_ADAM_MERGE_ROWS };
+        let kernel = if partial.is_some() { &SPECTRAL_ADAM_ROWS } else { &SPECTRAL_ADAM_FOLLOW_ROWS };
         let mut launch = launch(kernel, m)
             .constant("COMMON", u32::from(mix.common.is_some()))
             .constant("FULL", u32::from(gradient.is_some()))
-            .constant("MOVE", u32::from(moving))
             .params(&params)
             .read("gradient", &gradient.map_or(Ok(left.clone()), |g| place.rows(g))?)
-            .write("mean", &place.rows(state.m)?)
-            .write("square", &place.rows(state.v)?)
-            .write("weight", &place.rows(state.weight)?)
+            .write("mean", &place.rows(stack.moments.m)?)
+            .write("square", &place.rows(stack.moments.v)?)
+            .write("weight", &place.rows(stack.weight)?)
             .read("left", &left)
             .read("right", &right);
         if let Some(partial) = &partial {
             launch = launch.write("parts", &place.matrices(&partial.parts)?).write("b", &place.rows(&partial.b)?);
         }
-        if let Wanted::Merged { w_c, merged } = wanted {
-            launch = launch.read("w_c", &place.layer_rows(w_c)?).write("merged", &place.rows(merged)?);
-        }
+        launch = match wanted {
+            Wanted::Products { moving } => launch.constant("MOVE", u32::from(moving)),
+            Wanted::Lead(step) => launch.constant("FOLLOW", 0).write("common_step", &place.layer_rows(step)?),
+            Wanted::Follow(step) => launch.constant("FOLLOW", 1).write("common_step", &place.layer_rows(step)?),
+        };
         launch.workgroups(place.count() * blocks(m)).run(gpu)?;
     }
     Ok(Recorded::All(partial.map(|p| p.finish(basis, &places, None).map(Box::new)).transpose()?))
