@@ -113,39 +113,34 @@ fn spectral_adam(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroup
         return;
     }
     let at = place(index, lane);
-    let f0 = factors(at, at.rows.x, at.inside.x);
-    let f1 = factors(at, at.rows.y, at.inside.y);
-    let f2 = factors(at, at.rows.z, at.inside.z);
-    let f3 = factors(at, at.rows.w, at.inside.w);
+    let f0 = factors(at, at.near.at.x, at.near.inside.x);
+    let f1 = factors(at, at.near.at.y, at.near.inside.y);
+    let f2 = factors(at, at.near.at.z, at.near.inside.z);
+    let f3 = factors(at, at.near.at.w, at.near.inside.w);
     let basis = FourRows(f0.u, f1.u, f2.u, f3.u);
-    let first = (vec4(at.matrix * params.rows) + at.rows) * params.packs;
+    let first = (vec4(at.matrix * params.rows) + at.near.at) * params.packs;
     let a_first = (at.matrix * 8u + lane) * params.packs;
     let v_first = params.vt_first + (at.layer * 8u + lane) * params.packs;
     let part = (at.block * 8u + lane) * params.packs;
-    var sum0: Row;
-    var sum1: Row;
-    var sum2: Row;
-    var sum3: Row;
+    var sums: FourRows;
     for (var i = 0u; i < params.packs; i++) {
         let v = spread(right[v_first + i]);
         var a: Eight;
         if COMMON {
             a = spread(right[a_first + i]);
         }
-        let d0 = move_quad(first.x + i, at.inside.x, common_part(f0, a, v), clip.y);
-        let d1 = move_quad(first.y + i, at.inside.y, common_part(f1, a, v), clip.y);
-        let d2 = move_quad(first.z + i, at.inside.z, common_part(f2, a, v), clip.y);
-        let d3 = move_quad(first.w + i, at.inside.w, common_part(f3, a, v), clip.y);
-        sum0 = reduce(sum0, d0, v);
-        sum1 = reduce(sum1, d1, v);
-        sum2 = reduce(sum2, d2, v);
-        sum3 = reduce(sum3, d3, v);
-        parts[part + i] = project(basis, Four(d0, d1, d2, d3), lane);
+        let d0 = move_quad(first.x + i, at.near.inside.x, common_part(f0, a, v), clip.y);
+        let d1 = move_quad(first.y + i, at.near.inside.y, common_part(f1, a, v), clip.y);
+        let d2 = move_quad(first.z + i, at.near.inside.z, common_part(f2, a, v), clip.y);
+        let d3 = move_quad(first.w + i, at.near.inside.w, common_part(f3, a, v), clip.y);
+        let d = Four(d0, d1, d2, d3);
+        sums = reduce_four(sums, d, v);
+        parts[part + i] = add_inner(inner(Eight(), basis, d), lane);
     }
-    store_row(at, at.rows.x, at.inside.x, sum0);
-    store_row(at, at.rows.y, at.inside.y, sum1);
-    store_row(at, at.rows.z, at.inside.z, sum2);
-    store_row(at, at.rows.w, at.inside.w, sum3);
+    store_row(at, at.near.at.x, at.near.inside.x, sums.r0);
+    store_row(at, at.near.at.y, at.near.inside.y, sums.r1);
+    store_row(at, at.near.at.z, at.near.inside.z, sums.r2);
+    store_row(at, at.near.at.w, at.near.inside.w, sums.r3);
 }
 
 // `c` is the place in what the layer's experts share.
@@ -171,12 +166,12 @@ fn spectral_adam_follow(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_wo
         return;
     }
     let at = place(index, lane);
-    let f0 = factors(at, at.rows.x, true);
-    let f1 = factors(at, at.rows.y, true);
-    let f2 = factors(at, at.rows.z, true);
-    let f3 = factors(at, at.rows.w, true);
-    let first = (vec4(at.matrix * params.rows) + at.rows) * params.packs;
-    let shared_row = (vec4(at.layer * params.rows) + at.rows) * params.packs;
+    let f0 = factors(at, at.near.at.x, true);
+    let f1 = factors(at, at.near.at.y, true);
+    let f2 = factors(at, at.near.at.z, true);
+    let f3 = factors(at, at.near.at.w, true);
+    let first = (vec4(at.matrix * params.rows) + at.near.at) * params.packs;
+    let shared_row = (vec4(at.layer * params.rows) + at.near.at) * params.packs;
     let a_first = (at.matrix * 8u + lane) * params.packs;
     let v_first = params.vt_first + (at.layer * 8u + lane) * params.packs;
     for (var i = 0u; i < params.packs; i++) {
@@ -186,9 +181,9 @@ fn spectral_adam_follow(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_wo
             a = spread(right[a_first + i]);
             v = spread(right[v_first + i]);
         }
-        follow_quad(first.x + i, shared_row.x + i, at.inside.x, common_part(f0, a, v), clip.y);
-        follow_quad(first.y + i, shared_row.y + i, at.inside.y, common_part(f1, a, v), clip.y);
-        follow_quad(first.z + i, shared_row.z + i, at.inside.z, common_part(f2, a, v), clip.y);
-        follow_quad(first.w + i, shared_row.w + i, at.inside.w, common_part(f3, a, v), clip.y);
+        follow_quad(first.x + i, shared_row.x + i, at.near.inside.x, common_part(f0, a, v), clip.y);
+        follow_quad(first.y + i, shared_row.y + i, at.near.inside.y, common_part(f1, a, v), clip.y);
+        follow_quad(first.z + i, shared_row.z + i, at.near.inside.z, common_part(f2, a, v), clip.y);
+        follow_quad(first.w + i, shared_row.w + i, at.near.inside.w, common_part(f3, a, v), clip.y);
     }
 }

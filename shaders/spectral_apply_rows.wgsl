@@ -43,19 +43,19 @@ fn spectral_apply(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
         return;
     }
     let at = place(index, lane);
-    let f0 = factors(at, at.rows.x);
-    let f1 = factors(at, at.rows.y);
-    let f2 = factors(at, at.rows.z);
-    let f3 = factors(at, at.rows.w);
-    let first = (vec4(at.matrix * params.rows) + at.rows) * params.packs;
+    let f0 = factors(at, at.near.at.x);
+    let f1 = factors(at, at.near.at.y);
+    let f2 = factors(at, at.near.at.z);
+    let f3 = factors(at, at.near.at.w);
+    let first = (vec4(at.matrix * params.rows) + at.near.at) * params.packs;
     let a_first = (at.matrix * 8u + lane) * params.packs;
     let v_first = (at.layer * 8u + lane) * params.packs;
     for (var i = 0u; i < params.packs; i++) {
         let a = spread(right[a_first + i]);
         let v = spread(vt[v_first + i]);
-        move_quad(first.x + i, at.inside.x, f0, a, v);
-        move_quad(first.y + i, at.inside.y, f1, a, v);
-        move_quad(first.z + i, at.inside.z, f2, a, v);
-        move_quad(first.w + i, at.inside.w, f3, a, v);
+        move_quad(first.x + i, at.near.inside.x, f0, a, v);
+        move_quad(first.y + i, at.near.inside.y, f1, a, v);
+        move_quad(first.z + i, at.near.inside.z, f2, a, v);
+        move_quad(first.w + i, at.near.inside.w, f3, a, v);
     }
 }

@@ -92,8 +92,8 @@ fn left_factors(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
     let inner = (at.matrix * 8u + lane) * 2u;
     let low = spread(square[inner]);
     let high = spread(square[inner + 1u]);
-    left_row(at, at.rows.x, at.inside.x, low, high);
-    left_row(at, at.rows.y, at.inside.y, low, high);
-    left_row(at, at.rows.z, at.inside.z, low, high);
-    left_row(at, at.rows.w, at.inside.w, low, high);
+    left_row(at, at.near.at.x, at.near.inside.x, low, high);
+    left_row(at, at.near.at.y, at.near.inside.y, low, high);
+    left_row(at, at.near.at.z, at.near.inside.z, low, high);
+    left_row(at, at.near.at.w, at.near.inside.w, low, high);
 }

@@ -21,12 +21,39 @@ fn basis_row(at: Place, row: u32, inside: bool) -> Row {
     return masked(Row(u[i], u[i + 1u]), inside);
 }
 
+fn basis_rows(at: Place, rows: Rows) -> FourRows {
+    return FourRows(basis_row(at, rows.at.x, rows.inside.x), basis_row(at, rows.at.y, rows.inside.y),
+                    basis_row(at, rows.at.z, rows.inside.z), basis_row(at, rows.at.w, rows.inside.w));
+}
+
+fn load(first: vec4<u32>, i: u32, rows: Rows) -> Four {
+    var four = Four(x[first.x + i], x[first.y + i], x[first.z + i], x[first.w + i]);
+    if ROW_TAIL {
+        four.x0 = select(vec4(0.0), four.x0, rows.inside.x);
+        four.x1 = select(vec4(0.0), four.x1, rows.inside.y);
+        four.x2 = select(vec4(0.0), four.x2, rows.inside.z);
+        four.x3 = select(vec4(0.0), four.x3, rows.inside.w);
+    }
+    return four;
+}
+
+fn add_squares(sum: vec4<f32>, x: Four) -> vec4<f32> {
+    return fma(x.x0, x.x0, fma(x.x1, x.x1, fma(x.x2, x.x2, fma(x.x3, x.x3, sum))));
+}
+
 fn store_row(at: Place, row: u32, inside: bool, sum: Row) {
     if inside {
         let i = (at.matrix * params.rows + row) * 2u;
         b[i] = sum.low;
         b[i + 1u] = sum.high;
     }
+}
+
+fn store_rows(at: Place, rows: Rows, sums: FourRows) {
+    store_row(at, rows.at.x, rows.inside.x, sums.r0);
+    store_row(at, rows.at.y, rows.inside.y, sums.r1);
+    store_row(at, rows.at.z, rows.inside.z, sums.r2);
+    store_row(at, rows.at.w, rows.inside.w, sums.r3);
 }
 
 // parts: [matrices, blocks, 8, packs], U^T X of each block of rows (sum_blocks adds them up); b = X V: [matrices, rows, 8];
@@ -39,35 +66,32 @@ fn spectral_products(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workg
         return;
     }
     let at = place(index, lane);
-    let basis = FourRows(basis_row(at, at.rows.x, at.inside.x), basis_row(at, at.rows.y, at.inside.y),
-                         basis_row(at, at.rows.z, at.inside.z), basis_row(at, at.rows.w, at.inside.w));
-    let first = (vec4(at.matrix * params.rows) + at.rows) * params.packs;
+    let basis = basis_rows(at, at.near);
+    let far_basis = basis_rows(at, at.far);
+    let first = (vec4(at.matrix * params.rows) + at.near.at) * params.packs;
+    let far_first = (vec4(at.matrix * params.rows) + at.far.at) * params.packs;
     let v = (at.layer * 8u + lane) * params.packs;
     let part = (at.block * 8u + lane) * params.packs;
-    var sum0: Row;
-    var sum1: Row;
-    var sum2: Row;
-    var sum3: Row;
+    var sums: FourRows;
+    var far_sums: FourRows;
     var square = vec4(0.0);
     for (var i = 0u; i < params.packs; i++) {
-        var four = Four(x[first.x + i], x[first.y + i], x[first.z + i], x[first.w + i]);
-        if ROW_TAIL {
-            four.x0 = select(vec4(0.0), four.x0, at.inside.x);
-            four.x1 = select(vec4(0.0), four.x1, at.inside.y);
-            four.x2 = select(vec4(0.0), four.x2, at.inside.z);
-            four.x3 = select(vec4(0.0), four.x3, at.inside.w);
-        }
+        let four = load(first, i, at.near);
         let basis_v = spread(vt[v + i]);
-        sum0 = reduce(sum0, four.x0, basis_v);
-        sum1 = reduce(sum1, four.x1, basis_v);
-        sum2 = reduce(sum2, four.x2, basis_v);
-        sum3 = reduce(sum3, four.x3, basis_v);
-        square = fma(four.x0, four.x0, fma(four.x1, four.x1, fma(four.x2, four.x2, fma(four.x3, four.x3, square))));
-        parts[part + i] = project(basis, four, lane);
+        sums = reduce_four(sums, four, basis_v);
+        square = add_squares(square, four);
+        var inside = inner(Eight(), basis, four);
+        if FAR {
+            let far = load(far_first, i, at.far);
+            far_sums = reduce_four(far_sums, far, basis_v);
+            square = add_squares(square, far);
+            inside = inner(inside, far_basis, far);
+        }
+        parts[part + i] = add_inner(inside, lane);
     }
-    store_row(at, at.rows.x, at.inside.x, sum0);
-    store_row(at, at.rows.y, at.inside.y, sum1);
-    store_row(at, at.rows.z, at.inside.z, sum2);
-    store_row(at, at.rows.w, at.inside.w, sum3);
+    store_rows(at, at.near, sums);
+    if FAR {
+        store_rows(at, at.far, far_sums);
+    }
     squares[at.block * 8u + lane] = (square.x + square.y) + (square.z + square.w);
 }

@@ -2,31 +2,50 @@
 // rows, packs (vec4s of a row) and experts (matrices of a layer).
 //
 // A workgroup is a subgroup and takes 32 rows: lane l has the rows l, 8 + l, 16 + l, 24 + l of the block, and all lanes
-// walk along their rows together. So a load touches eight cache lines at once, and the next loads use them up. With the lanes
-// along the columns of a block of rows a load touches two, which software adapters wait for: a third of the speed.
+// walk along their rows together; with FAR it takes 32 more in the same walk. So a load touches eight cache lines at once,
+// and the next loads use them up. With the lanes along the columns of a block of rows a load touches two, which software
+// adapters wait for: a third of the speed.
 //
-// What belongs to the columns (a vec4 of each of the eight rows of V^T, say) is loaded once for all 32 rows, one vec4 a lane,
+// What belongs to the columns (a vec4 of each of the eight rows of V^T, say) is loaded once for all its rows, one vec4 a lane,
 // and reaches the lanes by broadcasts; what belongs to a lane's rows stays in registers for the whole walk.
 
 // Lanes of a subgroup, and the rank.
 override WG: u32 = 8u;
-// The number of rows is no multiple of 32: what is past the last repeats it, with weight zero, and is not stored.
+// A workgroup takes 64 rows.
+override FAR: bool = false;
+// The number of rows is no multiple of those: what is past the last repeats it, with weight zero, and is not stored.
 override ROW_TAIL: bool = false;
 
-const BLOCK: u32 = 32u;
+// Four rows of a lane within a matrix, and which of them are inside.
+struct Rows {
+    at: vec4<u32>,
+    inside: vec4<bool>,
+}
 
 struct Place {
     matrix: u32,
     layer: u32,
     // Block of rows, counted over all matrices.
     block: u32,
-    // The lane's four rows within the matrix, and which of them are inside.
-    rows: vec4<u32>,
-    inside: vec4<bool>,
+    near: Rows,
+    // With FAR only.
+    far: Rows,
+}
+
+fn rows_of_a_block() -> u32 {
+    return select(32u, 64u, FAR);
 }
 
 fn blocks_of_rows() -> u32 {
-    return (params.rows + BLOCK - 1u) / BLOCK;
+    return (params.rows + rows_of_a_block() - 1u) / rows_of_a_block();
+}
+
+fn rows_from(first: u32) -> Rows {
+    let rows = vec4(first) + vec4(0u, 8u, 16u, 24u);
+    if ROW_TAIL {
+        return Rows(min(rows, vec4(params.rows - 1u)), rows < vec4(params.rows));
+    }
+    return Rows(rows, vec4(true));
 }
 
 // The experts of a layer share what belongs to it, so the same rows of all of them follow each other.
@@ -36,11 +55,8 @@ fn place(index: u32, lane: u32) -> Place {
     let layer = index / (experts * blocks);
     let block = index / experts % blocks;
     let matrix = layer * experts + index % experts;
-    let rows = vec4(block * BLOCK + lane) + vec4(0u, 8u, 16u, 24u);
-    if ROW_TAIL {
-        return Place(matrix, layer, matrix * blocks + block, min(rows, vec4(params.rows - 1u)), rows < vec4(params.rows));
-    }
-    return Place(matrix, layer, matrix * blocks + block, rows, vec4(true));
+    let first = block * rows_of_a_block() + lane;
+    return Place(matrix, layer, matrix * blocks + block, rows_from(first), rows_from(first + 32u));
 }
 
 // Eight numbers of a lane: of one row, one for each direction.
@@ -115,20 +131,29 @@ fn add_up(p0: vec4<f32>, p1: vec4<f32>, p2: vec4<f32>, p3: vec4<f32>, p4: vec4<f
     return exchange(low, high, 4u, lane);
 }
 
-fn weighted(x: Four, a: f32, b: f32, c: f32, d: f32) -> vec4<f32> {
-    return fma(vec4(d), x.x3, fma(vec4(c), x.x2, fma(vec4(b), x.x1, a * x.x0)));
+fn weighted(sum: vec4<f32>, x: Four, a: f32, b: f32, c: f32, d: f32) -> vec4<f32> {
+    return fma(vec4(d), x.x3, fma(vec4(c), x.x2, fma(vec4(b), x.x1, fma(vec4(a), x.x0, sum))));
 }
 
-// Four columns of u^T x over the block's 32 rows: lane j has direction j.
-fn project(u: FourRows, x: Four, lane: u32) -> vec4<f32> {
-    return add_up(weighted(x, u.r0.low.x, u.r1.low.x, u.r2.low.x, u.r3.low.x),
-                  weighted(x, u.r0.low.y, u.r1.low.y, u.r2.low.y, u.r3.low.y),
-                  weighted(x, u.r0.low.z, u.r1.low.z, u.r2.low.z, u.r3.low.z),
-                  weighted(x, u.r0.low.w, u.r1.low.w, u.r2.low.w, u.r3.low.w),
-                  weighted(x, u.r0.high.x, u.r1.high.x, u.r2.high.x, u.r3.high.x),
-                  weighted(x, u.r0.high.y, u.r1.high.y, u.r2.high.y, u.r3.high.y),
-                  weighted(x, u.r0.high.z, u.r1.high.z, u.r2.high.z, u.r3.high.z),
-                  weighted(x, u.r0.high.w, u.r1.high.w, u.r2.high.w, u.r3.high.w), lane);
+// Four columns of u^T x over a lane's rows.
+fn inner(sum: Eight, u: FourRows, x: Four) -> Eight {
+    return Eight(weighted(sum.v0, x, u.r0.low.x, u.r1.low.x, u.r2.low.x, u.r3.low.x),
+                 weighted(sum.v1, x, u.r0.low.y, u.r1.low.y, u.r2.low.y, u.r3.low.y),
+                 weighted(sum.v2, x, u.r0.low.z, u.r1.low.z, u.r2.low.z, u.r3.low.z),
+                 weighted(sum.v3, x, u.r0.low.w, u.r1.low.w, u.r2.low.w, u.r3.low.w),
+                 weighted(sum.v4, x, u.r0.high.x, u.r1.high.x, u.r2.high.x, u.r3.high.x),
+                 weighted(sum.v5, x, u.r0.high.y, u.r1.high.y, u.r2.high.y, u.r3.high.y),
+                 weighted(sum.v6, x, u.r0.high.z, u.r1.high.z, u.r2.high.z, u.r3.high.z),
+                 weighted(sum.v7, x, u.r0.high.w, u.r1.high.w, u.r2.high.w, u.r3.high.w));
+}
+
+// The same over the block's rows: lane j has direction j.
+fn add_inner(p: Eight, lane: u32) -> vec4<f32> {
+    return add_up(p.v0, p.v1, p.v2, p.v3, p.v4, p.v5, p.v6, p.v7, lane);
+}
+
+fn reduce_four(sums: FourRows, x: Four, e: Eight) -> FourRows {
+    return FourRows(reduce(sums.r0, x.x0, e), reduce(sums.r1, x.x1, e), reduce(sums.r2, x.x2, e), reduce(sums.r3, x.x3, e));
 }
 
 // Zero outside, so that a row that repeats another counts once.

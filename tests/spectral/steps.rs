@@ -37,7 +37,14 @@ fn steps_and_refreshes_follow_dense_projectors_in_f64() {
 fn small_bindings_split_the_stacks_and_change_nothing() {
     let gpu = open(&GpuOptions { max_binding_bytes: Some(32 << 10), ..GpuOptions::default() });
     let config = SpectralConfig { refresh_every: 3, ..SpectralConfig::default() };
-    for sizes in [[2, 3, 66, 68, 8], [2, 2, 96, 96, 8], [1, 3, 96, 104, 4], [1, 3, 97, 103, 3], [1, 2, 97, 106, 2]] {
+    for sizes in [
+        [2, 3, 66, 68, 8],
+        [1, 2, 100, 72, 8],
+        [2, 2, 96, 96, 8],
+        [1, 3, 96, 104, 4],
+        [1, 3, 97, 103, 3],
+        [1, 2, 97, 106, 2],
+    ] {
         follow(&gpu, sizes, config.clone(), SpectralInit::Fresh);
     }
 }

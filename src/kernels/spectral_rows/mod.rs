@@ -18,7 +18,39 @@ use crate::kernels::spectral_place::{Place, places};
 /// Rank, and lanes of a subgroup.
 const RANK: usize = 8;
 /// Rows of a workgroup, as in lib/eight_rows.wgsl.
-const BLOCK: usize = 32;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Block {
+    /// 32.
+    Near,
+    /// 64.
+    Far,
+}
+
+impl Block {
+    /// The larger one, unless half of the last block would be past the end of `m` rows.
+    fn large(m: usize) -> Self {
+        if m.next_multiple_of(64) - m < 32 { Self::Far } else { Self::Near }
+    }
+
+    fn rows(self) -> usize {
+        match self {
+            Self::Near => 32,
+            Self::Far => 64,
+        }
+    }
+
+    /// How many `m` rows take.
+    fn count(self, m: usize) -> usize {
+        m.div_ceil(self.rows())
+    }
+
+    fn launch<'a>(self, kernel: &'static Kernel, m: usize) -> Launch<'a> {
+        Launch::new(kernel)
+            .constant("WG", RANK as u32)
+            .constant("FAR", u32::from(self == Self::Far))
+            .constant("ROW_TAIL", u32::from(!m.is_multiple_of(self.rows())))
+    }
+}
 
 macro_rules! kernel {
     ($doc:literal, $name:ident, $text:literal, $entry:literal, $($source:literal),*) => {
@@ -80,14 +112,19 @@ kernel!(
 /// This module's kernels.
 pub fn kernels() -> Vec<Variant> {
     let mut all = Vec::new();
-    for tail in [0.0, 1.0] {
-        let constants = vec![("WG", RANK as f64), ("ROW_TAIL", tail)];
+    for (far, tail) in [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)] {
+        let constants = vec![("WG", RANK as f64), ("FAR", far), ("ROW_TAIL", tail)];
         let mut add = |kernel, more: &[(&'static str, f64)]| {
             all.push(Variant { kernel, constants: [constants.as_slice(), more].concat() });
         };
-        for kernel in [&SPECTRAL_PRODUCTS_ROWS, &SUM_BLOCKS_ROWS, &LEFT_FACTORS_ROWS, &SPECTRAL_APPLY_ROWS] {
+        for kernel in [&SPECTRAL_PRODUCTS_ROWS, &SUM_BLOCKS_ROWS] {
             add(kernel, &[]);
         }
+        if far == 1.0 {
+            continue;
+        }
+        add(&LEFT_FACTORS_ROWS, &[]);
+        add(&SPECTRAL_APPLY_ROWS, &[]);
         for common in [0.0, 1.0] {
             for (full, flag) in [(1.0, 1.0), (0.0, 0.0), (0.0, 1.0)] {
                 let flags = [("COMMON", common), ("FULL", full)];
@@ -110,10 +147,6 @@ fn applies(gpu: &Gpu, k: usize, n: usize) -> bool {
         && n / 4 <= gpu.adapter().loop_limit() / 2
 }
 
-fn blocks(m: usize) -> usize {
-    m.div_ceil(BLOCK)
-}
-
 /// The launches for a stack of `shape`, none where these kernels do not take it: in each whole matrices must fit.
 pub(crate) fn parts(gpu: &Gpu, shape: [usize; 4], k: usize) -> Result<Option<Vec<Place>>> {
     let [_, _, m, n] = shape;
@@ -121,15 +154,11 @@ pub(crate) fn parts(gpu: &Gpu, shape: [usize; 4], k: usize) -> Result<Option<Vec
         return Ok(None);
     }
     // The sums of blocks are the largest of what belongs to a matrix beside its rows.
+    let blocks = Block::Near.count(m);
     // AdamW's pass has U^T X, V^T and the clip in one binding.
-    let by_matrix = [blocks(m) * RANK * n, blocks(m) * RANK, RANK * RANK, 2 * RANK * n + 4];
+    let by_matrix = [blocks * RANK * n, blocks * RANK, RANK * RANK, 2 * RANK * n + 4];
     let Ok(parts) = places(gpu, "spectral decoupling", shape, &[2 * RANK, RANK], &by_matrix, &[RANK * n, m * n]) else {
         return Ok(None);
     };
     Ok(parts.iter().all(Place::whole).then_some(parts))
-}
-
-fn launch<'a>(kernel: &'static Kernel, m: usize) -> Launch<'a> {
-    let tail = u32::from(!m.is_multiple_of(BLOCK));
-    Launch::new(kernel).constant("WG", RANK as u32).constant("ROW_TAIL", tail)
 }

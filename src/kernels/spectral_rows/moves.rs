@@ -1,7 +1,7 @@
 //! The moves of a stack: a common part added, and AdamW with the gradient's common part added or removed on the way.
 
 use super::products::Partial;
-use super::{SPECTRAL_ADAM_FOLLOW_ROWS, SPECTRAL_ADAM_ROWS, SPECTRAL_APPLY_ROWS, blocks, launch, parts};
+use super::{Block, SPECTRAL_ADAM_FOLLOW_ROWS, SPECTRAL_ADAM_ROWS, SPECTRAL_APPLY_ROWS, parts};
 use crate::error::Result;
 use crate::kernels::spectral::{Basis, Factors, Products, sizes};
 use crate::kernels::spectral_place::Place;
@@ -56,14 +56,15 @@ pub(crate) fn apply(
             on_common: factor,
             decay,
         };
-        launch(&SPECTRAL_APPLY_ROWS, m)
+        Block::Near
+            .launch(&SPECTRAL_APPLY_ROWS, m)
             .params(&params)
             .write("weight", &place.rows(weight)?)
             .read("left", &place.rows(&common.left)?)
             .read("right", &place.matrices(&common.right)?)
             .read("vt", &place.layers(&basis.vt)?)
             .read("clip", clip)
-            .workgroups(place.count() * blocks(m))
+            .workgroups(place.count() * Block::Near.count(m))
             .run(gpu)?;
     }
     Ok(true)
@@ -116,8 +117,10 @@ pub(crate) fn adam(
     let (gpu, shape) = (clip.gpu(), sizes("spectral direction", stack.weight)?);
     let [_, experts, m, n] = shape;
     let Some(places) = parts(gpu, shape, basis.rank())? else { return Ok(Recorded::Nothing) };
+    // With 64 rows too many lines of gradient, weights and moments are underway at once: a quarter slower.
+    let block = Block::Near;
     let partial = match wanted {
-        Wanted::Products { .. } => Some(Partial::new(gpu, shape)?),
+        Wanted::Products { .. } => Some(Partial::new(gpu, block, shape)?),
         Wanted::Lead(_) | Wanted::Follow(_) => None,
     };
     for place in &places {
@@ -142,7 +145,8 @@ pub(crate) fn adam(
             decay: adam.decay,
         };
         let kernel = if partial.is_some() { &SPECTRAL_ADAM_ROWS } else { &SPECTRAL_ADAM_FOLLOW_ROWS };
-        let mut launch = launch(kernel, m)
+        let mut launch = block
+            .launch(kernel, m)
             .constant("COMMON", u32::from(mix.common.is_some()))
             .constant("FULL", u32::from(gradient.is_some()))
             .params(&params)
@@ -160,7 +164,7 @@ pub(crate) fn adam(
             Wanted::Lead(step) => launch.constant("FOLLOW", 0).write("common_step", &place.layer_rows(step)?),
             Wanted::Follow(step) => launch.constant("FOLLOW", 1).write("common_step", &place.layer_rows(step)?),
         };
-        launch.workgroups(place.count() * blocks(m)).run(gpu)?;
+        launch.workgroups(place.count() * block.count(m)).run(gpu)?;
     }
     Ok(Recorded::All(partial.map(|p| p.finish(basis, &places, None).map(Box::new)).transpose()?))
 }

@@ -1,6 +1,6 @@
 //! The skinny products of a stack, and the factors that its common part is made of.
 
-use super::{LEFT_FACTORS_ROWS, RANK, SPECTRAL_PRODUCTS_ROWS, SUM_BLOCKS_ROWS, blocks, launch, parts};
+use super::{Block, LEFT_FACTORS_ROWS, RANK, SPECTRAL_PRODUCTS_ROWS, SUM_BLOCKS_ROWS, parts};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::kernels::spectral::{Basis, Products, Skinny, sizes};
@@ -17,14 +17,16 @@ crate::params! {
 
 /// Sums over blocks of rows and `X V`, to become [`Products`].
 pub(super) struct Partial {
+    block: Block,
     pub(super) parts: Tensor,
     pub(super) b: Tensor,
 }
 
 impl Partial {
-    pub(super) fn new(gpu: &Gpu, [layers, experts, m, n]: [usize; 4]) -> Result<Self> {
+    pub(super) fn new(gpu: &Gpu, block: Block, [layers, experts, m, n]: [usize; 4]) -> Result<Self> {
         Ok(Self {
-            parts: Tensor::empty_f32(gpu, [layers, experts, blocks(m) * RANK, n])?,
+            block,
+            parts: Tensor::empty_f32(gpu, [layers, experts, block.count(m) * RANK, n])?,
             b: Tensor::empty_f32(gpu, [layers, experts, m, RANK])?,
         })
     }
@@ -35,7 +37,8 @@ impl Partial {
         let a = Tensor::empty_f32(gpu, [layers, experts, RANK, n])?;
         let square = Tensor::empty_f32(gpu, [layers, experts, RANK, RANK])?;
         for place in places {
-            launch(&SUM_BLOCKS_ROWS, m)
+            self.block
+                .launch(&SUM_BLOCKS_ROWS, m)
                 .params(&FactorParams {
                     matrices: place.count() as u32,
                     rows: m as u32,
@@ -59,10 +62,12 @@ pub(crate) fn products(basis: &Basis, x: &Tensor) -> Result<Option<Products>> {
     let (gpu, shape) = (x.gpu(), sizes("gradient split", x)?);
     let [layers, experts, m, n] = shape;
     let Some(places) = parts(gpu, shape, basis.rank())? else { return Ok(None) };
-    let partial = Partial::new(gpu, shape)?;
-    let squares = Tensor::empty_f32(gpu, [layers, experts, blocks(m) * RANK])?;
+    let block = Block::large(m);
+    let partial = Partial::new(gpu, block, shape)?;
+    let squares = Tensor::empty_f32(gpu, [layers, experts, block.count(m) * RANK])?;
     for place in &places {
-        launch(&SPECTRAL_PRODUCTS_ROWS, m)
+        block
+            .launch(&SPECTRAL_PRODUCTS_ROWS, m)
             .params(&ProductParams {
                 matrices: place.count() as u32,
                 rows: m as u32,
@@ -75,7 +80,7 @@ pub(crate) fn products(basis: &Basis, x: &Tensor) -> Result<Option<Products>> {
             .write("parts", &place.matrices(&partial.parts)?)
             .write("b", &place.rows(&partial.b)?)
             .write("squares", &place.matrices(&squares)?)
-            .workgroups(place.count() * blocks(m))
+            .workgroups(place.count() * block.count(m))
             .run(gpu)?;
     }
     partial.finish(basis, &places, Some(squares)).map(Some)
@@ -89,7 +94,8 @@ pub(crate) fn left_factors(basis: &Basis, b: &Tensor, square: Option<&Tensor>, l
     let Some(places) = parts(gpu, shape, k)? else { return Ok(false) };
     for place in places {
         let x = place.rows(b)?;
-        launch(&LEFT_FACTORS_ROWS, m)
+        Block::Near
+            .launch(&LEFT_FACTORS_ROWS, m)
             .params(&FactorParams {
                 matrices: place.count() as u32,
                 rows: m as u32,
@@ -101,7 +107,7 @@ pub(crate) fn left_factors(basis: &Basis, b: &Tensor, square: Option<&Tensor>, l
             .read("b", &x)
             .read("square", &square.map_or(Ok(x.clone()), |s| place.matrices(s))?)
             .write("left", &place.rows(left)?)
-            .workgroups(place.count() * blocks(m))
+            .workgroups(place.count() * Block::Near.count(m))
             .run(gpu)?;
     }
     Ok(true)
