@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use crate::bench::{Options, Plan, Suite};
 use crate::checkpoint::write_file_atomically;
 use crate::error::{Error, Result};
-use crate::gpu::{AdapterChoice, Gpu, GpuOptions};
+use crate::gpu::Gpu;
+
+use super::device::DeviceArgs;
 
 /// Flags of `sdmoe bench`.
 #[derive(Debug, clap::Args)]
@@ -23,9 +25,8 @@ pub(super) struct Args {
     /// Write the figures to this file, a list of objects
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Adapter, by a part of its name or by its index (see `sdmoe devices`)
-    #[arg(long, value_name = "NAME|INDEX")]
-    adapter: Option<String>,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Rounds of each group of cases
     #[arg(long, value_name = "N", default_value_t = Options::default().rounds)]
     rounds: usize,
@@ -83,8 +84,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             return Err(Error::config("--json", message));
         }
     }
-    let adapter = args.adapter.as_deref().map_or(AdapterChoice::Auto, AdapterChoice::from);
-    let gpu = pollster::block_on(Gpu::open(&GpuOptions { adapter, ..GpuOptions::default() }))?;
+    let gpu = pollster::block_on(Gpu::open(&args.device.options()))?;
     let figures = plan.run(&gpu, super::print)?;
     match &args.json {
         Some(path) => {

@@ -39,6 +39,12 @@ impl From<&str> for AdapterChoice {
     }
 }
 
+impl From<Option<&str>> for AdapterChoice {
+    fn from(text: Option<&str>) -> Self {
+        text.map_or(AdapterChoice::Auto, AdapterChoice::from)
+    }
+}
+
 /// What an adapter says of itself.
 #[derive(Clone, Debug, Serialize)]
 pub struct AdapterReport {

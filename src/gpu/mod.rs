@@ -8,12 +8,15 @@ mod adapter;
 mod compile;
 mod kernel;
 mod launch;
+mod pipeline_cache;
 mod pool;
 mod profile;
 mod readback;
 mod recorder;
 mod reflect;
+mod trusted;
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 pub use adapter::{AdapterChoice, AdapterReport, Tier, adapters};
@@ -25,6 +28,7 @@ pub use readback::Readback;
 pub use reflect::{Binding, BindingKind, Reflection, compose, compose_half, reflect, reflect_half};
 
 use crate::error::{Error, Result};
+use pipeline_cache::PipelineCache;
 
 /// What the library counts; after the first steps of a training run only `dispatches` and `submissions` still grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,6 +39,8 @@ pub struct Counters {
     pub bind_groups_created: u64,
     /// Compute pipelines compiled.
     pub pipelines_created: u64,
+    /// Bytes of compiled pipelines that the device began with, from the folder [`GpuOptions::pipeline_cache`].
+    pub pipeline_bytes_read: u64,
     /// Times the host waited for the newest submission: the device then runs dry.
     pub waits: u64,
     /// Dispatches recorded.
@@ -72,6 +78,12 @@ pub struct GpuOptions {
     /// For [`Gpu::from_device`]: what the device's adapter says in `cooperative_matrix_properties()`, as a device does not
     /// tell. See [`Gpu::cooperative_matrix`].
     pub cooperative_matrix: Vec<wgpu::CooperativeMatrixProperties>,
+    /// A folder for the pipelines that the driver compiled, so that the next process need not compile them again: made where
+    /// it is missing, one file for each adapter and driver, written when the [`Gpu`]'s last handle is dropped. Nobody but the
+    /// user should be able to write there, as the driver runs what the file holds. A file that does not fit is replaced, and a
+    /// folder that cannot be written does no harm; both are logged. Without a folder, and where the device has no feature
+    /// `PIPELINE_CACHE` (only Vulkan has it), nothing is read or written. Most drivers have such a cache of their own.
+    pub pipeline_cache: Option<PathBuf>,
 }
 
 /// A device with its queue, kernels and buffers. Cloning shares it.
@@ -110,22 +122,24 @@ impl Gpu {
     /// adapter cannot run the tier asked for.
     pub async fn open(options: &GpuOptions) -> Result<Self> {
         let (adapter, report) = adapter::choose(&options.adapter).await?;
+        let mut wanted = OPTIONAL_FEATURES;
+        wanted.set(wgpu::Features::PIPELINE_CACHE, options.pipeline_cache.is_some());
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("sdmoe"),
-                required_features: adapter.features() & OPTIONAL_FEATURES,
+                required_features: adapter.features() & wanted,
                 required_limits: adapter.limits(),
                 memory_hints: wgpu::MemoryHints::Performance,
                 ..Default::default()
             })
             .await
             .map_err(|e| Error::Device(format!("{}: {e}", report.name)))?;
-        let gpu = Self::build(device, queue, report, options)?;
-        let failure = gpu.0.failure.clone();
-        gpu.0.device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-            lock(&failure).get_or_insert_with(|| error.to_string());
+        let failure = Arc::<Mutex<Option<String>>>::default();
+        let told = failure.clone();
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            lock(&told).get_or_insert_with(|| error.to_string());
         }));
-        Ok(gpu)
+        Self::build(device, queue, report, options, failure)
     }
 
     /// Uses a device that exists already, as an application that draws with wgpu has one. The device's own error
@@ -136,10 +150,16 @@ impl Gpu {
     /// [`Error::Device`] when `options.tier` needs a feature that the device lacks.
     pub fn from_device(device: wgpu::Device, queue: wgpu::Queue, options: &GpuOptions) -> Result<Self> {
         let report = AdapterReport::new(0, &device.adapter_info(), device.features(), &device.limits());
-        Self::build(device, queue, report, options)
+        Self::build(device, queue, report, options, Arc::default())
     }
 
-    fn build(device: wgpu::Device, queue: wgpu::Queue, report: AdapterReport, options: &GpuOptions) -> Result<Self> {
+    fn build(
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        report: AdapterReport,
+        options: &GpuOptions,
+        failure: Arc<Mutex<Option<String>>>,
+    ) -> Result<Self> {
         let tier = options.tier.unwrap_or(report.tier);
         if !report.runs(tier) {
             return Err(Error::Device(format!("{}: the {tier:?} kernels need a feature it lacks", report.name)));
@@ -155,7 +175,8 @@ impl Gpu {
         let offset_alignment =
             u64::from(limits.min_storage_buffer_offset_alignment.max(limits.min_uniform_buffer_offset_alignment));
         let pool = Arc::new(pool::Pool::default());
-        let state = Mutex::new(recorder::State::new(&device, &pool));
+        let cache = options.pipeline_cache.as_deref().and_then(|folder| PipelineCache::open(&device, folder));
+        let state = Mutex::new(recorder::State::new(&device, &pool, cache));
         Ok(Gpu(Arc::new(Inner {
             device,
             queue,
@@ -166,7 +187,7 @@ impl Gpu {
             offset_alignment,
             state,
             pool,
-            failure: Arc::default(),
+            failure,
         })))
     }
 
