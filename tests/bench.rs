@@ -106,6 +106,7 @@ fn the_case_names_that_scripts_know_are_there() {
         "step.d256",
         "step.d256.recompute",
         "startup.tiny",
+        "startup.tiny.pipeline_cache",
     ] {
         assert!(names.contains(&name), "{name} in {names:?}");
     }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::case::{Case, Group, Record};
 use crate::data::{Batch, Batches};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, Gpu, GpuOptions};
 use crate::nn::config::{GradientForm, ModelConfig, MoeConfig, Preset, SpectralConfig};
 use crate::optim::chosen_form;
@@ -171,7 +171,7 @@ pub(super) fn spectral() -> Vec<Group> {
 
 /// `step.*`: default settings, no refresh in it, keeping what backward reads and recomputing the experts' part of it; and
 /// `startup.tiny`: from nothing to the first finished step, but for the start of the process and the driver's, which has been
-/// loaded.
+/// loaded; `.pipeline_cache` with compiled pipelines kept from the run before, in a folder of its own.
 pub(super) fn steps() -> Group {
     let mut group = Vec::new();
     for (shape, config, long) in [("d256", d256(), false), ("d1024", d1024(1), true)] {
@@ -188,12 +188,24 @@ pub(super) fn steps() -> Group {
     }
     group.push(Case::new("startup.tiny", |gpu| {
         let options = own_device(gpu);
-        Ok(Box::new(move || {
-            let gpu = pollster::block_on(Gpu::open(&options))?;
-            Session::new(&gpu, &RunConfig::preset(Preset::Tiny))?.step()
-        }))
+        Ok(Box::new(move || startup(&options)))
     }));
+    let cached = Case::new("startup.tiny.pipeline_cache", |gpu| {
+        let folder = tempfile::tempdir().map_err(Error::io("creating", &std::env::temp_dir()))?;
+        let options = own_device(gpu);
+        Ok(Box::new(move || {
+            let pipeline_cache = Some(folder.path().to_owned());
+            startup(&GpuOptions { pipeline_cache, ..options.clone() })
+        }))
+    });
+    group.push(cached.against("startup.tiny", 1.0));
     group
+}
+
+/// From opening the device to the first finished step of `tiny`.
+fn startup(options: &GpuOptions) -> Result<()> {
+    let gpu = pollster::block_on(Gpu::open(options))?;
+    Session::new(&gpu, &RunConfig::preset(Preset::Tiny))?.step()
 }
 
 /// Opens the adapter of `gpu` again.
