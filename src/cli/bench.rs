@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::bench::{Options, Plan, Suite};
 use crate::checkpoint::write_file_atomically;
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, GpuOptions};
 
 use super::device::DeviceArgs;
 
@@ -27,6 +27,9 @@ pub(super) struct Args {
     json: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs,
+    /// Products of f16 operands on matrix units, through wgpu's experimental cooperative matrices (see `sdmoe devices`)
+    #[arg(long)]
+    matrix_units: bool,
     /// Rounds of each group of cases
     #[arg(long, value_name = "N", default_value_t = Options::default().rounds)]
     rounds: usize,
@@ -84,7 +87,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
             return Err(Error::config("--json", message));
         }
     }
-    let gpu = pollster::block_on(Gpu::open(&args.device.options()))?;
+    let options = GpuOptions { matrix_units: args.matrix_units, ..args.device.options() };
+    let gpu = pollster::block_on(Gpu::open(&options))?;
     let figures = plan.run(&gpu, super::print)?;
     match &args.json {
         Some(path) => {

@@ -68,6 +68,10 @@ pub(super) struct Args {
     recompute: Option<Recompute>,
     #[command(flatten)]
     device: DeviceArgs,
+    /// With --precision f16: products on matrix units, through wgpu's experimental cooperative matrices (see `sdmoe devices`);
+    /// a resumed run needs it again
+    #[arg(long)]
+    matrix_units: bool,
     /// Folder of the run [default: runs/<preset>-<n>, the first number that is free]
     #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     out: Option<PathBuf>,
@@ -153,6 +157,9 @@ impl Args {
             config.fit_warmup();
         }
         config.validate()?;
+        if self.matrix_units && config.train.precision != Precision::F16 {
+            return Err(Error::config("--matrix-units", "expected --precision f16, whose products use them, got f32"));
+        }
         Ok(config)
     }
 
@@ -194,7 +201,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let held_out = if reports { plan.corpus.validation().to_vec() } else { Vec::new() };
     let stop = stop_on_interrupt()?;
     let adapter = plan.config.adapter.as_deref().into();
-    let gpu = pollster::block_on(Gpu::open(&GpuOptions { adapter, ..args.device.options() }))?;
+    let gpu = pollster::block_on(Gpu::open(&GpuOptions {
+        adapter,
+        matrix_units: args.matrix_units,
+        ..args.device.options()
+    }))?;
     match pollster::block_on(run_on(&gpu, plan, display, &stop))? {
         Outcome::Finished { summary, sample } => {
             super::print(&report(&summary, &sample, &dir))?;

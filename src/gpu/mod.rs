@@ -62,10 +62,6 @@ pub struct Counters {
 pub const OPTIONAL_FEATURES: wgpu::Features =
     wgpu::Features::SUBGROUP.union(wgpu::Features::TIMESTAMP_QUERY).union(wgpu::Features::SHADER_F16);
 
-/// What products on matrix units need; wgpu's cooperative matrices are experimental.
-const COOPERATIVE_FEATURES: wgpu::Features =
-    wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16).union(wgpu::Features::SUBGROUP);
-
 /// How to open a device.
 #[derive(Clone, Debug, Default)]
 pub struct GpuOptions {
@@ -75,6 +71,10 @@ pub struct GpuOptions {
     pub tier: Option<Tier>,
     /// A lower limit than the adapter's on the bytes of one binding; tensors beyond it are split.
     pub max_binding_bytes: Option<u64>,
+    /// For [`Gpu::open`]: products of f16 operands run on matrix units (tensor cores), see [`Gpu::cooperative_matrix`]; opening an
+    /// adapter without them is an error. wgpu's feature for them is experimental: it may have bugs that make behaviour
+    /// undefined, and who sets this accepts that and reports such bugs to wgpu.
+    pub matrix_units: bool,
     /// For [`Gpu::from_device`]: what the device's adapter says in `cooperative_matrix_properties()`, as a device does not
     /// tell. See [`Gpu::cooperative_matrix`].
     pub cooperative_matrix: Vec<wgpu::CooperativeMatrixProperties>,
@@ -118,18 +118,28 @@ impl Gpu {
     /// Opens the adapter that `options` names.
     ///
     /// # Errors
-    /// [`Error::NoAdapter`], [`Error::UnknownAdapter`], or [`Error::Device`] when the driver refuses the device or the
-    /// adapter cannot run the tier asked for.
+    /// [`Error::NoAdapter`], [`Error::UnknownAdapter`], or [`Error::Device`] when the driver refuses the device, or the adapter
+    /// cannot run the tier asked for or lacks what matrix units need.
     pub async fn open(options: &GpuOptions) -> Result<Self> {
         let (adapter, report) = adapter::choose(&options.adapter).await?;
         let mut wanted = OPTIONAL_FEATURES;
         wanted.set(wgpu::Features::PIPELINE_CACHE, options.pipeline_cache.is_some());
+        if options.matrix_units {
+            let lacks = report.lacks_for_matrix_units(adapter.features(), &adapter.cooperative_matrix_properties());
+            let tier = options.tier.unwrap_or(report.tier);
+            let other = (tier != Tier::Workgroup).then(|| format!("the kernels {:?}, not {tier:?}", Tier::Workgroup));
+            if let Some(needed) = lacks.or(other) {
+                return Err(Error::Device(format!("{}: matrix units need {needed}", report.name)));
+            }
+            wanted |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+        }
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("sdmoe"),
                 required_features: adapter.features() & wanted,
                 required_limits: adapter.limits(),
                 memory_hints: wgpu::MemoryHints::Performance,
+                experimental_features: trusted::experimental_features(options.matrix_units),
                 ..Default::default()
             })
             .await
@@ -149,7 +159,8 @@ impl Gpu {
     /// # Errors
     /// [`Error::Device`] when `options.tier` needs a feature that the device lacks.
     pub fn from_device(device: wgpu::Device, queue: wgpu::Queue, options: &GpuOptions) -> Result<Self> {
-        let report = AdapterReport::new(0, &device.adapter_info(), device.features(), &device.limits());
+        let (info, blocks) = (device.adapter_info(), &options.cooperative_matrix);
+        let report = AdapterReport::new(0, &info, device.features(), &device.limits(), blocks);
         Self::build(device, queue, report, options, Arc::default())
     }
 
@@ -164,9 +175,10 @@ impl Gpu {
         if !report.runs(tier) {
             return Err(Error::Device(format!("{}: the {tier:?} kernels need a feature it lacks", report.name)));
         }
+        // An adapter may have them and the device not.
         let cooperative_matrix = tier == Tier::Workgroup
-            && device.features().contains(COOPERATIVE_FEATURES)
-            && report.has_blocks(&options.cooperative_matrix);
+            && report.matrix_units
+            && device.features().contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
         let matrix_units = if cooperative_matrix { ", cooperative matrices" } else { "" };
         log::info!("{} ({}), {tier:?} kernels{matrix_units}", report.name, report.driver);
         let limits = device.limits();
@@ -203,9 +215,10 @@ impl Gpu {
 
     /// Whether products of f16 operands run on matrix units (tensor cores), with f32 sums.
     ///
-    /// Only on a device given to [`Gpu::from_device`]: wgpu's feature is experimental, and asking for it is `unsafe`, so it
-    /// is the application's choice. The device needs `EXPERIMENTAL_COOPERATIVE_MATRIX`, `SHADER_F16` and `SUBGROUP`, its
-    /// adapter one subgroup size and blocks of 16 x 16 x 16 from f16 to f32 in [`GpuOptions::cooperative_matrix`].
+    /// Only with [`GpuOptions::matrix_units`], or on a device given to [`Gpu::from_device`] with
+    /// [`GpuOptions::cooperative_matrix`]: wgpu's feature is experimental, so it is the application's choice. The device needs
+    /// `EXPERIMENTAL_COOPERATIVE_MATRIX`, `SHADER_F16` and `SUBGROUP`, its adapter one subgroup size and blocks of 16 x 16 x 16
+    /// from f16 to f32, the tier is [`Tier::Workgroup`].
     pub fn cooperative_matrix(&self) -> bool {
         self.0.cooperative_matrix
     }

@@ -3,6 +3,18 @@
 
 use super::pipeline_cache::Data;
 
+/// wgpu's token for its experimental features, where it is `wanted`.
+pub(super) fn experimental_features(wanted: bool) -> wgpu::ExperimentalFeatures {
+    if !wanted {
+        return wgpu::ExperimentalFeatures::disabled();
+    }
+    // SAFETY: wgpu asks to acknowledge that the features' implementation may have bugs that are undefined behaviour, and to
+    // report those. `GpuOptions::matrix_units`, off by default, passes this on to who sets it and is the only reason to come
+    // here; cooperative matrices are the only experimental feature that this crate then asks for, and naga validates the
+    // kernels that use them (`tests/shaders.rs`).
+    unsafe { wgpu::ExperimentalFeatures::enabled() }
+}
+
 /// A cache that begins with `data`, empty where there is none or the driver does not take it.
 pub(super) fn pipeline_cache(device: &wgpu::Device, data: Option<&Data>) -> wgpu::PipelineCache {
     let data = data.map(Data::bytes);
