@@ -4,10 +4,11 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::case::{Case, Group, Record};
+use super::shapes::{d256, d1024};
 use crate::data::{Batch, Batches};
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, Gpu, GpuOptions};
-use crate::nn::config::{GradientForm, ModelConfig, MoeConfig, Preset, SpectralConfig};
+use crate::nn::config::{GradientForm, ModelConfig, Preset, SpectralConfig};
 use crate::optim::chosen_form;
 use crate::tensor::Tensor;
 use crate::train::config::{Recompute, RunConfig};
@@ -80,26 +81,6 @@ impl Shared {
             Ok(Box::new(move || self.0.borrow_mut().as_mut().map_or(Ok(()), &run)))
         }
     }
-}
-
-/// The shapes: the `small` preset, and two layers of d = 1024, f = 704 with the same attention widths and no shared expert.
-pub(super) fn d256() -> RunConfig {
-    steady(RunConfig::preset(Preset::Small))
-}
-
-fn d1024(accumulate: u64) -> RunConfig {
-    let moe = MoeConfig { experts: 8, top_k: 2, d_expert: 704, d_shared: 0, ..MoeConfig::default() };
-    let mut config = RunConfig::preset(Preset::Small);
-    config.model =
-        ModelConfig { d_model: 1024, layers: 2, heads: 16, kv_heads: 8, head_dim: 64, moe, ..Preset::Small.model() };
-    config.train.accumulate = accumulate;
-    steady(config)
-}
-
-/// So small a learning rate that all steps, with and without decoupling, route alike.
-fn steady(mut config: RunConfig) -> RunConfig {
-    config.optimizer.lr = 1e-9;
-    config
 }
 
 fn tokens(config: &RunConfig) -> usize {
