@@ -11,9 +11,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use pollster::block_on;
 use sdmoe::Result;
+use sdmoe::bench::shapes::{d256, d1024};
 use sdmoe::data::Batches;
 use sdmoe::gpu::{Gpu, GpuOptions};
-use sdmoe::nn::config::{GradientForm, ModelConfig, MoeConfig, Preset};
+use sdmoe::nn::config::GradientForm;
 use sdmoe::train::config::RunConfig;
 use sdmoe::train::trainer::Trainer;
 
@@ -42,15 +43,9 @@ struct Args {
 type Best = BTreeMap<&'static str, f64>;
 
 fn config(args: &Args, mode: &str) -> RunConfig {
-    let mut config = RunConfig::preset(Preset::Small);
-    if !args.small {
-        let moe = MoeConfig { experts: 8, top_k: 2, d_expert: 704, d_shared: 0, ..MoeConfig::default() };
-        let small = Preset::Small.model();
-        config.model = ModelConfig { d_model: 1024, layers: 2, heads: 16, kv_heads: 8, head_dim: 64, moe, ..small };
-    }
+    let mut config = if args.small { d256() } else { d1024(1) };
     config.train.batch = args.batch;
-    // All modes are to route alike, and none is to refresh.
-    config.optimizer.lr = 1e-9;
+    // None is to refresh.
     config.spectral.refresh_every = u64::MAX;
     config.spectral.enabled = mode != "off";
     config.spectral.as_published = mode == "published";

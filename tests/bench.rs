@@ -96,6 +96,7 @@ fn the_case_names_that_scripts_know_are_there() {
         "svd.k8.2048x1408",
         "svd.k8.2048x1408.batch64",
         "svd.products.64x2048x1408",
+        "gemm.nn.1024x1024x1024.f16",
         "spectral.step.d256",
         "spectral.step.d1024",
         "spectral.step.d1024.published",
@@ -106,6 +107,7 @@ fn the_case_names_that_scripts_know_are_there() {
         "step.d256",
         "step.d256.recompute",
         "startup.tiny",
+        "startup.tiny.pipeline_cache",
     ] {
         assert!(names.contains(&name), "{name} in {names:?}");
     }

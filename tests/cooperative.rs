@@ -1,6 +1,6 @@
 //! Products on matrix units. No software adapter has them, so here each lane computes the 16 x 16 blocks that a
 //! subgroup would hold together, and everything around them is the kernel's own: what is loaded, edges, strides, transposes, sums
-//! over k, factors, what is stored. `tests/matrix_units` compares the kernels themselves where an adapter runs them.
+//! over k, factors, what is stored. `tests/matrix_units.rs` compares the kernels themselves where an adapter runs them.
 
 mod common;
 

@@ -50,6 +50,17 @@ fn uses(text: &str) -> Vec<String> {
 }
 
 #[test]
+fn what_is_unsafe_is_in_one_module_alone() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    ["src", "tests", "benches", "examples"].iter().for_each(|folder| sources(&root.join(folder), &mut files));
+    // In two parts, so that it is not found here.
+    let lint = ["unsafe", "_code"].concat();
+    files.retain(|file| fs::read_to_string(file).unwrap().contains(&lint));
+    assert_eq!(files, [root.join("src/gpu/trusted.rs")], "the lint `deny` keeps it out of the rest");
+}
+
+#[test]
 fn no_module_imports_from_one_to_its_right() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();

@@ -184,6 +184,7 @@ fn interrupt(place: &Place, args: &str) -> (Option<i32>, String) {
     use std::process::{Command, Stdio};
     let mut command = Command::new(assert_cmd::cargo::cargo_bin("sdmoe"));
     command.env("XDG_RUNTIME_DIR", place.path("")).current_dir(place.path("")).args(args.split(' '));
+    command.env("SDMOE_PIPELINE_CACHE", "off");
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let errors = BufReader::new(child.stderr.take().unwrap());
     let mut told = Vec::new();
@@ -356,7 +357,8 @@ fn a_disk_that_is_full_stops_the_run_and_keeps_the_checkpoint() {
         let program = assert_cmd::cargo::cargo_bin("sdmoe");
         let script = format!("ulimit -f {kib}; trap '' XFSZ; exec '{}' {args}", program.display());
         let mut bash = std::process::Command::new("bash");
-        bash.args(["-c", &script]).env("XDG_RUNTIME_DIR", place.path("")).current_dir(place.path("")).output().unwrap()
+        bash.env("XDG_RUNTIME_DIR", place.path("")).env("SDMOE_PIPELINE_CACHE", "off");
+        bash.args(["-c", &script]).current_dir(place.path("")).output().unwrap()
     };
     let args = "train --resume a --steps 9 --quiet --report off";
     let output = limited(8, args);

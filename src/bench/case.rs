@@ -7,7 +7,7 @@ use crate::train::config::RunConfig;
 /// Records one run of the work; the harness waits for the device.
 pub(super) type Record = Box<dyn FnMut() -> Result<()>>;
 
-/// Puts the work on a device; none where it is that of the case that `Facts::same_as` names.
+/// Puts the work on a device; none where it is that of the case that `Facts::same_as` names, or not possible.
 type Make = Box<dyn FnOnce(&Gpu) -> Result<Option<Record>>>;
 
 /// Work with a name, not yet on the device: what is not asked for takes no memory.
@@ -64,6 +64,14 @@ impl Case {
     ) -> Self {
         let facts = Facts { name: name.into(), same_as: Some(other.into()), ..Facts::default() };
         Self { facts, make: Box::new(make) }
+    }
+
+    /// A case that is left out on devices where `make` gives none.
+    pub(super) fn where_possible(
+        name: impl Into<String>,
+        make: impl FnOnce(&Gpu) -> Result<Option<Record>> + 'static,
+    ) -> Self {
+        Self { facts: Facts { name: name.into(), ..Facts::default() }, make: Box::new(make) }
     }
 
     fn with(mut self, set: impl FnOnce(&mut Facts)) -> Self {

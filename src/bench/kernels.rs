@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use super::ceiling::{Ceiling, Rates};
-use super::training::{Session, d256};
+use super::shapes::d256;
+use super::training::Session;
 use crate::error::Result;
 use crate::gpu::{Dispatch, Gpu};
 use crate::train::config::RunConfig;

@@ -93,9 +93,10 @@ fn figures(one: &Running, all: &[Running], rates: &[Rates], options: &Options) -
     let least = |times: &[f64]| times.iter().copied().fold(f64::INFINITY, f64::min);
     let best = least(&times);
     let there = |amount: f64| (amount > 0.0).then_some(amount);
-    // The best product that the round has seen, wherever it was.
+    // The best f32 product that the round has seen, wherever it was.
     let product = |r: usize| {
-        let dense = all.iter().filter(|other| other.facts.name.starts_with("gemm."));
+        let in_f32 = |name: &str| name.starts_with("gemm.") && !name.ends_with(".f16");
+        let dense = all.iter().filter(|other| in_f32(&other.facts.name));
         dense.map(|other| other.facts.flop / other.times[r]).fold(rates[r].product, f64::max)
     };
     let median = median_of(&|r| times[r]);

@@ -13,6 +13,7 @@ mod measure;
 mod ops;
 mod products;
 mod report;
+pub mod shapes;
 mod svd;
 mod training;
 

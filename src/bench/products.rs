@@ -30,6 +30,25 @@ fn dense(ta: Trans, tb: Trans, batch: usize, [m, k, n]: [usize; 3]) -> Case {
     Case::new(name(ta, tb, batch, [m, k, n]), make).flop(batch as f64 * product_flop(m, k, n))
 }
 
+/// `.f16`: the same product of f16 operands with an f32 result, where shaders have f16; set against that of f32.
+fn in_half(ta: Trans, tb: Trans, [m, k, n]: [usize; 3]) -> Case {
+    let make = move |gpu: &Gpu| {
+        if gpu.require_f16().is_err() {
+            return Ok(None);
+        }
+        let half = |t, r, c| {
+            let x = random(gpu, &if t == Trans::N { [r, c] } else { [c, r] })?;
+            let half = Tensor::persistent(gpu, x.dims(), DType::F16)?;
+            half.write_f32(&pollster::block_on(x.to_f32())?)?;
+            Ok::<_, crate::Error>(half)
+        };
+        let (a, b, c) = (half(ta, m, k)?, half(tb, k, n)?, random(gpu, &[m, n])?);
+        Ok(Some(Box::new(move || gemm(ta, tb, 1.0, &a, &b, 0.0, &c)) as Record))
+    };
+    let single = name(ta, tb, 1, [m, k, n]);
+    Case::where_possible(format!("{single}.f16"), make).flop(product_flop(m, k, n)).dense(single)
+}
+
 /// The three forms that a layer needs: forward, input gradient, weight gradient.
 const FORMS: [(Trans, Trans); 3] = [(Trans::N, Trans::N), (Trans::N, Trans::T), (Trans::T, Trans::N)];
 
@@ -42,6 +61,7 @@ pub(super) fn gemms() -> Group {
     // Sizes that no tile divides, set against the aligned ones next to them.
     cases.extend(FORMS.map(|(ta, tb)| dense(ta, tb, 1, [511, 513, 509]).dense(name(ta, tb, 1, [512; 3]))));
     cases.push(dense(Trans::T, Trans::T, 1, [512; 3]));
+    cases.extend(FORMS.map(|(ta, tb)| in_half(ta, tb, [1024; 3])));
     // The narrow products of the gradient split: U^T G, G V, X U.
     cases.push(dense(Trans::T, Trans::N, 8, [8, 512, 512]));
     cases.push(dense(Trans::N, Trans::N, 8, [512, 512, 8]));

@@ -4,10 +4,11 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::case::{Case, Group, Record};
+use super::shapes::{d256, d1024};
 use crate::data::{Batch, Batches};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, Gpu, GpuOptions};
-use crate::nn::config::{GradientForm, ModelConfig, MoeConfig, Preset, SpectralConfig};
+use crate::nn::config::{GradientForm, ModelConfig, Preset, SpectralConfig};
 use crate::optim::chosen_form;
 use crate::tensor::Tensor;
 use crate::train::config::{Recompute, RunConfig};
@@ -82,26 +83,6 @@ impl Shared {
     }
 }
 
-/// The shapes: the `small` preset, and two layers of d = 1024, f = 704 with the same attention widths and no shared expert.
-pub(super) fn d256() -> RunConfig {
-    steady(RunConfig::preset(Preset::Small))
-}
-
-fn d1024(accumulate: u64) -> RunConfig {
-    let moe = MoeConfig { experts: 8, top_k: 2, d_expert: 704, d_shared: 0, ..MoeConfig::default() };
-    let mut config = RunConfig::preset(Preset::Small);
-    config.model =
-        ModelConfig { d_model: 1024, layers: 2, heads: 16, kv_heads: 8, head_dim: 64, moe, ..Preset::Small.model() };
-    config.train.accumulate = accumulate;
-    steady(config)
-}
-
-/// So small a learning rate that all steps, with and without decoupling, route alike.
-fn steady(mut config: RunConfig) -> RunConfig {
-    config.optimizer.lr = 1e-9;
-    config
-}
-
 fn tokens(config: &RunConfig) -> usize {
     config.train.batch * config.train.seq * config.train.accumulate as usize
 }
@@ -171,7 +152,7 @@ pub(super) fn spectral() -> Vec<Group> {
 
 /// `step.*`: default settings, no refresh in it, keeping what backward reads and recomputing the experts' part of it; and
 /// `startup.tiny`: from nothing to the first finished step, but for the start of the process and the driver's, which has been
-/// loaded.
+/// loaded; `.pipeline_cache` with compiled pipelines kept from the run before, in a folder of its own.
 pub(super) fn steps() -> Group {
     let mut group = Vec::new();
     for (shape, config, long) in [("d256", d256(), false), ("d1024", d1024(1), true)] {
@@ -188,12 +169,24 @@ pub(super) fn steps() -> Group {
     }
     group.push(Case::new("startup.tiny", |gpu| {
         let options = own_device(gpu);
-        Ok(Box::new(move || {
-            let gpu = pollster::block_on(Gpu::open(&options))?;
-            Session::new(&gpu, &RunConfig::preset(Preset::Tiny))?.step()
-        }))
+        Ok(Box::new(move || startup(&options)))
     }));
+    let cached = Case::new("startup.tiny.pipeline_cache", |gpu| {
+        let folder = tempfile::tempdir().map_err(Error::io("creating", &std::env::temp_dir()))?;
+        let options = own_device(gpu);
+        Ok(Box::new(move || {
+            let pipeline_cache = Some(folder.path().to_owned());
+            startup(&GpuOptions { pipeline_cache, ..options.clone() })
+        }))
+    });
+    group.push(cached.against("startup.tiny", 1.0));
     group
+}
+
+/// From opening the device to the first finished step of `tiny`.
+fn startup(options: &GpuOptions) -> Result<()> {
+    let gpu = pollster::block_on(Gpu::open(options))?;
+    Session::new(&gpu, &RunConfig::preset(Preset::Tiny))?.step()
 }
 
 /// Opens the adapter of `gpu` again.

@@ -18,11 +18,11 @@ use crate::nn::config::Precision;
 use crate::report;
 use crate::train::progress::Display;
 use crate::train::resume::restore_model;
-use crate::train::run::open;
 use crate::train::run_folder::RunFolder;
 use crate::train::saved::SavedModel;
 
 use super::analysis_bar::AnalysisBar;
+use super::device::DeviceArgs;
 
 /// Tokens looked at, where nothing else is said: seconds on a CPU for a tiny model.
 const TOKENS: usize = 8192;
@@ -63,9 +63,8 @@ pub(super) struct Args {
     /// Share of the singular values that is computed, or all
     #[arg(long, value_name = "SHARE|all", default_value = "10%", value_parser = values)]
     values: f64,
-    /// Adapter, by a part of its name or by its index
-    #[arg(long, value_name = "NAME|INDEX")]
-    adapter: Option<String>,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 /// Numbers of layers.
@@ -221,7 +220,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let label = args.data.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
 
     let found = pollster::block_on(async {
-        let gpu = open(args.adapter.as_deref()).await?;
+        let gpu = Gpu::open(&args.device.options()).await?;
         let mut found = Vec::new();
         for subject in &subjects {
             found.push(subject.analyze(&gpu, &options, (&label, JACOBIANS), display).await?);

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use crate::bench::{Options, Plan, Suite};
 use crate::checkpoint::write_file_atomically;
 use crate::error::{Error, Result};
-use crate::gpu::{AdapterChoice, Gpu, GpuOptions};
+use crate::gpu::{Gpu, GpuOptions};
+
+use super::device::DeviceArgs;
 
 /// Flags of `sdmoe bench`.
 #[derive(Debug, clap::Args)]
@@ -23,9 +25,11 @@ pub(super) struct Args {
     /// Write the figures to this file, a list of objects
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Adapter, by a part of its name or by its index (see `sdmoe devices`)
-    #[arg(long, value_name = "NAME|INDEX")]
-    adapter: Option<String>,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Products of f16 operands on matrix units, through wgpu's experimental cooperative matrices (see `sdmoe devices`)
+    #[arg(long)]
+    matrix_units: bool,
     /// Rounds of each group of cases
     #[arg(long, value_name = "N", default_value_t = Options::default().rounds)]
     rounds: usize,
@@ -83,8 +87,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
             return Err(Error::config("--json", message));
         }
     }
-    let adapter = args.adapter.as_deref().map_or(AdapterChoice::Auto, AdapterChoice::from);
-    let gpu = pollster::block_on(Gpu::open(&GpuOptions { adapter, ..GpuOptions::default() }))?;
+    let options = GpuOptions { matrix_units: args.matrix_units, ..args.device.options() };
+    let gpu = pollster::block_on(Gpu::open(&options))?;
     let figures = plan.run(&gpu, super::print)?;
     match &args.json {
         Some(path) => {

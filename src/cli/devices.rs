@@ -30,6 +30,7 @@ fn describe(adapter: &AdapterReport) -> String {
         format!("   driver           {}", adapter.driver),
         format!("   kernels          {tier}"),
         format!("   subgroups        {subgroups}; timestamps {}; f16 {}", yes(adapter.timestamps), yes(adapter.f16)),
+        format!("   matrix units     {}", yes(adapter.matrix_units)),
         format!("   buffer, binding  {}, {}", mib(adapter.max_buffer_bytes), mib(adapter.max_binding_bytes)),
         format!(
             "   workgroup        {} threads, {} KiB; {} storage buffers a kernel\n",

@@ -6,6 +6,8 @@ use crate::data::corpus;
 use crate::error::Result;
 use crate::train::saved::SavedModel;
 
+use super::device::DeviceArgs;
+
 /// Flags of `sdmoe eval`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -15,9 +17,8 @@ pub(super) struct Args {
     /// Files or folders to evaluate on, any text or bytes
     #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
     data: Vec<PathBuf>,
-    /// Adapter, by a part of its name or by its index
-    #[arg(long, value_name = "NAME|INDEX")]
-    adapter: Option<String>,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 /// Evaluates.
@@ -25,7 +26,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let model = SavedModel::open(&args.checkpoint)?;
     let text = corpus::read(&args.data)?;
     corpus::require(&text.bytes, model.config.train.seq, "the text to evaluate on")?;
-    let result = pollster::block_on(crate::train::run::evaluate_text(&model, args.adapter.as_deref(), &text.bytes))?;
+    let result = pollster::block_on(crate::train::run::evaluate_text(&model, &args.device.options(), &text.bytes))?;
     let bits = result.loss / std::f32::consts::LN_2;
     super::print(&format!(
         "loss {:.4} nats per byte, {bits:.4} bits per byte, over {} bytes ({})\n",

@@ -7,6 +7,8 @@ use crate::error::{Error, Result};
 use crate::train::Generation;
 use crate::train::saved::SavedModel;
 
+use super::device::DeviceArgs;
+
 /// Flags of `sdmoe generate`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -28,9 +30,8 @@ pub(super) struct Args {
     /// Seed of the draws
     #[arg(long, value_name = "S", default_value_t = 1)]
     seed: u64,
-    /// Adapter, by a part of its name or by its index
-    #[arg(long, value_name = "NAME|INDEX")]
-    adapter: Option<String>,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 /// Generates.
@@ -62,6 +63,6 @@ pub(super) fn run(args: &Args) -> Result<()> {
         super::print(prompt.take().unwrap_or_default())?;
         super::print(&printer.push(byte))
     };
-    pollster::block_on(crate::train::run::continue_text(&model, args.adapter.as_deref(), &what, each))?;
+    pollster::block_on(crate::train::run::continue_text(&model, &args.device.options(), &what, each))?;
     super::print(&format!("{}{}\n", prompt.unwrap_or_default(), printer.finish()))
 }

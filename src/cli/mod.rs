@@ -16,6 +16,7 @@ use crate::train::progress::say;
 mod analysis_bar;
 mod analyze;
 mod bench;
+mod device;
 mod devices;
 mod eval;
 mod generate;

@@ -8,14 +8,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::data::Corpus;
 use crate::error::{Error, Result};
+use crate::gpu::{Gpu, GpuOptions};
 use crate::nn::config::{Precision, Preset};
 use crate::train::config::{Recompute, RunConfig};
 use crate::train::metrics::{Side, Similarity, Summary};
 use crate::train::progress::{Display, say};
-use crate::train::run::{open, run_on};
+use crate::train::run::run_on;
 use crate::train::run_folder::RunFolder;
 use crate::train::saved::SavedRun;
 use crate::train::{Outcome, Plan};
+
+use super::device::DeviceArgs;
 
 /// Exit code of a program that an interrupt ended, by the shells' convention: 128 + SIGINT.
 const INTERRUPTED: u8 = 130;
@@ -63,9 +66,12 @@ pub(super) struct Args {
     /// What backward makes again instead of keeping it: `experts` saves about half of the activations' memory
     #[arg(long, value_parser = recompute, value_name = "none|experts")]
     recompute: Option<Recompute>,
-    /// Adapter, by a part of its name or by its index (see `sdmoe devices`)
-    #[arg(long, value_name = "NAME|INDEX")]
-    adapter: Option<String>,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// With --precision f16: products on matrix units, through wgpu's experimental cooperative matrices (see `sdmoe devices`);
+    /// a resumed run needs it again
+    #[arg(long)]
+    matrix_units: bool,
     /// Folder of the run [default: runs/<preset>-<n>, the first number that is free]
     #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     out: Option<PathBuf>,
@@ -141,8 +147,8 @@ impl Args {
         set(&mut config.spectral.enabled, &self.spectral.map(|s| matches!(s, Switch::On)));
         set(&mut config.spectral.rank, &self.rank);
         set(&mut config.train.recompute, &self.recompute);
-        if self.adapter.is_some() {
-            config.adapter.clone_from(&self.adapter);
+        if self.device.adapter.is_some() {
+            config.adapter.clone_from(&self.device.adapter);
         }
         if !self.data.is_empty() {
             config.data.paths.clone_from(&self.data);
@@ -151,6 +157,9 @@ impl Args {
             config.fit_warmup();
         }
         config.validate()?;
+        if self.matrix_units && config.train.precision != Precision::F16 {
+            return Err(Error::config("--matrix-units", "expected --precision f16, whose products use them, got f32"));
+        }
         Ok(config)
     }
 
@@ -191,7 +200,12 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let reports = !matches!(args.report, Some(Switch::Off));
     let held_out = if reports { plan.corpus.validation().to_vec() } else { Vec::new() };
     let stop = stop_on_interrupt()?;
-    let gpu = pollster::block_on(open(plan.config.adapter.as_deref()))?;
+    let adapter = plan.config.adapter.as_deref().into();
+    let gpu = pollster::block_on(Gpu::open(&GpuOptions {
+        adapter,
+        matrix_units: args.matrix_units,
+        ..args.device.options()
+    }))?;
     match pollster::block_on(run_on(&gpu, plan, display, &stop))? {
         Outcome::Finished { summary, sample } => {
             super::print(&report(&summary, &sample, &dir))?;

@@ -21,6 +21,10 @@ impl Tier {
     pub const ALL: [Tier; 3] = [Tier::Subgroup, Tier::Workgroup, Tier::Plain];
 }
 
+/// What products on matrix units need; wgpu's cooperative matrices are experimental.
+pub(super) const COOPERATIVE_FEATURES: wgpu::Features =
+    wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16).union(wgpu::Features::SUBGROUP);
+
 /// Which adapter to open.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum AdapterChoice {
@@ -36,6 +40,12 @@ pub enum AdapterChoice {
 impl From<&str> for AdapterChoice {
     fn from(text: &str) -> Self {
         text.parse().map_or_else(|_| AdapterChoice::Name(text.to_owned()), AdapterChoice::Index)
+    }
+}
+
+impl From<Option<&str>> for AdapterChoice {
+    fn from(text: Option<&str>) -> Self {
+        text.map_or(AdapterChoice::Auto, AdapterChoice::from)
     }
 }
 
@@ -60,6 +70,8 @@ pub struct AdapterReport {
     pub timestamps: bool,
     /// Whether shaders can compute in f16.
     pub f16: bool,
+    /// Whether products of f16 operands can run on matrix units, see [`super::GpuOptions::matrix_units`].
+    pub matrix_units: bool,
     /// Bytes of one storage binding.
     pub max_binding_bytes: u64,
     /// Bytes of one buffer.
@@ -75,7 +87,13 @@ pub struct AdapterReport {
 }
 
 impl AdapterReport {
-    pub(super) fn new(index: usize, info: &wgpu::AdapterInfo, features: wgpu::Features, limits: &wgpu::Limits) -> Self {
+    pub(super) fn new(
+        index: usize,
+        info: &wgpu::AdapterInfo,
+        features: wgpu::Features,
+        limits: &wgpu::Limits,
+        blocks: &[wgpu::CooperativeMatrixProperties],
+    ) -> Self {
         let subgroups = features.contains(wgpu::Features::SUBGROUP);
         let mut report = Self {
             index,
@@ -87,6 +105,7 @@ impl AdapterReport {
             subgroups,
             timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
             f16: features.contains(wgpu::Features::SHADER_F16),
+            matrix_units: false,
             max_binding_bytes: limits.max_storage_buffer_binding_size,
             max_buffer_bytes: limits.max_buffer_size,
             workgroup_bytes: limits.max_compute_workgroup_storage_size,
@@ -99,6 +118,7 @@ impl AdapterReport {
         } else {
             Tier::Workgroup
         };
+        report.matrix_units = report.lacks_for_matrix_units(features, blocks).is_none();
         report
     }
 
@@ -120,17 +140,34 @@ impl AdapterReport {
         }
     }
 
-    /// Whether the kernels for matrix units can run where the adapter lists `blocks`: f16 to f32, 16 x 16 x 16, and four
-    /// subgroups of a size that is known beforehand in a workgroup.
-    pub(super) fn has_blocks(&self, blocks: &[wgpu::CooperativeMatrixProperties]) -> bool {
+    /// What the kernels for matrix units need that an adapter with these features, which lists `blocks`, does not have: blocks
+    /// of 16 x 16 x 16 from f16 to f32, and four subgroups of a size that is known beforehand in a workgroup. None where it has
+    /// all.
+    pub(super) fn lacks_for_matrix_units(
+        &self,
+        features: wgpu::Features,
+        blocks: &[wgpu::CooperativeMatrixProperties],
+    ) -> Option<String> {
         use wgpu::CooperativeScalarType::{F16, F32};
-        let (least, most) = self.subgroup_size;
+        let missing = COOPERATIVE_FEATURES - features;
+        if !missing.is_empty() {
+            return Some(format!("the feature {missing}, which this adapter lacks"));
+        }
         let listed = blocks.iter().any(|b| {
             (b.m_size, b.n_size, b.k_size) == (16, 16, 16)
                 && (b.ab_type, b.cr_type) == (F16, F32)
                 && !b.saturating_accumulation
         });
-        listed && least == most && (8..=64).contains(&least) && 4 * least <= self.workgroup_threads
+        let (least, most) = self.subgroup_size;
+        if !listed {
+            Some("cooperative matrices of 16 x 16 x 16 from f16 to f32, which this adapter lacks".into())
+        } else if least != most || !(8..=64).contains(&least) {
+            Some(format!("one subgroup size from 8 to 64, this adapter has {least} to {most}"))
+        } else if 4 * least > self.workgroup_threads {
+            Some(format!("workgroups of {} threads, this adapter has {}", 4 * least, self.workgroup_threads))
+        } else {
+            None
+        }
     }
 }
 
@@ -138,7 +175,8 @@ async fn enumerate() -> Vec<(wgpu::Adapter, AdapterReport)> {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
     let found = instance.enumerate_adapters(wgpu::Backends::all()).await;
     let report = |(index, adapter): (usize, wgpu::Adapter)| {
-        let report = AdapterReport::new(index, &adapter.get_info(), adapter.features(), &adapter.limits());
+        let blocks = adapter.cooperative_matrix_properties();
+        let report = AdapterReport::new(index, &adapter.get_info(), adapter.features(), &adapter.limits(), &blocks);
         (adapter, report)
     };
     found.into_iter().enumerate().map(report).collect()
@@ -185,5 +223,55 @@ pub(super) async fn choose(choice: &AdapterChoice) -> Result<(wgpu::Adapter, Ada
             },
             available: all.iter().map(|(_, r)| format!("{}: {}", r.index, r.name)).collect::<Vec<_>>().join(", "),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wgpu::CooperativeScalarType::{F16, F32};
+
+    /// What a GPU with this subgroup size, this many threads a workgroup, these features and one form of block lacks.
+    fn lacks(
+        (least, most): (u32, u32),
+        threads: u32,
+        features: wgpu::Features,
+        block: wgpu::CooperativeMatrixProperties,
+    ) -> Option<String> {
+        let mut info = wgpu::AdapterInfo::new(wgpu::DeviceType::DiscreteGpu, wgpu::Backend::Vulkan);
+        (info.subgroup_min_size, info.subgroup_max_size) = (least, most);
+        let limits = wgpu::Limits { max_compute_invocations_per_workgroup: threads, ..wgpu::Limits::default() };
+        let blocks = [block];
+        let report = AdapterReport::new(0, &info, features, &limits, &blocks);
+        let lacks = report.lacks_for_matrix_units(features, &blocks);
+        assert_eq!(report.matrix_units, lacks.is_none());
+        lacks
+    }
+
+    #[test]
+    fn what_an_adapter_lacks_for_matrix_units_is_named() {
+        let all = COOPERATIVE_FEATURES;
+        let block = |n_size, cr_type, saturating_accumulation| wgpu::CooperativeMatrixProperties {
+            m_size: 16,
+            n_size,
+            k_size: 16,
+            ab_type: F16,
+            cr_type,
+            saturating_accumulation,
+        };
+        let good = block(16, F32, false);
+        assert_eq!(lacks((32, 32), 1024, all, good), None);
+        let told = |what| lacks((32, 32), 1024, all - what, good).unwrap();
+        assert_eq!(
+            told(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
+            "the feature EXPERIMENTAL_COOPERATIVE_MATRIX, which this adapter lacks"
+        );
+        assert!(told(wgpu::Features::SHADER_F16).starts_with("the feature SHADER_F16, "));
+        for other in [block(8, F32, false), block(16, F16, false), block(16, F32, true)] {
+            assert!(lacks((32, 32), 1024, all, other).unwrap().contains("16 x 16 x 16 from f16 to f32"));
+        }
+        assert!(lacks((32, 64), 1024, all, good).unwrap().ends_with("this adapter has 32 to 64"));
+        assert!(lacks((4, 4), 1024, all, good).unwrap().ends_with("this adapter has 4 to 4"));
+        assert!(lacks((64, 64), 128, all, good).unwrap().contains("256 threads, this adapter has 128"));
     }
 }

@@ -7,6 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, OnceLock};
 
+use super::pipeline_cache::PipelineCache;
 use super::reflect::{Binding, BindingKind, Reflection, Source};
 use super::{Kernel, ParamScalar, lock};
 use crate::error::Result;
@@ -29,6 +30,7 @@ struct Recipe {
     layout: wgpu::PipelineLayout,
     kernel: &'static Kernel,
     constants: Vec<(&'static str, f64)>,
+    cache: Option<wgpu::PipelineCache>,
 }
 
 /// A set of sources: parsed, and handed to the driver when its first pipeline is compiled.
@@ -39,7 +41,7 @@ struct Module {
 
 impl Recipe {
     fn compile(&self) -> wgpu::ComputePipeline {
-        let Recipe { device, module, layout, kernel, constants } = self;
+        let Recipe { device, module, layout, kernel, constants, cache } = self;
         let module = module.raw.get_or_init(|| {
             let source = wgpu::ShaderSource::Naga(std::borrow::Cow::Owned(module.source.module.clone()));
             device.create_shader_module(wgpu::ShaderModuleDescriptor { label: Some(kernel.name), source })
@@ -54,7 +56,7 @@ impl Recipe {
                 // Every kernel writes workgroup memory before it reads it.
                 zero_initialize_workgroup_memory: false,
             },
-            cache: None,
+            cache: cache.as_ref(),
         })
     }
 }
@@ -65,6 +67,7 @@ impl Pipeline {
         kernel: &'static Kernel,
         constants: &[(&'static str, f64)],
         module: Arc<Module>,
+        cache: Option<wgpu::PipelineCache>,
         id: usize,
     ) -> Result<Self> {
         let reflection = module.source.reflect(kernel)?;
@@ -77,7 +80,7 @@ impl Pipeline {
             immediate_size: 0,
         });
         let constants = kernel.constants.iter().chain(constants).copied().collect();
-        let recipe = Recipe { device: device.clone(), module, layout: whole, kernel, constants };
+        let recipe = Recipe { device: device.clone(), module, layout: whole, kernel, constants, cache };
         Ok(Pipeline { layout, reflection, name: kernel.name, id, recipe, raw: OnceLock::new() })
     }
 
@@ -132,9 +135,16 @@ pub(super) struct Pipelines {
     modules: HashMap<(usize, usize, Vec<&'static str>), Arc<Module>>,
     pipelines: HashMap<Key, Arc<Pipeline>>,
     workers: Workers,
+    /// After the threads, which end before it is stored.
+    cache: Option<PipelineCache>,
 }
 
 impl Pipelines {
+    /// None yet; what is compiled will come from `cache`, where it is there, and go there.
+    pub(super) fn new(cache: Option<PipelineCache>) -> Self {
+        Self { cache, ..Self::default() }
+    }
+
     /// The pipeline of `kernel` with these override constants and these variables stored in f16, and whether it is new; a
     /// new one is handed to the threads.
     ///
@@ -163,7 +173,8 @@ impl Pipelines {
                 module
             }
         };
-        let pipeline = Arc::new(Pipeline::new(device, kernel, constants, module, self.pipelines.len())?);
+        let cache = self.cache.as_ref().map(PipelineCache::raw);
+        let pipeline = Arc::new(Pipeline::new(device, kernel, constants, module, cache, self.pipelines.len())?);
         self.pipelines.insert(key, pipeline.clone());
         self.workers.compile(pipeline.clone());
         Ok((pipeline, true))

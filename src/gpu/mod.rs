@@ -8,17 +8,21 @@ mod adapter;
 mod compile;
 mod kernel;
 mod launch;
+mod open;
+mod pipeline_cache;
 mod pool;
 mod profile;
 mod readback;
 mod recorder;
 mod reflect;
+mod trusted;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
 pub use adapter::{AdapterChoice, AdapterReport, Tier, adapters};
 pub use kernel::{DType, Kernel, KernelParams, ParamScalar, ScalarType};
 pub use launch::Launch;
+pub use open::{GpuOptions, OPTIONAL_FEATURES};
 pub use pool::{Bound, Buffer, BufferSlice};
 pub use profile::{Dispatch, KernelTime};
 pub use readback::Readback;
@@ -35,6 +39,8 @@ pub struct Counters {
     pub bind_groups_created: u64,
     /// Compute pipelines compiled.
     pub pipelines_created: u64,
+    /// Bytes of compiled pipelines that the device began with, from the folder [`GpuOptions::pipeline_cache`].
+    pub pipeline_bytes_read: u64,
     /// Times the host waited for the newest submission: the device then runs dry.
     pub waits: u64,
     /// Dispatches recorded.
@@ -49,29 +55,6 @@ pub struct Counters {
     pub pooled_bytes: u64,
     /// Bytes of the pool's buffers that are free.
     pub pooled_free_bytes: u64,
-}
-
-/// Features that are used where a device has them; none is needed. Subgroups make software adapters several times faster;
-/// f16 is for training in mixed precision.
-pub const OPTIONAL_FEATURES: wgpu::Features =
-    wgpu::Features::SUBGROUP.union(wgpu::Features::TIMESTAMP_QUERY).union(wgpu::Features::SHADER_F16);
-
-/// What products on matrix units need; wgpu's cooperative matrices are experimental.
-const COOPERATIVE_FEATURES: wgpu::Features =
-    wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16).union(wgpu::Features::SUBGROUP);
-
-/// How to open a device.
-#[derive(Clone, Debug, Default)]
-pub struct GpuOptions {
-    /// Which adapter.
-    pub adapter: AdapterChoice,
-    /// The kernel family, instead of the adapter's own; must be one it can run.
-    pub tier: Option<Tier>,
-    /// A lower limit than the adapter's on the bytes of one binding; tensors beyond it are split.
-    pub max_binding_bytes: Option<u64>,
-    /// For [`Gpu::from_device`]: what the device's adapter says in `cooperative_matrix_properties()`, as a device does not
-    /// tell. See [`Gpu::cooperative_matrix`].
-    pub cooperative_matrix: Vec<wgpu::CooperativeMatrixProperties>,
 }
 
 /// A device with its queue, kernels and buffers. Cloning shares it.
@@ -103,73 +86,6 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Gpu {
-    /// Opens the adapter that `options` names.
-    ///
-    /// # Errors
-    /// [`Error::NoAdapter`], [`Error::UnknownAdapter`], or [`Error::Device`] when the driver refuses the device or the
-    /// adapter cannot run the tier asked for.
-    pub async fn open(options: &GpuOptions) -> Result<Self> {
-        let (adapter, report) = adapter::choose(&options.adapter).await?;
-        let (device, queue) = adapter
-            .request_device(&wgpu::DeviceDescriptor {
-                label: Some("sdmoe"),
-                required_features: adapter.features() & OPTIONAL_FEATURES,
-                required_limits: adapter.limits(),
-                memory_hints: wgpu::MemoryHints::Performance,
-                ..Default::default()
-            })
-            .await
-            .map_err(|e| Error::Device(format!("{}: {e}", report.name)))?;
-        let gpu = Self::build(device, queue, report, options)?;
-        let failure = gpu.0.failure.clone();
-        gpu.0.device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-            lock(&failure).get_or_insert_with(|| error.to_string());
-        }));
-        Ok(gpu)
-    }
-
-    /// Uses a device that exists already, as an application that draws with wgpu has one. The device's own error
-    /// handler is left alone. Subgroup kernels, profiling and cooperative matrices are used only where the device has the
-    /// features.
-    ///
-    /// # Errors
-    /// [`Error::Device`] when `options.tier` needs a feature that the device lacks.
-    pub fn from_device(device: wgpu::Device, queue: wgpu::Queue, options: &GpuOptions) -> Result<Self> {
-        let report = AdapterReport::new(0, &device.adapter_info(), device.features(), &device.limits());
-        Self::build(device, queue, report, options)
-    }
-
-    fn build(device: wgpu::Device, queue: wgpu::Queue, report: AdapterReport, options: &GpuOptions) -> Result<Self> {
-        let tier = options.tier.unwrap_or(report.tier);
-        if !report.runs(tier) {
-            return Err(Error::Device(format!("{}: the {tier:?} kernels need a feature it lacks", report.name)));
-        }
-        let cooperative_matrix = tier == Tier::Workgroup
-            && device.features().contains(COOPERATIVE_FEATURES)
-            && report.has_blocks(&options.cooperative_matrix);
-        let matrix_units = if cooperative_matrix { ", cooperative matrices" } else { "" };
-        log::info!("{} ({}), {tier:?} kernels{matrix_units}", report.name, report.driver);
-        let limits = device.limits();
-        let own_limit = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
-        let max_binding_bytes = options.max_binding_bytes.map_or(own_limit, |b| b.min(own_limit));
-        let offset_alignment =
-            u64::from(limits.min_storage_buffer_offset_alignment.max(limits.min_uniform_buffer_offset_alignment));
-        let pool = Arc::new(pool::Pool::default());
-        let state = Mutex::new(recorder::State::new(&device, &pool));
-        Ok(Gpu(Arc::new(Inner {
-            device,
-            queue,
-            report,
-            tier,
-            cooperative_matrix,
-            max_binding_bytes,
-            offset_alignment,
-            state,
-            pool,
-            failure: Arc::default(),
-        })))
-    }
-
     /// The adapter: names, limits, features.
     pub fn adapter(&self) -> &AdapterReport {
         &self.0.report
@@ -182,9 +98,10 @@ impl Gpu {
 
     /// Whether products of f16 operands run on matrix units (tensor cores), with f32 sums.
     ///
-    /// Only on a device given to [`Gpu::from_device`]: wgpu's feature is experimental, and asking for it is `unsafe`, so it
-    /// is the application's choice. The device needs `EXPERIMENTAL_COOPERATIVE_MATRIX`, `SHADER_F16` and `SUBGROUP`, its
-    /// adapter one subgroup size and blocks of 16 x 16 x 16 from f16 to f32 in [`GpuOptions::cooperative_matrix`].
+    /// Only with [`GpuOptions::matrix_units`], or on a device given to [`Gpu::from_device`] with
+    /// [`GpuOptions::cooperative_matrix`]: wgpu's feature is experimental, so it is the application's choice. The device needs
+    /// `EXPERIMENTAL_COOPERATIVE_MATRIX`, `SHADER_F16` and `SUBGROUP`, its adapter one subgroup size and blocks of 16 x 16 x 16
+    /// from f16 to f32, the tier is [`Tier::Workgroup`].
     pub fn cooperative_matrix(&self) -> bool {
         self.0.cooperative_matrix
     }

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::compile::{Pipeline, Pipelines};
+use super::pipeline_cache::PipelineCache;
 use super::pool::{BufferSlice, Pool};
 use super::profile::{Dispatch, Profile};
 use super::reflect::BindingKind;
@@ -59,7 +60,7 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(device: &wgpu::Device, pool: &Pool) -> Self {
+    pub(super) fn new(device: &wgpu::Device, pool: &Pool, cache: Option<PipelineCache>) -> Self {
         let size = SLOT * COMMANDS as u64;
         pool.note_created(size);
         let arena = device.create_buffer(&wgpu::BufferDescriptor {
@@ -69,12 +70,15 @@ impl State {
             mapped_at_creation: false,
         });
         Self {
-            counters: Counters::default(),
+            counters: Counters {
+                pipeline_bytes_read: cache.as_ref().map_or(0, PipelineCache::bytes_read),
+                ..Counters::default()
+            },
             profile: None,
             commands: Vec::with_capacity(COMMANDS),
             arena,
             arena_bytes: Vec::with_capacity(size as usize),
-            pipelines: Pipelines::default(),
+            pipelines: Pipelines::new(cache),
             bind_groups: HashMap::new(),
             staging: HashMap::new(),
         }

@@ -14,7 +14,7 @@ use super::{Evaluation, Generation, Outcome, Plan, generate};
 use crate::checkpoint::TensorToSave;
 use crate::data::{Batches, Corpus, Validation, tokenizer};
 use crate::error::{Error, Result};
-use crate::gpu::{AdapterChoice, Gpu, GpuOptions};
+use crate::gpu::{Gpu, GpuOptions};
 use crate::nn::config::Precision;
 use crate::tensor::Tensor;
 use crate::train::config::RunConfig;
@@ -22,15 +22,6 @@ use crate::train::run_folder::RunFolder;
 
 /// The sample at the end of a run.
 const SAMPLE_TOKENS: usize = 200;
-
-/// Opens the device that `adapter` names, the best one where it names none.
-///
-/// # Errors
-/// No such device.
-pub async fn open(adapter: Option<&str>) -> Result<Gpu> {
-    let adapter = adapter.map_or(AdapterChoice::Auto, AdapterChoice::from);
-    Gpu::open(&GpuOptions { adapter, ..GpuOptions::default() }).await
-}
 
 /// A tensor's name, shape and elements.
 type HostTensor = (String, Vec<usize>, Vec<f32>);
@@ -72,7 +63,8 @@ struct Run {
 /// # Errors
 /// No device, and as [`run_on`].
 pub async fn run(plan: Plan, display: Display, stop: &AtomicBool) -> Result<Outcome> {
-    let gpu = open(plan.config.adapter.as_deref()).await?;
+    let adapter = plan.config.adapter.as_deref().into();
+    let gpu = Gpu::open(&GpuOptions { adapter, ..GpuOptions::default() }).await?;
     run_on(&gpu, plan, display, stop).await
 }
 
@@ -270,11 +262,11 @@ impl Run {
 /// No device, a device that fails, or what `each` returns.
 pub async fn continue_text(
     saved: &SavedModel,
-    adapter: Option<&str>,
+    device: &GpuOptions,
     what: &Generation,
     each: impl FnMut(u8) -> Result<()>,
 ) -> Result<()> {
-    let gpu = open(adapter).await?;
+    let gpu = Gpu::open(device).await?;
     // In f32 on every adapter: the weights of a run in f16 are saved in f32.
     let model = restore_model(&gpu, saved, &saved.config.model, Precision::F32)?;
     generate::generate(&gpu, &model, saved.config.train.seq, what, each).await
@@ -284,10 +276,10 @@ pub async fn continue_text(
 ///
 /// # Errors
 /// [`Error::Data`] when the text is too short, no device, or a device that fails.
-pub async fn evaluate_text(saved: &SavedModel, adapter: Option<&str>, text: &[u8]) -> Result<Evaluation> {
+pub async fn evaluate_text(saved: &SavedModel, device: &GpuOptions, text: &[u8]) -> Result<Evaluation> {
     let train = &saved.config.train;
     let windows = Validation::all(text, train.batch, train.seq)?;
-    let gpu = open(adapter).await?;
+    let gpu = Gpu::open(device).await?;
     // In f32 on every adapter: the weights of a run in f16 are saved in f32.
     let model = restore_model(&gpu, saved, &saved.config.model, Precision::F32)?;
     evaluate(&gpu, &model, train.seq, windows.iter()).await

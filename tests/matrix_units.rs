@@ -1,39 +1,23 @@
 //! Products of f16 operands on matrix units against f64, on every adapter of the machine that has them; says so where
-//! none has.
+//! none has. The others refuse, and name what they lack.
+
+mod common;
+#[path = "common/place.rs"]
+mod place;
 
 use std::time::Instant;
 
 use pollster::block_on;
+use sdmoe::Result;
 use sdmoe::autograd::Array;
-use sdmoe::gpu::{Gpu, GpuOptions, OPTIONAL_FEATURES};
+use sdmoe::gpu::{AdapterChoice, AdapterReport, Gpu, GpuOptions, Tier, adapters};
 use sdmoe::kernels::gemm::{Trans, gemm};
 use sdmoe::tensor::{DType, Tensor};
 
-/// The adapter's device with everything that matrix units need, if it has them.
-fn open(adapter: &wgpu::Adapter) -> Option<Gpu> {
-    let name = adapter.get_info().name;
-    let blocks = adapter.cooperative_matrix_properties();
-    println!("{name}: {} forms of cooperative matrix", blocks.len());
-    let wanted = OPTIONAL_FEATURES | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
-    if !adapter.features().contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
-        return None;
-    }
-    #[allow(unsafe_code, reason = "wgpu's way to agree to an experimental feature")]
-    // SAFETY: it is agreed that wgpu's experimental features may have bugs.
-    let experimental_features = unsafe { wgpu::ExperimentalFeatures::enabled() };
-    let description = wgpu::DeviceDescriptor {
-        required_features: adapter.features() & wanted,
-        required_limits: adapter.limits(),
-        experimental_features,
-        ..Default::default()
-    };
-    let (device, queue) = block_on(adapter.request_device(&description)).unwrap();
-    let options = GpuOptions { cooperative_matrix: blocks.clone(), ..GpuOptions::default() };
-    let gpu = Gpu::from_device(device, queue, &options).unwrap();
-    if !gpu.cooperative_matrix() {
-        println!("{name}: not in the form needed, of {blocks:?}");
-    }
-    gpu.cooperative_matrix().then_some(gpu)
+/// Opens the adapter with its matrix units.
+fn open(adapter: &AdapterReport, tier: Option<Tier>) -> Result<Gpu> {
+    let adapter = AdapterChoice::Index(adapter.index);
+    block_on(Gpu::open(&GpuOptions { adapter, tier, matrix_units: true, ..GpuOptions::default() }))
 }
 
 fn tensor(gpu: &Gpu, x: &Array, dtype: DType) -> Tensor {
@@ -86,12 +70,13 @@ fn rate(gpu: &Gpu, dtype: DType) -> f64 {
 
 #[test]
 fn products_on_matrix_units_equal_the_reference() {
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
-    let gpus: Vec<Gpu> = block_on(instance.enumerate_adapters(wgpu::Backends::all())).iter().filter_map(open).collect();
-    if gpus.is_empty() {
+    let with_them: Vec<_> = block_on(adapters()).into_iter().filter(|adapter| adapter.matrix_units).collect();
+    if with_them.is_empty() {
         println!("no adapter has cooperative matrices of 16 x 16 x 16 from f16 to f32: nothing was compared");
     }
-    for gpu in gpus {
+    for adapter in with_them {
+        let gpu = open(&adapter, None).unwrap();
+        assert!(gpu.cooperative_matrix(), "{gpu:?}");
         for ta in [Trans::N, Trans::T] {
             for tb in [Trans::N, Trans::T] {
                 for sizes in [[64, 64, 64], [128, 256, 192], [20, 40, 24], [132, 100, 68], [260, 1000, 516]] {
@@ -100,5 +85,33 @@ fn products_on_matrix_units_equal_the_reference() {
             }
         }
         println!("{gpu:?}: f16 {:.1} TFLOP/s, f32 {:.1}", rate(&gpu, DType::F16), rate(&gpu, DType::F32));
+    }
+}
+
+#[test]
+fn an_adapter_that_lacks_what_they_need_is_refused_by_name() {
+    for adapter in block_on(adapters()) {
+        // The plain kernels use them on no adapter.
+        let tier = adapter.matrix_units.then_some(Tier::Plain);
+        let told = open(&adapter, tier).map(drop).unwrap_err().to_string();
+        println!("{told}");
+        assert!(told.contains(&adapter.name) && told.contains("matrix units need "), "{told}");
+    }
+}
+
+#[test]
+fn the_program_says_what_is_missing_and_writes_nothing() {
+    let place = place::Place::new();
+    place.write("text", "the quick brown fox jumps over the lazy dog. ".repeat(90));
+    let train = "train --data text --steps 1 --out run --quiet --report off --matrix-units";
+    place.fails(train, "config: --matrix-units: expected --precision f16, whose products use them, got f32");
+    let devices = place.runs("devices");
+    if common::gpu().adapter().matrix_units {
+        assert!(devices.contains("matrix units     yes"), "{devices}");
+        place.runs(&format!("{train} --precision f16"));
+    } else {
+        assert!(devices.contains("matrix units     no"), "{devices}");
+        place.fails(&format!("{train} --precision f16"), "matrix units need ");
+        place.fails("bench gemm --quick --matrix-units", "matrix units need ");
     }
 }

@@ -1,0 +1,127 @@
+//! Opening a device: which of the adapter's features it gets, and what it begins with.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use super::pipeline_cache::PipelineCache;
+use super::{AdapterChoice, AdapterReport, Gpu, Inner, Tier, adapter, lock, pool, recorder, trusted};
+use crate::error::{Error, Result};
+
+/// Features that are used where a device has them; none is needed. Subgroups make software adapters several times faster;
+/// f16 is for training in mixed precision.
+pub const OPTIONAL_FEATURES: wgpu::Features =
+    wgpu::Features::SUBGROUP.union(wgpu::Features::TIMESTAMP_QUERY).union(wgpu::Features::SHADER_F16);
+
+/// How to open a device.
+#[derive(Clone, Debug, Default)]
+pub struct GpuOptions {
+    /// Which adapter.
+    pub adapter: AdapterChoice,
+    /// The kernel family, instead of the adapter's own; must be one it can run.
+    pub tier: Option<Tier>,
+    /// A lower limit than the adapter's on the bytes of one binding; tensors beyond it are split.
+    pub max_binding_bytes: Option<u64>,
+    /// For [`Gpu::open`]: products of f16 operands run on matrix units (tensor cores), see [`Gpu::cooperative_matrix`]; opening an
+    /// adapter without them is an error. wgpu's feature for them is experimental: it may have bugs that make behaviour
+    /// undefined, and who sets this accepts that and reports such bugs to wgpu.
+    pub matrix_units: bool,
+    /// For [`Gpu::from_device`]: what the device's adapter says in `cooperative_matrix_properties()`, as a device does not
+    /// tell. See [`Gpu::cooperative_matrix`].
+    pub cooperative_matrix: Vec<wgpu::CooperativeMatrixProperties>,
+    /// A folder for the pipelines that the driver compiled, so that the next process need not compile them again: made where
+    /// it is missing, one file for each adapter and driver, written when the [`Gpu`]'s last handle is dropped. Nobody but the
+    /// user should be able to write there, as the driver runs what the file holds. A file that does not fit is replaced, and a
+    /// folder that cannot be written does no harm; both are logged. Without a folder, and where the device has no feature
+    /// `PIPELINE_CACHE` (only Vulkan has it), nothing is read or written. Most drivers have such a cache of their own.
+    pub pipeline_cache: Option<PathBuf>,
+}
+
+impl Gpu {
+    /// Opens the adapter that `options` names.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`], [`Error::UnknownAdapter`], or [`Error::Device`] when the driver refuses the device, or the adapter
+    /// cannot run the tier asked for or lacks what matrix units need.
+    pub async fn open(options: &GpuOptions) -> Result<Self> {
+        let (adapter, report) = adapter::choose(&options.adapter).await?;
+        let mut wanted = OPTIONAL_FEATURES;
+        wanted.set(wgpu::Features::PIPELINE_CACHE, options.pipeline_cache.is_some());
+        if options.matrix_units {
+            let lacks = report.lacks_for_matrix_units(adapter.features(), &adapter.cooperative_matrix_properties());
+            let tier = options.tier.unwrap_or(report.tier);
+            let other = (tier != Tier::Workgroup).then(|| format!("the kernels {:?}, not {tier:?}", Tier::Workgroup));
+            if let Some(needed) = lacks.or(other) {
+                return Err(Error::Device(format!("{}: matrix units need {needed}", report.name)));
+            }
+            wanted |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+        }
+        let (device, queue) = adapter
+            .request_device(&wgpu::DeviceDescriptor {
+                label: Some("sdmoe"),
+                required_features: adapter.features() & wanted,
+                required_limits: adapter.limits(),
+                memory_hints: wgpu::MemoryHints::Performance,
+                experimental_features: trusted::experimental_features(options.matrix_units),
+                ..Default::default()
+            })
+            .await
+            .map_err(|e| Error::Device(format!("{}: {e}", report.name)))?;
+        let failure = Arc::<Mutex<Option<String>>>::default();
+        let told = failure.clone();
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            lock(&told).get_or_insert_with(|| error.to_string());
+        }));
+        Self::build(device, queue, report, options, failure)
+    }
+
+    /// Uses a device that exists already, as an application that draws with wgpu has one. The device's own error
+    /// handler is left alone. Subgroup kernels, profiling and cooperative matrices are used only where the device has the
+    /// features.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when `options.tier` needs a feature that the device lacks.
+    pub fn from_device(device: wgpu::Device, queue: wgpu::Queue, options: &GpuOptions) -> Result<Self> {
+        let (info, blocks) = (device.adapter_info(), &options.cooperative_matrix);
+        let report = AdapterReport::new(0, &info, device.features(), &device.limits(), blocks);
+        Self::build(device, queue, report, options, Arc::default())
+    }
+
+    fn build(
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        report: AdapterReport,
+        options: &GpuOptions,
+        failure: Arc<Mutex<Option<String>>>,
+    ) -> Result<Self> {
+        let tier = options.tier.unwrap_or(report.tier);
+        if !report.runs(tier) {
+            return Err(Error::Device(format!("{}: the {tier:?} kernels need a feature it lacks", report.name)));
+        }
+        // An adapter may have them and the device not.
+        let cooperative_matrix = tier == Tier::Workgroup
+            && report.matrix_units
+            && device.features().contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+        let matrix_units = if cooperative_matrix { ", cooperative matrices" } else { "" };
+        log::info!("{} ({}), {tier:?} kernels{matrix_units}", report.name, report.driver);
+        let limits = device.limits();
+        let own_limit = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
+        let max_binding_bytes = options.max_binding_bytes.map_or(own_limit, |b| b.min(own_limit));
+        let offset_alignment =
+            u64::from(limits.min_storage_buffer_offset_alignment.max(limits.min_uniform_buffer_offset_alignment));
+        let pool = Arc::new(pool::Pool::default());
+        let cache = options.pipeline_cache.as_deref().and_then(|folder| PipelineCache::open(&device, folder));
+        let state = Mutex::new(recorder::State::new(&device, &pool, cache));
+        Ok(Gpu(Arc::new(Inner {
+            device,
+            queue,
+            report,
+            tier,
+            cooperative_matrix,
+            max_binding_bytes,
+            offset_alignment,
+            state,
+            pool,
+            failure,
+        })))
+    }
+}
