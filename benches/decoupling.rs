@@ -84,7 +84,9 @@ fn measure(args: &Args) -> Result<Vec<Best>> {
 
 /// Whether a kernel belongs to the optimizer: the direct form is in no other.
 fn of_optimizer(kernel: &str) -> bool {
-    ["adam", "spectral", "sum_squares", "sum_blocks", "left_factors"].iter().any(|part| kernel.contains(part))
+    ["adam", "spectral", "sum_squares", "sum_blocks", "left_factors", "add_shared", "sum_experts"]
+        .iter()
+        .any(|part| kernel.contains(part))
 }
 
 fn print(found: &[Best]) {
