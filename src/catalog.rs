@@ -1,7 +1,8 @@
 //! Every kernel of the project in every variant: what `tests/shaders.rs` validates and translates without a GPU.
 
 use crate::kernels::{
-    Variant, column_sum, elementwise, gemm_table, loss, routing, spectral, spectral_rows, spectral_update, token_space,
+    Variant, column_sum, elementwise, gemm_table, loss, routing, spectral, spectral_rows, spectral_shared,
+    spectral_update, token_space,
 };
 use crate::optim::{adamw, clip};
 use crate::{analysis, linalg, ops};
@@ -19,6 +20,7 @@ pub fn kernels() -> Vec<Variant> {
         analysis::jacobian::kernels(),
         spectral::kernels(),
         spectral_rows::kernels(),
+        spectral_shared::kernels(),
         spectral_update::kernels(),
         token_space::kernels(),
         adamw::kernels(),

@@ -12,6 +12,7 @@ pub mod rows;
 pub mod spectral;
 mod spectral_place;
 pub mod spectral_rows;
+pub mod spectral_shared;
 pub mod spectral_update;
 pub mod token_space;
 pub(crate) mod window;

@@ -18,7 +18,7 @@ use crate::kernels::elementwise::fill;
 use crate::kernels::gemm::{Trans, gemm};
 use crate::kernels::spectral_place::places;
 use crate::kernels::spectral_rows;
-use crate::kernels::spectral_update::add_shared;
+use crate::kernels::spectral_shared::add_shared;
 use crate::tensor::{Tensor, row_chunks};
 
 pub(crate) const THREADS: u32 = 64;

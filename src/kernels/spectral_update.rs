@@ -4,13 +4,13 @@
 //! Each thread treats eight rows of four columns and evaluates the rank-2k common part ([`Factors`]) in registers, so the
 //! correction costs no pass over memory of its own.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::gpu::{Kernel, Launch};
 use crate::kernels::Variant;
 use crate::kernels::spectral::{Basis, Factors, THREADS, sizes};
 use crate::kernels::spectral_place::{Place, places};
 use crate::kernels::spectral_rows;
-use crate::tensor::{Tensor, row_chunks};
+use crate::tensor::Tensor;
 
 /// Rows of a thread, as in lib/low_rank.wgsl.
 const ROWS: usize = 8;
@@ -22,6 +22,7 @@ macro_rules! kernel {
             name: $text,
             sources: &[
                 include_str!("../../shaders/lib/grid.wgsl"),
+                include_str!("../../shaders/lib/low_rank.wgsl"),
                 $(include_str!(concat!("../../shaders/", $source)),)*
             ],
             entry: $entry,
@@ -35,7 +36,6 @@ kernel!(
     SPECTRAL_DIRECTION,
     "spectral_direction",
     "spectral_direction",
-    "lib/low_rank.wgsl",
     "lib/pack_vec4.wgsl",
     "lib/adam.wgsl",
     "spectral_direction.wgsl"
@@ -45,7 +45,6 @@ kernel!(
     SPECTRAL_DIRECTION_SCALAR,
     "spectral_direction_scalar",
     "spectral_direction",
-    "lib/low_rank.wgsl",
     "lib/pack_scalar.wgsl",
     "lib/adam.wgsl",
     "spectral_direction.wgsl"
@@ -55,7 +54,6 @@ kernel!(
     SPECTRAL_APPLY,
     "spectral_apply",
     "spectral_apply",
-    "lib/low_rank.wgsl",
     "lib/pack_vec4.wgsl",
     "spectral_apply.wgsl"
 );
@@ -64,52 +62,21 @@ kernel!(
     SPECTRAL_APPLY_SCALAR,
     "spectral_apply_scalar",
     "spectral_apply",
-    "lib/low_rank.wgsl",
     "lib/pack_scalar.wgsl",
     "spectral_apply.wgsl"
 );
-kernel!(
-    "What a layer's experts share added to each, four columns at a time.",
-    ADD_SHARED,
-    "add_shared",
-    "add_shared",
-    "lib/pack_vec4.wgsl",
-    "add_shared.wgsl"
-);
-kernel!(
-    "What a layer's experts share added to each, for a number of columns that 4 does not divide.",
-    ADD_SHARED_SCALAR,
-    "add_shared_scalar",
-    "add_shared",
-    "lib/pack_scalar.wgsl",
-    "add_shared.wgsl"
-);
-
-/// A copy that a failed step leaves out.
-pub static ACCEPT: Kernel = Kernel {
-    name: "accept",
-    sources: &[include_str!("../../shaders/lib/grid.wgsl"), include_str!("../../shaders/accept.wgsl")],
-    entry: "accept",
-    constants: &[],
-};
-
 /// This module's kernels, in the variants that a step and a refresh launch.
 pub fn kernels() -> Vec<Variant> {
-    let mut all: Vec<Variant> = vec![(&ACCEPT).into()];
-    for flag in [0.0, 1.0] {
-        for (common, full) in [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)] {
-            let constants = vec![("WG", 64.0), ("RANK", 8.0), ("COMMON", common), ("FULL", full)];
-            for kernel in [&SPECTRAL_APPLY, &SPECTRAL_APPLY_SCALAR] {
-                all.push(Variant { kernel, constants: [constants.as_slice(), &[("SHARED", flag)]].concat() });
-            }
-            if flag == 0.0 {
-                for kernel in [&SPECTRAL_DIRECTION, &SPECTRAL_DIRECTION_SCALAR] {
-                    all.push(Variant { kernel, constants: constants.clone() });
-                }
-            }
+    let mut all = Vec::new();
+    for (common, full) in [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)] {
+        let constants = [("WG", 64.0), ("RANK", 8.0), ("COMMON", common), ("FULL", full)];
+        for kernel in [&SPECTRAL_DIRECTION, &SPECTRAL_DIRECTION_SCALAR] {
+            all.push(Variant { kernel, constants: constants.to_vec() });
         }
-        for kernel in [&ADD_SHARED, &ADD_SHARED_SCALAR] {
-            all.push(Variant { kernel, constants: vec![("WG", 64.0), ("IN_PLACE", flag)] });
+        for shared in [0.0, 1.0] {
+            for kernel in [&SPECTRAL_APPLY, &SPECTRAL_APPLY_SCALAR] {
+                all.push(Variant { kernel, constants: [constants.as_slice(), &[("SHARED", shared)]].concat() });
+            }
         }
     }
     all
@@ -167,36 +134,6 @@ crate::params! {
         on_shared: f32,
         decay: f32,
     }
-}
-
-crate::params! {
-    struct SharedParams { count: u32, size: u32, experts: u32, own: f32, factor: f32 }
-}
-
-crate::params! {
-    struct AcceptParams { count: u32 }
-}
-
-/// Records `y = x`, unless `clip` says that the norm is not finite.
-///
-/// # Errors
-/// `Error::Shape` when the numbers of elements differ; `Error::Device`.
-pub(crate) fn accept(x: &Tensor, y: &Tensor, clip: &Tensor) -> Result<()> {
-    if x.numel() != y.numel() {
-        return Err(Error::shape("accept", format!("{y:?}"), format!("{x:?}")));
-    }
-    let (x, y) = (x.reshape([x.numel()])?, y.reshape([y.numel()])?);
-    for range in row_chunks(y.gpu(), "accept", y.numel(), &[1])? {
-        Launch::new(&ACCEPT)
-            .constant("WG", THREADS)
-            .params(&AcceptParams { count: range.len() as u32 })
-            .read("x", &x.slice(range.clone())?)
-            .read("clip", clip)
-            .write("y", &y.slice(range.clone())?)
-            .threads(range.len(), THREADS)
-            .run(y.gpu())?;
-    }
-    Ok(())
 }
 
 /// `full X + common C`, X a stack and C the common part that the factors are of. What has the factor 0 is not read.
@@ -361,41 +298,6 @@ pub fn apply(weight: &Tensor, step: Move<'_>, basis: &Basis, clip: &Tensor) -> R
             .workgroups(workgroups as u64)
             .run(clip.gpu())?;
         place.store(weight, &moved)?;
-    }
-    Ok(())
-}
-
-/// Records `y = own x + factor shared` for stacks x, y `[layers, experts, m, n]` and `shared: [layers, 1, m, n]`; without `x`
-/// it is y itself.
-///
-/// # Errors
-/// `Error::Shape` when the sizes do not fit; `Error::Device`.
-pub fn add_shared(x: Option<&Tensor>, own: f32, factor: f32, shared: &Tensor, y: &Tensor) -> Result<()> {
-    let shape = sizes("shared part", y)?;
-    let [layers, experts, m, n] = shape;
-    if shared.dims() != [layers, 1, m, n] {
-        return Err(Error::shape("shared part", format!("[{layers}, 1, {m}, {n}]"), format!("{shared:?}")));
-    }
-    for place in places(y.gpu(), "shared part", shape, &[], &[], &[m * n])? {
-        let pack = if n.is_multiple_of(4) { 4 } else { 1 };
-        let (rows, of_layer) = (place.rows(y)?, place.layer_rows(shared)?);
-        let params = SharedParams {
-            count: (rows.numel() / pack) as u32,
-            size: (place.rows.len() * n / pack) as u32,
-            experts: experts as u32,
-            own,
-            factor,
-        };
-        Launch::new(if pack == 4 { &ADD_SHARED } else { &ADD_SHARED_SCALAR })
-            .constant("WG", THREADS)
-            .constant("IN_PLACE", u32::from(x.is_none()))
-            .params(&params)
-            .read("x", &x.map_or(Ok(of_layer.clone()), |x| place.rows(x))?)
-            .read("common_matrix", &of_layer)
-            .write("y", &rows)
-            .threads(rows.numel() / pack, THREADS)
-            .run(y.gpu())?;
-        place.store(y, &rows)?;
     }
     Ok(())
 }

@@ -22,7 +22,8 @@
 use crate::error::Result;
 use crate::kernels::spectral::{Factors, Skinny, square_norms, sum_experts};
 use crate::kernels::spectral_rows::{self, Recorded, Stack, Wanted};
-use crate::kernels::spectral_update::{AdamFactors, Mix, Moments, Move, accept, apply, direction};
+use crate::kernels::spectral_shared::accept;
+use crate::kernels::spectral_update::{AdamFactors, Mix, Moments, Move, apply, direction};
 use crate::linalg::subspace::angles;
 use crate::linalg::svd::randomized_svd;
 use crate::nn::config::{CommonGradient, GradientForm, Realign, SpectralConfig};
