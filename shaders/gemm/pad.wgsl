@@ -1,10 +1,10 @@
 // A copy of matrices whose rows have any length, with rows and columns up to a multiple of 4 and zeros in what is added,
 // so that the product can load four elements at once. Needs lib/grid.wgsl.
 //
-// A thread copies RUN fours of a row. It loads whole vec4s and shifts them, as four scalar loads cost twice as much.
+// A thread copies a piece of a row, and its neighbours the same piece of the rows below: each of a subgroup's loads goes on in
+// lines that the one before it has brought. It loads whole vec4s and shifts them, as four scalar loads cost twice as much.
 
 override WG: u32 = 64u;
-const RUN: u32 = 8u;
 
 struct Params {
     matrices: u32,
@@ -12,6 +12,8 @@ struct Params {
     columns: u32,
     // Element of the binding at which the first matrix begins.
     first: u32,
+    // Fours of a row that a thread copies.
+    piece: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -30,22 +32,21 @@ fn shifted(low: vec4<f32>, high: vec4<f32>, shift: u32) -> vec4<f32> {
 fn pad(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
        @builtin(local_invocation_index) lane: u32) {
     let quads = (params.columns + 3u) / 4u;
-    let runs = (quads + RUN - 1u) / RUN;
-    let padded_rows = (params.rows + 3u) / 4u * 4u;
+    let rows = (params.rows + 3u) / 4u * 4u;
+    let all_rows = params.matrices * rows;
     let index = workgroup_index(group, groups) * WG + lane;
-    let padded_row = index / runs;
-    let matrix = padded_row / padded_rows;
-    if matrix >= params.matrices {
+    let padded_row = index % all_rows;
+    let quad = index / all_rows * params.piece;
+    if quad >= quads {
         return;
     }
-    let row = padded_row % padded_rows;
-    let quad = index % runs * RUN;
+    let row = padded_row % rows;
     let outside = row >= params.rows;
     // A row that is added reads the last one, for it must read something.
-    let first = params.first + (matrix * params.rows + min(row, params.rows - 1u)) * params.columns + quad * 4u;
+    let first = params.first + (padded_row / rows * params.rows + min(row, params.rows - 1u)) * params.columns + quad * 4u;
     let last = arrayLength(&x) - 1u;
     var low = vec4<f32>(x[min(first / 4u, last)]);
-    for (var i = 0u; i < min(RUN, quads - quad); i++) {
+    for (var i = 0u; i < min(params.piece, quads - quad); i++) {
         let high = vec4<f32>(x[min(first / 4u + i + 1u, last)]);
         let column = (quad + i) * 4u;
         let kept = vec4(column, column + 1u, column + 2u, column + 3u) < vec4(select(params.columns, 0u, outside));

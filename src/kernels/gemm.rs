@@ -220,6 +220,7 @@ impl<'a> Product<'a> {
                         tb,
                         aligned: aligned_a && aligned_b,
                         aligned_c,
+                        read_c: beta != 0.0 || steps.start > 0,
                         half: [&a, &b].iter().all(|x| x.tensor.dtype() == DType::F16),
                         fixed_rows: false,
                     };

@@ -110,6 +110,8 @@ pub(super) struct Form {
     pub aligned: bool,
     /// Whether every row of C does.
     pub aligned_c: bool,
+    /// Whether C may be added to: beta is not 0.
+    pub read_c: bool,
     /// Whether A and B are f16.
     pub half: bool,
     /// Whether the rows of C are cut into tiles by someone else (grouped products), so that it must not be turned.
@@ -198,7 +200,7 @@ impl SubgroupTile {
 
 /// The table.
 pub(super) fn choose(gpu: &Gpu, family: &Family, form: Form) -> Choice {
-    let Form { m, n, k, ta, tb, aligned, aligned_c, half, fixed_rows } = form;
+    let Form { m, n, k, ta, tb, aligned, aligned_c, read_c, half, fixed_rows } = form;
     let flags = |ta, tb| {
         vec![
             ("A_TRANSPOSED", f64::from(u8::from(ta == Trans::T))),
@@ -223,6 +225,9 @@ pub(super) fn choose(gpu: &Gpu, family: &Family, form: Form) -> Choice {
             // processor reads ahead by itself.
             let once = !fixed_rows && tb == Trans::N && m <= NARROW;
             constants.push(("B_ONCE", f64::from(u8::from(once))));
+            if !aligned_c {
+                constants.push(("READ_C", f64::from(u8::from(read_c))));
+            }
             let kernel = match (aligned, aligned_c) {
                 (true, true) => family.subgroup,
                 (true, false) => family.subgroup_scalar_c,
@@ -277,6 +282,9 @@ pub fn kernels() -> Vec<Variant> {
                     let mut constants = flags.clone();
                     constants.extend([("C_TRANSPOSED", turned), ("TILE_ROWS", rows), ("COLUMN_BLOCKS", blocks)]);
                     constants.extend([("WG", lanes), ("K_TAIL", turned), ("B_ONCE", turned)]);
+                    if !std::ptr::eq(kernel, family.subgroup) {
+                        constants.push(("READ_C", 1.0 - turned));
+                    }
                     all.push(Variant { kernel, constants });
                 }
             }

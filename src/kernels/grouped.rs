@@ -162,6 +162,7 @@ pub fn grouped_gemm_onto(x: &Tensor, w: &Tensor, trans_w: Trans, groups: &Groups
                     tb: trans_w,
                     aligned,
                     aligned_c,
+                    read_c: beta != 0.0 || steps.start > 0,
                     half: [x, w].iter().all(|t| t.dtype() == DType::F16),
                     fixed_rows: true,
                 };
@@ -234,6 +235,8 @@ pub fn grouped_weight_gradient(x: &Tensor, dy: &Tensor, groups: &Groups, beta: f
                     tb: Trans::N,
                     aligned,
                     aligned_c,
+                    // Parts of the rows are added.
+                    read_c: true,
                     half: [x, dy].iter().all(|t| t.dtype() == DType::F16),
                     fixed_rows: true,
                 };

@@ -19,18 +19,19 @@ pub static PAD: Kernel = Kernel {
 
 /// Threads of a workgroup, as `WG` in the shader.
 const THREADS: u32 = 64;
-/// Fours of a row that a thread copies, as `RUN` in the shader.
-const RUN: usize = 8;
+/// Fours of a row that a thread copies, at most: enough that what is done once for each does not count, few enough that
+/// all cores have threads.
+const PIECE: usize = 64;
 
 crate::params! {
-    struct PadParams { matrices: u32, rows: u32, columns: u32, first: u32 }
+    struct PadParams { matrices: u32, rows: u32, columns: u32, first: u32, piece: u32 }
 }
 
-/// Whether copies pay for `batch` products of m x k by k x n. A copy moves 8 bytes an element, at some 8 GB/s; scalar
-/// loads add about 0.6 to the product's time, at some 60 GFLOP/s: copies cost less from `mn = 50 (m + n)` on, and
-/// their two launches, some 50 microseconds each, from 5 million multiplications on. Both with room to spare.
+/// Whether copies pay for `batch` products of m x k by k x n. Measured: products of 255 x 2049 x 253 gain a fifth (NN, TN) or
+/// nothing (NT), of 191 x 2049 x 189 0 to 8 %, of 129 x 4097 x 131 copies cost a third of the time; 255 x 257 x 253 gains 5 %,
+/// or loses 3 % (NT), and below the two launches cost more.
 pub(super) fn pays(gpu: &Gpu, batch: usize, m: usize, n: usize, k: usize) -> bool {
-    gpu.tier() == Tier::Subgroup && m * n >= 64 * (m + n) && batch * m * n * k >= 1 << 23
+    gpu.tier() == Tier::Subgroup && m * n >= 96 * (m + n) && batch * m * n * k >= 1 << 23
 }
 
 /// Whether `matrices` matrices of `rows` x `columns` can be copied: they and the copy fit a binding.
@@ -54,13 +55,20 @@ pub(super) fn padded(x: &Tensor, matrices: usize, rows: usize, columns: usize) -
     let mut source = window(x, 0..matrices * rows * columns);
     let bound = &mut source.slice.slice;
     bound.size = end_of_quads(x, matrices * rows * columns).unwrap_or(bound.size);
-    let params =
-        PadParams { matrices: matrices as u32, rows: rows as u32, columns: columns as u32, first: source.first };
+    let quads = columns.div_ceil(4);
+    let pieces = quads.div_ceil(PIECE);
+    let params = PadParams {
+        matrices: matrices as u32,
+        rows: rows as u32,
+        columns: columns as u32,
+        first: source.first,
+        piece: quads.div_ceil(pieces) as u32,
+    };
     Launch::new(&PAD)
         .params(&params)
         .read("x", source.slice)
         .write("padded", &copy)
-        .threads(matrices * rows.next_multiple_of(4) * columns.div_ceil(4).div_ceil(RUN), THREADS)
+        .threads(matrices * rows.next_multiple_of(4) * pieces, THREADS)
         .run(gpu)?;
     Ok(copy)
 }
