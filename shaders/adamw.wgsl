@@ -1,10 +1,4 @@
-// AdamW over a whole group of parameters. Needs lib/grid.wgsl, lib/pack_vec4.wgsl, lib/adam.wgsl.
-
-override WG: u32 = 64;
-// Packs of a thread, and whether they are neighbours. So software adapters wait least for memory: a load touches as many
-// cache lines as a workgroup has threads, and the next loads use them up. On GPUs neighbouring threads take neighbours.
-override ITEMS: u32 = 1;
-override STRETCHES: bool = false;
+// AdamW over a whole group of parameters. Needs lib/grid.wgsl, lib/stretch.wgsl, lib/pack_vec4.wgsl, lib/adam.wgsl.
 
 struct Params {
     packs: u32,
@@ -29,14 +23,12 @@ struct Params {
 @compute @workgroup_size(WG)
 fn adamw(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
          @builtin(local_invocation_index) lane: u32) {
-    let first = workgroup_index(group, groups) * WG * ITEMS;
     // A gradient that is not finite changes nothing, so that what is saved afterwards is the last good state.
     if clip[2] != 0.0 {
         return;
     }
-    let start = first + select(lane, lane * ITEMS, STRETCHES);
-    let end = min(first + select(WG, lane + 1u, STRETCHES) * ITEMS, params.packs);
-    for (var i = start; i < end; i += select(WG, 1u, STRETCHES)) {
+    let own = stretch(group, groups, lane, params.packs);
+    for (var i = own.start; i < own.end; i += stretch_step()) {
         let step = adam(clip[1] * gradient[i], mean[i], square[i]);
         mean[i] = step.mean;
         square[i] = step.square;

@@ -1,6 +1,5 @@
-// What the experts of a layer share, added to each of them. Needs lib/grid.wgsl, lib/pack*.wgsl.
+// What the experts of a layer share, added to each of them. Needs lib/grid.wgsl, lib/stretch.wgsl, lib/pack*.wgsl.
 
-override WG: u32 = 64;
 // Whether y itself is x.
 override IN_PLACE: u32 = 0;
 
@@ -22,15 +21,30 @@ struct Params {
 @compute @workgroup_size(WG)
 fn add_shared(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
               @builtin(local_invocation_index) lane: u32) {
-    let i = workgroup_index(group, groups) * WG + lane;
-    if i >= params.count {
+    let own = stretch(group, groups, lane, params.count);
+    if own.start >= own.end {
         return;
     }
-    var value: Pack;
-    if IN_PLACE != 0u {
-        value = y[i];
-    } else {
-        value = x[i];
+    // Divisions are dear on software adapters: from here on it counts.
+    let matrix = own.start / params.size;
+    var within = own.start % params.size;
+    var expert = matrix % params.experts;
+    var shared_at = matrix / params.experts * params.size + within;
+    for (var i = own.start; i < own.end; i += stretch_step()) {
+        var value: Pack;
+        if IN_PLACE != 0u {
+            value = y[i];
+        } else {
+            value = x[i];
+        }
+        y[i] = params.own * value + params.factor * common_matrix[shared_at];
+        within += stretch_step();
+        shared_at += stretch_step();
+        // A matrix is at least as long as a step, or a step is all that a thread takes.
+        let over = within >= params.size;
+        let last = expert + 1u == params.experts;
+        shared_at -= select(0u, params.size, over && !last);
+        expert = select(expert, select(expert + 1u, 0u, last), over);
+        within -= select(0u, params.size, over);
     }
-    y[i] = params.own * value + params.factor * common_matrix[i / (params.experts * params.size) * params.size + i % params.size];
 }

@@ -14,6 +14,7 @@ mod spectral_place;
 pub mod spectral_rows;
 pub mod spectral_shared;
 pub mod spectral_update;
+pub(crate) mod stretch;
 pub mod token_space;
 pub(crate) mod window;
 

@@ -2,9 +2,9 @@
 
 use crate::error::{Error, Result};
 use crate::gpu::{Kernel, Launch};
-use crate::kernels::Variant;
 use crate::kernels::spectral::{THREADS, sizes};
 use crate::kernels::spectral_place::places;
+use crate::kernels::{Variant, stretch};
 use crate::tensor::{Tensor, row_chunks};
 
 /// What a layer's experts share added to each, four columns at a time.
@@ -12,6 +12,7 @@ pub static ADD_SHARED: Kernel = Kernel {
     name: "add_shared",
     sources: &[
         include_str!("../../shaders/lib/grid.wgsl"),
+        include_str!("../../shaders/lib/stretch.wgsl"),
         include_str!("../../shaders/lib/pack_vec4.wgsl"),
         include_str!("../../shaders/add_shared.wgsl"),
     ],
@@ -24,6 +25,7 @@ pub static ADD_SHARED_SCALAR: Kernel = Kernel {
     name: "add_shared_scalar",
     sources: &[
         include_str!("../../shaders/lib/grid.wgsl"),
+        include_str!("../../shaders/lib/stretch.wgsl"),
         include_str!("../../shaders/lib/pack_scalar.wgsl"),
         include_str!("../../shaders/add_shared.wgsl"),
     ],
@@ -42,9 +44,10 @@ pub static ACCEPT: Kernel = Kernel {
 /// This module's kernels.
 pub fn kernels() -> Vec<Variant> {
     let mut all: Vec<Variant> = vec![(&ACCEPT).into()];
-    for in_place in [0.0, 1.0] {
+    for in_place in [("IN_PLACE", 0.0), ("IN_PLACE", 1.0)] {
         for kernel in [&ADD_SHARED, &ADD_SHARED_SCALAR] {
-            all.push(Variant { kernel, constants: vec![("WG", 64.0), ("IN_PLACE", in_place)] });
+            all.push(Variant { kernel, constants: vec![in_place] });
+            all.push(Variant { kernel, constants: [stretch::VARIANT.as_slice(), &[in_place]].concat() });
         }
     }
     all
@@ -101,14 +104,13 @@ pub fn add_shared(x: Option<&Tensor>, own: f32, factor: f32, shared: &Tensor, y:
             own,
             factor,
         };
-        Launch::new(if pack == 4 { &ADD_SHARED } else { &ADD_SHARED_SCALAR })
-            .constant("WG", THREADS)
+        let kernel = if pack == 4 { &ADD_SHARED } else { &ADD_SHARED_SCALAR };
+        stretch::launch(y.gpu(), kernel, rows.numel() / pack)
             .constant("IN_PLACE", u32::from(x.is_none()))
             .params(&params)
             .read("x", &x.map_or(Ok(of_layer.clone()), |x| place.rows(x))?)
             .read("common_matrix", &of_layer)
             .write("y", &rows)
-            .threads(rows.numel() / pack, THREADS)
             .run(y.gpu())?;
         place.store(y, &rows)?;
     }

@@ -11,26 +11,18 @@
 
 use super::config::OptimizerConfig;
 use crate::error::Result;
-use crate::gpu::{Gpu, Kernel, Launch, Tier};
-use crate::kernels::Variant;
+use crate::gpu::Kernel;
 use crate::kernels::spectral_update::AdamFactors;
+use crate::kernels::{Variant, stretch};
 use crate::nn::params::{Group, GroupBuffers};
 use crate::tensor::{DType, Tensor, row_chunks};
-
-/// Threads, packs of a thread, and whether these are neighbours: by the cost of a workgroup (0.2 microseconds on llvmpipe)
-/// and of a cache miss on software adapters, by coalescing on GPUs.
-fn geometry(gpu: &Gpu) -> [(&'static str, u32); 3] {
-    match gpu.tier() {
-        Tier::Subgroup => [("WG", gpu.adapter().subgroup_size.0), ("ITEMS", 128), ("STRETCHES", 1)],
-        Tier::Workgroup | Tier::Plain => [("WG", 64), ("ITEMS", 1), ("STRETCHES", 0)],
-    }
-}
 
 /// AdamW over flat buffers, four elements a thread.
 pub static ADAMW: Kernel = Kernel {
     name: "adamw",
     sources: &[
         include_str!("../../shaders/lib/grid.wgsl"),
+        include_str!("../../shaders/lib/stretch.wgsl"),
         include_str!("../../shaders/lib/pack_vec4.wgsl"),
         include_str!("../../shaders/lib/adam.wgsl"),
         include_str!("../../shaders/adamw.wgsl"),
@@ -41,8 +33,7 @@ pub static ADAMW: Kernel = Kernel {
 
 /// This module's kernels.
 pub fn kernels() -> Vec<Variant> {
-    let stretches = vec![("WG", 8.0), ("ITEMS", 128.0), ("STRETCHES", 1.0)];
-    vec![(&ADAMW).into(), Variant { kernel: &ADAMW, constants: stretches }]
+    vec![(&ADAMW).into(), Variant { kernel: &ADAMW, constants: stretch::VARIANT.to_vec() }]
 }
 
 impl OptimizerConfig {
@@ -141,18 +132,13 @@ impl AdamGroup {
                 eps: f.eps,
                 decay: f.decay,
             };
-            let [wg, items, stretches] = geometry(gpu);
-            Launch::new(&ADAMW)
-                .constant(wg.0, wg.1)
-                .constant(items.0, items.1)
-                .constant(stretches.0, stretches.1)
+            stretch::launch(gpu, &ADAMW, packs)
                 .params(&params)
                 .write("weight", &self.values.slice(range.clone())?)
                 .read("gradient", &self.gradients.slice(range.clone())?)
                 .write("mean", &self.m.slice(range.clone())?)
                 .write("square", &self.v.slice(range)?)
                 .read("clip", clip)
-                .threads(packs, wg.1 * items.1)
                 .run(gpu)?;
         }
         Ok(())
