@@ -24,9 +24,12 @@ pub(super) struct Partial {
 
 impl Partial {
     pub(super) fn new(gpu: &Gpu, block: Block, [layers, experts, m, n]: [usize; 4]) -> Result<Self> {
+        // Of one size whatever the block, so that the pool has one buffer for all.
+        let matrices = layers * experts * RANK * n;
+        let parts = Tensor::empty_f32(gpu, [matrices * Block::Near.count(m)])?.slice(0..matrices * block.count(m))?;
         Ok(Self {
             block,
-            parts: Tensor::empty_f32(gpu, [layers, experts, block.count(m) * RANK, n])?,
+            parts: parts.reshape([layers, experts, block.count(m) * RANK, n])?,
             b: Tensor::empty_f32(gpu, [layers, experts, m, RANK])?,
         })
     }
