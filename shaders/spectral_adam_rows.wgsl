@@ -101,8 +101,8 @@ fn store_row(at: Place, row: u32, inside: bool, sum: Row) {
     }
 }
 
-// weight -= lr (D + decay weight) if MOVE, D AdamW's direction for the gradient on_full G + on_common (the common part), clipped; parts and b as
-// in spectral_products_rows.wgsl, of D.
+// weight -= lr (D + decay weight) if MOVE, D AdamW's direction for the gradient on_full G + on_common (the common part),
+// clipped; parts and b as in spectral_products_rows.wgsl, of D.
 @compute @workgroup_size(WG)
 fn spectral_adam(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                  @builtin(local_invocation_index) lane: u32) {
