@@ -1,10 +1,4 @@
-// The global gradient norm in two fixed-order stages. Needs lib/grid.wgsl, lib/pack*.wgsl.
-
-override WG: u32 = 64;
-// Packs that one thread of the first stage sums.
-override ITEMS: u32 = 256;
-// Whether these are neighbours, as in adamw.wgsl; otherwise neighbouring threads take neighbours.
-override STRETCHES: bool = false;
+// The global gradient norm in two fixed-order stages. Needs lib/grid.wgsl, lib/stretch.wgsl, lib/pack*.wgsl.
 
 struct Params {
     packs: u32,
@@ -24,14 +18,12 @@ struct Params {
 fn sum_squares(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                @builtin(local_invocation_index) lane: u32) {
     let index = workgroup_index(group, groups);
-    let first = index * WG * ITEMS;
-    if first >= params.packs {
+    if index * WG * ITEMS >= params.packs {
         return;
     }
-    let start = first + select(lane, lane * ITEMS, STRETCHES);
-    let end = min(first + select(WG, lane + 1u, STRETCHES) * ITEMS, params.packs);
+    let own = stretch(group, groups, lane, params.packs);
     var sum = Pack(0.0);
-    for (var i = start; i < end; i += select(WG, 1u, STRETCHES)) {
+    for (var i = own.start; i < own.end; i += stretch_step()) {
         if PACK > 1u || i % params.columns >= params.first_column {
             let value = x[i];
             sum += value * value;

@@ -5,16 +5,26 @@ use crate::gpu::{Gpu, Kernel, Launch, Tier};
 /// The constants of a variant for software adapters, for a module's list of kernels.
 pub(crate) const VARIANT: [(&str, f64); 3] = [("WG", 8.0), ("ITEMS", 128.0), ("STRETCHES", 1.0)];
 
-/// A launch of `kernel` over `count` elements. Threads, elements of a thread, and whether these are neighbours follow from
-/// the cost of a workgroup (0.2 microseconds on llvmpipe) and of a cache miss on software adapters, from coalescing on GPUs.
+/// Threads of a workgroup, and whether a thread's elements are neighbours: by the cost of a workgroup (0.2 microseconds on
+/// llvmpipe) and of a cache miss on software adapters, by coalescing on GPUs.
+pub(crate) fn geometry(gpu: &Gpu) -> (u32, bool) {
+    match gpu.tier() {
+        Tier::Subgroup => (gpu.adapter().subgroup_size.0, true),
+        Tier::Workgroup | Tier::Plain => (64, false),
+    }
+}
+
+/// A launch of `kernel` over `count` elements.
 pub(crate) fn launch<'a>(gpu: &Gpu, kernel: &'static Kernel, count: usize) -> Launch<'a> {
-    let (threads, items, stretches) = match gpu.tier() {
-        Tier::Subgroup => (gpu.adapter().subgroup_size.0, 128, 1),
-        Tier::Workgroup | Tier::Plain => (64, 1, 0),
-    };
+    launch_of(gpu, kernel, if geometry(gpu).1 { 128 } else { 1 }, count)
+}
+
+/// The same with `items` elements for each thread.
+pub(crate) fn launch_of<'a>(gpu: &Gpu, kernel: &'static Kernel, items: u32, count: usize) -> Launch<'a> {
+    let (threads, stretches) = geometry(gpu);
     Launch::new(kernel)
         .constant("WG", threads)
         .constant("ITEMS", items)
-        .constant("STRETCHES", stretches)
+        .constant("STRETCHES", u32::from(stretches))
         .threads(count, threads * items)
 }

@@ -4,17 +4,10 @@
 //! order: each thread sums the squares of up to 1024 elements, one workgroup sums the threads. No readback, no atomics.
 
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Kernel, Launch, Tier};
-use crate::kernels::Variant;
+use crate::gpu::{Gpu, Kernel, Launch};
+use crate::kernels::{Variant, stretch};
 use crate::tensor::{DType, Tensor, row_chunks};
 
-/// Threads, and whether their packs are neighbours; see shaders/adamw.wgsl.
-fn geometry(gpu: &Gpu) -> (u32, bool) {
-    match gpu.tier() {
-        Tier::Subgroup => (gpu.adapter().subgroup_size.0, true),
-        Tier::Workgroup | Tier::Plain => (64, false),
-    }
-}
 /// Packs that a thread of the first stage sums.
 const ITEMS: u32 = 256;
 
@@ -23,6 +16,7 @@ pub static SUM_SQUARES: Kernel = Kernel {
     name: "sum_squares",
     sources: &[
         include_str!("../../shaders/lib/grid.wgsl"),
+        include_str!("../../shaders/lib/stretch.wgsl"),
         include_str!("../../shaders/lib/pack_vec4.wgsl"),
         include_str!("../../shaders/norm.wgsl"),
     ],
@@ -34,6 +28,7 @@ pub static SUM_SQUARES_COLUMNS: Kernel = Kernel {
     name: "sum_squares_columns",
     sources: &[
         include_str!("../../shaders/lib/grid.wgsl"),
+        include_str!("../../shaders/lib/stretch.wgsl"),
         include_str!("../../shaders/lib/pack_scalar.wgsl"),
         include_str!("../../shaders/norm.wgsl"),
     ],
@@ -155,7 +150,7 @@ impl GradientNorm {
         let gpu = clip.gpu();
         let mut launches = Vec::new();
         let mut slots = 0;
-        let (threads, stretches) = geometry(gpu);
+        let threads = stretch::geometry(gpu).0;
         for Term { x, weight, columns } in &self.terms {
             let packed = columns.1 == 0 && x.numel() % 4 == 0;
             let (x, columns) = if columns.1 == 0 {
@@ -163,7 +158,8 @@ impl GradientNorm {
             } else {
                 (x.reshape([x.rows(), x.cols()])?, *columns)
             };
-            let (kernel, width) = if packed { (&SUM_SQUARES, 4) } else { (&SUM_SQUARES_COLUMNS, 1) };
+            let (kernel, width): (&'static Kernel, _) =
+                if packed { (&SUM_SQUARES, 4) } else { (&SUM_SQUARES_COLUMNS, 1) };
             for range in row_chunks(gpu, "gradient norm", x.dims()[0], &[columns.0])? {
                 let x = x.slice(range)?;
                 let packs = x.numel() / width;
@@ -176,7 +172,7 @@ impl GradientNorm {
                     weight: *weight,
                 };
                 slots += groups * threads as usize;
-                launches.push((kernel, x, params, groups));
+                launches.push((kernel, x, params, packs));
             }
         }
         let first_sum = slots;
@@ -186,10 +182,9 @@ impl GradientNorm {
             let expected = format!("partial sums within {} bytes", gpu.max_binding_bytes());
             return Err(Error::shape("gradient norm", expected, format!("{} bytes", partials.bytes())));
         }
-        for (kernel, x, params, groups) in &launches {
-            let launch = Launch::new(kernel).constant("WG", threads).constant("ITEMS", ITEMS);
-            let launch = launch.constant("STRETCHES", u32::from(stretches)).params(params);
-            launch.read("x", x).write("partials", &partials).workgroups(*groups as u64).run(gpu)?;
+        for (kernel, x, params, packs) in &launches {
+            let launch = stretch::launch_of(gpu, kernel, ITEMS, *packs).params(params);
+            launch.read("x", x).write("partials", &partials).run(gpu)?;
         }
         let mut slot = first_sum;
         for sums in &self.sums {

@@ -149,20 +149,22 @@ impl SpectralStack {
         }
         direction(&step, common.moments, mix_c, basis, adam_c, clip)?;
         direction(g, unique.moments, mix, basis, adam, clip)?;
+        self.move_both(Some(g), &step, adam, clip)
+    }
+
+    /// Moves and decays `W_c` by its direction `common`, and W by that and, where there is one, its own.
+    fn move_both(&self, unique: Option<&Tensor>, common: &Tensor, adam: &AdamFactors, clip: &Tensor) -> Result<()> {
         let own = Move::all(-adam.lr, adam.lr * adam.decay);
-        apply(&self.w, Move { x: Some(g), shared: Some((-adam.lr, &step)), ..own }, basis, clip)?;
-        apply(&self.w_c, Move { x: Some(&step), ..own }, basis, clip)
+        apply(&self.w, Move { x: unique, shared: Some((-adam.lr, common)), ..own }, &self.basis, clip)?;
+        apply(&self.w_c, Move { x: Some(common), ..own }, &self.basis, clip)
     }
 
     /// Where the bases span a whole side: what the split leaves of G is rounding, which AdamW would blow up to full steps, so
     /// `W_u` moves by its decay alone.
     fn step_common(&self, mix_c: Mix<'_>, [adam_c, adam]: [&AdamFactors; 2], clip: &Tensor) -> Result<()> {
-        let (basis, stack) = (&self.basis, self.common_stack());
         let step = Tensor::empty_f32(clip.gpu(), self.w_c.shape())?;
-        direction(&step, stack.moments, mix_c, basis, adam_c, clip)?;
-        let own = Move::all(-adam.lr, adam.lr * adam.decay);
-        apply(&self.w, Move { shared: Some((-adam.lr, &step)), ..own }, basis, clip)?;
-        apply(&self.w_c, Move { x: Some(&step), ..own }, basis, clip)
+        direction(&step, self.common_stack().moments, mix_c, &self.basis, adam_c, clip)?;
+        self.move_both(None, &step, adam, clip)
     }
 
     /// Records the share of each expert's gradient that is common, for the record; to be called before the step.
