@@ -1,6 +1,7 @@
 // AdamW for decoupled matrices in one pass over their state: the gradient's common part is added or removed on the way, the
 // weights move, and either the skinny products of the direction come out or the weights follow W_c too.
-// Needs lib/grid.wgsl, lib/pack_vec4.wgsl, lib/adam.wgsl, lib/eight_rows.wgsl.
+// Needs lib/grid.wgsl, lib/oct_*.wgsl, lib/pack_vec4.wgsl, lib/adam.wgsl, lib/eight_rows.wgsl with
+// ROWS = 16: of more rows at once the loop is more code than a processor's first cache of instructions holds.
 
 // Whether the common part takes part, whether the gradient itself does, whether the weights move, and whether they are W =
 // W_c + W_u, which follows the step of W_c.
@@ -12,7 +13,7 @@ override FOLLOW: bool = true;
 struct Params {
     matrices: u32,
     rows: u32,
-    packs: u32,
+    octs: u32,
     experts: u32,
     vt_first: u32,
     clip_at: u32,
@@ -30,74 +31,99 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> gradient: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read_write> mean: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read_write> square: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read_write> weight: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> gradient: array<StoredOct>;
+@group(0) @binding(2) var<storage, read_write> mean: array<StoredOct>;
+@group(0) @binding(3) var<storage, read_write> square: array<StoredOct>;
+@group(0) @binding(4) var<storage, read_write> weight: array<StoredOct>;
 // [matrices, rows, 16] = [U | (I - P_U) X V]; without COMMON [layers, rows, 8] = U.
-@group(0) @binding(5) var<storage, read> left: array<vec4<f32>>;
-// U^T X: [matrices, 8, packs] if COMMON; from `vt_first` on V^T: [layers, 8, packs]; at `clip_at` the clip.
-@group(0) @binding(6) var<storage, read> right: array<vec4<f32>>;
-@group(0) @binding(7) var<storage, read_write> parts: array<vec4<f32>>;
-@group(0) @binding(8) var<storage, read_write> b: array<vec4<f32>>;
-// What W_c moves by, the decay apart: [layers, rows, packs].
-@group(0) @binding(9) var<storage, read_write> common_step: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read> left: array<StoredOct>;
+// U^T X: [matrices, 8, octs] if COMMON; from `vt_first` on V^T: [layers, 8, octs]; at `clip_at` the clip.
+@group(0) @binding(6) var<storage, read> right: array<StoredOct>;
+@group(0) @binding(7) var<storage, read_write> parts: array<StoredOct>;
+@group(0) @binding(8) var<storage, read_write> b: array<StoredOct>;
+// What W_c moves by, the decay apart: [layers, rows, octs].
+@group(0) @binding(9) var<storage, read_write> common_step: array<StoredOct>;
 
-// The two halves of a row of `left`.
-struct Factors {
-    u: Row,
-    rest: Row,
+fn factors(at: Place, row: u32, inside: bool) -> Pair {
+    if COMMON {
+        let i = (at.matrix * params.rows + row) * 2u;
+        return Pair(masked(oct(left[i]), inside), oct(left[i + 1u]));
+    }
+    return Pair(masked(oct(left[at.layer * params.rows + row]), inside), Oct());
 }
 
-fn factors(at: Place, row: u32, inside: bool) -> Factors {
+// What belongs to the `i`-th eight columns of U^T X and V^T.
+fn columns_at(a_first: u32, v_first: u32, i: u32) -> Columns {
+    var columns: Columns;
     if COMMON {
-        let i = (at.matrix * params.rows + row) * 4u;
-        return Factors(masked(Row(left[i], left[i + 1u]), inside), Row(left[i + 2u], left[i + 3u]));
+        let a = oct(right[a_first + i]);
+        columns.a_low = spread(a.low);
+        columns.a_high = spread(a.high);
     }
-    let i = (at.layer * params.rows + row) * 2u;
-    return Factors(masked(Row(left[i], left[i + 1u]), inside), Row(vec4(0.0), vec4(0.0)));
+    let v = oct(right[v_first + i]);
+    columns.b_low = spread(v.low);
+    columns.b_high = spread(v.high);
+    return columns;
 }
 
-// Four columns of a row of the common part; `a` and `v` are those columns of U^T X and V^T.
-fn common_part(f: Factors, a: Eight, v: Eight) -> vec4<f32> {
-    if COMMON {
-        return expand(expand(vec4(0.0), f.u, a), f.rest, v);
-    }
-    return vec4(0.0);
+// The factor on the gradient, and whether the gradient is not finite, so that nothing is to change.
+struct Clip {
+    scale: f32,
+    failed: bool,
+}
+
+fn loaded_clip() -> Clip {
+    let clip = oct(right[params.clip_at]).low;
+    return Clip(clip.y, clip.z != 0.0);
 }
 
 struct Moved {
-    direction: vec4<f32>,
-    weight: vec4<f32>,
+    direction: Oct,
+    old: StoredOct,
+    weight: Oct,
 }
 
-fn update(i: u32, inside: bool, part: vec4<f32>, scale: f32) -> Moved {
-    var g = params.on_common * part;
+fn descend(old: vec4<f32>, direction: vec4<f32>) -> vec4<f32> {
+    return old - params.lr * (direction + params.decay * old);
+}
+
+fn update(i: u32, inside: bool, f: Pair, columns: Columns, clip: Clip) -> Moved {
+    var g: Oct;
+    if COMMON {
+        let part = expand_pair(f, columns);
+        g = Oct(params.on_common * part.low, params.on_common * part.high);
+    }
     if FULL {
-        g += params.on_full * gradient[i];
+        let full = oct(gradient[i]);
+        g = Oct(g.low + params.on_full * full.low, g.high + params.on_full * full.high);
     }
-    let step = adam(scale * g, mean[i], square[i]);
+    let old_mean = mean[i];
+    let old_square = square[i];
+    let m = oct(old_mean);
+    let v = oct(old_square);
+    let low = adam(clip.scale * g.low, m.low, v.low);
+    let high = adam(clip.scale * g.high, m.high, v.high);
     let old = weight[i];
+    let w = oct(old);
     if inside || !ROW_TAIL {
-        mean[i] = step.mean;
-        square[i] = step.square;
+        mean[i] = replaced(old_mean, Oct(low.mean, high.mean), clip.failed);
+        square[i] = replaced(old_square, Oct(low.square, high.square), clip.failed);
     }
-    return Moved(step.direction, old - params.lr * (step.direction + params.decay * old));
+    return Moved(Oct(low.direction, high.direction), old,
+                 Oct(descend(w.low, low.direction), descend(w.high, high.direction)));
 }
 
-fn move_quad(i: u32, inside: bool, part: vec4<f32>, scale: f32) -> vec4<f32> {
-    let moved = update(i, inside, part, scale);
+fn move_oct(i: u32, inside: bool, f: Pair, columns: Columns, clip: Clip) -> Oct {
+    let moved = update(i, inside, f, columns, clip);
     if MOVE && (inside || !ROW_TAIL) {
-        weight[i] = moved.weight;
+        weight[i] = replaced(moved.old, moved.weight, clip.failed);
     }
     return moved.direction;
 }
 
-fn store_row(at: Place, row: u32, inside: bool, sum: Row) {
+fn store_row(at: Place, row: u32, inside: bool, sum: Oct) {
     if inside {
-        let i = (at.matrix * params.rows + row) * 2u;
-        b[i] = sum.low;
-        b[i + 1u] = sum.high;
+        b[at.matrix * params.rows + row] = stored(sum);
     }
 }
 
@@ -107,51 +133,42 @@ fn store_row(at: Place, row: u32, inside: bool, sum: Row) {
 fn spectral_adam(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                  @builtin(local_invocation_index) lane: u32) {
     let index = workgroup_index(group, groups);
-    let clip = right[params.clip_at];
-    // A gradient that is not finite changes nothing.
-    if index >= params.matrices * blocks_of_rows() || clip.z != 0.0 {
+    if index >= params.matrices * blocks_of_rows() {
         return;
     }
+    let clip = loaded_clip();
     let at = place(index, lane);
     let f0 = factors(at, at.near.at.x, at.near.inside.x);
     let f1 = factors(at, at.near.at.y, at.near.inside.y);
-    let f2 = factors(at, at.near.at.z, at.near.inside.z);
-    let f3 = factors(at, at.near.at.w, at.near.inside.w);
-    let basis = FourRows(f0.u, f1.u, f2.u, f3.u);
-    let first = (vec4(at.matrix * params.rows) + at.near.at) * params.packs;
-    let a_first = (at.matrix * 8u + lane) * params.packs;
-    let v_first = params.vt_first + (at.layer * 8u + lane) * params.packs;
-    let part = (at.block * 8u + lane) * params.packs;
-    var sums: FourRows;
-    for (var i = 0u; i < params.packs; i++) {
-        let v = spread(right[v_first + i]);
-        var a: Eight;
-        if COMMON {
-            a = spread(right[a_first + i]);
-        }
-        let d0 = move_quad(first.x + i, at.near.inside.x, common_part(f0, a, v), clip.y);
-        let d1 = move_quad(first.y + i, at.near.inside.y, common_part(f1, a, v), clip.y);
-        let d2 = move_quad(first.z + i, at.near.inside.z, common_part(f2, a, v), clip.y);
-        let d3 = move_quad(first.w + i, at.near.inside.w, common_part(f3, a, v), clip.y);
-        let d = Four(d0, d1, d2, d3);
-        sums = reduce_four(sums, d, v);
-        parts[part + i] = add_inner(inner(Eight(), basis, d), lane);
+    let first = (vec4(at.matrix * params.rows) + at.near.at) * params.octs;
+    let a_first = (at.matrix * 8u + lane) * params.octs;
+    let v_first = params.vt_first + (at.layer * 8u + lane) * params.octs;
+    let part = (at.block * 8u + lane) * params.octs;
+    var sum0: Oct;
+    var sum1: Oct;
+    for (var i = 0u; i < params.octs; i++) {
+        let columns = columns_at(a_first, v_first, i);
+        let d0 = move_oct(first.x + i, at.near.inside.x, f0, columns, clip);
+        let d1 = move_oct(first.y + i, at.near.inside.y, f1, columns, clip);
+        sum0 = reduce_oct(sum0, d0, columns.b_low, columns.b_high);
+        sum1 = reduce_oct(sum1, d1, columns.b_low, columns.b_high);
+        parts[part + i] = stored(Oct(add_inner(inner_two(f0.a, f1.a, d0.low, d1.low), lane),
+                                     add_inner(inner_two(f0.a, f1.a, d0.high, d1.high), lane)));
     }
-    store_row(at, at.near.at.x, at.near.inside.x, sums.r0);
-    store_row(at, at.near.at.y, at.near.inside.y, sums.r1);
-    store_row(at, at.near.at.z, at.near.inside.z, sums.r2);
-    store_row(at, at.near.at.w, at.near.inside.w, sums.r3);
+    store_row(at, at.near.at.x, at.near.inside.x, sum0);
+    store_row(at, at.near.at.y, at.near.inside.y, sum1);
 }
 
 // `c` is the place in what the layer's experts share.
-fn follow_quad(i: u32, c: u32, inside: bool, part: vec4<f32>, scale: f32) {
-    let moved = update(i, inside, part, scale);
+fn follow_oct(i: u32, c: u32, inside: bool, f: Pair, columns: Columns, clip: Clip) {
+    let moved = update(i, inside, f, columns, clip);
     if inside || !ROW_TAIL {
         if FOLLOW {
-            weight[i] = moved.weight + common_step[c];
+            let step = oct(common_step[c]);
+            weight[i] = replaced(moved.old, Oct(moved.weight.low + step.low, moved.weight.high + step.high), clip.failed);
         } else {
-            weight[i] = moved.weight;
-            common_step[c] = -params.lr * moved.direction;
+            weight[i] = replaced(moved.old, moved.weight, clip.failed);
+            common_step[c] = stored(Oct(-params.lr * moved.direction.low, -params.lr * moved.direction.high));
         }
     }
 }
@@ -161,29 +178,20 @@ fn follow_quad(i: u32, c: u32, inside: bool, part: vec4<f32>, scale: f32) {
 fn spectral_adam_follow(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                         @builtin(local_invocation_index) lane: u32) {
     let index = workgroup_index(group, groups);
-    let clip = right[params.clip_at];
-    if index >= params.matrices * blocks_of_rows() || clip.z != 0.0 {
+    if index >= params.matrices * blocks_of_rows() {
         return;
     }
+    let clip = loaded_clip();
     let at = place(index, lane);
     let f0 = factors(at, at.near.at.x, true);
     let f1 = factors(at, at.near.at.y, true);
-    let f2 = factors(at, at.near.at.z, true);
-    let f3 = factors(at, at.near.at.w, true);
-    let first = (vec4(at.matrix * params.rows) + at.near.at) * params.packs;
-    let shared_row = (vec4(at.layer * params.rows) + at.near.at) * params.packs;
-    let a_first = (at.matrix * 8u + lane) * params.packs;
-    let v_first = params.vt_first + (at.layer * 8u + lane) * params.packs;
-    for (var i = 0u; i < params.packs; i++) {
-        var a: Eight;
-        var v: Eight;
-        if COMMON {
-            a = spread(right[a_first + i]);
-            v = spread(right[v_first + i]);
-        }
-        follow_quad(first.x + i, shared_row.x + i, at.near.inside.x, common_part(f0, a, v), clip.y);
-        follow_quad(first.y + i, shared_row.y + i, at.near.inside.y, common_part(f1, a, v), clip.y);
-        follow_quad(first.z + i, shared_row.z + i, at.near.inside.z, common_part(f2, a, v), clip.y);
-        follow_quad(first.w + i, shared_row.w + i, at.near.inside.w, common_part(f3, a, v), clip.y);
+    let first = (vec4(at.matrix * params.rows) + at.near.at) * params.octs;
+    let shared_row = (vec4(at.layer * params.rows) + at.near.at) * params.octs;
+    let a_first = (at.matrix * 8u + lane) * params.octs;
+    let v_first = params.vt_first + (at.layer * 8u + lane) * params.octs;
+    for (var i = 0u; i < params.octs; i++) {
+        let columns = columns_at(a_first, v_first, i);
+        follow_oct(first.x + i, shared_row.x + i, at.near.inside.x, f0, columns, clip);
+        follow_oct(first.y + i, shared_row.y + i, at.near.inside.y, f1, columns, clip);
     }
 }

@@ -1,36 +1,34 @@
-// Adds a common part to decoupled matrices. Needs lib/grid.wgsl, lib/eight_rows.wgsl.
+// Adds a common part to decoupled matrices. Needs lib/grid.wgsl, lib/oct_*.wgsl, lib/eight_rows.wgsl with ROWS = 32.
 
 struct Params {
     matrices: u32,
     rows: u32,
-    packs: u32,
+    octs: u32,
     experts: u32,
     on_common: f32,
     decay: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read_write> weight: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> left: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> right: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read> vt: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> weight: array<StoredOct>;
+@group(0) @binding(2) var<storage, read> left: array<StoredOct>;
+@group(0) @binding(3) var<storage, read> right: array<StoredOct>;
+@group(0) @binding(4) var<storage, read> vt: array<StoredOct>;
 @group(0) @binding(5) var<storage, read> clip: array<f32>;
 
-struct Factors {
-    u: Row,
-    rest: Row,
+fn factors(at: Place, row: u32) -> Pair {
+    let i = (at.matrix * params.rows + row) * 2u;
+    return Pair(oct(left[i]), oct(left[i + 1u]));
 }
 
-fn factors(at: Place, row: u32) -> Factors {
-    let i = (at.matrix * params.rows + row) * 4u;
-    return Factors(Row(left[i], left[i + 1u]), Row(left[i + 2u], left[i + 3u]));
-}
-
-fn move_quad(i: u32, inside: bool, f: Factors, a: Eight, v: Eight) {
+fn move_oct(i: u32, inside: bool, f: Pair, columns: Columns, failed: bool) {
     let old = weight[i];
-    let value = old - params.decay * old + params.on_common * expand(expand(vec4(0.0), f.u, a), f.rest, v);
+    let w = oct(old);
+    let part = expand_pair(f, columns);
+    let next = Oct(w.low - params.decay * w.low + params.on_common * part.low,
+                   w.high - params.decay * w.high + params.on_common * part.high);
     if inside || !ROW_TAIL {
-        weight[i] = value;
+        weight[i] = replaced(old, next, failed);
     }
 }
 
@@ -39,23 +37,26 @@ fn move_quad(i: u32, inside: bool, f: Factors, a: Eight, v: Eight) {
 fn spectral_apply(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                   @builtin(local_invocation_index) lane: u32) {
     let index = workgroup_index(group, groups);
-    if index >= params.matrices * blocks_of_rows() || clip[2] != 0.0 {
+    if index >= params.matrices * blocks_of_rows() {
         return;
     }
+    // A gradient that is not finite changes nothing.
+    let failed = clip[2] != 0.0;
     let at = place(index, lane);
     let f0 = factors(at, at.near.at.x);
     let f1 = factors(at, at.near.at.y);
     let f2 = factors(at, at.near.at.z);
     let f3 = factors(at, at.near.at.w);
-    let first = (vec4(at.matrix * params.rows) + at.near.at) * params.packs;
-    let a_first = (at.matrix * 8u + lane) * params.packs;
-    let v_first = (at.layer * 8u + lane) * params.packs;
-    for (var i = 0u; i < params.packs; i++) {
-        let a = spread(right[a_first + i]);
-        let v = spread(vt[v_first + i]);
-        move_quad(first.x + i, at.near.inside.x, f0, a, v);
-        move_quad(first.y + i, at.near.inside.y, f1, a, v);
-        move_quad(first.z + i, at.near.inside.z, f2, a, v);
-        move_quad(first.w + i, at.near.inside.w, f3, a, v);
+    let first = (vec4(at.matrix * params.rows) + at.near.at) * params.octs;
+    let a_first = (at.matrix * 8u + lane) * params.octs;
+    let v_first = (at.layer * 8u + lane) * params.octs;
+    for (var i = 0u; i < params.octs; i++) {
+        let a = oct(right[a_first + i]);
+        let v = oct(vt[v_first + i]);
+        let columns = Columns(spread(a.low), spread(a.high), spread(v.low), spread(v.high));
+        move_oct(first.x + i, at.near.inside.x, f0, columns, failed);
+        move_oct(first.y + i, at.near.inside.y, f1, columns, failed);
+        move_oct(first.z + i, at.near.inside.z, f2, columns, failed);
+        move_oct(first.w + i, at.near.inside.w, f3, columns, failed);
     }
 }

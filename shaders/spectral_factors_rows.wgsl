@@ -1,33 +1,46 @@
-// The small products around the gradient split at rank 8. Needs lib/grid.wgsl, lib/eight_rows.wgsl.
+// The small products around the gradient split at rank 8. Needs lib/grid.wgsl, lib/oct_*.wgsl, lib/eight_rows.wgsl;
+// left_factors with ROWS = 32.
 
 struct Params {
     matrices: u32,
     rows: u32,
-    packs: u32,
+    octs: u32,
     experts: u32,
     factor: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> parts: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> vt: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read_write> a: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read_write> product: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read> u: array<vec4<f32>>;
-@group(0) @binding(6) var<storage, read> b: array<vec4<f32>>;
-@group(0) @binding(7) var<storage, read> square: array<vec4<f32>>;
-@group(0) @binding(8) var<storage, read_write> left: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> parts: array<StoredOct>;
+@group(0) @binding(2) var<storage, read> vt: array<StoredOct>;
+@group(0) @binding(3) var<storage, read_write> a: array<StoredOct>;
+@group(0) @binding(4) var<storage, read_write> product: array<StoredOct>;
+@group(0) @binding(5) var<storage, read> u: array<StoredOct>;
+@group(0) @binding(6) var<storage, read> b: array<StoredOct>;
+@group(0) @binding(7) var<storage, read> square: array<StoredOct>;
+@group(0) @binding(8) var<storage, read_write> left: array<StoredOct>;
 
-// Lane l adds up every eighth block from l on, of four columns.
-fn some_blocks(first: u32, blocks: u32, pack: u32, lane: u32) -> vec4<f32> {
-    var sum = vec4(0.0);
-    for (var block = lane; block < blocks; block += 8u) {
-        sum += parts[first + block * 8u * params.packs + min(pack, params.packs - 1u)];
+// Lane l adds up every eighth block from l on, of eight columns.
+fn some_blocks(first: u32, blocks: u32, i: u32, lane: u32) -> Oct {
+    let column = first + min(i, params.octs - 1u);
+    var sum: Oct;
+    var block = lane;
+    loop {
+        let part = kept(oct(parts[column + min(block, blocks - 1u) * 8u * params.octs]), block < blocks);
+        sum = Oct(sum.low + part.low, sum.high + part.high);
+        block += 8u;
+        // The same in all lanes, and after the body: a condition before it would have llvmpipe run the body once more.
+        if block - lane >= blocks {
+            break;
+        }
     }
     return sum;
 }
 
-// A workgroup takes one of the eight rows of one matrix: a = the sum of parts: [matrices, blocks, 8, packs] over the blocks,
+fn kept(x: Oct, inside: bool) -> Oct {
+    return Oct(select(vec4(0.0), x.low, inside), select(vec4(0.0), x.high, inside));
+}
+
+// A workgroup takes one of the eight rows of one matrix: a = the sum of parts: [matrices, blocks, 8, octs] over the blocks,
 // product = a V: [matrices, 8, 8].
 @compute @workgroup_size(WG)
 fn sum_blocks(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -38,49 +51,57 @@ fn sum_blocks(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
     }
     let matrix = index / 8u;
     let blocks = blocks_of_rows();
-    let first = (matrix * blocks * 8u + index % 8u) * params.packs;
-    let v = matrix / params.experts * 8u * params.packs;
-    var inner: Row;
-    for (var i = 0u; i < params.packs; i += 8u) {
-        var sum = add_up(some_blocks(first, blocks, i, lane), some_blocks(first, blocks, i + 1u, lane),
-                         some_blocks(first, blocks, i + 2u, lane), some_blocks(first, blocks, i + 3u, lane),
-                         some_blocks(first, blocks, i + 4u, lane), some_blocks(first, blocks, i + 5u, lane),
-                         some_blocks(first, blocks, i + 6u, lane), some_blocks(first, blocks, i + 7u, lane), lane);
+    let first = (matrix * blocks * 8u + index % 8u) * params.octs;
+    let v = matrix / params.experts * 8u * params.octs;
+    var inner: Oct;
+    for (var i = 0u; i < params.octs; i += 8u) {
+        let sum = add_up_octs(some_blocks(first, blocks, i, lane), some_blocks(first, blocks, i + 1u, lane),
+                              some_blocks(first, blocks, i + 2u, lane), some_blocks(first, blocks, i + 3u, lane),
+                              some_blocks(first, blocks, i + 4u, lane), some_blocks(first, blocks, i + 5u, lane),
+                              some_blocks(first, blocks, i + 6u, lane), some_blocks(first, blocks, i + 7u, lane), lane);
         let own = i + lane;
-        let inside = own < params.packs;
-        let column = v + min(own, params.packs - 1u);
-        if inside {
-            a[index * params.packs + own] = sum;
+        if own < params.octs {
+            a[index * params.octs + own] = stored(sum);
         }
-        sum = select(vec4(0.0), sum, inside);
-        inner.low += vec4(dot(sum, vt[column]), dot(sum, vt[column + params.packs]),
-                          dot(sum, vt[column + 2u * params.packs]), dot(sum, vt[column + 3u * params.packs]));
-        inner.high += vec4(dot(sum, vt[column + 4u * params.packs]), dot(sum, vt[column + 5u * params.packs]),
-                           dot(sum, vt[column + 6u * params.packs]), dot(sum, vt[column + 7u * params.packs]));
+        let counted = kept(sum, own < params.octs);
+        let column = v + min(own, params.octs - 1u);
+        inner.low += vec4(inner_product(counted, column), inner_product(counted, column + params.octs),
+                          inner_product(counted, column + 2u * params.octs),
+                          inner_product(counted, column + 3u * params.octs));
+        inner.high += vec4(inner_product(counted, column + 4u * params.octs),
+                           inner_product(counted, column + 5u * params.octs),
+                           inner_product(counted, column + 6u * params.octs),
+                           inner_product(counted, column + 7u * params.octs));
     }
-    let low = subgroupAdd(inner.low);
-    let high = subgroupAdd(inner.high);
+    let result = Oct(subgroupAdd(inner.low), subgroupAdd(inner.high));
     if lane == 0u {
-        product[index * 2u] = low;
-        product[index * 2u + 1u] = high;
+        product[index] = stored(result);
     }
+}
+
+fn add_up_octs(p0: Oct, p1: Oct, p2: Oct, p3: Oct, p4: Oct, p5: Oct, p6: Oct, p7: Oct, lane: u32) -> Oct {
+    return Oct(add_up(p0.low, p1.low, p2.low, p3.low, p4.low, p5.low, p6.low, p7.low, lane),
+               add_up(p0.high, p1.high, p2.high, p3.high, p4.high, p5.high, p6.high, p7.high, lane));
+}
+
+fn inner_product(x: Oct, column: u32) -> f32 {
+    let v = oct(vt[column]);
+    return dot(x.low, v.low) + dot(x.high, v.high);
 }
 
 fn left_row(at: Place, row: u32, inside: bool, low: Eight, high: Eight) {
     let i = at.matrix * params.rows + row;
-    let basis = (at.layer * params.rows + row) * 2u;
-    let own = Row(u[basis], u[basis + 1u]);
-    let x = Row(b[i * 2u], b[i * 2u + 1u]);
+    let own = oct(u[at.layer * params.rows + row]);
+    let x = oct(b[i]);
     if inside {
-        left[i * 4u] = own.low;
-        left[i * 4u + 1u] = own.high;
-        left[i * 4u + 2u] = x.low - params.factor * expand(vec4(0.0), own, low);
-        left[i * 4u + 3u] = x.high - params.factor * expand(vec4(0.0), own, high);
+        left[i * 2u] = stored(own);
+        left[i * 2u + 1u] = stored(Oct(x.low - params.factor * expand(vec4(0.0), own, low),
+                                       x.high - params.factor * expand(vec4(0.0), own, high)));
     }
 }
 
 // left: [matrices, rows, 16] = [U | b - factor U square], with u: [layers, rows, 8], b: [matrices, rows, 8] = X V and
-// square: [matrices, 8, 8] = U^T X V. `packs` does not matter.
+// square: [matrices, 8, 8] = U^T X V. `octs` does not matter.
 @compute @workgroup_size(WG)
 fn left_factors(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                 @builtin(local_invocation_index) lane: u32) {
@@ -89,9 +110,9 @@ fn left_factors(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
         return;
     }
     let at = place(index, lane);
-    let inner = (at.matrix * 8u + lane) * 2u;
-    let low = spread(square[inner]);
-    let high = spread(square[inner + 1u]);
+    let own = oct(square[at.matrix * 8u + lane]);
+    let low = spread(own.low);
+    let high = spread(own.high);
     left_row(at, at.near.at.x, at.near.inside.x, low, high);
     left_row(at, at.near.at.y, at.near.inside.y, low, high);
     left_row(at, at.near.at.z, at.near.inside.z, low, high);

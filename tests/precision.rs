@@ -4,9 +4,9 @@ mod common;
 #[path = "common/training.rs"]
 mod training;
 
-use common::{gpu, tiers};
+use common::{gpu, tiers, with_features};
 use pollster::block_on;
-use sdmoe::gpu::{Counters, Gpu, GpuOptions};
+use sdmoe::gpu::{Counters, Gpu};
 use sdmoe::nn::config::{GradientForm, Precision, SharedGate};
 use sdmoe::optim::clip::{GradientNorm, LossScale};
 use sdmoe::tensor::Tensor;
@@ -116,10 +116,7 @@ fn an_overflow_without_a_scale_to_lower_stops_the_run() {
 #[test]
 fn an_adapter_without_f16_is_told_by_name() {
     let own = gpu();
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
-    let adapter = block_on(instance.enumerate_adapters(wgpu::Backends::all())).swap_remove(own.adapter().index);
-    let (device, queue) = block_on(adapter.request_device(&wgpu::DeviceDescriptor::default())).unwrap();
-    let gpu = Gpu::from_device(device, queue, &GpuOptions::default()).unwrap();
+    let gpu = with_features(wgpu::Features::empty());
     let error = Trainer::new(&gpu, &mixed()).err().unwrap().to_string();
     assert!(error.contains(&own.adapter().name) && error.contains("feature SHADER_F16"), "{error}");
     Trainer::new(&gpu, &config()).unwrap();

@@ -1,18 +1,20 @@
-// Products of rank 8 with a matrix, by subgroups of eight lanes. Needs lib/grid.wgsl and `params` with the fields matrices,
-// rows, packs (vec4s of a row) and experts (matrices of a layer).
+// Products of rank 8 with a matrix, by subgroups of eight lanes. Needs lib/grid.wgsl, lib/oct_*.wgsl and `params` with the fields
+// matrices, rows, octs (of a row) and experts (matrices of a layer). An oct is eight columns of a row, or of a factor of rank
+// 8 one row: a number for each direction.
 //
-// A workgroup is a subgroup and takes 32 rows: lane l has the rows l, 8 + l, 16 + l, 24 + l of the block, and all lanes
-// walk along their rows together; with FAR it takes 32 more in the same walk. So a load touches eight cache lines at once,
-// and the next loads use them up. With the lanes along the columns of a block of rows a load touches two, which software
+// A workgroup is a subgroup and takes a block of ROWS rows: lane l has the rows l, 8 + l, 16 + l, 24 + l of the block (of 16
+// the first two), and all lanes walk along their rows together; of 64 it has 32 more in the same walk. So a load touches eight
+// cache lines at once, and the next loads use them up. With the lanes along the columns of a block of rows a load touches two, which software
 // adapters wait for: a third of the speed.
 //
-// What belongs to the columns (a vec4 of each of the eight rows of V^T, say) is loaded once for all its rows, one vec4 a lane,
-// and reaches the lanes by broadcasts; what belongs to a lane's rows stays in registers for the whole walk.
+// What belongs to the columns (an oct of each of the eight rows of V^T, say) is loaded once for all its rows, one oct a lane,
+// and reaches the lanes by broadcasts; what belongs to a lane's rows stays in registers for the whole walk. Arithmetic is on
+// four columns at a time.
 
 // Lanes of a subgroup, and the rank.
 override WG: u32 = 8u;
-// A workgroup takes 64 rows.
-override FAR: bool = false;
+// Rows of a workgroup: 16, 32 or 64, as the kernel says.
+override ROWS: u32 = 32u;
 // The number of rows is no multiple of those: what is past the last repeats it, with weight zero, and is not stored.
 override ROW_TAIL: bool = false;
 
@@ -28,16 +30,12 @@ struct Place {
     // Block of rows, counted over all matrices.
     block: u32,
     near: Rows,
-    // With FAR only.
+    // Of a block of 64.
     far: Rows,
 }
 
-fn rows_of_a_block() -> u32 {
-    return select(32u, 64u, FAR);
-}
-
 fn blocks_of_rows() -> u32 {
-    return (params.rows + rows_of_a_block() - 1u) / rows_of_a_block();
+    return (params.rows + ROWS - 1u) / ROWS;
 }
 
 fn rows_from(first: u32) -> Rows {
@@ -55,14 +53,8 @@ fn place(index: u32, lane: u32) -> Place {
     let layer = index / (experts * blocks);
     let block = index / experts % blocks;
     let matrix = layer * experts + index % experts;
-    let first = block * rows_of_a_block() + lane;
+    let first = block * ROWS + lane;
     return Place(matrix, layer, matrix * blocks + block, rows_from(first), rows_from(first + 32u));
-}
-
-// Eight numbers of a lane: of one row, one for each direction.
-struct Row {
-    low: vec4<f32>,
-    high: vec4<f32>,
 }
 
 // A vec4 for each direction, the same in all lanes.
@@ -85,13 +77,13 @@ fn spread(own: vec4<f32>) -> Eight {
 }
 
 // sum + row . e: four columns of a row of a product of rank 8.
-fn expand(sum: vec4<f32>, row: Row, e: Eight) -> vec4<f32> {
+fn expand(sum: vec4<f32>, row: Oct, e: Eight) -> vec4<f32> {
     let low = fma(vec4(row.low.w), e.v3, fma(vec4(row.low.z), e.v2, fma(vec4(row.low.y), e.v1, fma(vec4(row.low.x), e.v0, sum))));
     return fma(vec4(row.high.w), e.v7, fma(vec4(row.high.z), e.v6, fma(vec4(row.high.y), e.v5, fma(vec4(row.high.x), e.v4, low))));
 }
 
 // sum + x . e for each direction: what four columns of a row add to its products.
-fn reduce(sum: Row, x: vec4<f32>, e: Eight) -> Row {
+fn reduce(sum: Oct, x: vec4<f32>, e: Eight) -> Oct {
     var low = fma(vec4(e.v0.x, e.v1.x, e.v2.x, e.v3.x), vec4(x.x), sum.low);
     low = fma(vec4(e.v0.y, e.v1.y, e.v2.y, e.v3.y), vec4(x.y), low);
     low = fma(vec4(e.v0.z, e.v1.z, e.v2.z, e.v3.z), vec4(x.z), low);
@@ -100,10 +92,10 @@ fn reduce(sum: Row, x: vec4<f32>, e: Eight) -> Row {
     high = fma(vec4(e.v4.y, e.v5.y, e.v6.y, e.v7.y), vec4(x.y), high);
     high = fma(vec4(e.v4.z, e.v5.z, e.v6.z, e.v7.z), vec4(x.z), high);
     high = fma(vec4(e.v4.w, e.v5.w, e.v6.w, e.v7.w), vec4(x.w), high);
-    return Row(low, high);
+    return Oct(low, high);
 }
 
-// Four columns of the lane's four rows, and four rows of U.
+// Four columns of the lane's four rows.
 struct Four {
     x0: vec4<f32>,
     x1: vec4<f32>,
@@ -111,11 +103,20 @@ struct Four {
     x3: vec4<f32>,
 }
 
+// An oct for each of a lane's four rows.
 struct FourRows {
-    r0: Row,
-    r1: Row,
-    r2: Row,
-    r3: Row,
+    r0: Oct,
+    r1: Oct,
+    r2: Oct,
+    r3: Oct,
+}
+
+fn lows(x: FourRows) -> Four {
+    return Four(x.r0.low, x.r1.low, x.r2.low, x.r3.low);
+}
+
+fn highs(x: FourRows) -> Four {
+    return Four(x.r0.high, x.r1.high, x.r2.high, x.r3.high);
 }
 
 fn exchange(a: vec4<f32>, b: vec4<f32>, bit: u32, lane: u32) -> vec4<f32> {
@@ -129,6 +130,19 @@ fn add_up(p0: vec4<f32>, p1: vec4<f32>, p2: vec4<f32>, p3: vec4<f32>, p4: vec4<f
     let low = exchange(exchange(p0, p1, 1u, lane), exchange(p2, p3, 1u, lane), 2u, lane);
     let high = exchange(exchange(p4, p5, 1u, lane), exchange(p6, p7, 1u, lane), 2u, lane);
     return exchange(low, high, 4u, lane);
+}
+
+fn weighted_two(sum: vec4<f32>, x: vec4<f32>, y: vec4<f32>, a: f32, b: f32) -> vec4<f32> {
+    return fma(vec4(b), y, fma(vec4(a), x, sum));
+}
+
+// Four columns of u^T x over two of a lane's rows, `x` and `y`.
+fn inner_two(u: Oct, v: Oct, x: vec4<f32>, y: vec4<f32>) -> Eight {
+    let zero = vec4(0.0);
+    return Eight(weighted_two(zero, x, y, u.low.x, v.low.x), weighted_two(zero, x, y, u.low.y, v.low.y),
+                 weighted_two(zero, x, y, u.low.z, v.low.z), weighted_two(zero, x, y, u.low.w, v.low.w),
+                 weighted_two(zero, x, y, u.high.x, v.high.x), weighted_two(zero, x, y, u.high.y, v.high.y),
+                 weighted_two(zero, x, y, u.high.z, v.high.z), weighted_two(zero, x, y, u.high.w, v.high.w));
 }
 
 fn weighted(sum: vec4<f32>, x: Four, a: f32, b: f32, c: f32, d: f32) -> vec4<f32> {
@@ -152,14 +166,39 @@ fn add_inner(p: Eight, lane: u32) -> vec4<f32> {
     return add_up(p.v0, p.v1, p.v2, p.v3, p.v4, p.v5, p.v6, p.v7, lane);
 }
 
-fn reduce_four(sums: FourRows, x: Four, e: Eight) -> FourRows {
-    return FourRows(reduce(sums.r0, x.x0, e), reduce(sums.r1, x.x1, e), reduce(sums.r2, x.x2, e), reduce(sums.r3, x.x3, e));
+// sum + x v for eight columns of a row; `low` and `high` are four of them of V^T each.
+fn reduce_oct(sum: Oct, x: Oct, low: Eight, high: Eight) -> Oct {
+    return reduce(reduce(sum, x.low, low), x.high, high);
+}
+
+fn reduce_four(sums: FourRows, x: FourRows, low: Eight, high: Eight) -> FourRows {
+    return FourRows(reduce_oct(sums.r0, x.r0, low, high), reduce_oct(sums.r1, x.r1, low, high),
+                    reduce_oct(sums.r2, x.r2, low, high), reduce_oct(sums.r3, x.r3, low, high));
 }
 
 // Zero outside, so that a row that repeats another counts once.
-fn masked(row: Row, inside: bool) -> Row {
+fn masked(row: Oct, inside: bool) -> Oct {
     if ROW_TAIL {
-        return Row(select(vec4(0.0), row.low, inside), select(vec4(0.0), row.high, inside));
+        return Oct(select(vec4(0.0), row.low, inside), select(vec4(0.0), row.high, inside));
     }
     return row;
+}
+
+// Eight columns of a row of a product of rank 16: `a` with the first eight directions, `b` with the others.
+struct Pair {
+    a: Oct,
+    b: Oct,
+}
+
+// What belongs to eight columns of the two factors.
+struct Columns {
+    a_low: Eight,
+    a_high: Eight,
+    b_low: Eight,
+    b_high: Eight,
+}
+
+fn expand_pair(row: Pair, c: Columns) -> Oct {
+    return Oct(expand(expand(vec4(0.0), row.a, c.a_low), row.b, c.b_low),
+               expand(expand(vec4(0.0), row.a, c.a_high), row.b, c.b_high));
 }

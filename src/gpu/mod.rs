@@ -67,6 +67,7 @@ struct Inner {
     report: AdapterReport,
     tier: Tier,
     cooperative_matrix: bool,
+    loads_u64: bool,
     max_binding_bytes: u64,
     offset_alignment: u64,
     state: Mutex<recorder::State>,
@@ -104,6 +105,12 @@ impl Gpu {
     /// from f16 to f32, the tier is [`Tier::Workgroup`].
     pub fn cooperative_matrix(&self) -> bool {
         self.0.cooperative_matrix
+    }
+
+    /// Whether kernels load two f32 as one u64, where they can: with [`Tier::Subgroup`], as on software adapters a load costs
+    /// by its number of components, on a device with `SHADER_INT64`.
+    pub(crate) fn loads_u64(&self) -> bool {
+        self.0.loads_u64
     }
 
     /// Checks that shaders can hold f16.

@@ -8,9 +8,11 @@ use super::{AdapterChoice, AdapterReport, Gpu, Inner, Tier, adapter, lock, pool,
 use crate::error::{Error, Result};
 
 /// Features that are used where a device has them; none is needed. Subgroups make software adapters several times faster;
-/// f16 is for training in mixed precision.
-pub const OPTIONAL_FEATURES: wgpu::Features =
-    wgpu::Features::SUBGROUP.union(wgpu::Features::TIMESTAMP_QUERY).union(wgpu::Features::SHADER_F16);
+/// u64 is for their loads; f16 is for training in mixed precision.
+pub const OPTIONAL_FEATURES: wgpu::Features = wgpu::Features::SUBGROUP
+    .union(wgpu::Features::TIMESTAMP_QUERY)
+    .union(wgpu::Features::SHADER_F16)
+    .union(wgpu::Features::SHADER_INT64);
 
 /// How to open a device.
 #[derive(Clone, Debug, Default)]
@@ -101,13 +103,15 @@ impl Gpu {
         let cooperative_matrix = tier == Tier::Workgroup
             && report.matrix_units
             && device.features().contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+        let loads_u64 = tier == Tier::Subgroup && device.features().contains(wgpu::Features::SHADER_INT64);
         let matrix_units = if cooperative_matrix { ", cooperative matrices" } else { "" };
         log::info!("{} ({}), {tier:?} kernels{matrix_units}", report.name, report.driver);
         let limits = device.limits();
         let own_limit = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         let max_binding_bytes = options.max_binding_bytes.map_or(own_limit, |b| b.min(own_limit));
+        // Not less than what a thread loads at once (lib/oct_*.wgsl).
         let offset_alignment =
-            u64::from(limits.min_storage_buffer_offset_alignment.max(limits.min_uniform_buffer_offset_alignment));
+            limits.min_storage_buffer_offset_alignment.max(limits.min_uniform_buffer_offset_alignment).max(32).into();
         let pool = Arc::new(pool::Pool::default());
         let cache = options.pipeline_cache.as_deref().and_then(|folder| PipelineCache::open(&device, folder));
         let state = Mutex::new(recorder::State::new(&device, &pool, cache));
@@ -117,6 +121,7 @@ impl Gpu {
             report,
             tier,
             cooperative_matrix,
+            loads_u64,
             max_binding_bytes,
             offset_alignment,
             state,

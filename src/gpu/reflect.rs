@@ -150,11 +150,11 @@ impl Source {
     }
 }
 
-/// The scalar of an array of scalars or vectors.
+/// The scalar of an array of scalars or vectors; a u64 is two f32 (lib/oct_u64.wgsl).
 fn element(module: &naga::Module, ty: naga::Handle<naga::Type>) -> Option<DType> {
     let TypeInner::Array { base, .. } = module.types[ty].inner else { return None };
     match module.types[base].inner.scalar()? {
-        Scalar { kind: ScalarKind::Float, width: 4 } => Some(DType::F32),
+        Scalar { kind: ScalarKind::Float, width: 4 } | Scalar { kind: ScalarKind::Uint, width: 8 } => Some(DType::F32),
         Scalar { kind: ScalarKind::Float, width: 2 } => Some(DType::F16),
         Scalar { kind: ScalarKind::Uint, width: 4 } => Some(DType::U32),
         _ => None,

@@ -6,6 +6,7 @@ pub mod gemm;
 pub mod gemm_table;
 pub mod grouped;
 pub mod loss;
+pub mod octs;
 mod pad;
 pub mod routing;
 pub mod rows;

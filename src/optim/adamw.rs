@@ -11,29 +11,18 @@
 
 use super::config::OptimizerConfig;
 use crate::error::Result;
-use crate::gpu::Kernel;
+use crate::kernels::octs::octs;
 use crate::kernels::spectral_update::AdamFactors;
 use crate::kernels::{Variant, stretch};
 use crate::nn::params::{Group, GroupBuffers};
 use crate::tensor::{DType, Tensor, row_chunks};
 
-/// AdamW over flat buffers, four elements a thread.
-pub static ADAMW: Kernel = Kernel {
-    name: "adamw",
-    sources: &[
-        include_str!("../../shaders/lib/grid.wgsl"),
-        include_str!("../../shaders/lib/stretch.wgsl"),
-        include_str!("../../shaders/lib/pack_vec4.wgsl"),
-        include_str!("../../shaders/lib/adam.wgsl"),
-        include_str!("../../shaders/adamw.wgsl"),
-    ],
-    entry: "adamw",
-    constants: &[],
-};
+octs! { "AdamW over flat buffers, eight elements at a time.", ADAMW, "adamw", "adamw",
+["lib/grid.wgsl", "lib/stretch.wgsl", "lib/pack_vec4.wgsl", "lib/adam.wgsl", "adamw.wgsl"] }
 
 /// This module's kernels.
 pub fn kernels() -> Vec<Variant> {
-    vec![(&ADAMW).into(), Variant { kernel: &ADAMW, constants: stretch::VARIANT.to_vec() }]
+    [ADAMW.variants(&[]), ADAMW.variants(&stretch::VARIANT)].concat()
 }
 
 impl OptimizerConfig {
@@ -58,7 +47,7 @@ impl OptimizerConfig {
 
 crate::params! {
     struct AdamwParams {
-        packs: u32,
+        octs: u32,
         lr: f32,
         beta1: f32,
         beta2: f32,
@@ -117,11 +106,11 @@ impl AdamGroup {
     pub fn step(&self, adam: &OptimizerConfig, t: u64, lr: f32, clip: &Tensor) -> Result<()> {
         let f = adam.factors(t, lr, self.group != Group::NoDecay);
         let gpu = self.values.gpu();
-        // Groups are padded to the offset alignment, which is a multiple of 16 bytes, and so are all chunks.
+        // Groups are padded to the offset alignment, which is a multiple of 32 bytes, and so are all chunks.
         for range in row_chunks(gpu, "adamw", self.values.numel(), &[1])? {
-            let packs = range.len() / 4;
+            let octs = range.len() / 8;
             let params = AdamwParams {
-                packs: packs as u32,
+                octs: octs as u32,
                 lr: f.lr,
                 beta1: f.beta1,
                 beta2: f.beta2,
@@ -132,7 +121,7 @@ impl AdamGroup {
                 eps: f.eps,
                 decay: f.decay,
             };
-            stretch::launch(gpu, &ADAMW, packs)
+            stretch::launch(gpu, ADAMW.on(gpu), octs)
                 .params(&params)
                 .write("weight", &self.values.slice(range.clone())?)
                 .read("gradient", &self.gradients.slice(range.clone())?)

@@ -17,6 +17,20 @@ pub fn open(options: &GpuOptions) -> Gpu {
     pollster::block_on(Gpu::open(options)).unwrap_or_else(|e| panic!("{e}"))
 }
 
+/// The adapter of the tests with a device that has of its features only those of `wanted`.
+pub fn with_features(wanted: wgpu::Features) -> Gpu {
+    let index = gpu().adapter().index;
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let adapter = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all())).swap_remove(index);
+    let description = wgpu::DeviceDescriptor {
+        required_features: adapter.features() & wanted,
+        required_limits: adapter.limits(),
+        ..Default::default()
+    };
+    let (device, queue) = pollster::block_on(adapter.request_device(&description)).unwrap();
+    Gpu::from_device(device, queue, &GpuOptions::default()).unwrap()
+}
+
 /// The device once in each tier that its adapter can run.
 pub fn tiers() -> Vec<Gpu> {
     let own = gpu();

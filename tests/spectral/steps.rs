@@ -24,8 +24,9 @@ fn steps_and_refreshes_follow_dense_projectors_in_f64() {
             [3, 2, 13, 9, 1],
             [2, 4, 5, 30, 3],
             [1, 5, 70, 66, 8],
-            // What the kernels for eight lanes and rank 8 take, without and with rows past a block.
+            // What the kernels for eight lanes and rank 8 take, without and with rows past a block, and not.
             [2, 3, 64, 40, 8],
+            [2, 2, 41, 40, 8],
             [2, 2, 41, 36, 8],
         ] {
             follow(&gpu, sizes, config.clone(), SpectralInit::Fresh);
@@ -38,7 +39,7 @@ fn small_bindings_split_the_stacks_and_change_nothing() {
     let gpu = open(&GpuOptions { max_binding_bytes: Some(32 << 10), ..GpuOptions::default() });
     let config = SpectralConfig { refresh_every: 3, ..SpectralConfig::default() };
     for sizes in [
-        [2, 3, 66, 68, 8],
+        [2, 3, 66, 72, 8],
         [1, 2, 100, 72, 8],
         [2, 2, 96, 96, 8],
         [1, 3, 96, 104, 4],

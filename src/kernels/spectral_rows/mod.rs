@@ -11,125 +11,76 @@ pub(crate) use moves::{Recorded, Stack, Wanted, adam, apply};
 pub(crate) use products::{left_factors, products};
 
 use crate::error::Result;
-use crate::gpu::{Gpu, Kernel, Launch, Tier};
+use crate::gpu::{Gpu, Launch, Tier};
 use crate::kernels::Variant;
+use crate::kernels::octs::{Octs, octs};
 use crate::kernels::spectral_place::{Place, places};
 
 /// Rank, and lanes of a subgroup.
 const RANK: usize = 8;
 /// Rows of a workgroup, as in lib/eight_rows.wgsl.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Block {
-    /// 32.
-    Near,
-    /// 64.
-    Far,
-}
+struct Block(usize);
 
 impl Block {
-    /// The larger one, unless half of the last block would be past the end of `m` rows.
-    fn large(m: usize) -> Self {
-        if m.next_multiple_of(64) - m < 32 { Self::Far } else { Self::Near }
-    }
+    /// Of AdamW's passes. With 32 rows their loops are more code than a processor's first cache of instructions holds.
+    const ADAM: Block = Block(16);
+    /// Where a common part is added, and of the factors.
+    const APPLY: Block = Block(32);
 
-    fn rows(self) -> usize {
-        match self {
-            Self::Near => 32,
-            Self::Far => 64,
-        }
+    /// Of the products: 64 rows, unless half of the last block would be past the end of `m` rows.
+    fn products(m: usize) -> Self {
+        Block(if m.next_multiple_of(64) - m < 32 { 64 } else { 32 })
     }
 
     /// How many `m` rows take.
     fn count(self, m: usize) -> usize {
-        m.div_ceil(self.rows())
+        m.div_ceil(self.0)
     }
 
-    fn launch<'a>(self, kernel: &'static Kernel, m: usize) -> Launch<'a> {
-        Launch::new(kernel)
+    fn launch<'a>(self, gpu: &Gpu, kernel: &'static Octs, m: usize) -> Launch<'a> {
+        Launch::new(kernel.on(gpu))
             .constant("WG", RANK as u32)
-            .constant("FAR", u32::from(self == Self::Far))
-            .constant("ROW_TAIL", u32::from(!m.is_multiple_of(self.rows())))
+            .constant("ROWS", self.0 as u32)
+            .constant("ROW_TAIL", u32::from(!m.is_multiple_of(self.0)))
     }
 }
 
-macro_rules! kernel {
-    ($doc:literal, $name:ident, $text:literal, $entry:literal, $($source:literal),*) => {
-        #[doc = $doc]
-        pub static $name: Kernel = Kernel {
-            name: $text,
-            sources: &[
-                include_str!("../../../shaders/lib/grid.wgsl"),
-                include_str!("../../../shaders/lib/eight_rows.wgsl"),
-                $(include_str!(concat!("../../../shaders/", $source)),)*
-            ],
-            entry: $entry,
-            constants: &[],
-        };
-    };
-}
-
-kernel!(
-    "Both skinny products of a stack.",
-    SPECTRAL_PRODUCTS_ROWS,
-    "spectral_products_rows",
-    "spectral_products",
-    "spectral_products_rows.wgsl"
-);
-kernel!(
-    "Sums of the blocks' products, and theirs with V.",
-    SUM_BLOCKS_ROWS,
-    "sum_blocks_rows",
-    "sum_blocks",
-    "spectral_factors_rows.wgsl"
-);
-kernel!("`[U | B - U M]`.", LEFT_FACTORS_ROWS, "left_factors_rows", "left_factors", "spectral_factors_rows.wgsl");
-kernel!(
-    "AdamW, giving the direction's skinny products.",
-    SPECTRAL_ADAM_ROWS,
-    "spectral_adam_rows",
-    "spectral_adam",
-    "lib/pack_vec4.wgsl",
-    "lib/adam.wgsl",
-    "spectral_adam_rows.wgsl"
-);
-kernel!(
-    "AdamW, the weights following a step of W_c, or giving it.",
-    SPECTRAL_ADAM_FOLLOW_ROWS,
-    "spectral_adam_follow_rows",
-    "spectral_adam_follow",
-    "lib/pack_vec4.wgsl",
-    "lib/adam.wgsl",
-    "spectral_adam_rows.wgsl"
-);
-kernel!(
-    "A common part added.",
-    SPECTRAL_APPLY_ROWS,
-    "spectral_apply_rows",
-    "spectral_apply",
-    "spectral_apply_rows.wgsl"
-);
+octs! { "Both skinny products of a stack.", SPECTRAL_PRODUCTS_ROWS, "spectral_products_rows", "spectral_products",
+["lib/grid.wgsl", "lib/eight_rows.wgsl", "spectral_products_rows.wgsl"] }
+octs! { "Sums of the blocks' products, and theirs with V.", SUM_BLOCKS_ROWS, "sum_blocks_rows", "sum_blocks",
+["lib/grid.wgsl", "lib/eight_rows.wgsl", "spectral_factors_rows.wgsl"] }
+octs! { "`[U | B - U M]`.", LEFT_FACTORS_ROWS, "left_factors_rows", "left_factors",
+["lib/grid.wgsl", "lib/eight_rows.wgsl", "spectral_factors_rows.wgsl"] }
+octs! { "AdamW, giving the direction's skinny products.", SPECTRAL_ADAM_ROWS, "spectral_adam_rows", "spectral_adam",
+["lib/grid.wgsl", "lib/eight_rows.wgsl", "lib/pack_vec4.wgsl", "lib/adam.wgsl", "spectral_adam_rows.wgsl"] }
+octs! { "AdamW, the weights following a step of W_c, or giving it.", SPECTRAL_ADAM_FOLLOW_ROWS, "spectral_adam_follow_rows",
+"spectral_adam_follow",
+["lib/grid.wgsl", "lib/eight_rows.wgsl", "lib/pack_vec4.wgsl", "lib/adam.wgsl", "spectral_adam_rows.wgsl"] }
+octs! { "A common part added.", SPECTRAL_APPLY_ROWS, "spectral_apply_rows", "spectral_apply",
+["lib/grid.wgsl", "lib/eight_rows.wgsl", "spectral_apply_rows.wgsl"] }
 
 /// This module's kernels.
 pub fn kernels() -> Vec<Variant> {
     let mut all = Vec::new();
-    for (far, tail) in [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)] {
-        let constants = vec![("WG", RANK as f64), ("FAR", far), ("ROW_TAIL", tail)];
-        let mut add = |kernel, more: &[(&'static str, f64)]| {
-            all.push(Variant { kernel, constants: [constants.as_slice(), more].concat() });
+    for tail in [0.0, 1.0] {
+        let mut add = |kernel: &'static Octs, rows: usize, more: &[(&'static str, f64)]| {
+            let constants = [("WG", RANK as f64), ("ROWS", rows as f64), ("ROW_TAIL", tail)];
+            all.extend(kernel.variants(&[constants.as_slice(), more].concat()));
         };
-        for kernel in [&SPECTRAL_PRODUCTS_ROWS, &SUM_BLOCKS_ROWS] {
-            add(kernel, &[]);
+        for rows in [32, 64] {
+            add(&SPECTRAL_PRODUCTS_ROWS, rows, &[]);
         }
-        if far == 1.0 {
-            continue;
+        for rows in [16, 32, 64] {
+            add(&SUM_BLOCKS_ROWS, rows, &[]);
         }
-        add(&LEFT_FACTORS_ROWS, &[]);
-        add(&SPECTRAL_APPLY_ROWS, &[]);
+        add(&LEFT_FACTORS_ROWS, Block::APPLY.0, &[]);
+        add(&SPECTRAL_APPLY_ROWS, Block::APPLY.0, &[]);
         for common in [0.0, 1.0] {
             for (full, flag) in [(1.0, 1.0), (0.0, 0.0), (0.0, 1.0)] {
                 let flags = [("COMMON", common), ("FULL", full)];
-                add(&SPECTRAL_ADAM_ROWS, &[flags.as_slice(), &[("MOVE", flag)]].concat());
-                add(&SPECTRAL_ADAM_FOLLOW_ROWS, &[flags.as_slice(), &[("FOLLOW", flag)]].concat());
+                add(&SPECTRAL_ADAM_ROWS, Block::ADAM.0, &[flags.as_slice(), &[("MOVE", flag)]].concat());
+                add(&SPECTRAL_ADAM_FOLLOW_ROWS, Block::ADAM.0, &[flags.as_slice(), &[("FOLLOW", flag)]].concat());
             }
         }
     }
@@ -142,9 +93,9 @@ fn applies(gpu: &Gpu, k: usize, n: usize) -> bool {
     gpu.tier() == Tier::Subgroup
         && lanes == (RANK as u32, RANK as u32)
         && k == RANK
-        && n.is_multiple_of(4)
+        && n.is_multiple_of(8)
         // A lane's only long loop is along a row.
-        && n / 4 <= gpu.adapter().loop_limit() / 2
+        && n / 8 <= gpu.adapter().loop_limit() / 2
 }
 
 /// The launches for a stack of `shape`, none where these kernels do not take it: in each whole matrices must fit.
@@ -154,9 +105,9 @@ pub(crate) fn parts(gpu: &Gpu, shape: [usize; 4], k: usize) -> Result<Option<Vec
         return Ok(None);
     }
     // The sums of blocks are the largest of what belongs to a matrix beside its rows.
-    let blocks = Block::Near.count(m);
+    let blocks = Block::ADAM.count(m);
     // AdamW's pass has U^T X, V^T and the clip in one binding.
-    let by_matrix = [blocks * RANK * n, blocks * RANK, RANK * RANK, 2 * RANK * n + 4];
+    let by_matrix = [blocks * RANK * n, blocks * RANK, RANK * RANK, 2 * RANK * n + 8];
     let Ok(parts) = places(gpu, "spectral decoupling", shape, &[2 * RANK, RANK], &by_matrix, &[RANK * n, m * n]) else {
         return Ok(None);
     };

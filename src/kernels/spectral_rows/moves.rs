@@ -9,14 +9,14 @@ use crate::kernels::spectral_update::{AdamFactors, Mix, Moments};
 use crate::tensor::Tensor;
 
 crate::params! {
-    struct ApplyParams { matrices: u32, rows: u32, packs: u32, experts: u32, on_common: f32, decay: f32 }
+    struct ApplyParams { matrices: u32, rows: u32, octs: u32, experts: u32, on_common: f32, decay: f32 }
 }
 
 crate::params! {
     struct AdamParams {
         matrices: u32,
         rows: u32,
-        packs: u32,
+        octs: u32,
         experts: u32,
         vt_first: u32,
         clip_at: u32,
@@ -51,20 +51,20 @@ pub(crate) fn apply(
         let params = ApplyParams {
             matrices: place.count() as u32,
             rows: m as u32,
-            packs: (n / 4) as u32,
+            octs: (n / 8) as u32,
             experts: experts as u32,
             on_common: factor,
             decay,
         };
-        Block::Near
-            .launch(&SPECTRAL_APPLY_ROWS, m)
+        Block::APPLY
+            .launch(gpu, &SPECTRAL_APPLY_ROWS, m)
             .params(&params)
             .write("weight", &place.rows(weight)?)
             .read("left", &place.rows(&common.left)?)
             .read("right", &place.matrices(&common.right)?)
             .read("vt", &place.layers(&basis.vt)?)
             .read("clip", clip)
-            .workgroups(place.count() * Block::Near.count(m))
+            .workgroups(place.count() * Block::APPLY.count(m))
             .run(gpu)?;
     }
     Ok(true)
@@ -117,8 +117,7 @@ pub(crate) fn adam(
     let (gpu, shape) = (clip.gpu(), sizes("spectral direction", stack.weight)?);
     let [_, experts, m, n] = shape;
     let Some(places) = parts(gpu, shape, basis.rank())? else { return Ok(Recorded::Nothing) };
-    // With 64 rows too many lines of gradient, weights and moments are underway at once: a quarter slower.
-    let block = Block::Near;
+    let block = Block::ADAM;
     let partial = match wanted {
         Wanted::Products { .. } => Some(Partial::new(gpu, block, shape)?),
         Wanted::Lead(_) | Wanted::Follow(_) => None,
@@ -128,10 +127,10 @@ pub(crate) fn adam(
         let params = AdamParams {
             matrices: place.count() as u32,
             rows: m as u32,
-            packs: (n / 4) as u32,
+            octs: (n / 8) as u32,
             experts: experts as u32,
-            vt_first: (vt_first / 4) as u32,
-            clip_at: (right.numel() / 4 - 1) as u32,
+            vt_first: (vt_first / 8) as u32,
+            clip_at: (right.numel() / 8 - 1) as u32,
             on_full: mix.full,
             on_common: mix.factor(),
             lr: adam.lr,
@@ -146,7 +145,7 @@ pub(crate) fn adam(
         };
         let kernel = if partial.is_some() { &SPECTRAL_ADAM_ROWS } else { &SPECTRAL_ADAM_FOLLOW_ROWS };
         let mut launch = block
-            .launch(kernel, m)
+            .launch(gpu, kernel, m)
             .constant("COMMON", u32::from(mix.common.is_some()))
             .constant("FULL", u32::from(gradient.is_some()))
             .params(&params)
@@ -178,11 +177,11 @@ fn packed(place: &Place, mix: Mix<'_>, basis: &Basis, clip: &Tensor) -> Result<(
         None => (place.layers(&basis.u)?, None),
     };
     let vt_first = a.as_ref().map_or(0, Tensor::numel);
-    let right = Tensor::empty_f32(clip.gpu(), [vt_first + vt.numel() + 4])?;
+    let right = Tensor::empty_f32(clip.gpu(), [vt_first + vt.numel() + 8])?;
     if let Some(a) = a {
         right.slice(0..vt_first)?.copy_from(&a)?;
     }
     right.slice(vt_first..vt_first + vt.numel())?.copy_from(&vt)?;
-    right.slice(vt_first + vt.numel()..right.numel())?.copy_from(clip)?;
+    right.slice(vt_first + vt.numel()..right.numel() - 4)?.copy_from(clip)?;
     Ok((left, right, vt_first))
 }

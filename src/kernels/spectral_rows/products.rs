@@ -8,11 +8,11 @@ use crate::kernels::spectral_place::Place;
 use crate::tensor::Tensor;
 
 crate::params! {
-    struct ProductParams { matrices: u32, rows: u32, packs: u32, experts: u32 }
+    struct ProductParams { matrices: u32, rows: u32, octs: u32, experts: u32 }
 }
 
 crate::params! {
-    struct FactorParams { matrices: u32, rows: u32, packs: u32, experts: u32, factor: f32 }
+    struct FactorParams { matrices: u32, rows: u32, octs: u32, experts: u32, factor: f32 }
 }
 
 /// Sums over blocks of rows and `X V`, to become [`Products`].
@@ -26,7 +26,7 @@ impl Partial {
     pub(super) fn new(gpu: &Gpu, block: Block, [layers, experts, m, n]: [usize; 4]) -> Result<Self> {
         // Of one size whatever the block, so that the pool has one buffer for all.
         let matrices = layers * experts * RANK * n;
-        let parts = Tensor::empty_f32(gpu, [matrices * Block::Near.count(m)])?.slice(0..matrices * block.count(m))?;
+        let parts = Tensor::empty_f32(gpu, [matrices * Block::ADAM.count(m)])?.slice(0..matrices * block.count(m))?;
         Ok(Self {
             block,
             parts: parts.reshape([layers, experts, block.count(m) * RANK, n])?,
@@ -41,11 +41,11 @@ impl Partial {
         let square = Tensor::empty_f32(gpu, [layers, experts, RANK, RANK])?;
         for place in places {
             self.block
-                .launch(&SUM_BLOCKS_ROWS, m)
+                .launch(gpu, &SUM_BLOCKS_ROWS, m)
                 .params(&FactorParams {
                     matrices: place.count() as u32,
                     rows: m as u32,
-                    packs: (n / 4) as u32,
+                    octs: (n / 8) as u32,
                     experts: experts as u32,
                     factor: 0.0,
                 })
@@ -65,16 +65,16 @@ pub(crate) fn products(basis: &Basis, x: &Tensor) -> Result<Option<Products>> {
     let (gpu, shape) = (x.gpu(), sizes("gradient split", x)?);
     let [layers, experts, m, n] = shape;
     let Some(places) = parts(gpu, shape, basis.rank())? else { return Ok(None) };
-    let block = Block::large(m);
+    let block = Block::products(m);
     let partial = Partial::new(gpu, block, shape)?;
     let squares = Tensor::empty_f32(gpu, [layers, experts, block.count(m) * RANK])?;
     for place in &places {
         block
-            .launch(&SPECTRAL_PRODUCTS_ROWS, m)
+            .launch(gpu, &SPECTRAL_PRODUCTS_ROWS, m)
             .params(&ProductParams {
                 matrices: place.count() as u32,
                 rows: m as u32,
-                packs: (n / 4) as u32,
+                octs: (n / 8) as u32,
                 experts: experts as u32,
             })
             .read("x", &place.rows(x)?)
@@ -93,16 +93,16 @@ pub(crate) fn products(basis: &Basis, x: &Tensor) -> Result<Option<Products>> {
 pub(crate) fn left_factors(basis: &Basis, b: &Tensor, square: Option<&Tensor>, left: &Tensor) -> Result<bool> {
     let (gpu, shape) = (b.gpu(), sizes("gradient split", b)?);
     let [_, experts, m, k] = shape;
-    // What `packs` counts does not occur here.
+    // What `octs` counts does not occur here.
     let Some(places) = parts(gpu, shape, k)? else { return Ok(false) };
     for place in places {
         let x = place.rows(b)?;
-        Block::Near
-            .launch(&LEFT_FACTORS_ROWS, m)
+        Block::APPLY
+            .launch(gpu, &LEFT_FACTORS_ROWS, m)
             .params(&FactorParams {
                 matrices: place.count() as u32,
                 rows: m as u32,
-                packs: 0,
+                octs: 0,
                 experts: experts as u32,
                 factor: if square.is_some() { 1.0 } else { 0.0 },
             })
@@ -110,7 +110,7 @@ pub(crate) fn left_factors(basis: &Basis, b: &Tensor, square: Option<&Tensor>, l
             .read("b", &x)
             .read("square", &square.map_or(Ok(x.clone()), |s| place.matrices(s))?)
             .write("left", &place.rows(left)?)
-            .workgroups(place.count() * Block::Near.count(m))
+            .workgroups(place.count() * Block::APPLY.count(m))
             .run(gpu)?;
     }
     Ok(true)
