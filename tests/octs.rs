@@ -2,12 +2,19 @@
 
 mod common;
 
-use common::{download, gpu, with_features};
+use std::collections::BTreeSet;
+
+use common::groups::groups;
+use common::{download, gpu, upload, with_features};
+use pollster::block_on;
 use sdmoe::autograd::Array;
-use sdmoe::gpu::{Gpu, OPTIONAL_FEATURES};
+use sdmoe::gpu::{Gpu, OPTIONAL_FEATURES, Tier};
+use sdmoe::kernels::gemm::{Trans, gemm};
+use sdmoe::kernels::grouped::{grouped_gemm, grouped_weight_gradient};
 use sdmoe::nn::config::{ExpertMatrix, SpectralConfig};
 use sdmoe::nn::params::{Group, ParamBuilder};
 use sdmoe::optim::{Optimizer, OptimizerConfig, SpectralInit};
+use sdmoe::tensor::Tensor;
 
 /// The state after six steps, of which two refresh, and the names of the kernels that ran in the last.
 fn train(gpu: &Gpu, as_published: bool) -> (Vec<Vec<u32>>, Vec<&'static str>) {
@@ -28,28 +35,93 @@ fn train(gpu: &Gpu, as_published: bool) -> (Vec<Vec<u32>>, Vec<&'static str>) {
     let mut kernels = Vec::new();
     for step in 1..=6 {
         fill(10 * step);
-        let profiled = step == 6 && gpu.start_profile().is_ok();
-        optimizer.step(step, 1e-2).unwrap();
-        if profiled {
-            kernels = pollster::block_on(gpu.finish_trace()).unwrap().into_iter().map(|d| d.kernel).collect();
-        }
+        kernels = traced(gpu, |_| {
+            optimizer.step(step, 1e-2).unwrap();
+            Vec::new()
+        })
+        .1;
     }
     let state = optimizer.state().unwrap().into_iter().map(|(_, x)| x);
     let bits = |x| download(&x).into_iter().map(f32::to_bits).collect();
     (state.chain(set.iter().map(|p| p.value.clone())).map(bits).collect(), kernels)
 }
 
+/// Two devices: with all that the adapter has, and without u64. None where it has no u64 or its kernels do not use them.
+fn devices() -> Option<[Gpu; 2]> {
+    let own = gpu();
+    let features = own.device().features();
+    if own.tier() != Tier::Subgroup || !features.contains(wgpu::Features::SHADER_INT64) || !own.adapter().timestamps {
+        eprintln!("skipped: {} has no u64, no kernels by subgroups or no timestamps", own.adapter().name);
+        return None;
+    }
+    Some([own, with_features(OPTIONAL_FEATURES.difference(wgpu::Features::SHADER_INT64))])
+}
+
+/// What `run` gives on `gpu`, as bits, and the names of the kernels that ran.
+fn traced(gpu: &Gpu, run: impl FnOnce(&Gpu) -> Vec<Tensor>) -> (Vec<Vec<u32>>, Vec<&'static str>) {
+    gpu.start_profile().unwrap();
+    let results = run(gpu);
+    let kernels = block_on(gpu.finish_trace()).unwrap().into_iter().map(|d| d.kernel).collect();
+    (results.iter().map(|x| download(x).into_iter().map(f32::to_bits).collect()).collect(), kernels)
+}
+
+fn product(gpu: &Gpu, ta: Trans, tb: Trans, [m, k, n]: [usize; 3]) -> Vec<Tensor> {
+    let a = Array::random(&if ta == Trans::N { [m, k] } else { [k, m] }, 1);
+    let b = Array::random(&if tb == Trans::N { [k, n] } else { [n, k] }, 2);
+    let c = Tensor::zeros(gpu, [m, n]).unwrap();
+    gemm(ta, tb, 0.5, &upload(gpu, &a), &upload(gpu, &b), 0.0, &c).unwrap();
+    vec![c]
+}
+
+fn grouped(gpu: &Gpu, m: usize, n: usize) -> Vec<Tensor> {
+    let host = groups(gpu, &[70, 0, 33], 0);
+    let (x, dy) = (upload(gpu, &host.rows(m, 1)), upload(gpu, &host.rows(n, 2)));
+    let w = upload(gpu, &Array::random(&[3, m, n], 3));
+    let y = Tensor::zeros(gpu, [host.groups.capacity, n]).unwrap();
+    let dw = Tensor::zeros(gpu, [3, m, n]).unwrap();
+    let dx = Tensor::zeros(gpu, [host.groups.capacity, m]).unwrap();
+    grouped_gemm(&dy, &w, Trans::T, &host.groups, &dx).unwrap();
+    grouped_gemm(&x, &w, Trans::N, &host.groups, &y).unwrap();
+    grouped_weight_gradient(&x, &dy, &host.groups, 0.0, &dw).unwrap();
+    vec![y, dx, dw]
+}
+
+#[test]
+fn products_are_the_same_to_the_bit_with_and_without_u64() {
+    let Some([own, without]) = devices() else { return };
+    let mut seen = BTreeSet::new();
+    let mut both = |run: &dyn Fn(&Gpu) -> Vec<Tensor>| {
+        let [(got, kernels), (want, plain)] = [&own, &without].map(|gpu| traced(gpu, run));
+        assert!(got == want, "{kernels:?}");
+        assert!(plain.iter().all(|k| !k.contains("u64")), "{plain:?}");
+        seen.extend(kernels.into_iter().filter(|k| k.contains("u64")));
+    };
+    for ta in [Trans::N, Trans::T] {
+        for sizes in [[40, 36, 56], [33, 45, 64], [203, 209, 205]] {
+            both(&|gpu| product(gpu, ta, Trans::N, sizes));
+            both(&|gpu| product(gpu, ta, Trans::T, sizes));
+        }
+    }
+    both(&|gpu| grouped(gpu, 40, 56));
+    let expected = [
+        "gemm_subgroup_u64",
+        "gemm_subgroup_u64_along",
+        "gemm_subgroup_u64_along_scalar_c",
+        "gemm_subgroup_u64_scalar_c",
+        "grouped_gemm_subgroup_u64",
+        "grouped_gemm_subgroup_u64_along",
+        "grouped_weight_gradient_subgroup_u64",
+    ];
+    assert_eq!(seen, BTreeSet::from(expected));
+}
+
 #[test]
 fn a_step_is_the_same_to_the_bit_with_and_without_u64() {
-    let (own, without) = (gpu(), with_features(OPTIONAL_FEATURES.difference(wgpu::Features::SHADER_INT64)));
+    let Some([own, without]) = devices() else { return };
     for as_published in [false, true] {
         let [(state, kernels), (plain_state, plain_kernels)] = [&own, &without].map(|g| train(g, as_published));
         assert!(plain_kernels.iter().all(|k| !k.ends_with("_u64")), "{plain_kernels:?}");
-        if !kernels.iter().any(|k| k.ends_with("_u64")) {
-            eprintln!("skipped: {} has no u64, or no subgroups of 8, or no timestamps", own.adapter().name);
-            return;
-        }
-        assert_eq!(kernels.len(), plain_kernels.len());
+        assert!(kernels.iter().filter(|k| k.ends_with("_u64")).count() >= 4, "{kernels:?}");
         assert!(state == plain_state);
     }
 }

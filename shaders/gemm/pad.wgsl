@@ -1,5 +1,5 @@
-// A copy of matrices whose rows have any length, with rows and columns up to a multiple of 4 and zeros in what is added,
-// so that the product can load four elements at once. Needs lib/grid.wgsl.
+// A copy of matrices whose rows have any length, with rows up to a multiple of 4, columns up to one of 8, and zeros in what is
+// added, so that the product can load four or eight elements at once. Needs lib/grid.wgsl.
 //
 // A thread copies a piece of a row, and its neighbours the same piece of the rows below: each of a subgroup's loads goes on in
 // lines that the one before it has brought. It loads whole vec4s and shifts them, as four scalar loads cost twice as much.
@@ -31,7 +31,7 @@ fn shifted(low: vec4<f32>, high: vec4<f32>, shift: u32) -> vec4<f32> {
 @compute @workgroup_size(WG)
 fn pad(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
        @builtin(local_invocation_index) lane: u32) {
-    let quads = (params.columns + 3u) / 4u;
+    let quads = (params.columns + 7u) / 8u * 2u;
     let rows = (params.rows + 3u) / 4u * 4u;
     let all_rows = params.matrices * rows;
     let index = workgroup_index(group, groups) * WG + lane;

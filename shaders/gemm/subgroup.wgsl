@@ -1,6 +1,6 @@
 // One tile of a matrix product by one subgroup, for adapters where registers are fast and barriers slow (software).
-// Needs lib/gemm_tile.wgsl, gemm/load_vec4.wgsl or gemm/load_scalar.wgsl, and gemm/store_vec4.wgsl or
-// gemm/store_scalar.wgsl. At least 4 rows, 4 columns and 4 steps of k.
+// Needs lib/gemm_tile.wgsl; gemm/load_vec4.wgsl or gemm/load_scalar.wgsl with gemm/blocks.wgsl, or gemm/load_u64.wgsl; and
+// gemm/store_vec4.wgsl or gemm/store_scalar.wgsl. At least 4 rows, 4 columns and 4 steps of k.
 //
 // A workgroup is one subgroup. Lanes go along the columns, four each, twice where COLUMN_BLOCKS is 2; a lane holds
 // TILE_ROWS rows of its columns. For four steps of k a lane loads its 4 x 4 blocks of op(B), and all lanes together load
@@ -61,15 +61,11 @@ fn load_a(tile: Tile, start: u32, t: u32, counted: u32, lane: u32) -> vec4<f32> 
     return quad;
 }
 
-// op(B)[t .. t + 4][column .. column + 4], a column of the matrix for each step.
-fn load_b(tile: Tile, t: u32, column: u32) -> mat4x4<f32> {
-    if B_TRANSPOSED {
-        let i = tile.b_first + column * tile.b_stride + t;
-        return transpose(mat4x4(b_quad(i), b_quad(i + tile.b_stride), b_quad(i + 2u * tile.b_stride),
-                                b_quad(i + 3u * tile.b_stride)));
-    }
-    let i = tile.b_first + t * tile.b_stride + column;
-    return mat4x4(b_quad(i), b_quad(i + tile.b_stride), b_quad(i + 2u * tile.b_stride), b_quad(i + 3u * tile.b_stride));
+// op(B)[t .. t + 4] of the lane's two blocks of four columns (with COLUMN_BLOCKS = 1 of the first), a column of the matrix for
+// each step.
+struct Blocks {
+    first: mat4x4<f32>,
+    second: mat4x4<f32>,
 }
 
 // op(A)[8 rows][t .. t + 4], four rows each; `low` is this lane's share of the rows, `high` that of the last four where a
@@ -182,10 +178,10 @@ fn rows8(tile: Tile, start: u32, high_start: u32, t: u32, counted: u32, lane: u3
 }
 
 fn multiply(tile: Tile, lane: u32) {
-    let column0 = tile.column + lane * 4u;
-    let column1 = column0 + 4u * WG;
-    let b_column0 = moved(column0, tile.n);
-    let b_column1 = moved(column1, tile.n);
+    let columns = block_columns(tile, lane);
+    let column0 = columns.x;
+    let column1 = columns.y;
+    let b_columns = loaded_columns(tile, columns);
     var row = tile.row;
     // The rows of the tile, eight by eight, and the blocks of columns.
     var sum00: array<vec4<f32>, 8>;
@@ -211,33 +207,29 @@ fn multiply(tile: Tile, lane: u32) {
         }
         let t = select(step, moved(step, tile.k), K_TAIL);
         let counted = step - t;
-        let block0 = load_b(tile, t, b_column0);
-        var block1: mat4x4<f32>;
-        if COLUMN_BLOCKS > 1u {
-            block1 = load_b(tile, t, b_column1);
-        }
+        let blocks = load_blocks(tile, t, b_columns);
         let rows0 = rows8(tile, start0, high0, t, counted, lane);
-        accumulate(&sum00, rows0, block0);
+        accumulate(&sum00, rows0, blocks.first);
         if COLUMN_BLOCKS > 1u {
-            accumulate(&sum01, rows0, block1);
+            accumulate(&sum01, rows0, blocks.second);
         }
         if TILE_ROWS > 8u {
             let rows1 = rows8(tile, start1, high1, t, counted, lane);
-            accumulate(&sum10, rows1, block0);
+            accumulate(&sum10, rows1, blocks.first);
             if COLUMN_BLOCKS > 1u {
-                accumulate(&sum11, rows1, block1);
+                accumulate(&sum11, rows1, blocks.second);
             }
         }
         if TILE_ROWS > 16u {
             let rows2 = rows8(tile, start2, high2, t, counted, lane);
-            accumulate(&sum20, rows2, block0);
+            accumulate(&sum20, rows2, blocks.first);
             if COLUMN_BLOCKS > 1u {
-                accumulate(&sum21, rows2, block1);
+                accumulate(&sum21, rows2, blocks.second);
             }
             let rows3 = rows8(tile, start3, high3, t, counted, lane);
-            accumulate(&sum30, rows3, block0);
+            accumulate(&sum30, rows3, blocks.first);
             if COLUMN_BLOCKS > 1u {
-                accumulate(&sum31, rows3, block1);
+                accumulate(&sum31, rows3, blocks.second);
             }
         }
     }

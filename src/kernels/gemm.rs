@@ -6,7 +6,7 @@
 
 use super::gemm_table::{self, DENSE, Form};
 use super::pad;
-use super::window::{Window, aligned, chunks, rows_that_fit, window};
+use super::window::{Window, aligned, alignment, chunks, rows_that_fit, window};
 use crate::error::{Error, Result};
 use crate::gpu::Launch;
 use crate::tensor::{DType, Tensor};
@@ -144,10 +144,10 @@ struct Product<'a> {
 }
 
 impl<'a> Product<'a> {
-    /// Copies of A and B with rows, columns and steps up to a multiple of 4, of those that need it, where that pays.
+    /// Copies of A and B as `pad` makes them, of those that need it, where that pays.
     fn padded_copies(&self, batch: usize) -> Result<[Option<Tensor>; 2]> {
         let Product { m, n, k, ta, tb, a, b, c, .. } = *self;
-        let whole = |x: &Operand<'_>| aligned(x.tensor, x.stride);
+        let whole = |x: &Operand<'_>| aligned(x.tensor, x.stride, 4);
         // Where a stored row is steps of K, zeros follow its last step, and the other operand needs zeros to meet them.
         let steps = k % 4 != 0 && (ta == Trans::N || tb == Trans::T);
         let (pad_a, pad_b) = (steps || !whole(&a), steps || !whole(&b));
@@ -161,16 +161,17 @@ impl<'a> Product<'a> {
 
     /// The product of the padded copies where there are some.
     fn with_copies(self, a: Option<&'a Tensor>, b: Option<&'a Tensor>) -> Self {
-        let up = |size: usize, copied: bool| if copied { size.next_multiple_of(4) } else { size };
+        let up = |size: usize, copied: bool, to: usize| if copied { size.next_multiple_of(to) } else { size };
         let operand = |own: Operand<'a>, copy: Option<&'a Tensor>| {
             let Some(tensor) = copy else { return own };
-            let (rows, stride) = ((own.matrix / own.stride).next_multiple_of(4), own.stride.next_multiple_of(4));
+            let (rows, stride) = pad::size(own.matrix / own.stride, own.stride);
             Operand { tensor, matrix: rows * stride, stride, ..own }
         };
         Product {
-            m: up(self.m, a.is_some()),
-            n: up(self.n, b.is_some()),
-            k: up(self.k, a.is_some() && b.is_some()),
+            m: up(self.m, a.is_some(), 4),
+            // Eights of columns are loaded at once, and where these are rows as stored the copy has them.
+            n: up(self.n, b.is_some(), if self.tb == Trans::N { 8 } else { 4 }),
+            k: up(self.k, a.is_some() && b.is_some(), 4),
             a: operand(self.a, a),
             b: operand(self.b, b),
             ..self
@@ -201,7 +202,6 @@ impl<'a> Product<'a> {
         // Parts begin at multiples of 4, so that their rows stay aligned.
         let (ms, ns, ks) =
             (chunks("gemm", m, m_limit, 4)?, chunks("gemm", n, n_limit, 4)?, chunks("gemm", k, k_limit, 4)?);
-        let [aligned_a, aligned_b, aligned_c] = [&a, &b, &c].map(|x| aligned(x.tensor, x.stride));
         for rows in ms {
             for columns in ns.clone() {
                 for steps in ks.clone() {
@@ -212,16 +212,19 @@ impl<'a> Product<'a> {
                     let wa = a.window(first, batch, a_rows);
                     let wb = b.window(first, batch, b_rows);
                     let wc = c.window(first, batch, rows.start..rows.end.min(c_rows));
+                    let [a_first, b_first, c_first] = [(&wa, a_column), (&wb, b_column), (&wc, columns.start)]
+                        .map(|(w, column)| w.first + column as u32);
                     let form = Form {
                         m: rows.len(),
                         n: columns.len(),
                         k: steps.len(),
                         ta,
                         tb,
-                        aligned: aligned_a && aligned_b,
-                        aligned_c,
+                        alignment_a: alignment(a_first, a.stride),
+                        alignment_b: alignment(b_first, b.stride),
+                        alignment_c: alignment(c_first, c.stride),
                         read_c: beta != 0.0 || steps.start > 0,
-                        half: [&a, &b].iter().all(|x| x.tensor.dtype() == DType::F16),
+                        half: [&a, &b].map(|x| x.tensor.dtype() == DType::F16),
                         fixed_rows: false,
                     };
                     let choice = gemm_table::choose(gpu, &DENSE, form);
@@ -231,9 +234,9 @@ impl<'a> Product<'a> {
                         k: steps.len() as u32,
                         c_rows: (rows.end.min(c_rows) - rows.start) as u32,
                         c_columns: (columns.end.min(c_columns) - columns.start) as u32,
-                        a_first: wa.first + a_column as u32,
-                        b_first: wb.first + b_column as u32,
-                        c_first: wc.first + columns.start as u32,
+                        a_first,
+                        b_first,
+                        c_first,
                         a_stride: a.stride as u32,
                         b_stride: b.stride as u32,
                         c_stride: c.stride as u32,

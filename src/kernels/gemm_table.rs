@@ -10,9 +10,9 @@
 //! | Plain     | `gemm/plain.wgsl`    | 8 x 8   | always, and wherever the others do not apply            |
 //!
 //! (*s* lanes a subgroup.) The subgroup fragment binds A and B as vec4 where all their rows have a multiple of 4 elements
-//! and as scalars elsewhere, and C likewise by itself; a large dense product of other sizes copies A and B into padded
-//! ones first (`pad`). A weight gradient gives a workgroup a block of tiles and blocks the sum. What each reaches is in
-//! docs/performance.md.
+//! and as scalars elsewhere, and C likewise by itself; as u64 where the device has them and B is stored transposed, or its
+//! columns are a multiple of 8. A large dense product of other sizes copies A and B into padded ones first (`pad`). A weight
+//! gradient gives a workgroup a block of tiles and blocks the sum. What each reaches is in docs/performance.md.
 
 use super::Variant;
 use super::gemm::Trans;
@@ -23,6 +23,10 @@ pub(super) struct Family {
     subgroup: &'static Kernel,
     subgroup_scalar_c: &'static Kernel,
     subgroup_scalar: &'static Kernel,
+    subgroup_u64: &'static Kernel,
+    subgroup_u64_scalar_c: &'static Kernel,
+    subgroup_u64_along: &'static Kernel,
+    subgroup_u64_along_scalar_c: &'static Kernel,
     workgroup: &'static Kernel,
     cooperative: &'static Kernel,
     plain: &'static Kernel,
@@ -49,27 +53,39 @@ macro_rules! family {
 }
 
 family! { "dense.wgsl", "gemm", DENSE:
-    GEMM_SUBGROUP, "gemm_subgroup", "Dense, by subgroups.", subgroup, ["load_vec4.wgsl", "store_vec4.wgsl", "subgroup.wgsl"];
-    GEMM_SUBGROUP_SCALAR_C, "gemm_subgroup_scalar_c", "Dense, by subgroups, rows of C of any length.", subgroup_scalar_c, ["load_vec4.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
-    GEMM_SUBGROUP_SCALAR, "gemm_subgroup_scalar", "Dense, by subgroups, rows of any length.", subgroup_scalar, ["load_scalar.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
+    GEMM_SUBGROUP, "gemm_subgroup", "Dense, by subgroups.", subgroup, ["load_vec4.wgsl", "blocks.wgsl", "store_vec4.wgsl", "subgroup.wgsl"];
+    GEMM_SUBGROUP_SCALAR_C, "gemm_subgroup_scalar_c", "Dense, by subgroups, rows of C of any length.", subgroup_scalar_c, ["load_vec4.wgsl", "blocks.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
+    GEMM_SUBGROUP_SCALAR, "gemm_subgroup_scalar", "Dense, by subgroups, rows of any length.", subgroup_scalar, ["load_scalar.wgsl", "blocks.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
+    GEMM_SUBGROUP_U64, "gemm_subgroup_u64", "Dense, by subgroups, loading u64.", subgroup_u64, ["../lib/oct_u64.wgsl", "load_u64.wgsl", "store_vec4.wgsl", "subgroup.wgsl"];
+    GEMM_SUBGROUP_U64_SCALAR_C, "gemm_subgroup_u64_scalar_c", "Dense, by subgroups, loading u64, rows of C of any length.", subgroup_u64_scalar_c, ["../lib/oct_u64.wgsl", "load_u64.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
+    GEMM_SUBGROUP_U64_ALONG, "gemm_subgroup_u64_along", "Dense, by subgroups, loading a transposed B as u64.", subgroup_u64_along, ["../lib/oct_u64.wgsl", "load_u64_along.wgsl", "blocks.wgsl", "store_vec4.wgsl", "subgroup.wgsl"];
+    GEMM_SUBGROUP_U64_ALONG_SCALAR_C, "gemm_subgroup_u64_along_scalar_c", "Dense, by subgroups, loading a transposed B as u64, rows of C of any length.", subgroup_u64_along_scalar_c, ["../lib/oct_u64.wgsl", "load_u64_along.wgsl", "blocks.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
     GEMM_WORKGROUP, "gemm_workgroup", "Dense, from workgroup memory.", workgroup, ["workgroup.wgsl"];
     GEMM_COOPERATIVE, "gemm_cooperative", "Dense, on matrix units.", cooperative, ["load_vec4.wgsl", "store_vec4.wgsl", "cooperative_block.wgsl", "cooperative.wgsl"];
     GEMM_PLAIN, "gemm_plain", "Dense, one output a thread.", plain, ["plain.wgsl"];
 }
 
 family! { "grouped.wgsl", "grouped_gemm", GROUPED:
-    GROUPED_GEMM_SUBGROUP, "grouped_gemm_subgroup", "Grouped, by subgroups.", subgroup, ["load_vec4.wgsl", "store_vec4.wgsl", "subgroup.wgsl"];
-    GROUPED_GEMM_SUBGROUP_SCALAR_C, "grouped_gemm_subgroup_scalar_c", "Grouped, by subgroups, rows of C of any length.", subgroup_scalar_c, ["load_vec4.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
-    GROUPED_GEMM_SUBGROUP_SCALAR, "grouped_gemm_subgroup_scalar", "Grouped, by subgroups, rows of any length.", subgroup_scalar, ["load_scalar.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
+    GROUPED_GEMM_SUBGROUP, "grouped_gemm_subgroup", "Grouped, by subgroups.", subgroup, ["load_vec4.wgsl", "blocks.wgsl", "store_vec4.wgsl", "subgroup.wgsl"];
+    GROUPED_GEMM_SUBGROUP_SCALAR_C, "grouped_gemm_subgroup_scalar_c", "Grouped, by subgroups, rows of C of any length.", subgroup_scalar_c, ["load_vec4.wgsl", "blocks.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
+    GROUPED_GEMM_SUBGROUP_SCALAR, "grouped_gemm_subgroup_scalar", "Grouped, by subgroups, rows of any length.", subgroup_scalar, ["load_scalar.wgsl", "blocks.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
+    GROUPED_GEMM_SUBGROUP_U64, "grouped_gemm_subgroup_u64", "Grouped, by subgroups, loading u64.", subgroup_u64, ["../lib/oct_u64.wgsl", "load_u64.wgsl", "store_vec4.wgsl", "subgroup.wgsl"];
+    GROUPED_GEMM_SUBGROUP_U64_SCALAR_C, "grouped_gemm_subgroup_u64_scalar_c", "Grouped, by subgroups, loading u64, rows of C of any length.", subgroup_u64_scalar_c, ["../lib/oct_u64.wgsl", "load_u64.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
+    GROUPED_GEMM_SUBGROUP_U64_ALONG, "grouped_gemm_subgroup_u64_along", "Grouped, by subgroups, loading a transposed B as u64.", subgroup_u64_along, ["../lib/oct_u64.wgsl", "load_u64_along.wgsl", "blocks.wgsl", "store_vec4.wgsl", "subgroup.wgsl"];
+    GROUPED_GEMM_SUBGROUP_U64_ALONG_SCALAR_C, "grouped_gemm_subgroup_u64_along_scalar_c", "Grouped, by subgroups, loading a transposed B as u64, rows of C of any length.", subgroup_u64_along_scalar_c, ["../lib/oct_u64.wgsl", "load_u64_along.wgsl", "blocks.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
     GROUPED_GEMM_WORKGROUP, "grouped_gemm_workgroup", "Grouped, from workgroup memory.", workgroup, ["workgroup.wgsl"];
     GROUPED_GEMM_COOPERATIVE, "grouped_gemm_cooperative", "Grouped, on matrix units.", cooperative, ["load_vec4.wgsl", "store_vec4.wgsl", "cooperative_block.wgsl", "cooperative.wgsl"];
     GROUPED_GEMM_PLAIN, "grouped_gemm_plain", "Grouped, one output a thread.", plain, ["plain.wgsl"];
 }
 
 family! { "weight_gradient.wgsl", "grouped_weight_gradient", WEIGHT_GRADIENT:
-    GROUPED_WEIGHT_GRADIENT_SUBGROUP, "grouped_weight_gradient_subgroup", "Weight gradient, by subgroups.", subgroup, ["load_vec4.wgsl", "store_vec4.wgsl", "subgroup.wgsl"];
-    GROUPED_WEIGHT_GRADIENT_SUBGROUP_SCALAR_C, "grouped_weight_gradient_subgroup_scalar_c", "Weight gradient, by subgroups, rows of C of any length.", subgroup_scalar_c, ["load_vec4.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
-    GROUPED_WEIGHT_GRADIENT_SUBGROUP_SCALAR, "grouped_weight_gradient_subgroup_scalar", "Weight gradient, by subgroups, rows of any length.", subgroup_scalar, ["load_scalar.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
+    GROUPED_WEIGHT_GRADIENT_SUBGROUP, "grouped_weight_gradient_subgroup", "Weight gradient, by subgroups.", subgroup, ["load_vec4.wgsl", "blocks.wgsl", "store_vec4.wgsl", "subgroup.wgsl"];
+    GROUPED_WEIGHT_GRADIENT_SUBGROUP_SCALAR_C, "grouped_weight_gradient_subgroup_scalar_c", "Weight gradient, by subgroups, rows of C of any length.", subgroup_scalar_c, ["load_vec4.wgsl", "blocks.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
+    GROUPED_WEIGHT_GRADIENT_SUBGROUP_SCALAR, "grouped_weight_gradient_subgroup_scalar", "Weight gradient, by subgroups, rows of any length.", subgroup_scalar, ["load_scalar.wgsl", "blocks.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
+    GROUPED_WEIGHT_GRADIENT_SUBGROUP_U64, "grouped_weight_gradient_subgroup_u64", "Weight gradient, by subgroups, loading u64.", subgroup_u64, ["../lib/oct_u64.wgsl", "load_u64.wgsl", "store_vec4.wgsl", "subgroup.wgsl"];
+    GROUPED_WEIGHT_GRADIENT_SUBGROUP_U64_SCALAR_C, "grouped_weight_gradient_subgroup_u64_scalar_c", "Weight gradient, by subgroups, loading u64, rows of C of any length.", subgroup_u64_scalar_c, ["../lib/oct_u64.wgsl", "load_u64.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
+    GROUPED_WEIGHT_GRADIENT_SUBGROUP_U64_ALONG, "grouped_weight_gradient_subgroup_u64_along", "Weight gradient, by subgroups, loading a transposed B as u64.", subgroup_u64_along, ["../lib/oct_u64.wgsl", "load_u64_along.wgsl", "blocks.wgsl", "store_vec4.wgsl", "subgroup.wgsl"];
+    GROUPED_WEIGHT_GRADIENT_SUBGROUP_U64_ALONG_SCALAR_C, "grouped_weight_gradient_subgroup_u64_along_scalar_c", "Weight gradient, by subgroups, loading a transposed B as u64, rows of C of any length.", subgroup_u64_along_scalar_c, ["../lib/oct_u64.wgsl", "load_u64_along.wgsl", "blocks.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
     GROUPED_WEIGHT_GRADIENT_WORKGROUP, "grouped_weight_gradient_workgroup", "Weight gradient, from workgroup memory.", workgroup, ["workgroup.wgsl"];
     GROUPED_WEIGHT_GRADIENT_COOPERATIVE, "grouped_weight_gradient_cooperative", "Weight gradient, on matrix units.", cooperative, ["load_vec4.wgsl", "store_vec4.wgsl", "cooperative_block.wgsl", "cooperative.wgsl"];
     GROUPED_WEIGHT_GRADIENT_PLAIN, "grouped_weight_gradient_plain", "Weight gradient, one output a thread.", plain, ["plain.wgsl"];
@@ -106,14 +122,14 @@ pub(super) struct Form {
     pub ta: Trans,
     /// Of B.
     pub tb: Trans,
-    /// Whether every row of A and B begins at a multiple of 16 bytes.
-    pub aligned: bool,
-    /// Whether every row of C does.
-    pub aligned_c: bool,
+    /// The largest of 8, 4 and 1 elements at a multiple of which every row of each matrix begins.
+    pub alignment_a: usize,
+    pub alignment_b: usize,
+    pub alignment_c: usize,
     /// Whether C may be added to: beta is not 0.
     pub read_c: bool,
     /// Whether A and B are f16.
-    pub half: bool,
+    pub half: [bool; 2],
     /// Whether the rows of C are cut into tiles by someone else (grouped products), so that it must not be turned.
     pub fixed_rows: bool,
 }
@@ -200,7 +216,8 @@ impl SubgroupTile {
 
 /// The table.
 pub(super) fn choose(gpu: &Gpu, family: &Family, form: Form) -> Choice {
-    let Form { m, n, k, ta, tb, aligned, aligned_c, read_c, half, fixed_rows } = form;
+    let Form { m, n, k, ta, tb, alignment_a, alignment_b, alignment_c, read_c, half, fixed_rows } = form;
+    let (aligned, aligned_c) = (alignment_a.min(alignment_b) >= 4, alignment_c >= 4);
     let flags = |ta, tb| {
         vec![
             ("A_TRANSPOSED", f64::from(u8::from(ta == Trans::T))),
@@ -228,10 +245,18 @@ pub(super) fn choose(gpu: &Gpu, family: &Family, form: Form) -> Choice {
             if !aligned_c {
                 constants.push(("READ_C", f64::from(u8::from(read_c))));
             }
-            let kernel = match (aligned, aligned_c) {
-                (true, true) => family.subgroup,
-                (true, false) => family.subgroup_scalar_c,
-                (false, _) => family.subgroup_scalar,
+            // B as it is stored comes in eights of columns, transposed in fours of steps.
+            let eights = n.is_multiple_of(8) && if turned { alignment_a } else { alignment_b } >= 8;
+            let u64s =
+                gpu.loads_u64() && half == [false; 2] && (lanes, tile.rows, tile.blocks) == (8, SUBGROUP_ROWS, 2);
+            let kernel = match (aligned, u64s, tb, aligned_c) {
+                (true, true, Trans::N, true) if eights => family.subgroup_u64,
+                (true, true, Trans::N, false) if eights => family.subgroup_u64_scalar_c,
+                (true, true, Trans::T, true) => family.subgroup_u64_along,
+                (true, true, Trans::T, false) => family.subgroup_u64_along_scalar_c,
+                (true, .., true) => family.subgroup,
+                (true, .., false) => family.subgroup_scalar_c,
+                (false, ..) => family.subgroup_scalar,
             };
             // The weight gradient: its rows are steps, as many as an expert has.
             if fixed_rows && form.ta == Trans::T {
@@ -244,7 +269,9 @@ pub(super) fn choose(gpu: &Gpu, family: &Family, form: Form) -> Choice {
             }
             Choice { kernel, constants, turned, workgroups: tile.workgroups(m, n) }
         }
-        Tier::Workgroup if gpu.cooperative_matrix() && half && aligned && aligned_c && m.min(n) > WORKGROUP_NARROW => {
+        Tier::Workgroup
+            if gpu.cooperative_matrix() && half == [true; 2] && aligned && aligned_c && m.min(n) > WORKGROUP_NARROW =>
+        {
             let mut constants = flags(ta, tb);
             constants.push(("LANES", f64::from(gpu.adapter().subgroup_size.0)));
             Choice { kernel: family.cooperative, constants, turned: false, workgroups: tiles(WORKGROUP_TILE) }
@@ -278,11 +305,26 @@ pub fn kernels() -> Vec<Variant> {
             for (turned, rows, blocks, lanes) in
                 [(0.0, 32.0, 2.0, 8.0), (0.0, 16.0, 1.0, 8.0), (1.0, 8.0, 2.0, 8.0), (0.0, 32.0, 1.0, 4.0)]
             {
-                for kernel in [family.subgroup, family.subgroup_scalar_c, family.subgroup_scalar] {
+                let mut kernels = vec![family.subgroup, family.subgroup_scalar_c, family.subgroup_scalar];
+                if (rows, blocks) == (32.0, 2.0) {
+                    kernels.extend(match set {
+                        0 | 1 => [family.subgroup_u64, family.subgroup_u64_scalar_c],
+                        _ => [family.subgroup_u64_along, family.subgroup_u64_along_scalar_c],
+                    });
+                }
+                for kernel in kernels {
                     let mut constants = flags.clone();
                     constants.extend([("C_TRANSPOSED", turned), ("TILE_ROWS", rows), ("COLUMN_BLOCKS", blocks)]);
                     constants.extend([("WG", lanes), ("K_TAIL", turned), ("B_ONCE", turned)]);
-                    if !std::ptr::eq(kernel, family.subgroup) {
+                    if [
+                        family.subgroup_scalar_c,
+                        family.subgroup_scalar,
+                        family.subgroup_u64_scalar_c,
+                        family.subgroup_u64_along_scalar_c,
+                    ]
+                    .iter()
+                    .any(|c| std::ptr::eq(kernel, *c))
+                    {
                         constants.push(("READ_C", 1.0 - turned));
                     }
                     all.push(Variant { kernel, constants });

@@ -14,7 +14,7 @@
 
 use super::gemm::Trans;
 use super::gemm_table::{self, Choice, Form, GROUPED, WEIGHT_GRADIENT};
-use super::window::{aligned, chunks, rows_that_fit, window};
+use super::window::{alignment, chunks, rows_that_fit, window};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, KernelParams, Launch};
 use crate::tensor::{DType, Tensor};
@@ -135,7 +135,6 @@ pub fn grouped_gemm_onto(x: &Tensor, w: &Tensor, trans_w: Trans, groups: &Groups
     if k == 0 {
         return Err(mismatch("an inner dimension of at least 1", x, w, groups, y));
     }
-    let (aligned, aligned_c) = (aligned(x, k) && aligned(w, wn), aligned(y, n));
     let row_limit = rows_that_fit(gpu, rows, k).min(rows_that_fit(gpu, rows, n));
     let expert_limit = rows_that_fit(gpu, experts, wm * wn);
     // The stored rows of a matrix that does not fit a binding are steps of K, or columns of Y.
@@ -160,10 +159,11 @@ pub fn grouped_gemm_onto(x: &Tensor, w: &Tensor, trans_w: Trans, groups: &Groups
                     k: steps.len(),
                     ta: Trans::N,
                     tb: trans_w,
-                    aligned,
-                    aligned_c,
+                    alignment_a: alignment(wx.first + steps.start as u32, k),
+                    alignment_b: alignment(ww.first, wn),
+                    alignment_c: alignment(wy.first + columns.start as u32, n),
                     read_c: beta != 0.0 || steps.start > 0,
-                    half: [x, w].iter().all(|t| t.dtype() == DType::F16),
+                    half: [x, w].map(|t| t.dtype() == DType::F16),
                     fixed_rows: true,
                 };
                 let choice = gemm_table::choose(gpu, &GROUPED, form);
@@ -216,7 +216,6 @@ pub fn grouped_weight_gradient(x: &Tensor, dy: &Tensor, groups: &Groups, beta: f
     if experts * m * n == 0 {
         return Ok(());
     }
-    let (aligned, aligned_c) = (aligned(x, m) && aligned(dy, n), aligned(dw, n));
     let row_limit = rows_that_fit(gpu, rows, m).min(rows_that_fit(gpu, rows, n)).min(gemm_table::longest_gradient(gpu));
     let expert_limit = rows_that_fit(gpu, experts, m * n);
     let stored_limit = if expert_limit == 0 { rows_that_fit(gpu, m, n) } else { m };
@@ -233,11 +232,12 @@ pub fn grouped_weight_gradient(x: &Tensor, dy: &Tensor, groups: &Groups, beta: f
                     k: groups.tile_rows,
                     ta: Trans::T,
                     tb: Trans::N,
-                    aligned,
-                    aligned_c,
+                    alignment_a: alignment(wx.first + s.start as u32, m),
+                    alignment_b: alignment(wy.first, n),
+                    alignment_c: alignment(wc.first, n),
                     // Parts of the rows are added.
                     read_c: true,
-                    half: [x, dy].iter().all(|t| t.dtype() == DType::F16),
+                    half: [x, dy].map(|t| t.dtype() == DType::F16),
                     fixed_rows: true,
                 };
                 let choice = gemm_table::choose(gpu, &WEIGHT_GRADIENT, form);

@@ -22,9 +22,15 @@ pub(super) fn window(x: &Tensor, range: Range<usize>) -> Window {
     Window { first: ((start - slice.offset) / bytes) as u32, slice: Bound { slice, dtype: Some(x.dtype()) } }
 }
 
-/// Whether the rows of `x`, of `columns` elements, begin at multiples of four elements.
-pub(super) fn aligned(x: &Tensor, columns: usize) -> bool {
-    BufferSlice::from(x).offset.is_multiple_of(4 * x.dtype().bytes() as u64) && columns.is_multiple_of(4)
+/// The largest of 8, 4 and 1 elements at a multiple of which all rows of a matrix begin, whose first element is `first` in its
+/// binding and whose rows are `stride` elements apart.
+pub(super) fn alignment(first: u32, stride: usize) -> usize {
+    [8, 4].into_iter().find(|&of| first.is_multiple_of(of as u32) && stride.is_multiple_of(of)).unwrap_or(1)
+}
+
+/// Whether the rows of `x`, of `columns` elements, begin at multiples of `of` elements.
+pub(super) fn aligned(x: &Tensor, columns: usize, of: usize) -> bool {
+    BufferSlice::from(x).offset.is_multiple_of((of * x.dtype().bytes()) as u64) && columns.is_multiple_of(of)
 }
 
 /// How many rows of `elements` elements, of 4 bytes or fewer, a window can have, at most `rows`; 0 when not even one fits.
