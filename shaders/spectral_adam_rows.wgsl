@@ -127,6 +127,7 @@ fn store_row(at: Place, row: u32, inside: bool, sum: Oct) {
     }
 }
 
+// Takes WALKS of any number; a walk adds to the `parts` of those before it.
 // weight -= lr (D + decay weight) if MOVE, D AdamW's direction for the gradient on_full G + on_common (the common part),
 // clipped; parts and b as in spectral_products_rows.wgsl, of D.
 @compute @workgroup_size(WG)
@@ -138,25 +139,32 @@ fn spectral_adam(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroup
     }
     let clip = loaded_clip();
     let at = place(index, lane);
-    let f0 = factors(at, at.near.at.x, at.near.inside.x);
-    let f1 = factors(at, at.near.at.y, at.near.inside.y);
-    let first = (vec4(at.matrix * params.rows) + at.near.at) * params.octs;
     let a_first = (at.matrix * 8u + lane) * params.octs;
     let v_first = params.vt_first + (at.layer * 8u + lane) * params.octs;
     let part = (at.block * 8u + lane) * params.octs;
-    var sum0: Oct;
-    var sum1: Oct;
-    for (var i = 0u; i < params.octs; i++) {
-        let columns = columns_at(a_first, v_first, i);
-        let d0 = move_oct(first.x + i, at.near.inside.x, f0, columns, clip);
-        let d1 = move_oct(first.y + i, at.near.inside.y, f1, columns, clip);
-        sum0 = reduce_oct(sum0, d0, columns.b_low, columns.b_high);
-        sum1 = reduce_oct(sum1, d1, columns.b_low, columns.b_high);
-        parts[part + i] = stored(Oct(add_inner(inner_two(f0.a, f1.a, d0.low, d1.low), lane),
-                                     add_inner(inner_two(f0.a, f1.a, d0.high, d1.high), lane)));
+    let end = min(at.first + ROWS * WALKS, params.rows);
+    for (var row = at.first; row < end; row += ROWS) {
+        let rows = rows_from(row + lane);
+        let f0 = factors(at, rows.at.x, rows.inside.x);
+        let f1 = factors(at, rows.at.y, rows.inside.y);
+        let first = (vec4(at.matrix * params.rows) + rows.at) * params.octs;
+        var sum0: Oct;
+        var sum1: Oct;
+        for (var i = 0u; i < params.octs; i++) {
+            let columns = columns_at(a_first, v_first, i);
+            let d0 = move_oct(first.x + i, rows.inside.x, f0, columns, clip);
+            sum0 = reduce_oct(sum0, d0, columns.b_low, columns.b_high);
+            let d1 = move_oct(first.y + i, rows.inside.y, f1, columns, clip);
+            sum1 = reduce_oct(sum1, d1, columns.b_low, columns.b_high);
+            let before = oct(parts[part + i]);
+            let again = row > at.first;
+            parts[part + i] = stored(Oct(
+                add_inner(inner_two(f0.a, f1.a, d0.low, d1.low), lane) + select(vec4(0.0), before.low, again),
+                add_inner(inner_two(f0.a, f1.a, d0.high, d1.high), lane) + select(vec4(0.0), before.high, again)));
+        }
+        store_row(at, rows.at.x, rows.inside.x, sum0);
+        store_row(at, rows.at.y, rows.inside.y, sum1);
     }
-    store_row(at, at.near.at.x, at.near.inside.x, sum0);
-    store_row(at, at.near.at.y, at.near.inside.y, sum1);
 }
 
 // `c` is the place in what the layer's experts share.

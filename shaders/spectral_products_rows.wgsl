@@ -1,5 +1,5 @@
 // Both skinny products of a stack X: [matrices, rows, 8 octs] with its layers' bases, in one pass over X.
-// Needs lib/grid.wgsl, lib/oct_*.wgsl, lib/eight_rows.wgsl with ROWS = 32 or 64.
+// Needs lib/grid.wgsl, lib/oct_*.wgsl, lib/eight_rows.wgsl with ROWS = 32 and any WALKS.
 
 struct Params {
     matrices: u32,
@@ -47,7 +47,8 @@ fn store_rows(at: Place, rows: Rows, sums: FourRows) {
     store_row(at, rows.at.w, rows.inside.w, sums.r3);
 }
 
-// parts: [matrices, blocks, 8, octs], U^T X of each block of rows (sum_blocks adds them up); b = X V: [matrices, rows, 8];
+// parts: [matrices, blocks, 8, octs], U^T X of each block of rows, a walk adding to what those before it gave (sum_blocks adds
+// the blocks up); b = X V: [matrices, rows, 8];
 // squares: [matrices, blocks, 8], the squares of the rows of each lane.
 @compute @workgroup_size(WG)
 fn spectral_products(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -57,36 +58,29 @@ fn spectral_products(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workg
         return;
     }
     let at = place(index, lane);
-    let basis = basis_rows(at, at.near);
-    let far_basis = basis_rows(at, at.far);
-    let first = (vec4(at.matrix * params.rows) + at.near.at) * params.octs;
-    let far_first = (vec4(at.matrix * params.rows) + at.far.at) * params.octs;
     let v_first = (at.layer * 8u + lane) * params.octs;
     let part = (at.block * 8u + lane) * params.octs;
-    var sums: FourRows;
-    var far_sums: FourRows;
+    let end = min(at.first + ROWS * WALKS, params.rows);
     var square = vec4(0.0);
-    for (var i = 0u; i < params.octs; i++) {
-        let x = load(first, i, at.near);
-        let v = oct(vt[v_first + i]);
-        let low = spread(v.low);
-        let high = spread(v.high);
-        sums = reduce_four(sums, x, low, high);
-        square = add_squares(add_squares(square, lows(x)), highs(x));
-        var inner_low = inner(Eight(), basis, lows(x));
-        var inner_high = inner(Eight(), basis, highs(x));
-        if ROWS == 64u {
-            let far = load(far_first, i, at.far);
-            far_sums = reduce_four(far_sums, far, low, high);
-            square = add_squares(add_squares(square, lows(far)), highs(far));
-            inner_low = inner(inner_low, far_basis, lows(far));
-            inner_high = inner(inner_high, far_basis, highs(far));
+    for (var row = at.first; row < end; row += ROWS) {
+        let rows = rows_from(row + lane);
+        let basis = basis_rows(at, rows);
+        let first = (vec4(at.matrix * params.rows) + rows.at) * params.octs;
+        var sums: FourRows;
+        for (var i = 0u; i < params.octs; i++) {
+            let v = oct(vt[v_first + i]);
+            let low = spread(v.low);
+            let high = spread(v.high);
+            let four = load(first, i, rows);
+            sums = reduce_four(sums, four, low, high);
+            square = add_squares(add_squares(square, lows(four)), highs(four));
+            let before = oct(parts[part + i]);
+            let again = row > at.first;
+            parts[part + i] = stored(Oct(
+                add_inner(inner(Eight(), basis, lows(four)), lane) + select(vec4(0.0), before.low, again),
+                add_inner(inner(Eight(), basis, highs(four)), lane) + select(vec4(0.0), before.high, again)));
         }
-        parts[part + i] = stored(Oct(add_inner(inner_low, lane), add_inner(inner_high, lane)));
-    }
-    store_rows(at, at.near, sums);
-    if ROWS == 64u {
-        store_rows(at, at.far, far_sums);
+        store_rows(at, rows, sums);
     }
     squares[at.block * 8u + lane] = (square.x + square.y) + (square.z + square.w);
 }

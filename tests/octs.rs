@@ -19,7 +19,7 @@ use sdmoe::tensor::Tensor;
 /// The state after six steps, of which two refresh, and the names of the kernels that ran in the last.
 fn train(gpu: &Gpu, as_published: bool) -> (Vec<Vec<u32>>, Vec<&'static str>) {
     let mut builder = ParamBuilder::default();
-    builder.add("layers.0.gate", Group::Experts(ExpertMatrix::Gate), &[3, 41, 40]);
+    builder.add("layers.0.gate", Group::Experts(ExpertMatrix::Gate), &[3, 301, 40]);
     builder.add("embedding", Group::Decay, &[11, 3]);
     let set = builder.build(gpu).unwrap();
     let fill = |seed: u64| {

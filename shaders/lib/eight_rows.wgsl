@@ -2,9 +2,9 @@
 // matrices, rows, octs (of a row) and experts (matrices of a layer). An oct is eight columns of a row, or of a factor of rank
 // 8 one row: a number for each direction.
 //
-// A workgroup is a subgroup and takes a block of ROWS rows: lane l has the rows l, 8 + l, 16 + l, 24 + l of the block (of 16
-// the first two), and all lanes walk along their rows together; of 64 it has 32 more in the same walk. So a load touches eight
-// cache lines at once, and the next loads use them up. With the lanes along the columns of a block of rows a load touches two, which software
+// A workgroup is a subgroup and takes a block of WALKS times ROWS rows, ROWS after ROWS: lane l has the rows l, 8 + l, 16 + l,
+// 24 + l of ROWS (of 16 the first two), and all lanes walk along their rows together. So a load touches eight cache lines at
+// once, and the next loads use them up. With the lanes along the columns of a block of rows a load touches two, which software
 // adapters wait for: a third of the speed.
 //
 // What belongs to the columns (an oct of each of the eight rows of V^T, say) is loaded once for all its rows, one oct a lane,
@@ -13,8 +13,10 @@
 
 // Lanes of a subgroup, and the rank.
 override WG: u32 = 8u;
-// Rows of a workgroup: 16, 32 or 64, as the kernel says.
+// Rows of a walk: 16 or 32, as the kernel says.
 override ROWS: u32 = 32u;
+// Walks of a workgroup, one after the other: more than one where the kernel has a loop for them.
+override WALKS: u32 = 1u;
 // The number of rows is no multiple of those: what is past the last repeats it, with weight zero, and is not stored.
 override ROW_TAIL: bool = false;
 
@@ -29,13 +31,14 @@ struct Place {
     layer: u32,
     // Block of rows, counted over all matrices.
     block: u32,
+    // The block's first row within the matrix.
+    first: u32,
+    // Of the first walk.
     near: Rows,
-    // Of a block of 64.
-    far: Rows,
 }
 
 fn blocks_of_rows() -> u32 {
-    return (params.rows + ROWS - 1u) / ROWS;
+    return (params.rows + ROWS * WALKS - 1u) / (ROWS * WALKS);
 }
 
 fn rows_from(first: u32) -> Rows {
@@ -53,8 +56,8 @@ fn place(index: u32, lane: u32) -> Place {
     let layer = index / (experts * blocks);
     let block = index / experts % blocks;
     let matrix = layer * experts + index % experts;
-    let first = block * ROWS + lane;
-    return Place(matrix, layer, matrix * blocks + block, rows_from(first), rows_from(first + 32u));
+    let first = block * ROWS * WALKS;
+    return Place(matrix, layer, matrix * blocks + block, first, rows_from(first + lane));
 }
 
 // A vec4 for each direction, the same in all lanes.

@@ -27,6 +27,7 @@ fn steps_and_refreshes_follow_dense_projectors_in_f64() {
             // What the kernels for eight lanes and rank 8 take, without and with rows past a block, and not.
             [2, 3, 64, 40, 8],
             [2, 2, 41, 40, 8],
+            [1, 2, 300, 24, 8],
             [2, 2, 41, 36, 8],
         ] {
             follow(&gpu, sizes, config.clone(), SpectralInit::Fresh);

@@ -20,29 +20,35 @@ use crate::kernels::spectral_place::{Place, places};
 const RANK: usize = 8;
 /// Rows of a workgroup, as in lib/eight_rows.wgsl.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Block(usize);
+struct Block {
+    rows: usize,
+    walks: usize,
+}
 
 impl Block {
-    /// Of AdamW's passes. With 32 rows their loops are more code than a processor's first cache of instructions holds.
-    const ADAM: Block = Block(16);
+    /// Of the products. One walk after the other adds to the same sums, so that they are small.
+    const PRODUCTS: Block = Block { rows: 32, walks: 4 };
+    /// Of AdamW's pass with the direction's products: with 32 rows a walk its loop is more code than a processor's first cache
+    /// of instructions holds.
+    const ADAM: Block = Block { rows: 16, walks: 8 };
+    /// Of AdamW's pass without.
+    const FOLLOW: Block = Block { rows: 16, walks: 1 };
     /// Where a common part is added, and of the factors.
-    const APPLY: Block = Block(32);
-
-    /// Of the products: 64 rows, unless half of the last block would be past the end of `m` rows.
-    fn products(m: usize) -> Self {
-        Block(if m.next_multiple_of(64) - m < 32 { 64 } else { 32 })
-    }
+    const APPLY: Block = Block { rows: 32, walks: 1 };
 
     /// How many `m` rows take.
     fn count(self, m: usize) -> usize {
-        m.div_ceil(self.0)
+        m.div_ceil(self.rows * self.walks)
+    }
+
+    fn constants(self, tail: bool) -> [(&'static str, f64); 4] {
+        let tail = f64::from(u8::from(tail));
+        [("WG", RANK as f64), ("ROWS", self.rows as f64), ("WALKS", self.walks as f64), ("ROW_TAIL", tail)]
     }
 
     fn launch<'a>(self, gpu: &Gpu, kernel: &'static Octs, m: usize) -> Launch<'a> {
-        Launch::new(kernel.on(gpu))
-            .constant("WG", RANK as u32)
-            .constant("ROWS", self.0 as u32)
-            .constant("ROW_TAIL", u32::from(!m.is_multiple_of(self.0)))
+        let constants = self.constants(!m.is_multiple_of(self.rows));
+        constants.into_iter().fold(Launch::new(kernel.on(gpu)), |launch, (name, value)| launch.constant(name, value))
     }
 }
 
@@ -63,24 +69,21 @@ octs! { "A common part added.", SPECTRAL_APPLY_ROWS, "spectral_apply_rows", "spe
 /// This module's kernels.
 pub fn kernels() -> Vec<Variant> {
     let mut all = Vec::new();
-    for tail in [0.0, 1.0] {
-        let mut add = |kernel: &'static Octs, rows: usize, more: &[(&'static str, f64)]| {
-            let constants = [("WG", RANK as f64), ("ROWS", rows as f64), ("ROW_TAIL", tail)];
-            all.extend(kernel.variants(&[constants.as_slice(), more].concat()));
+    for tail in [false, true] {
+        let mut add = |kernel: &'static Octs, block: Block, more: &[(&'static str, f64)]| {
+            all.extend(kernel.variants(&[&block.constants(tail), more].concat()));
         };
-        for rows in [32, 64] {
-            add(&SPECTRAL_PRODUCTS_ROWS, rows, &[]);
+        add(&SPECTRAL_PRODUCTS_ROWS, Block::PRODUCTS, &[]);
+        for block in [Block::PRODUCTS, Block::ADAM] {
+            add(&SUM_BLOCKS_ROWS, block, &[]);
         }
-        for rows in [16, 32, 64] {
-            add(&SUM_BLOCKS_ROWS, rows, &[]);
-        }
-        add(&LEFT_FACTORS_ROWS, Block::APPLY.0, &[]);
-        add(&SPECTRAL_APPLY_ROWS, Block::APPLY.0, &[]);
+        add(&LEFT_FACTORS_ROWS, Block::APPLY, &[]);
+        add(&SPECTRAL_APPLY_ROWS, Block::APPLY, &[]);
         for common in [0.0, 1.0] {
             for (full, flag) in [(1.0, 1.0), (0.0, 0.0), (0.0, 1.0)] {
                 let flags = [("COMMON", common), ("FULL", full)];
-                add(&SPECTRAL_ADAM_ROWS, Block::ADAM.0, &[flags.as_slice(), &[("MOVE", flag)]].concat());
-                add(&SPECTRAL_ADAM_FOLLOW_ROWS, Block::ADAM.0, &[flags.as_slice(), &[("FOLLOW", flag)]].concat());
+                add(&SPECTRAL_ADAM_ROWS, Block::ADAM, &[flags.as_slice(), &[("MOVE", flag)]].concat());
+                add(&SPECTRAL_ADAM_FOLLOW_ROWS, Block::FOLLOW, &[flags.as_slice(), &[("FOLLOW", flag)]].concat());
             }
         }
     }
@@ -105,7 +108,7 @@ pub(crate) fn parts(gpu: &Gpu, shape: [usize; 4], k: usize) -> Result<Option<Vec
         return Ok(None);
     }
     // The sums of blocks are the largest of what belongs to a matrix beside its rows.
-    let blocks = Block::ADAM.count(m);
+    let blocks = Block::PRODUCTS.count(m).max(Block::ADAM.count(m));
     // AdamW's pass has U^T X, V^T and the clip in one binding.
     let by_matrix = [blocks * RANK * n, blocks * RANK, RANK * RANK, 2 * RANK * n + 8];
     let Ok(parts) = places(gpu, "spectral decoupling", shape, &[2 * RANK, RANK], &by_matrix, &[RANK * n, m * n]) else {

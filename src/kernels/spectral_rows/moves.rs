@@ -117,10 +117,9 @@ pub(crate) fn adam(
     let (gpu, shape) = (clip.gpu(), sizes("spectral direction", stack.weight)?);
     let [_, experts, m, n] = shape;
     let Some(places) = parts(gpu, shape, basis.rank())? else { return Ok(Recorded::Nothing) };
-    let block = Block::ADAM;
-    let partial = match wanted {
-        Wanted::Products { .. } => Some(Partial::new(gpu, block, shape)?),
-        Wanted::Lead(_) | Wanted::Follow(_) => None,
+    let (block, partial) = match wanted {
+        Wanted::Products { .. } => (Block::ADAM, Some(Partial::new(gpu, Block::ADAM, shape)?)),
+        Wanted::Lead(_) | Wanted::Follow(_) => (Block::FOLLOW, None),
     };
     for place in &places {
         let (left, right, vt_first) = packed(place, mix, basis, clip)?;

@@ -24,12 +24,9 @@ pub(super) struct Partial {
 
 impl Partial {
     pub(super) fn new(gpu: &Gpu, block: Block, [layers, experts, m, n]: [usize; 4]) -> Result<Self> {
-        // Of one size whatever the block, so that the pool has one buffer for all.
-        let matrices = layers * experts * RANK * n;
-        let parts = Tensor::empty_f32(gpu, [matrices * Block::ADAM.count(m)])?.slice(0..matrices * block.count(m))?;
         Ok(Self {
             block,
-            parts: parts.reshape([layers, experts, block.count(m) * RANK, n])?,
+            parts: Tensor::empty_f32(gpu, [layers, experts, block.count(m) * RANK, n])?,
             b: Tensor::empty_f32(gpu, [layers, experts, m, RANK])?,
         })
     }
@@ -65,7 +62,7 @@ pub(crate) fn products(basis: &Basis, x: &Tensor) -> Result<Option<Products>> {
     let (gpu, shape) = (x.gpu(), sizes("gradient split", x)?);
     let [layers, experts, m, n] = shape;
     let Some(places) = parts(gpu, shape, basis.rank())? else { return Ok(None) };
-    let block = Block::products(m);
+    let block = Block::PRODUCTS;
     let partial = Partial::new(gpu, block, shape)?;
     let squares = Tensor::empty_f32(gpu, [layers, experts, block.count(m) * RANK])?;
     for place in &places {
