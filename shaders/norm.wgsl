@@ -12,8 +12,11 @@ struct Params {
 @group(0) @binding(1) var<storage, read> x: array<Pack>;
 @group(0) @binding(2) var<storage, read_write> partials: array<f32>;
 
-// partials[first_slot + thread] = weight * the sum of the squares of this thread's elements. Of a scalar pack only those
-// in columns first_column.. of rows of `columns` count.
+// Only some of the columns count.
+override COLUMNS: bool = false;
+
+// partials[first_slot + thread] = weight * the sum of the squares of this thread's elements; with COLUMNS only of the packs from
+// `first_column` on of rows of `columns` packs.
 @compute @workgroup_size(WG)
 fn sum_squares(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                @builtin(local_invocation_index) lane: u32) {
@@ -24,7 +27,7 @@ fn sum_squares(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups)
     let own = stretch(group, groups, lane, params.packs);
     var sum = Pack(0.0);
     for (var i = own.start; i < own.end; i += stretch_step()) {
-        if PACK > 1u || i % params.columns >= params.first_column {
+        if !COLUMNS || i % params.columns >= params.first_column {
             let value = x[i];
             sum += value * value;
         }

@@ -15,6 +15,11 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> parts: array<StoredOct>;
 @group(0) @binding(5) var<storage, read_write> b: array<StoredOct>;
 @group(0) @binding(6) var<storage, read_write> squares: array<f32>;
+// [layers, rows, octs]: what the experts of a layer have in common.
+@group(0) @binding(7) var<storage, read> common_matrix: array<StoredOct>;
+
+// The products are those of X - common_matrix.
+override BEYOND: bool = false;
 
 fn basis_row(at: Place, row: u32, inside: bool) -> Oct {
     return masked(oct(u[at.layer * params.rows + row]), inside);
@@ -25,9 +30,21 @@ fn basis_rows(at: Place, rows: Rows) -> FourRows {
                     basis_row(at, rows.at.z, rows.inside.z), basis_row(at, rows.at.w, rows.inside.w));
 }
 
-fn load(first: vec4<u32>, i: u32, rows: Rows) -> FourRows {
-    return FourRows(masked(oct(x[first.x + i]), rows.inside.x), masked(oct(x[first.y + i]), rows.inside.y),
-                    masked(oct(x[first.z + i]), rows.inside.z), masked(oct(x[first.w + i]), rows.inside.w));
+fn load_row(i: u32, c: u32, inside: bool) -> Oct {
+    let own = oct(x[i]);
+    if BEYOND {
+        let shared_row = oct(common_matrix[c]);
+        return masked(Oct(own.low - shared_row.low, own.high - shared_row.high), inside);
+    }
+    return masked(own, inside);
+}
+
+// `shared_first` is the place in what the layer's experts share.
+fn load(first: vec4<u32>, shared_first: vec4<u32>, i: u32, rows: Rows) -> FourRows {
+    return FourRows(load_row(first.x + i, shared_first.x + i, rows.inside.x),
+                    load_row(first.y + i, shared_first.y + i, rows.inside.y),
+                    load_row(first.z + i, shared_first.z + i, rows.inside.z),
+                    load_row(first.w + i, shared_first.w + i, rows.inside.w));
 }
 
 fn add_squares(sum: vec4<f32>, x: Four) -> vec4<f32> {
@@ -66,12 +83,13 @@ fn spectral_products(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workg
         let rows = rows_from(row + lane);
         let basis = basis_rows(at, rows);
         let first = (vec4(at.matrix * params.rows) + rows.at) * params.octs;
+        let shared_first = (vec4(at.layer * params.rows) + rows.at) * params.octs;
         var sums: FourRows;
         for (var i = 0u; i < params.octs; i++) {
             let v = oct(vt[v_first + i]);
             let low = spread(v.low);
             let high = spread(v.high);
-            let four = load(first, i, rows);
+            let four = load(first, shared_first, i, rows);
             sums = reduce_four(sums, four, low, high);
             square = add_squares(add_squares(square, lows(four)), highs(four));
             let before = oct(parts[part + i]);

@@ -132,7 +132,7 @@ impl Basis {
     /// # Errors
     /// [`Error::Shape`] when the sizes do not fit; [`Error::Device`].
     pub fn skinny(&self, x: &Tensor) -> Result<Skinny> {
-        if let Some(products) = spectral_rows::products(self, x)? {
+        if let Some(products) = spectral_rows::products(self, x, None)? {
             return Ok(products.skinny);
         }
         let [layers, experts, m, n] = sizes("gradient split", x)?;
@@ -161,7 +161,7 @@ impl Basis {
 
     /// Records the skinny products of `x: [layers, experts, m, n]` and what [`Basis::factors_of`] needs beside them.
     pub(crate) fn products(&self, x: &Tensor) -> Result<Products> {
-        if let Some(products) = spectral_rows::products(self, x)? {
+        if let Some(products) = spectral_rows::products(self, x, None)? {
             return Ok(products);
         }
         let skinny = self.skinny(x)?;

@@ -23,9 +23,9 @@ pub static SUM_SQUARES: Kernel = Kernel {
     entry: "sum_squares",
     constants: &[],
 };
-/// Sums of squares, one element at a time, of some of the columns.
-pub static SUM_SQUARES_COLUMNS: Kernel = Kernel {
-    name: "sum_squares_columns",
+/// Sums of squares, one element at a time.
+pub static SUM_SQUARES_SCALAR: Kernel = Kernel {
+    name: "sum_squares_scalar",
     sources: &[
         include_str!("../../shaders/lib/grid.wgsl"),
         include_str!("../../shaders/lib/stretch.wgsl"),
@@ -54,9 +54,9 @@ pub static CLIP_LOSS_SCALE: Kernel = Kernel {
 /// This module's kernels.
 pub fn kernels() -> Vec<Variant> {
     let mut all: Vec<Variant> = vec![(&CLIP_SCALE).into(), (&CLIP_LOSS_SCALE).into()];
-    for kernel in [&SUM_SQUARES, &SUM_SQUARES_COLUMNS] {
+    for kernel in [&SUM_SQUARES, &SUM_SQUARES_SCALAR] {
         all.push(kernel.into());
-        all.push(Variant { kernel, constants: vec![("WG", 8.0), ("STRETCHES", 1.0)] });
+        all.push(Variant { kernel, constants: vec![("WG", 8.0), ("STRETCHES", 1.0), ("COLUMNS", 1.0)] });
     }
     all
 }
@@ -152,14 +152,15 @@ impl GradientNorm {
         let mut slots = 0;
         let threads = stretch::geometry(gpu).0;
         for Term { x, weight, columns } in &self.terms {
-            let packed = columns.1 == 0 && x.numel() % 4 == 0;
             let (x, columns) = if columns.1 == 0 {
                 (x.reshape([x.numel()])?, (1, 0))
             } else {
                 (x.reshape([x.rows(), x.cols()])?, *columns)
             };
+            let whole = columns.1 == 0;
+            let packed = if whole { x.numel().is_multiple_of(4) } else { (columns.0 | columns.1).is_multiple_of(4) };
             let (kernel, width): (&'static Kernel, _) =
-                if packed { (&SUM_SQUARES, 4) } else { (&SUM_SQUARES_COLUMNS, 1) };
+                if packed { (&SUM_SQUARES, 4) } else { (&SUM_SQUARES_SCALAR, 1) };
             for range in row_chunks(gpu, "gradient norm", x.dims()[0], &[columns.0])? {
                 let x = x.slice(range)?;
                 let packs = x.numel() / width;
@@ -167,12 +168,12 @@ impl GradientNorm {
                 let params = SumParams {
                     packs: packs as u32,
                     first_slot: slots as u32,
-                    columns: columns.0 as u32,
-                    first_column: columns.1 as u32,
+                    columns: columns.0.div_ceil(width) as u32,
+                    first_column: (columns.1 / width) as u32,
                     weight: *weight,
                 };
                 slots += groups * threads as usize;
-                launches.push((kernel, x, params, packs));
+                launches.push((kernel, x, params, packs, whole));
             }
         }
         let first_sum = slots;
@@ -182,8 +183,9 @@ impl GradientNorm {
             let expected = format!("partial sums within {} bytes", gpu.max_binding_bytes());
             return Err(Error::shape("gradient norm", expected, format!("{} bytes", partials.bytes())));
         }
-        for (kernel, x, params, packs) in &launches {
-            let launch = stretch::launch_of(gpu, kernel, ITEMS, *packs).params(params);
+        for (kernel, x, params, packs, whole) in &launches {
+            let launch =
+                stretch::launch_of(gpu, kernel, ITEMS, *packs).constant("COLUMNS", u32::from(!whole)).params(params);
             launch.read("x", x).write("partials", &partials).run(gpu)?;
         }
         let mut slot = first_sum;

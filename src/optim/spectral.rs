@@ -20,7 +20,7 @@
 //! gives the common part back.
 
 use crate::error::Result;
-use crate::kernels::spectral::{Factors, Skinny, square_norms, sum_experts};
+use crate::kernels::spectral::{Factors, Products, Skinny, square_norms, sum_experts};
 use crate::kernels::spectral_rows::{self, Recorded, Stack, Wanted};
 use crate::kernels::spectral_shared::accept;
 use crate::kernels::spectral_update::{AdamFactors, Mix, Moments, Move, apply, direction};
@@ -179,27 +179,25 @@ impl SpectralStack {
         accept(&share, &self.record.share, clip)
     }
 
-    /// Records the drift of `unique` = W_u into `target: [3, layers, E]`: squared norms of `U^T W_u,i`, `W_u,i V` and `W_u,i`.
-    pub(super) fn record_drift(&self, unique: &Tensor, target: &Tensor) -> Result<()> {
-        let products = self.basis.products(unique)?;
-        for (i, x) in [&products.skinny.a, &products.skinny.b].into_iter().enumerate() {
-            target.slice(i..i + 1)?.copy_from(&square_norms(x, 0)?)?;
+    /// Records the products of `W_u`; where they need it stored, it overwrites the gradient.
+    fn unique_products(&self) -> Result<Products> {
+        if let Some(products) = spectral_rows::products(&self.basis, &self.w, Some(&self.w_c))? {
+            return Ok(products);
         }
-        target.slice(2..3)?.copy_from(&squares(unique, products.squares.as_ref())?)
+        self.unique_into(&self.gradient)?;
+        self.basis.products(&self.gradient)
     }
 
     /// Records a refresh: new bases from `W_c` by randomized SVD, with `warm_start` from the old V, then the realignment of
     /// `W_u` that `config` asks for. `seed` and `step` choose the sketch. Nothing changes where `clip` says that the norm is
-    /// not finite, but the gradient, which is overwritten: `W_u` lies there meanwhile.
+    /// not finite, but the gradient, which may be overwritten: `W_u` lies there meanwhile.
     ///
     /// # Errors
     /// [`crate::Error::Device`].
     pub fn refresh(&self, config: &SpectralConfig, seed: u64, step: u64, clip: &Tensor) -> Result<()> {
         let w_c = self.matrices_c()?;
         let drift = Tensor::empty_f32(clip.gpu(), self.record.drift.shape())?;
-        let unique = &self.gradient;
-        self.unique_into(unique)?;
-        self.record_drift(unique, &drift)?;
+        record_drift(&self.unique_products()?, &self.gradient, &drift)?;
         accept(&drift, &self.record.drift, clip)?;
         accept(&square_norms(&w_c, 0)?, &self.record.energy, clip)?;
         let (basis, k) = (&self.basis, self.basis.rank());
@@ -216,7 +214,7 @@ impl SpectralStack {
         if config.realign == Realign::None {
             return Ok(());
         }
-        let mut removed = basis.products(unique)?;
+        let mut removed = self.unique_products()?;
         if config.realign == Realign::Absorb {
             // W_c takes the mean of what W_u loses, so that W changes by what the mean leaves.
             let mean = removed.mean()?;
@@ -227,6 +225,15 @@ impl SpectralStack {
         let factors = basis.factors_of(&removed)?;
         apply(&self.w, Move::common(-1.0, &factors), basis, clip)
     }
+}
+
+/// Records the drift of `W_u` from its products into `target: [3, layers, E]`: squared norms of `U^T W_u,i`, `W_u,i V` and
+/// `W_u,i`. `unique` is `W_u` where the products have no sums of squares.
+pub(super) fn record_drift(products: &Products, unique: &Tensor, target: &Tensor) -> Result<()> {
+    for (i, x) in [&products.skinny.a, &products.skinny.b].into_iter().enumerate() {
+        target.slice(i..i + 1)?.copy_from(&square_norms(x, 0)?)?;
+    }
+    target.slice(2..3)?.copy_from(&squares(unique, products.squares.as_ref())?)
 }
 
 /// The squared norm of each matrix of `x: [layers, experts, m, n]`, from sums that add up to it where there are some.

@@ -9,6 +9,7 @@ use crate::kernels::spectral::{pair_overlaps, sizes};
 use crate::linalg::svd::{Draw, SvdOptions, randomized_svd};
 use crate::nn::config::{ExpertMatrix, GradientForm};
 use crate::nn::spectral::{SpectralBank, SpectralStack};
+use crate::optim::spectral::record_drift;
 use crate::tensor::Tensor;
 
 /// What to measure.
@@ -125,7 +126,7 @@ impl Part {
         let [l, e, m, n] = sizes("spectral metrics", &stack.w)?;
         let drift = Tensor::empty_f32(stack.w.gpu(), [3, l, e])?;
         let w_u = stack.unique()?;
-        stack.record_drift(&w_u, &drift)?;
+        record_drift(&stack.basis.products(&w_u)?, &w_u, &drift)?;
         let r = &stack.record;
         let record = [&drift, &r.drift, &r.share, &r.energy, &r.singular, &r.angles];
         let r = if options.subspace == 0 { leading(m, n) } else { options.subspace.min(m.min(n)) };

@@ -73,7 +73,9 @@ pub fn kernels() -> Vec<Variant> {
         let mut add = |kernel: &'static Octs, block: Block, more: &[(&'static str, f64)]| {
             all.extend(kernel.variants(&[&block.constants(tail), more].concat()));
         };
-        add(&SPECTRAL_PRODUCTS_ROWS, Block::PRODUCTS, &[]);
+        for beyond in [0.0, 1.0] {
+            add(&SPECTRAL_PRODUCTS_ROWS, Block::PRODUCTS, &[("BEYOND", beyond)]);
+        }
         for block in [Block::PRODUCTS, Block::ADAM] {
             add(&SUM_BLOCKS_ROWS, block, &[]);
         }

@@ -57,8 +57,9 @@ impl Partial {
     }
 }
 
-/// Records the skinny products of `x: [layers, experts, m, n]` with `basis`; none where these kernels do not take it.
-pub(crate) fn products(basis: &Basis, x: &Tensor) -> Result<Option<Products>> {
+/// Records the skinny products with `basis` of `x: [layers, experts, m, n]`, or of what it has beyond `common: [layers, 1, m, n]`;
+/// none where these kernels do not take it.
+pub(crate) fn products(basis: &Basis, x: &Tensor, common: Option<&Tensor>) -> Result<Option<Products>> {
     let (gpu, shape) = (x.gpu(), sizes("gradient split", x)?);
     let [layers, experts, m, n] = shape;
     let Some(places) = parts(gpu, shape, basis.rank())? else { return Ok(None) };
@@ -74,7 +75,9 @@ pub(crate) fn products(basis: &Basis, x: &Tensor) -> Result<Option<Products>> {
                 octs: (n / 8) as u32,
                 experts: experts as u32,
             })
+            .constant("BEYOND", u32::from(common.is_some()))
             .read("x", &place.rows(x)?)
+            .read("common_matrix", &common.map_or_else(|| place.rows(x), |c| place.layer_rows(c))?)
             .read("u", &place.layers(&basis.u)?)
             .read("vt", &place.layers(&basis.vt)?)
             .write("parts", &place.matrices(&partial.parts)?)
