@@ -1,17 +1,18 @@
 // One tile of a matrix product by one subgroup, for adapters where registers are fast and barriers slow (software).
-// Needs lib/gemm_tile.wgsl; gemm/load_vec4.wgsl or gemm/load_scalar.wgsl with gemm/blocks.wgsl, or gemm/load_u64.wgsl; and
-// gemm/store_vec4.wgsl or gemm/store_scalar.wgsl. At least 4 rows, 4 columns and 4 steps of k.
+// Needs lib/gemm_tile.wgsl; gemm/load_vec4.wgsl, gemm/load_scalar.wgsl or gemm/load_u64_along.wgsl with gemm/blocks.wgsl, or
+// gemm/load_u64.wgsl; and gemm/store_vec4.wgsl or gemm/store_scalar.wgsl. At least 4 rows, 4 columns and 4 steps of k.
 //
-// A workgroup is one subgroup. Lanes go along the columns, four each, twice where COLUMN_BLOCKS is 2; a lane holds
-// TILE_ROWS rows of its columns. For four steps of k a lane loads its 4 x 4 blocks of op(B), and all lanes together load
+// A workgroup is one subgroup. Lanes go along the columns, four each, twice where COLUMN_BLOCKS is 2 (side by side with
+// gemm/load_u64.wgsl); a lane holds TILE_ROWS rows of its columns. For four steps of k a lane loads its 4 x 4 blocks of op(B), and all lanes together load
 // 8 x 4 blocks of op(A), one vec4 each, whose elements reach the others by broadcasts from a constant lane: moves between
 // registers. No workgroup memory, no barrier, no array indexed at run time. llvmpipe makes of each load a loop over the
-// lanes of some 46 instructions each, so loads are more than half of all instructions and large tiles pay, although
-// their sums lie in the L1 cache, not in registers. Measured against others in docs/performance.md.
+// lanes of some 46 instructions each, so loads are about half of all instructions and large tiles pay, although their
+// sums lie in the L1 cache, not in registers. Between the loads of A the sums of eight rows are one basic block; those of
+// sixteen are compiled to code that is slower by half. Measured against others in docs/performance.md.
 //
 // Rows, columns and steps come in fours. The last four are moved back to end with the matrix: rows and columns that
 // another four has too are computed and not stored, steps that were counted already get the factor zero. So nothing in
-// the loop depends on the edges. Operands may also be padded to fours beyond C's last row or column, which is where
+// the loop depends on the edges. Operands may also be padded beyond C's last row or column, which is where
 // c_rows and c_columns are below m and n.
 
 // Lanes of a subgroup: 4, or a multiple of 8.

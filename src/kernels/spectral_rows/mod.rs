@@ -99,8 +99,8 @@ fn applies(gpu: &Gpu, k: usize, n: usize) -> bool {
         && lanes == (RANK as u32, RANK as u32)
         && k == RANK
         && n.is_multiple_of(8)
-        // A lane's only long loop is along a row.
-        && n / 8 <= gpu.adapter().loop_limit() / 2
+        // A lane's long loops are along its rows, one after the other.
+        && Block::ADAM.walks.max(Block::PRODUCTS.walks) * (n / 8 + 1) <= gpu.adapter().loop_limit() / 2
 }
 
 /// The launches for a stack of `shape`, none where these kernels do not take it: in each whole matrices must fit.
