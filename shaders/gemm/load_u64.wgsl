@@ -7,8 +7,7 @@
 @group(0) @binding(2) var<storage, read> b: array<StoredOct>;
 
 fn a_quad(index: u32) -> vec4<f32> {
-    let pairs = a[index / 4u];
-    return vec4(unpack(pairs.x), unpack(pairs.y));
+    return quad(a[index / 4u]);
 }
 
 fn b_oct(index: u32) -> Oct {

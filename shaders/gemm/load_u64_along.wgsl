@@ -9,8 +9,7 @@ fn a_quad(index: u32) -> vec4<f32> {
 }
 
 fn b_quad(index: u32) -> vec4<f32> {
-    let pairs = b[index / 4u];
-    return vec4(unpack(pairs.x), unpack(pairs.y));
+    return quad(b[index / 4u]);
 }
 
 // The first of four elements.

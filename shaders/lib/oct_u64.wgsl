@@ -16,8 +16,12 @@ fn pack(pair: vec2<f32>) -> u64 {
     return u64(bitcast<u32>(pair.x)) | (u64(bitcast<u32>(pair.y)) << 32u);
 }
 
+fn quad(pairs: vec2<u64>) -> vec4<f32> {
+    return vec4(unpack(pairs.x), unpack(pairs.y));
+}
+
 fn oct(x: StoredOct) -> Oct {
-    return Oct(vec4(unpack(x.x), unpack(x.y)), vec4(unpack(x.z), unpack(x.w)));
+    return Oct(quad(x.xy), quad(x.zw));
 }
 
 fn stored(x: Oct) -> StoredOct {

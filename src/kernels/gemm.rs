@@ -147,7 +147,7 @@ impl<'a> Product<'a> {
     /// Copies of A and B as `pad` makes them, of those that need it, where that pays.
     fn padded_copies(&self, batch: usize) -> Result<[Option<Tensor>; 2]> {
         let Product { m, n, k, ta, tb, a, b, c, .. } = *self;
-        let whole = |x: &Operand<'_>| aligned(x.tensor, x.stride, 4);
+        let whole = |x: &Operand<'_>| aligned(x.tensor, x.stride);
         // Where a stored row is steps of K, zeros follow its last step, and the other operand needs zeros to meet them.
         let steps = k % 4 != 0 && (ta == Trans::N || tb == Trans::T);
         let (pad_a, pad_b) = (steps || !whole(&a), steps || !whole(&b));

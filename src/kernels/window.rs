@@ -28,9 +28,9 @@ pub(super) fn alignment(first: u32, stride: usize) -> usize {
     [8, 4].into_iter().find(|&of| first.is_multiple_of(of as u32) && stride.is_multiple_of(of)).unwrap_or(1)
 }
 
-/// Whether the rows of `x`, of `columns` elements, begin at multiples of `of` elements.
-pub(super) fn aligned(x: &Tensor, columns: usize, of: usize) -> bool {
-    BufferSlice::from(x).offset.is_multiple_of((of * x.dtype().bytes()) as u64) && columns.is_multiple_of(of)
+/// Whether the rows of `x`, of `columns` elements, begin at multiples of four elements.
+pub(super) fn aligned(x: &Tensor, columns: usize) -> bool {
+    BufferSlice::from(x).offset.is_multiple_of(4 * x.dtype().bytes() as u64) && columns.is_multiple_of(4)
 }
 
 /// How many rows of `elements` elements, of 4 bytes or fewer, a window can have, at most `rows`; 0 when not even one fits.

@@ -20,7 +20,7 @@
 //! gives the common part back.
 
 use crate::error::Result;
-use crate::kernels::spectral::{Factors, Products, Skinny, square_norms, sum_experts};
+use crate::kernels::spectral::{Factors, Products, Skinny, sizes, square_norms, sum_experts};
 use crate::kernels::spectral_rows::{self, Recorded, Stack, Wanted};
 use crate::kernels::spectral_shared::accept;
 use crate::kernels::spectral_update::{AdamFactors, Mix, Moments, Move, apply, direction};
@@ -179,13 +179,12 @@ impl SpectralStack {
         accept(&share, &self.record.share, clip)
     }
 
-    /// Records the products of `W_u`; where they need it stored, it overwrites the gradient.
-    fn unique_products(&self) -> Result<Products> {
-        if let Some(products) = spectral_rows::products(&self.basis, &self.w, Some(&self.w_c))? {
-            return Ok(products);
+    /// Records the products of `W_u`, which `stored` holds where no kernel subtracts on the way.
+    fn unique_products(&self, stored: &Tensor) -> Result<Products> {
+        match spectral_rows::products(&self.basis, &self.w, Some(&self.w_c))? {
+            Some(products) => Ok(products),
+            None => self.basis.products(stored),
         }
-        self.unique_into(&self.gradient)?;
-        self.basis.products(&self.gradient)
     }
 
     /// Records a refresh: new bases from `W_c` by randomized SVD, with `warm_start` from the old V, then the realignment of
@@ -197,7 +196,11 @@ impl SpectralStack {
     pub fn refresh(&self, config: &SpectralConfig, seed: u64, step: u64, clip: &Tensor) -> Result<()> {
         let w_c = self.matrices_c()?;
         let drift = Tensor::empty_f32(clip.gpu(), self.record.drift.shape())?;
-        record_drift(&self.unique_products()?, &self.gradient, &drift)?;
+        let unique = &self.gradient;
+        if spectral_rows::parts(clip.gpu(), sizes("refresh", &self.w)?, self.basis.rank())?.is_none() {
+            self.unique_into(unique)?;
+        }
+        record_drift(&self.unique_products(unique)?, unique, &drift)?;
         accept(&drift, &self.record.drift, clip)?;
         accept(&square_norms(&w_c, 0)?, &self.record.energy, clip)?;
         let (basis, k) = (&self.basis, self.basis.rank());
@@ -214,7 +217,7 @@ impl SpectralStack {
         if config.realign == Realign::None {
             return Ok(());
         }
-        let mut removed = self.unique_products()?;
+        let mut removed = self.unique_products(unique)?;
         if config.realign == Realign::Absorb {
             // W_c takes the mean of what W_u loses, so that W changes by what the mean leaves.
             let mean = removed.mean()?;
