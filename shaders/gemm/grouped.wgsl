@@ -37,9 +37,6 @@ fn grouped_gemm(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
     let row = position.x * TILE_ROWS;
     // Wraps to a large number for experts before the first; so is the mark of a tile without expert.
     let expert = tile_expert[params.tile_first + row / params.tile_rows] - params.expert_first;
-    if expert >= params.experts {
-        return;
-    }
     var tile: Tile;
     tile.row = row;
     tile.column = position.y * TILE_COLUMNS;
@@ -56,5 +53,7 @@ fn grouped_gemm(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
     tile.c_stride = params.c_stride;
     tile.alpha = 1.0;
     tile.beta = params.beta;
-    multiply(tile, lane);
+    if expert < params.experts {
+        multiply(tile, lane);
+    }
 }

@@ -1,11 +1,11 @@
-// As gemm/load_u64.wgsl where B is stored transposed, along the steps, of which it comes in fours: A as vec4, with u64 a tenth
-// slower, and B as pairs of u64. Needs lib/oct_u64.wgsl, gemm/blocks.wgsl.
+// As gemm/load_u64.wgsl where B is stored transposed, along the steps, of which it comes in fours: A and B as pairs of u64.
+// Needs lib/oct_u64.wgsl, gemm/blocks.wgsl.
 
-@group(0) @binding(1) var<storage, read> a: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> a: array<vec2<u64>>;
 @group(0) @binding(2) var<storage, read> b: array<vec2<u64>>;
 
 fn a_quad(index: u32) -> vec4<f32> {
-    return a[index / 4u];
+    return quad(a[index / 4u]);
 }
 
 fn b_quad(index: u32) -> vec4<f32> {
