@@ -1,5 +1,5 @@
 // AdamW over a whole group of parameters. Needs lib/grid.wgsl, lib/stretch.wgsl, lib/oct_*.wgsl,
-// lib/pack_vec4.wgsl, lib/adam.wgsl.
+// lib/pack_four.wgsl, lib/adam.wgsl.
 
 struct Params {
     octs: u32,

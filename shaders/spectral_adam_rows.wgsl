@@ -1,6 +1,6 @@
 // AdamW for decoupled matrices in one pass over their state: the gradient's common part is added or removed on the way, the
 // weights move, and either the skinny products of the direction come out or the weights follow W_c too.
-// Needs lib/grid.wgsl, lib/oct_*.wgsl, lib/pack_vec4.wgsl, lib/adam.wgsl, lib/eight_rows.wgsl with
+// Needs lib/grid.wgsl, lib/oct_*.wgsl, lib/pack_four.wgsl, lib/adam.wgsl, lib/eight_rows.wgsl with
 // ROWS = 16: of more rows at once the loop is more code than a processor's first cache of instructions holds.
 
 // Whether the common part takes part, whether the gradient itself does, whether the weights move, and whether they are W =

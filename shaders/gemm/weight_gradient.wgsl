@@ -74,8 +74,10 @@ fn grouped_weight_gradient(@builtin(workgroup_id) group: vec3<u32>, @builtin(num
         tile.k = min(end - start, part);
         tile.a_first = params.a_first + start * params.a_stride;
         tile.b_first = params.b_first + start * params.b_stride;
-        for (var row = first_row; row < min(first_row + BLOCK_ROWS, rows); row++) {
-            for (var column = first_column; column < min(first_column + BLOCK_COLUMNS, columns); column++) {
+        for (var tile_index = 0u; tile_index < BLOCK_ROWS * BLOCK_COLUMNS; tile_index++) {
+            let row = first_row + tile_index / BLOCK_COLUMNS;
+            let column = first_column + tile_index % BLOCK_COLUMNS;
+            if row < rows && column < columns {
                 tile.row = row * TILE_ROWS;
                 tile.column = column * TILE_COLUMNS;
                 multiply(tile, lane);

@@ -1,24 +1,13 @@
 // An oct is eight neighbours in a row, which a thread loads at once where rows have a multiple of 8 elements: here as four
 // u64 of two elements each. llvmpipe makes of a load a loop over the lanes with some ten instructions for each component,
-// however wide it is: two thirds of the time that two loads of a vec4<f32> take.
+// however wide it is: two thirds of the time that two loads of a vec4<f32> take. Needs
+// lib/pairs_u64.wgsl.
 struct Oct {
     low: vec4<f32>,
     high: vec4<f32>,
 }
 
 alias StoredOct = vec4<u64>;
-
-fn unpack(pair: u64) -> vec2<f32> {
-    return vec2(bitcast<f32>(u32(pair)), bitcast<f32>(u32(pair >> 32u)));
-}
-
-fn pack(pair: vec2<f32>) -> u64 {
-    return u64(bitcast<u32>(pair.x)) | (u64(bitcast<u32>(pair.y)) << 32u);
-}
-
-fn quad(pairs: vec2<u64>) -> vec4<f32> {
-    return vec4(unpack(pairs.x), unpack(pairs.y));
-}
 
 fn oct(x: StoredOct) -> Oct {
     return Oct(quad(x.xy), quad(x.zw));

@@ -1,8 +1,5 @@
-// A pack is what a thread loads at once: here four elements. Rows must have a multiple of 4 elements.
-alias Pack = vec4<f32>;
-const PACK: u32 = 4u;
-
-// How it is stored where that may be in f16: `Real` is declared in front of the kernel. Arithmetic is on `Pack`.
+// A pack of four stored as a vec4, maybe of f16: `Real` is declared in front of the kernel. Arithmetic is on `Pack`. Needs
+// lib/pack_four.wgsl.
 alias StoredPack = vec4<Real>;
 
 fn wide(x: StoredPack) -> Pack {
@@ -11,21 +8,4 @@ fn wide(x: StoredPack) -> Pack {
 
 fn narrow(x: Pack) -> StoredPack {
     return StoredPack(x);
-}
-
-fn pack_sum(x: Pack) -> f32 {
-    return (x.x + x.y) + (x.z + x.w);
-}
-
-fn pack_dot(x: Pack, y: Pack) -> f32 {
-    return dot(x, y);
-}
-
-fn pack_max(x: Pack) -> f32 {
-    return max(max(x.x, x.y), max(x.z, x.w));
-}
-
-// 1 in the place of `element`, if it is among the elements from `first` on, else 0.
-fn pack_one(element: u32, first: u32) -> Pack {
-    return select(vec4(0.0), vec4(1.0), vec4(element) == vec4(first) + vec4(0u, 1u, 2u, 3u));
 }

@@ -42,6 +42,7 @@ macro_rules! octs {
             u64: $crate::gpu::Kernel {
                 name: concat!($name, "_u64"),
                 sources: &[
+                    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/lib/pairs_u64.wgsl")),
                     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/lib/oct_u64.wgsl")),
                     $(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $source)),)*
                 ],

@@ -2,7 +2,7 @@
 //! rows' length allows), and by who takes a row (a thread, a subgroup or a workgroup).
 //!
 //! The forms share one WGSL file; `lib/pack_*.wgsl` and `lib/row_*.wgsl` are what differs. Software adapters load four
-//! elements twice as fast as one, and barriers cost them most: there a thread takes a whole row (`rows`), or a subgroup
+//! elements twice as fast as one, faster still as two u64, and barriers cost them most: there a thread takes a whole row (`rows`), or a subgroup
 //! where threads share what they load (`groups`). On GPUs a workgroup takes a row.
 
 use crate::gpu::{Gpu, Kernel, Launch, Tier};
@@ -11,49 +11,47 @@ use crate::kernels::Variant;
 /// Threads of a workgroup.
 pub const THREADS: u32 = 64;
 
-/// A kernel for scalars and one for vec4.
-pub type PackKernels = [Kernel; 2];
+/// A kernel for scalars, one for vec4, and one for these stored as u64 (lib/pack_u64.wgsl).
+pub type PackKernels = [Kernel; PACKS];
 
 /// [`PackKernels`] with a row a thread, then with a row a workgroup.
-pub type RowKernels = [Kernel; 4];
+pub type RowKernels = [Kernel; 2 * PACKS];
 
 /// [`PackKernels`] with a row a subgroup, then with a row a workgroup.
-pub type GroupKernels = [Kernel; 4];
+pub type GroupKernels = [Kernel; 2 * PACKS];
+
+const PACKS: usize = 3;
 
 /// Declares the forms of a kernel: `forms!("name", "file.wgsl", packs)`, `(.., rows)` or `(.., groups)`; with the names of further
 /// fragments of shaders/lib after it.
 macro_rules! forms {
     ($name:literal, $file:literal, packs $(, $more:literal)*) => {
-        [
-            crate::kernels::rows::forms!(@kernel $name, "_scalar", $name, $file, "pack_scalar" $(, $more)*),
-            crate::kernels::rows::forms!(@kernel $name, "_vec4", $name, $file, "pack_vec4" $(, $more)*),
-        ]
+        $crate::kernels::rows::forms!(@forms $name, $file, ["" $(, $more)*])
     };
     ($name:literal, $file:literal, rows $(, $more:literal)*) => {
-        [
-            crate::kernels::rows::forms!(@kernel $name, "_thread_scalar", $name, $file, "pack_scalar", "row_thread" $(, $more)*),
-            crate::kernels::rows::forms!(@kernel $name, "_thread_vec4", $name, $file, "pack_vec4", "row_thread" $(, $more)*),
-            crate::kernels::rows::forms!(@kernel $name, "_workgroup_scalar", $name, $file, "pack_scalar", "row_workgroup" $(, $more)*),
-            crate::kernels::rows::forms!(@kernel $name, "_workgroup_vec4", $name, $file, "pack_vec4", "row_workgroup" $(, $more)*),
-        ]
+        $crate::kernels::rows::forms!(@forms $name, $file, ["_thread", "row_thread" $(, $more)*], ["_workgroup", "row_workgroup" $(, $more)*])
     };
     ($name:literal, $file:literal, groups $(, $more:literal)*) => {
+        $crate::kernels::rows::forms!(@forms $name, $file, ["_subgroup", "row_subgroup" $(, $more)*], ["_workgroup", "row_workgroup" $(, $more)*])
+    };
+    (@forms $name:literal, $file:literal, $([$suffix:literal $(, $more:literal)*]),*) => {
         [
-            crate::kernels::rows::forms!(@kernel $name, "_subgroup_scalar", $name, $file, "pack_scalar", "row_subgroup" $(, $more)*),
-            crate::kernels::rows::forms!(@kernel $name, "_subgroup_vec4", $name, $file, "pack_vec4", "row_subgroup" $(, $more)*),
-            crate::kernels::rows::forms!(@kernel $name, "_workgroup_scalar", $name, $file, "pack_scalar", "row_workgroup" $(, $more)*),
-            crate::kernels::rows::forms!(@kernel $name, "_workgroup_vec4", $name, $file, "pack_vec4", "row_workgroup" $(, $more)*),
+            $(
+                $crate::kernels::rows::forms!(@kernel $name, [$suffix, "_scalar"], $file, "pack_scalar" $(, $more)*),
+                $crate::kernels::rows::forms!(@kernel $name, [$suffix, "_vec4"], $file, "pack_four", "pack_vec4" $(, $more)*),
+                $crate::kernels::rows::forms!(@kernel $name, [$suffix, "_u64"], $file, "pairs_u64", "pack_four", "pack_u64" $(, $more)*),
+            )*
         ]
     };
-    (@kernel $name:literal, $suffix:literal, $entry:literal, $file:literal, $($fragment:literal),*) => {
-        crate::gpu::Kernel {
-            name: concat!($name, $suffix),
+    (@kernel $name:literal, [$($suffix:literal),*], $file:literal, $($fragment:literal),*) => {
+        $crate::gpu::Kernel {
+            name: concat!($name $(, $suffix)*),
             sources: &[
                 include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/lib/grid.wgsl")),
                 $(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/lib/", $fragment, ".wgsl")),)*
                 include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $file)),
             ],
-            entry: $entry,
+            entry: $name,
             constants: &[],
         }
     };
@@ -65,9 +63,14 @@ pub fn pack(width: usize) -> usize {
     if width.is_multiple_of(4) { 4 } else { 1 }
 }
 
+/// A launch of the form of `kernels` for `pack` elements a load.
+fn of_pack<'a>(kernels: &'static [Kernel], pack: usize) -> Launch<'a> {
+    if pack == 4 { Launch::new(&kernels[1]).or_u64(&kernels[2]) } else { Launch::new(&kernels[0]) }
+}
+
 /// The form for `pack` elements a load.
 pub fn pack_launch<'a>(kernels: &'static PackKernels, pack: usize) -> Launch<'a> {
-    Launch::new(&kernels[usize::from(pack == 4)]).constant("WG", THREADS)
+    of_pack(kernels, pack).constant("WG", THREADS)
 }
 
 /// The form for `rows` rows and `pack` elements a load in the device's tier, with its workgroups: a row by a thread or a
@@ -80,11 +83,10 @@ pub fn row_launch<'a>(
     pack: usize,
     iterations: usize,
 ) -> Launch<'a> {
-    let form = usize::from(pack == 4);
     if gpu.tier() == Tier::Workgroup || iterations > gpu.adapter().loop_limit() {
-        Launch::new(&kernels[2 + form]).constant("WG", THREADS).workgroups(rows)
+        of_pack(&kernels[PACKS..], pack).constant("WG", THREADS).workgroups(rows)
     } else {
-        Launch::new(&kernels[form]).constant("WG", THREADS).threads(rows, THREADS)
+        of_pack(kernels, pack).constant("WG", THREADS).threads(rows, THREADS)
     }
 }
 
@@ -96,11 +98,11 @@ pub fn group_launch<'a>(
     pack: usize,
     iterations: usize,
 ) -> Launch<'a> {
-    let (form, threads) = (usize::from(pack == 4), group_threads(gpu));
+    let threads = group_threads(gpu);
     if gpu.tier() == Tier::Subgroup && iterations / threads as usize <= gpu.adapter().loop_limit() {
-        Launch::new(&kernels[form]).constant("WG", threads).workgroups(rows)
+        of_pack(kernels, pack).constant("WG", threads).workgroups(rows)
     } else {
-        Launch::new(&kernels[2 + form]).constant("WG", THREADS).workgroups(rows)
+        of_pack(&kernels[PACKS..], pack).constant("WG", THREADS).workgroups(rows)
     }
 }
 

@@ -13,7 +13,7 @@ pub static ADD_SHARED: Kernel = Kernel {
     sources: &[
         include_str!("../../shaders/lib/grid.wgsl"),
         include_str!("../../shaders/lib/stretch.wgsl"),
-        include_str!("../../shaders/lib/pack_vec4.wgsl"),
+        include_str!("../../shaders/lib/pack_four.wgsl"),
         include_str!("../../shaders/add_shared.wgsl"),
     ],
     entry: "add_shared",

@@ -36,7 +36,7 @@ kernel!(
     SPECTRAL_DIRECTION,
     "spectral_direction",
     "spectral_direction",
-    "lib/pack_vec4.wgsl",
+    "lib/pack_four.wgsl",
     "lib/adam.wgsl",
     "spectral_direction.wgsl"
 );
@@ -54,7 +54,7 @@ kernel!(
     SPECTRAL_APPLY,
     "spectral_apply",
     "spectral_apply",
-    "lib/pack_vec4.wgsl",
+    "lib/pack_four.wgsl",
     "spectral_apply.wgsl"
 );
 kernel!(

@@ -18,7 +18,7 @@ use crate::nn::params::{Group, GroupBuffers};
 use crate::tensor::{DType, Tensor, row_chunks};
 
 octs! { "AdamW over flat buffers, eight elements at a time.", ADAMW, "adamw", "adamw",
-["lib/grid.wgsl", "lib/stretch.wgsl", "lib/pack_vec4.wgsl", "lib/adam.wgsl", "adamw.wgsl"] }
+["lib/grid.wgsl", "lib/stretch.wgsl", "lib/pack_four.wgsl", "lib/adam.wgsl", "adamw.wgsl"] }
 
 /// This module's kernels.
 pub fn kernels() -> Vec<Variant> {

@@ -17,7 +17,7 @@ pub static SUM_SQUARES: Kernel = Kernel {
     sources: &[
         include_str!("../../shaders/lib/grid.wgsl"),
         include_str!("../../shaders/lib/stretch.wgsl"),
-        include_str!("../../shaders/lib/pack_vec4.wgsl"),
+        include_str!("../../shaders/lib/pack_four.wgsl"),
         include_str!("../../shaders/norm.wgsl"),
     ],
     entry: "sum_squares",

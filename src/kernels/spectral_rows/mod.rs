@@ -59,10 +59,10 @@ octs! { "Sums of the blocks' products, and theirs with V.", SUM_BLOCKS_ROWS, "su
 octs! { "`[U | B - U M]`.", LEFT_FACTORS_ROWS, "left_factors_rows", "left_factors",
 ["lib/grid.wgsl", "lib/eight_rows.wgsl", "spectral_factors_rows.wgsl"] }
 octs! { "AdamW, giving the direction's skinny products.", SPECTRAL_ADAM_ROWS, "spectral_adam_rows", "spectral_adam",
-["lib/grid.wgsl", "lib/eight_rows.wgsl", "lib/pack_vec4.wgsl", "lib/adam.wgsl", "spectral_adam_rows.wgsl"] }
+["lib/grid.wgsl", "lib/eight_rows.wgsl", "lib/pack_four.wgsl", "lib/adam.wgsl", "spectral_adam_rows.wgsl"] }
 octs! { "AdamW, the weights following a step of W_c, or giving it.", SPECTRAL_ADAM_FOLLOW_ROWS, "spectral_adam_follow_rows",
 "spectral_adam_follow",
-["lib/grid.wgsl", "lib/eight_rows.wgsl", "lib/pack_vec4.wgsl", "lib/adam.wgsl", "spectral_adam_rows.wgsl"] }
+["lib/grid.wgsl", "lib/eight_rows.wgsl", "lib/pack_four.wgsl", "lib/adam.wgsl", "spectral_adam_rows.wgsl"] }
 octs! { "A common part added.", SPECTRAL_APPLY_ROWS, "spectral_apply_rows", "spectral_apply",
 ["lib/grid.wgsl", "lib/eight_rows.wgsl", "spectral_apply_rows.wgsl"] }
 

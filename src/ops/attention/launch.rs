@@ -16,6 +16,7 @@ macro_rules! subgroup_kernel {
             name: $entry,
             sources: &[
                 include_str!("../../../shaders/lib/grid.wgsl"),
+                include_str!("../../../shaders/lib/pack_four.wgsl"),
                 include_str!("../../../shaders/lib/pack_vec4.wgsl"),
                 include_str!("../../../shaders/lib/attention_params.wgsl"),
                 include_str!("../../../shaders/lib/attention_tile.wgsl"),

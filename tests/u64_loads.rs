@@ -1,6 +1,8 @@
-//! Eight neighbours loaded as four u64 or as two vec4: where a device has no u64 the same comes out, to the bit.
+//! What is loaded as u64 of two f32 each, or as vec4: where a device has no u64 the same comes out, to the bit.
 
 mod common;
+#[path = "common/training.rs"]
+mod training;
 
 use std::collections::BTreeSet;
 
@@ -11,7 +13,7 @@ use sdmoe::autograd::Array;
 use sdmoe::gpu::{Gpu, OPTIONAL_FEATURES, Tier};
 use sdmoe::kernels::gemm::{Trans, gemm};
 use sdmoe::kernels::grouped::{grouped_gemm, grouped_weight_gradient};
-use sdmoe::nn::config::{ExpertMatrix, SpectralConfig};
+use sdmoe::nn::config::{ExpertMatrix, SharedGate, SpectralConfig};
 use sdmoe::nn::params::{Group, ParamBuilder};
 use sdmoe::optim::{Optimizer, OptimizerConfig, SpectralInit};
 use sdmoe::tensor::Tensor;
@@ -124,4 +126,31 @@ fn a_step_is_the_same_to_the_bit_with_and_without_u64() {
         assert!(kernels.iter().filter(|k| k.ends_with("_u64")).count() >= 4, "{kernels:?}");
         assert!(state == plain_state);
     }
+}
+
+#[test]
+fn a_model_trains_the_same_to_the_bit_with_and_without_u64() {
+    let Some(devices) = devices() else { return };
+    let mut config = training::config();
+    config.spectral.enabled = false;
+    config.model.moe.shared_gate = SharedGate::Sigmoid;
+    (config.model.heads, config.model.kv_heads, config.model.head_dim) = (4, 2, 8);
+    let [(state, kernels), (plain_state, plain_kernels)] = devices.each_ref().map(|gpu| {
+        let mut trainer = training::trainer(gpu, &config);
+        training::train(&mut trainer, 2);
+        let (_, kernels) = traced(gpu, |_| {
+            training::train(&mut trainer, 1);
+            Vec::new()
+        });
+        (training::snapshot(&trainer), kernels.into_iter().collect::<BTreeSet<_>>())
+    });
+    assert!(state == plain_state);
+    // Every kernel that takes packs of four takes them as u64, but for those of attention's products.
+    let packs = |kernels: &BTreeSet<&'static str>, suffix| -> BTreeSet<String> {
+        kernels.iter().filter_map(|k| k.strip_suffix(suffix)).map(str::to_owned).collect()
+    };
+    let vec4 = packs(&plain_kernels, "_vec4");
+    assert!(vec4.len() > 15, "{plain_kernels:?}");
+    assert!(packs(&kernels, "_u64").is_superset(&vec4), "{kernels:?}");
+    assert!(packs(&kernels, "_vec4").is_empty(), "{kernels:?}");
 }
