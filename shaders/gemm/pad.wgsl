@@ -1,8 +1,9 @@
 // A copy of matrices whose rows have any length, with rows up to a multiple of 4, columns up to one of 8, and zeros in what is
-// added, so that the product can load four or eight elements at once. Needs lib/grid.wgsl.
+// added, so that the product can load four or eight elements at once. Needs lib/grid.wgsl, lib/pack_four.wgsl, lib/pack_vec4.wgsl or
+// lib/pack_u64.wgsl.
 //
 // A thread copies a piece of a row, and its neighbours the same piece of the rows below: each of a subgroup's loads goes on in
-// lines that the one before it has brought. It loads whole vec4s and shifts them, as four scalar loads cost twice as much.
+// lines that the one before it has brought. It loads whole packs and shifts them, as four scalar loads cost twice as much.
 
 override WG: u32 = 64u;
 
@@ -17,8 +18,8 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<vec4<Real>>;
-@group(0) @binding(2) var<storage, read_write> padded: array<vec4<Real>>;
+@group(0) @binding(1) var<storage, read> x: array<StoredPack>;
+@group(0) @binding(2) var<storage, read_write> padded: array<StoredPack>;
 
 // Four elements from `shift` on of the eight in `low` and `high`.
 fn shifted(low: vec4<f32>, high: vec4<f32>, shift: u32) -> vec4<f32> {
@@ -45,13 +46,13 @@ fn pad(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups:
     // A row that is added reads the last one, for it must read something.
     let first = params.first + (padded_row / rows * params.rows + min(row, params.rows - 1u)) * params.columns + quad * 4u;
     let last = arrayLength(&x) - 1u;
-    var low = vec4<f32>(x[min(first / 4u, last)]);
+    var low = wide(x[min(first / 4u, last)]);
     for (var i = 0u; i < min(params.piece, quads - quad); i++) {
-        let high = vec4<f32>(x[min(first / 4u + i + 1u, last)]);
+        let high = wide(x[min(first / 4u + i + 1u, last)]);
         let column = (quad + i) * 4u;
-        let kept = vec4(column, column + 1u, column + 2u, column + 3u) < vec4(select(params.columns, 0u, outside));
-        let four = select(vec4(0.0), shifted(low, high, first % 4u), kept);
-        padded[padded_row * quads + quad + i] = vec4<Real>(four);
+        let kept = vec4(column, column + 1u, column + 2u, column + 3u) < vec4(params.columns);
+        let four = narrow(select(vec4(0.0), shifted(low, high, first % 4u), kept));
+        padded[padded_row * quads + quad + i] = select(four, StoredPack(), outside);
         low = high;
     }
 }

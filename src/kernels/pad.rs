@@ -12,7 +12,26 @@ use crate::tensor::Tensor;
 /// Copies matrices into padded ones.
 pub static PAD: Kernel = Kernel {
     name: "pad",
-    sources: &[include_str!("../../shaders/lib/grid.wgsl"), include_str!("../../shaders/gemm/pad.wgsl")],
+    sources: &[
+        include_str!("../../shaders/lib/grid.wgsl"),
+        include_str!("../../shaders/lib/pack_four.wgsl"),
+        include_str!("../../shaders/lib/pack_vec4.wgsl"),
+        include_str!("../../shaders/gemm/pad.wgsl"),
+    ],
+    entry: "pad",
+    constants: &[],
+};
+
+/// As [`PAD`], bound as u64.
+pub static PAD_U64: Kernel = Kernel {
+    name: "pad_u64",
+    sources: &[
+        include_str!("../../shaders/lib/grid.wgsl"),
+        include_str!("../../shaders/lib/pairs_u64.wgsl"),
+        include_str!("../../shaders/lib/pack_four.wgsl"),
+        include_str!("../../shaders/lib/pack_u64.wgsl"),
+        include_str!("../../shaders/gemm/pad.wgsl"),
+    ],
     entry: "pad",
     constants: &[],
 };
@@ -72,6 +91,7 @@ pub(super) fn padded(x: &Tensor, matrices: usize, rows: usize, columns: usize) -
         piece: quads.div_ceil(pieces) as u32,
     };
     Launch::new(&PAD)
+        .or_u64(&PAD_U64)
         .params(&params)
         .read("x", source.slice)
         .write("padded", &copy)
@@ -82,5 +102,5 @@ pub(super) fn padded(x: &Tensor, matrices: usize, rows: usize, columns: usize) -
 
 /// This file's kernels.
 pub(super) fn kernels() -> Vec<Variant> {
-    vec![Variant { kernel: &PAD, constants: Vec::new() }]
+    [&PAD, &PAD_U64].map(Variant::from).into()
 }
