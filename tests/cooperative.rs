@@ -8,7 +8,7 @@ use common::{gpu, tiers};
 use sdmoe::autograd::Array;
 use sdmoe::gpu::{Gpu, Kernel, Launch, compose_half};
 use sdmoe::kernels::gemm::Trans;
-use sdmoe::kernels::gemm_table::GEMM_COOPERATIVE;
+use sdmoe::kernels::gemm_table::DENSE;
 use sdmoe::tensor::{DType, Tensor};
 
 use Trans::{N, T};
@@ -170,9 +170,11 @@ fn what_is_emulated_is_the_kernel_but_for_its_blocks() {
         let kept = kernel.sources.iter().filter(|s| !s.contains("fn multiply_add("));
         kept.copied().collect::<Vec<_>>().join("\n")
     };
-    assert_eq!(rest(&GEMM_COOPERATIVE), rest(&EMULATED));
-    assert!(GEMM_COOPERATIVE.needs_cooperative_matrix() && !EMULATED.needs_cooperative_matrix());
-    assert!(compose_half(&GEMM_COOPERATIVE, &["a", "b"]).starts_with("enable f16;\nenable wgpu_cooperative_matrix;\n"));
+    assert_eq!(rest(&DENSE.cooperative), rest(&EMULATED));
+    assert!(DENSE.cooperative.needs_cooperative_matrix() && !EMULATED.needs_cooperative_matrix());
+    assert!(
+        compose_half(&DENSE.cooperative, &["a", "b"]).starts_with("enable f16;\nenable wgpu_cooperative_matrix;\n")
+    );
 }
 
 #[test]

@@ -19,77 +19,74 @@ use super::gemm::Trans;
 use crate::gpu::{Gpu, Kernel, Tier};
 
 /// One entry point joined with every multiplying fragment.
-pub(super) struct Family {
-    subgroup: &'static Kernel,
-    subgroup_scalar_c: &'static Kernel,
-    subgroup_scalar: &'static Kernel,
-    subgroup_u64: &'static Kernel,
-    subgroup_u64_scalar_c: &'static Kernel,
-    subgroup_u64_along: &'static Kernel,
-    subgroup_u64_along_scalar_c: &'static Kernel,
-    workgroup: &'static Kernel,
-    cooperative: &'static Kernel,
-    plain: &'static Kernel,
+#[derive(Debug)]
+pub struct Family {
+    /// By subgroups, loading scalars, for rows of any length.
+    subgroup_scalar: Kernel,
+    /// By subgroups, loading vec4.
+    subgroup: Stores,
+    /// By subgroups, loading u64.
+    subgroup_u64: Stores,
+    /// By subgroups, loading u64, B along the steps.
+    subgroup_u64_along: Stores,
+    /// From workgroup memory.
+    workgroup: Kernel,
+    /// On matrix units.
+    pub cooperative: Kernel,
+    /// One output a thread.
+    plain: Kernel,
+}
+
+/// What stores C as vec4, and what stores rows of any length.
+#[derive(Debug)]
+struct Stores {
+    vec4: Kernel,
+    scalar: Kernel,
+}
+
+impl Stores {
+    fn of(&'static self, aligned: bool) -> &'static Kernel {
+        if aligned { &self.vec4 } else { &self.scalar }
+    }
 }
 
 macro_rules! family {
-    ($file:literal, $entry:literal, $family:ident: $($static:ident, $name:literal, $doc:literal, $field:ident, [$($part:literal),*];)*) => {
-        $(
-            #[doc = $doc]
-            pub static $static: Kernel = Kernel {
-                name: $name,
-                sources: &[
-                    include_str!("../../shaders/lib/grid.wgsl"),
-                    include_str!("../../shaders/lib/gemm_tile.wgsl"),
-                    $(include_str!(concat!("../../shaders/gemm/", $part)),)*
-                    include_str!(concat!("../../shaders/gemm/", $file)),
-                ],
-                entry: $entry,
-                constants: &[],
-            };
-        )*
-        pub(super) static $family: Family = Family { $($field: &$static),* };
+    ($doc:literal, $family:ident, $file:literal, $entry:literal) => {
+        #[doc = $doc]
+        pub static $family: Family = Family {
+            subgroup_scalar: family!(@kernel $file, $entry, "_subgroup_scalar", "gemm/load_scalar", "gemm/blocks", "gemm/store_scalar", "gemm/subgroup"),
+            subgroup: family!(@stores $file, $entry, "_subgroup", "gemm/load_vec4", "gemm/blocks"),
+            subgroup_u64: family!(@stores $file, $entry, "_subgroup_u64", "lib/pairs_u64", "lib/oct_u64", "gemm/load_u64"),
+            subgroup_u64_along: family!(@stores $file, $entry, "_subgroup_u64_along", "lib/pairs_u64", "gemm/load_u64_along", "gemm/blocks"),
+            workgroup: family!(@kernel $file, $entry, "_workgroup", "gemm/workgroup"),
+            cooperative: family!(@kernel $file, $entry, "_cooperative", "gemm/load_vec4", "gemm/store_vec4", "gemm/cooperative_block", "gemm/cooperative"),
+            plain: family!(@kernel $file, $entry, "_plain", "gemm/plain"),
+        };
+    };
+    (@stores $file:literal, $entry:literal, $suffix:literal, $($part:literal),*) => {
+        Stores {
+            vec4: family!(@kernel $file, $entry, $suffix, $($part,)* "gemm/store_vec4", "gemm/subgroup"),
+            scalar: family!(@kernel $file, $entry, concat!($suffix, "_scalar_c"), $($part,)* "gemm/store_scalar", "gemm/subgroup"),
+        }
+    };
+    (@kernel $file:literal, $entry:literal, $suffix:expr, $($part:literal),*) => {
+        Kernel {
+            name: concat!($entry, $suffix),
+            sources: &[
+                include_str!("../../shaders/lib/grid.wgsl"),
+                include_str!("../../shaders/lib/gemm_tile.wgsl"),
+                $(include_str!(concat!("../../shaders/", $part, ".wgsl")),)*
+                include_str!(concat!("../../shaders/gemm/", $file)),
+            ],
+            entry: $entry,
+            constants: &[],
+        }
     };
 }
 
-family! { "dense.wgsl", "gemm", DENSE:
-    GEMM_SUBGROUP, "gemm_subgroup", "Dense, by subgroups.", subgroup, ["load_vec4.wgsl", "blocks.wgsl", "store_vec4.wgsl", "subgroup.wgsl"];
-    GEMM_SUBGROUP_SCALAR_C, "gemm_subgroup_scalar_c", "Dense, by subgroups, rows of C of any length.", subgroup_scalar_c, ["load_vec4.wgsl", "blocks.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
-    GEMM_SUBGROUP_SCALAR, "gemm_subgroup_scalar", "Dense, by subgroups, rows of any length.", subgroup_scalar, ["load_scalar.wgsl", "blocks.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
-    GEMM_SUBGROUP_U64, "gemm_subgroup_u64", "Dense, by subgroups, loading u64.", subgroup_u64, ["../lib/pairs_u64.wgsl", "../lib/oct_u64.wgsl", "load_u64.wgsl", "store_vec4.wgsl", "subgroup.wgsl"];
-    GEMM_SUBGROUP_U64_SCALAR_C, "gemm_subgroup_u64_scalar_c", "Dense, by subgroups, loading u64, rows of C of any length.", subgroup_u64_scalar_c, ["../lib/pairs_u64.wgsl", "../lib/oct_u64.wgsl", "load_u64.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
-    GEMM_SUBGROUP_U64_ALONG, "gemm_subgroup_u64_along", "Dense, by subgroups, loading a transposed B as u64.", subgroup_u64_along, ["../lib/pairs_u64.wgsl", "load_u64_along.wgsl", "blocks.wgsl", "store_vec4.wgsl", "subgroup.wgsl"];
-    GEMM_SUBGROUP_U64_ALONG_SCALAR_C, "gemm_subgroup_u64_along_scalar_c", "Dense, by subgroups, loading a transposed B as u64, rows of C of any length.", subgroup_u64_along_scalar_c, ["../lib/pairs_u64.wgsl", "load_u64_along.wgsl", "blocks.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
-    GEMM_WORKGROUP, "gemm_workgroup", "Dense, from workgroup memory.", workgroup, ["workgroup.wgsl"];
-    GEMM_COOPERATIVE, "gemm_cooperative", "Dense, on matrix units.", cooperative, ["load_vec4.wgsl", "store_vec4.wgsl", "cooperative_block.wgsl", "cooperative.wgsl"];
-    GEMM_PLAIN, "gemm_plain", "Dense, one output a thread.", plain, ["plain.wgsl"];
-}
-
-family! { "grouped.wgsl", "grouped_gemm", GROUPED:
-    GROUPED_GEMM_SUBGROUP, "grouped_gemm_subgroup", "Grouped, by subgroups.", subgroup, ["load_vec4.wgsl", "blocks.wgsl", "store_vec4.wgsl", "subgroup.wgsl"];
-    GROUPED_GEMM_SUBGROUP_SCALAR_C, "grouped_gemm_subgroup_scalar_c", "Grouped, by subgroups, rows of C of any length.", subgroup_scalar_c, ["load_vec4.wgsl", "blocks.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
-    GROUPED_GEMM_SUBGROUP_SCALAR, "grouped_gemm_subgroup_scalar", "Grouped, by subgroups, rows of any length.", subgroup_scalar, ["load_scalar.wgsl", "blocks.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
-    GROUPED_GEMM_SUBGROUP_U64, "grouped_gemm_subgroup_u64", "Grouped, by subgroups, loading u64.", subgroup_u64, ["../lib/pairs_u64.wgsl", "../lib/oct_u64.wgsl", "load_u64.wgsl", "store_vec4.wgsl", "subgroup.wgsl"];
-    GROUPED_GEMM_SUBGROUP_U64_SCALAR_C, "grouped_gemm_subgroup_u64_scalar_c", "Grouped, by subgroups, loading u64, rows of C of any length.", subgroup_u64_scalar_c, ["../lib/pairs_u64.wgsl", "../lib/oct_u64.wgsl", "load_u64.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
-    GROUPED_GEMM_SUBGROUP_U64_ALONG, "grouped_gemm_subgroup_u64_along", "Grouped, by subgroups, loading a transposed B as u64.", subgroup_u64_along, ["../lib/pairs_u64.wgsl", "load_u64_along.wgsl", "blocks.wgsl", "store_vec4.wgsl", "subgroup.wgsl"];
-    GROUPED_GEMM_SUBGROUP_U64_ALONG_SCALAR_C, "grouped_gemm_subgroup_u64_along_scalar_c", "Grouped, by subgroups, loading a transposed B as u64, rows of C of any length.", subgroup_u64_along_scalar_c, ["../lib/pairs_u64.wgsl", "load_u64_along.wgsl", "blocks.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
-    GROUPED_GEMM_WORKGROUP, "grouped_gemm_workgroup", "Grouped, from workgroup memory.", workgroup, ["workgroup.wgsl"];
-    GROUPED_GEMM_COOPERATIVE, "grouped_gemm_cooperative", "Grouped, on matrix units.", cooperative, ["load_vec4.wgsl", "store_vec4.wgsl", "cooperative_block.wgsl", "cooperative.wgsl"];
-    GROUPED_GEMM_PLAIN, "grouped_gemm_plain", "Grouped, one output a thread.", plain, ["plain.wgsl"];
-}
-
-family! { "weight_gradient.wgsl", "grouped_weight_gradient", WEIGHT_GRADIENT:
-    GROUPED_WEIGHT_GRADIENT_SUBGROUP, "grouped_weight_gradient_subgroup", "Weight gradient, by subgroups.", subgroup, ["load_vec4.wgsl", "blocks.wgsl", "store_vec4.wgsl", "subgroup.wgsl"];
-    GROUPED_WEIGHT_GRADIENT_SUBGROUP_SCALAR_C, "grouped_weight_gradient_subgroup_scalar_c", "Weight gradient, by subgroups, rows of C of any length.", subgroup_scalar_c, ["load_vec4.wgsl", "blocks.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
-    GROUPED_WEIGHT_GRADIENT_SUBGROUP_SCALAR, "grouped_weight_gradient_subgroup_scalar", "Weight gradient, by subgroups, rows of any length.", subgroup_scalar, ["load_scalar.wgsl", "blocks.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
-    GROUPED_WEIGHT_GRADIENT_SUBGROUP_U64, "grouped_weight_gradient_subgroup_u64", "Weight gradient, by subgroups, loading u64.", subgroup_u64, ["../lib/pairs_u64.wgsl", "../lib/oct_u64.wgsl", "load_u64.wgsl", "store_vec4.wgsl", "subgroup.wgsl"];
-    GROUPED_WEIGHT_GRADIENT_SUBGROUP_U64_SCALAR_C, "grouped_weight_gradient_subgroup_u64_scalar_c", "Weight gradient, by subgroups, loading u64, rows of C of any length.", subgroup_u64_scalar_c, ["../lib/pairs_u64.wgsl", "../lib/oct_u64.wgsl", "load_u64.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
-    GROUPED_WEIGHT_GRADIENT_SUBGROUP_U64_ALONG, "grouped_weight_gradient_subgroup_u64_along", "Weight gradient, by subgroups, loading a transposed B as u64.", subgroup_u64_along, ["../lib/pairs_u64.wgsl", "load_u64_along.wgsl", "blocks.wgsl", "store_vec4.wgsl", "subgroup.wgsl"];
-    GROUPED_WEIGHT_GRADIENT_SUBGROUP_U64_ALONG_SCALAR_C, "grouped_weight_gradient_subgroup_u64_along_scalar_c", "Weight gradient, by subgroups, loading a transposed B as u64, rows of C of any length.", subgroup_u64_along_scalar_c, ["../lib/pairs_u64.wgsl", "load_u64_along.wgsl", "blocks.wgsl", "store_scalar.wgsl", "subgroup.wgsl"];
-    GROUPED_WEIGHT_GRADIENT_WORKGROUP, "grouped_weight_gradient_workgroup", "Weight gradient, from workgroup memory.", workgroup, ["workgroup.wgsl"];
-    GROUPED_WEIGHT_GRADIENT_COOPERATIVE, "grouped_weight_gradient_cooperative", "Weight gradient, on matrix units.", cooperative, ["load_vec4.wgsl", "store_vec4.wgsl", "cooperative_block.wgsl", "cooperative.wgsl"];
-    GROUPED_WEIGHT_GRADIENT_PLAIN, "grouped_weight_gradient_plain", "Weight gradient, one output a thread.", plain, ["plain.wgsl"];
-}
+family! { "Dense products.", DENSE, "dense.wgsl", "gemm" }
+family! { "Grouped products.", GROUPED, "grouped.wgsl", "grouped_gemm" }
+family! { "Weight gradients.", WEIGHT_GRADIENT, "weight_gradient.wgsl", "grouped_weight_gradient" }
 
 /// Rows of a tile of the subgroup fragment: 32 measured best of 8, 16 and 32.
 const SUBGROUP_ROWS: usize = 32;
@@ -215,7 +212,7 @@ impl SubgroupTile {
 }
 
 /// The table.
-pub(super) fn choose(gpu: &Gpu, family: &Family, form: Form) -> Choice {
+pub(super) fn choose(gpu: &Gpu, family: &'static Family, form: Form) -> Choice {
     let Form { m, n, k, ta, tb, alignment_a, alignment_b, alignment_c, read_c, half, fixed_rows } = form;
     let (aligned, aligned_c) = (alignment_a.min(alignment_b) >= 4, alignment_c >= 4);
     let flags = |ta, tb| {
@@ -249,14 +246,11 @@ pub(super) fn choose(gpu: &Gpu, family: &Family, form: Form) -> Choice {
             let eights = n.is_multiple_of(8) && if turned { alignment_a } else { alignment_b } >= 8;
             let u64s =
                 gpu.loads_u64() && half == [false; 2] && (lanes, tile.rows, tile.blocks) == (8, SUBGROUP_ROWS, 2);
-            let kernel = match (aligned, u64s, tb, aligned_c) {
-                (true, true, Trans::N, true) if eights => family.subgroup_u64,
-                (true, true, Trans::N, false) if eights => family.subgroup_u64_scalar_c,
-                (true, true, Trans::T, true) => family.subgroup_u64_along,
-                (true, true, Trans::T, false) => family.subgroup_u64_along_scalar_c,
-                (true, .., true) => family.subgroup,
-                (true, .., false) => family.subgroup_scalar_c,
-                (false, ..) => family.subgroup_scalar,
+            let kernel = match tb {
+                _ if !aligned => &family.subgroup_scalar,
+                Trans::N if u64s && eights => family.subgroup_u64.of(aligned_c),
+                Trans::T if u64s => family.subgroup_u64_along.of(aligned_c),
+                _ => family.subgroup.of(aligned_c),
             };
             // The weight gradient: its rows are steps, as many as an expert has.
             if fixed_rows && form.ta == Trans::T {
@@ -274,16 +268,16 @@ pub(super) fn choose(gpu: &Gpu, family: &Family, form: Form) -> Choice {
         {
             let mut constants = flags(ta, tb);
             constants.push(("LANES", f64::from(gpu.adapter().subgroup_size.0)));
-            Choice { kernel: family.cooperative, constants, turned: false, workgroups: tiles(WORKGROUP_TILE) }
+            Choice { kernel: &family.cooperative, constants, turned: false, workgroups: tiles(WORKGROUP_TILE) }
         }
         Tier::Workgroup if m.min(n) > WORKGROUP_NARROW => Choice {
-            kernel: family.workgroup,
+            kernel: &family.workgroup,
             constants: flags(ta, tb),
             turned: false,
             workgroups: tiles(WORKGROUP_TILE),
         },
         Tier::Subgroup | Tier::Workgroup | Tier::Plain => {
-            Choice { kernel: family.plain, constants: flags(ta, tb), turned: false, workgroups: tiles(PLAIN_TILE) }
+            Choice { kernel: &family.plain, constants: flags(ta, tb), turned: false, workgroups: tiles(PLAIN_TILE) }
         }
     }
 }
@@ -295,36 +289,28 @@ pub fn kernels() -> Vec<Variant> {
     for set in 0..4 {
         let flags = vec![("A_TRANSPOSED", bit(set, 0)), ("B_TRANSPOSED", bit(set, 1))];
         for family in [&DENSE, &GROUPED, &WEIGHT_GRADIENT] {
-            for kernel in [family.workgroup, family.plain] {
+            for kernel in [&family.workgroup, &family.plain] {
                 all.push(Variant { kernel, constants: flags.clone() });
             }
             for lanes in [32.0, 64.0] {
                 let constants = [flags.clone(), vec![("LANES", lanes)]].concat();
-                all.push(Variant { kernel: family.cooperative, constants });
+                all.push(Variant { kernel: &family.cooperative, constants });
             }
             for (turned, rows, blocks, lanes) in
                 [(0.0, 32.0, 2.0, 8.0), (0.0, 16.0, 1.0, 8.0), (1.0, 8.0, 2.0, 8.0), (0.0, 32.0, 1.0, 4.0)]
             {
-                let mut kernels = vec![family.subgroup, family.subgroup_scalar_c, family.subgroup_scalar];
+                let mut kernels = vec![&family.subgroup.vec4];
+                let mut scalar_c = vec![&family.subgroup.scalar, &family.subgroup_scalar];
                 if (rows, blocks) == (32.0, 2.0) {
-                    kernels.extend(match set {
-                        0 | 1 => [family.subgroup_u64, family.subgroup_u64_scalar_c],
-                        _ => [family.subgroup_u64_along, family.subgroup_u64_along_scalar_c],
-                    });
+                    let stores = if set < 2 { &family.subgroup_u64 } else { &family.subgroup_u64_along };
+                    kernels.push(&stores.vec4);
+                    scalar_c.push(&stores.scalar);
                 }
-                for kernel in kernels {
+                for kernel in [kernels, scalar_c.clone()].concat() {
                     let mut constants = flags.clone();
                     constants.extend([("C_TRANSPOSED", turned), ("TILE_ROWS", rows), ("COLUMN_BLOCKS", blocks)]);
                     constants.extend([("WG", lanes), ("K_TAIL", turned), ("B_ONCE", turned)]);
-                    if [
-                        family.subgroup_scalar_c,
-                        family.subgroup_scalar,
-                        family.subgroup_u64_scalar_c,
-                        family.subgroup_u64_along_scalar_c,
-                    ]
-                    .iter()
-                    .any(|c| std::ptr::eq(kernel, *c))
-                    {
+                    if scalar_c.iter().any(|c| std::ptr::eq(kernel, *c)) {
                         constants.push(("READ_C", 1.0 - turned));
                     }
                     all.push(Variant { kernel, constants });
