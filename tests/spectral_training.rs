@@ -7,6 +7,7 @@ mod training;
 use common::gpu;
 use std::collections::BTreeMap;
 
+use nalgebra::DMatrix;
 use pollster::block_on;
 use sdmoe::autograd::{Array, Tape};
 use sdmoe::data::Batch;
@@ -230,4 +231,28 @@ fn both_gradient_forms_train_alike() {
     }
     let (a, b) = (direct[0], token[0]);
     assert!((a.0 - b.0).abs() < 1e-6 * a.0 && (a.1 - b.1).abs() < 1e-5 * a.1, "first step: {a:?} and {b:?}");
+}
+
+#[test]
+fn a_refresh_finds_the_leading_singular_values() {
+    let mut config = config();
+    // Wide enough that the SVD is a sketched one; without a realignment W_c stays what the refresh saw.
+    (config.model.d_model, config.model.moe.d_expert, config.model.layers) = (80, 72, 1);
+    config.spectral.as_published = true;
+    config.spectral.refresh_every = 8;
+    let mut run = trainer(&gpu(), &config);
+    for _ in 0..3 {
+        train(&mut run, 8);
+        for bank in run.optimizer().banks() {
+            let stack = &bank.stacks[0];
+            let &[.., m, n] = stack.w_c.dims() else { panic!("{:?}", stack.w_c) };
+            let w_c = DMatrix::from_row_slice(m, n, &block_on(stack.w_c.to_f32()).unwrap()).map(f64::from);
+            let mut want: Vec<f64> = w_c.singular_values().iter().copied().collect();
+            want.sort_by(|a, b| b.total_cmp(a));
+            let found = block_on(stack.record.singular.to_f32()).unwrap();
+            for (got, want) in found.iter().zip(&want).take(config.spectral.rank) {
+                assert!((f64::from(*got) - want).abs() <= 1e-4 * want, "{:?}: {found:?}, {want:?}", bank.matrix);
+            }
+        }
+    }
 }

@@ -223,7 +223,7 @@ impl SpectralStack {
         let [l, experts, m, n] = sizes(OP, &self.w)?;
         let (k, gpu) = (self.basis.rank(), self.w.gpu());
         let mean = sum_experts(&self.w, 1.0 / experts as f32)?.reshape([l, m, n])?;
-        let svd = randomized_svd(&mean, k, svd_options(config, seed, 0), None)?;
+        let svd = randomized_svd(&mean, k, svd_options(config, seed, 0, false), None)?;
         self.basis.u.copy_from(&svd.u)?;
         self.basis.v.copy_from(&svd.v)?;
         self.basis.update_transpose()?;
@@ -321,11 +321,11 @@ fn singular_values(m: usize, n: usize, config: &SpectralConfig) -> usize {
     if m.min(n) <= limit { m.min(n) } else { (config.rank + config.oversampling).min(limit) }
 }
 
-/// The randomized SVD's settings at `step`; each step's sketch is new, and the same after a resume.
-pub(crate) fn svd_options(config: &SpectralConfig, seed: u64, step: u64) -> SvdOptions {
+/// The randomized SVD's settings at `step`, from an earlier V if `warm`; each step's sketch is new, and the same after a resume.
+pub(crate) fn svd_options(config: &SpectralConfig, seed: u64, step: u64, warm: bool) -> SvdOptions {
     SvdOptions {
         oversampling: config.oversampling,
-        power_iterations: config.power_iterations,
+        power_iterations: config.power_iterations.saturating_sub(usize::from(warm)),
         seed: seed ^ step.wrapping_mul(0x9E37_79B9_7F4A_7C15),
         draw: Draw::Shared,
     }

@@ -205,7 +205,7 @@ impl SpectralStack {
         accept(&square_norms(&w_c, 0)?, &self.record.energy, clip)?;
         let (basis, k) = (&self.basis, self.basis.rank());
         let start = config.warm_start.then_some(&basis.v);
-        let svd = randomized_svd(&w_c, k, svd_options(config, seed, step), start)?;
+        let svd = randomized_svd(&w_c, k, svd_options(config, seed, step, config.warm_start), start)?;
         accept(&svd.s_all, &self.record.singular, clip)?;
         let turned = Tensor::empty_f32(clip.gpu(), self.record.angles.shape())?;
         for (i, (old, new)) in [(&basis.u, &svd.u), (&basis.v, &svd.v)].into_iter().enumerate() {
