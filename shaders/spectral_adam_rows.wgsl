@@ -24,8 +24,7 @@ struct Params {
     beta2: f32,
     rest1: f32,
     rest2: f32,
-    correct1: f32,
-    correct2: f32,
+    root: f32,
     eps: f32,
     decay: f32,
 }
@@ -44,21 +43,24 @@ struct Params {
 // What W_c moves by, the decay apart: [layers, rows, octs].
 @group(0) @binding(9) var<storage, read_write> common_step: array<StoredOct>;
 
-fn factors(at: Place, row: u32, inside: bool) -> Pair {
+// Both factors of the common part are given with `scale`: U^T X, not U, and (I - P_U) X V, not V, as products of the
+// direction take U and V.
+fn factors(at: Place, row: u32, inside: bool, scale: f32) -> Pair {
     if COMMON {
         let i = (at.matrix * params.rows + row) * 2u;
-        return Pair(masked(oct(left[i]), inside), oct(left[i + 1u]));
+        let complement = oct(left[i + 1u]);
+        return Pair(masked(oct(left[i]), inside), Oct(scale * complement.low, scale * complement.high));
     }
     return Pair(masked(oct(left[at.layer * params.rows + row]), inside), Oct());
 }
 
 // What belongs to the `i`-th eight columns of U^T X and V^T.
-fn columns_at(a_first: u32, v_first: u32, i: u32) -> Columns {
+fn columns_at(a_first: u32, v_first: u32, i: u32, scale: f32) -> Columns {
     var columns: Columns;
     if COMMON {
         let a = oct(right[a_first + i]);
-        columns.a_low = spread(a.low);
-        columns.a_high = spread(a.high);
+        columns.a_low = spread(scale * a.low);
+        columns.a_high = spread(scale * a.high);
     }
     let v = oct(right[v_first + i]);
     columns.b_low = spread(v.low);
@@ -66,15 +68,17 @@ fn columns_at(a_first: u32, v_first: u32, i: u32) -> Columns {
     return columns;
 }
 
-// The factor on the gradient, and whether the gradient is not finite, so that nothing is to change.
+// The factors on the gradient and on its common part, clipped, and whether the gradient is not finite, so that nothing is to
+// change.
 struct Clip {
-    scale: f32,
+    full: f32,
+    part: f32,
     failed: bool,
 }
 
 fn loaded_clip() -> Clip {
     let clip = oct(right[params.clip_at]).low;
-    return Clip(clip.y, clip.z != 0.0);
+    return Clip(clip.y * params.on_full, clip.y * params.on_common, clip.z != 0.0);
 }
 
 struct Moved {
@@ -91,18 +95,18 @@ fn update(i: u32, inside: bool, f: Pair, columns: Columns, clip: Clip) -> Moved 
     var g: Oct;
     if COMMON {
         let part = expand_pair(f, columns);
-        g = Oct(params.on_common * part.low, params.on_common * part.high);
+        g = part;
     }
     if FULL {
         let full = oct(gradient[i]);
-        g = Oct(g.low + params.on_full * full.low, g.high + params.on_full * full.high);
+        g = Oct(g.low + clip.full * full.low, g.high + clip.full * full.high);
     }
     let old_mean = mean[i];
     let old_square = square[i];
     let m = oct(old_mean);
     let v = oct(old_square);
-    let low = adam(clip.scale * g.low, m.low, v.low);
-    let high = adam(clip.scale * g.high, m.high, v.high);
+    let low = adam(g.low, m.low, v.low);
+    let high = adam(g.high, m.high, v.high);
     let old = weight[i];
     let w = oct(old);
     if inside || !ROW_TAIL {
@@ -145,13 +149,13 @@ fn spectral_adam(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroup
     let end = min(at.first + ROWS * WALKS, params.rows);
     for (var row = at.first; row < end; row += ROWS) {
         let rows = rows_from(row + lane);
-        let f0 = factors(at, rows.at.x, rows.inside.x);
-        let f1 = factors(at, rows.at.y, rows.inside.y);
+        let f0 = factors(at, rows.at.x, rows.inside.x, clip.part);
+        let f1 = factors(at, rows.at.y, rows.inside.y, clip.part);
         let first = (vec4(at.matrix * params.rows) + rows.at) * params.octs;
         var sum0: Oct;
         var sum1: Oct;
         for (var i = 0u; i < params.octs; i++) {
-            let columns = columns_at(a_first, v_first, i);
+            let columns = columns_at(a_first, v_first, i, clip.part);
             let d0 = move_oct(first.x + i, rows.inside.x, f0, columns, clip);
             sum0 = reduce_oct(sum0, d0, columns.b_low, columns.b_high);
             let d1 = move_oct(first.y + i, rows.inside.y, f1, columns, clip);
@@ -191,14 +195,14 @@ fn spectral_adam_follow(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_wo
     }
     let clip = loaded_clip();
     let at = place(index, lane);
-    let f0 = factors(at, at.near.at.x, true);
-    let f1 = factors(at, at.near.at.y, true);
+    let f0 = factors(at, at.near.at.x, true, clip.part);
+    let f1 = factors(at, at.near.at.y, true, clip.part);
     let first = (vec4(at.matrix * params.rows) + at.near.at) * params.octs;
     let shared_row = (vec4(at.layer * params.rows) + at.near.at) * params.octs;
     let a_first = (at.matrix * 8u + lane) * params.octs;
     let v_first = params.vt_first + (at.layer * 8u + lane) * params.octs;
     for (var i = 0u; i < params.octs; i++) {
-        let columns = columns_at(a_first, v_first, i);
+        let columns = columns_at(a_first, v_first, i, clip.part);
         follow_oct(first.x + i, shared_row.x + i, at.near.inside.x, f0, columns, clip);
         follow_oct(first.y + i, shared_row.y + i, at.near.inside.y, f1, columns, clip);
     }

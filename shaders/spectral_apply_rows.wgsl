@@ -18,15 +18,16 @@ struct Params {
 
 fn factors(at: Place, row: u32) -> Pair {
     let i = (at.matrix * params.rows + row) * 2u;
-    return Pair(oct(left[i]), oct(left[i + 1u]));
+    let a = oct(left[i]);
+    let b = oct(left[i + 1u]);
+    return Pair(Oct(params.on_common * a.low, params.on_common * a.high), Oct(params.on_common * b.low, params.on_common * b.high));
 }
 
 fn move_oct(i: u32, inside: bool, f: Pair, columns: Columns, failed: bool) {
     let old = weight[i];
     let w = oct(old);
     let part = expand_pair(f, columns);
-    let next = Oct(w.low - params.decay * w.low + params.on_common * part.low,
-                   w.high - params.decay * w.high + params.on_common * part.high);
+    let next = Oct(w.low - params.decay * w.low + part.low, w.high - params.decay * w.high + part.high);
     if inside || !ROW_TAIL {
         weight[i] = replaced(old, next, failed);
     }

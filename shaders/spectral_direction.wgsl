@@ -12,8 +12,7 @@ struct Params {
     beta2: f32,
     rest1: f32,
     rest2: f32,
-    correct1: f32,
-    correct2: f32,
+    root: f32,
     eps: f32,
 }
 

@@ -95,8 +95,8 @@ fn left_row(at: Place, row: u32, inside: bool, low: Eight, high: Eight) {
     let x = oct(b[i]);
     if inside {
         left[i * 2u] = stored(own);
-        left[i * 2u + 1u] = stored(Oct(x.low - params.factor * expand(vec4(0.0), own, low),
-                                       x.high - params.factor * expand(vec4(0.0), own, high)));
+        left[i * 2u + 1u] = stored(Oct(x.low - params.factor * expand(own, low),
+                                       x.high - params.factor * expand(own, high)));
     }
 }
 

@@ -95,8 +95,8 @@ fn spectral_products(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workg
             let before = oct(parts[part + i]);
             let again = row > at.first;
             parts[part + i] = stored(Oct(
-                add_inner(inner(Eight(), basis, lows(four)), lane) + select(vec4(0.0), before.low, again),
-                add_inner(inner(Eight(), basis, highs(four)), lane) + select(vec4(0.0), before.high, again)));
+                add_inner(inner(basis, lows(four)), lane) + select(vec4(0.0), before.low, again),
+                add_inner(inner(basis, highs(four)), lane) + select(vec4(0.0), before.high, again)));
         }
         store_rows(at, rows, sums);
     }

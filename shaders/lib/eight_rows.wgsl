@@ -79,9 +79,14 @@ fn spread(own: vec4<f32>) -> Eight {
                  subgroupBroadcast(own, 6u), subgroupBroadcast(own, 7u));
 }
 
-// sum + row . e: four columns of a row of a product of rank 8.
-fn expand(sum: vec4<f32>, row: Oct, e: Eight) -> vec4<f32> {
-    let low = fma(vec4(row.low.w), e.v3, fma(vec4(row.low.z), e.v2, fma(vec4(row.low.y), e.v1, fma(vec4(row.low.x), e.v0, sum))));
+// row . e: four columns of a row of a product of rank 8.
+fn expand(row: Oct, e: Eight) -> vec4<f32> {
+    return expand_onto(row.low.x * e.v0, row, e);
+}
+
+// sum + row . e, the first direction apart.
+fn expand_onto(sum: vec4<f32>, row: Oct, e: Eight) -> vec4<f32> {
+    let low = fma(vec4(row.low.w), e.v3, fma(vec4(row.low.z), e.v2, fma(vec4(row.low.y), e.v1, sum)));
     return fma(vec4(row.high.w), e.v7, fma(vec4(row.high.z), e.v6, fma(vec4(row.high.y), e.v5, fma(vec4(row.high.x), e.v4, low))));
 }
 
@@ -135,33 +140,32 @@ fn add_up(p0: vec4<f32>, p1: vec4<f32>, p2: vec4<f32>, p3: vec4<f32>, p4: vec4<f
     return exchange(low, high, 4u, lane);
 }
 
-fn weighted_two(sum: vec4<f32>, x: vec4<f32>, y: vec4<f32>, a: f32, b: f32) -> vec4<f32> {
-    return fma(vec4(b), y, fma(vec4(a), x, sum));
+fn weighted_two(x: vec4<f32>, y: vec4<f32>, a: f32, b: f32) -> vec4<f32> {
+    return fma(vec4(b), y, a * x);
 }
 
 // Four columns of u^T x over two of a lane's rows, `x` and `y`.
 fn inner_two(u: Oct, v: Oct, x: vec4<f32>, y: vec4<f32>) -> Eight {
-    let zero = vec4(0.0);
-    return Eight(weighted_two(zero, x, y, u.low.x, v.low.x), weighted_two(zero, x, y, u.low.y, v.low.y),
-                 weighted_two(zero, x, y, u.low.z, v.low.z), weighted_two(zero, x, y, u.low.w, v.low.w),
-                 weighted_two(zero, x, y, u.high.x, v.high.x), weighted_two(zero, x, y, u.high.y, v.high.y),
-                 weighted_two(zero, x, y, u.high.z, v.high.z), weighted_two(zero, x, y, u.high.w, v.high.w));
+    return Eight(weighted_two(x, y, u.low.x, v.low.x), weighted_two(x, y, u.low.y, v.low.y),
+                 weighted_two(x, y, u.low.z, v.low.z), weighted_two(x, y, u.low.w, v.low.w),
+                 weighted_two(x, y, u.high.x, v.high.x), weighted_two(x, y, u.high.y, v.high.y),
+                 weighted_two(x, y, u.high.z, v.high.z), weighted_two(x, y, u.high.w, v.high.w));
 }
 
-fn weighted(sum: vec4<f32>, x: Four, a: f32, b: f32, c: f32, d: f32) -> vec4<f32> {
-    return fma(vec4(d), x.x3, fma(vec4(c), x.x2, fma(vec4(b), x.x1, fma(vec4(a), x.x0, sum))));
+fn weighted(x: Four, a: f32, b: f32, c: f32, d: f32) -> vec4<f32> {
+    return fma(vec4(d), x.x3, fma(vec4(c), x.x2, fma(vec4(b), x.x1, a * x.x0)));
 }
 
 // Four columns of u^T x over a lane's rows.
-fn inner(sum: Eight, u: FourRows, x: Four) -> Eight {
-    return Eight(weighted(sum.v0, x, u.r0.low.x, u.r1.low.x, u.r2.low.x, u.r3.low.x),
-                 weighted(sum.v1, x, u.r0.low.y, u.r1.low.y, u.r2.low.y, u.r3.low.y),
-                 weighted(sum.v2, x, u.r0.low.z, u.r1.low.z, u.r2.low.z, u.r3.low.z),
-                 weighted(sum.v3, x, u.r0.low.w, u.r1.low.w, u.r2.low.w, u.r3.low.w),
-                 weighted(sum.v4, x, u.r0.high.x, u.r1.high.x, u.r2.high.x, u.r3.high.x),
-                 weighted(sum.v5, x, u.r0.high.y, u.r1.high.y, u.r2.high.y, u.r3.high.y),
-                 weighted(sum.v6, x, u.r0.high.z, u.r1.high.z, u.r2.high.z, u.r3.high.z),
-                 weighted(sum.v7, x, u.r0.high.w, u.r1.high.w, u.r2.high.w, u.r3.high.w));
+fn inner(u: FourRows, x: Four) -> Eight {
+    return Eight(weighted(x, u.r0.low.x, u.r1.low.x, u.r2.low.x, u.r3.low.x),
+                 weighted(x, u.r0.low.y, u.r1.low.y, u.r2.low.y, u.r3.low.y),
+                 weighted(x, u.r0.low.z, u.r1.low.z, u.r2.low.z, u.r3.low.z),
+                 weighted(x, u.r0.low.w, u.r1.low.w, u.r2.low.w, u.r3.low.w),
+                 weighted(x, u.r0.high.x, u.r1.high.x, u.r2.high.x, u.r3.high.x),
+                 weighted(x, u.r0.high.y, u.r1.high.y, u.r2.high.y, u.r3.high.y),
+                 weighted(x, u.r0.high.z, u.r1.high.z, u.r2.high.z, u.r3.high.z),
+                 weighted(x, u.r0.high.w, u.r1.high.w, u.r2.high.w, u.r3.high.w));
 }
 
 // The same over the block's rows: lane j has direction j.
@@ -201,7 +205,10 @@ struct Columns {
     b_high: Eight,
 }
 
+fn expand_two(row: Pair, a: Eight, b: Eight) -> vec4<f32> {
+    return expand_onto(fma(vec4(row.b.low.x), b.v0, expand(row.a, a)), row.b, b);
+}
+
 fn expand_pair(row: Pair, c: Columns) -> Oct {
-    return Oct(expand(expand(vec4(0.0), row.a, c.a_low), row.b, c.b_low),
-               expand(expand(vec4(0.0), row.a, c.a_high), row.b, c.b_high));
+    return Oct(expand_two(row, c.a_low, c.b_low), expand_two(row, c.a_high, c.b_high));
 }

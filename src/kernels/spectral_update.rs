@@ -95,11 +95,9 @@ pub struct AdamFactors {
     pub rest1: f32,
     /// `1 - beta2`.
     pub rest2: f32,
-    /// `1 / (1 - beta1^t)`.
-    pub correct1: f32,
-    /// `1 / (1 - beta2^t)`.
-    pub correct2: f32,
-    /// Added to the root of the second moment.
+    /// On the root of the second moment: `(1 - beta1^t) / sqrt(1 - beta2^t)`, the corrections of both moments.
+    pub root: f32,
+    /// Added to that: epsilon times `1 - beta1^t`.
     pub eps: f32,
     /// Weight decay.
     pub decay: f32,
@@ -117,8 +115,7 @@ crate::params! {
         beta2: f32,
         rest1: f32,
         rest2: f32,
-        correct1: f32,
-        correct2: f32,
+        root: f32,
         eps: f32,
     }
 }
@@ -198,8 +195,7 @@ pub fn direction(
             beta2: adam.beta2,
             rest1: adam.rest1,
             rest2: adam.rest2,
-            correct1: adam.correct1,
-            correct2: adam.correct2,
+            root: adam.root,
             eps: adam.eps,
         };
         let [left, right, vt] = mix.bindings(&place, basis, clip)?;

@@ -31,15 +31,15 @@ impl OptimizerConfig {
         // 2^31 steps are more than anyone takes; beyond, the corrections are 1 anyway.
         let power = i32::try_from(t.max(1)).unwrap_or(i32::MAX);
         let (beta1, beta2) = (f64::from(self.beta1), f64::from(self.beta2));
+        let (filled1, filled2) = (1.0 - beta1.powi(power), 1.0 - beta2.powi(power));
         AdamFactors {
             lr,
             beta1: self.beta1,
             beta2: self.beta2,
             rest1: (1.0 - beta1) as f32,
             rest2: (1.0 - beta2) as f32,
-            correct1: (1.0 / (1.0 - beta1.powi(power))) as f32,
-            correct2: (1.0 / (1.0 - beta2.powi(power))) as f32,
-            eps: self.eps,
+            root: (filled1 / filled2.sqrt()) as f32,
+            eps: (f64::from(self.eps) * filled1) as f32,
             decay: if decays { self.weight_decay } else { 0.0 },
         }
     }
@@ -53,8 +53,7 @@ crate::params! {
         beta2: f32,
         rest1: f32,
         rest2: f32,
-        correct1: f32,
-        correct2: f32,
+        root: f32,
         eps: f32,
         decay: f32,
     }
@@ -116,8 +115,7 @@ impl AdamGroup {
                 beta2: f.beta2,
                 rest1: f.rest1,
                 rest2: f.rest2,
-                correct1: f.correct1,
-                correct2: f.correct2,
+                root: f.root,
                 eps: f.eps,
                 decay: f.decay,
             };

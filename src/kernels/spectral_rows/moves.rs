@@ -27,8 +27,7 @@ crate::params! {
         beta2: f32,
         rest1: f32,
         rest2: f32,
-        correct1: f32,
-        correct2: f32,
+        root: f32,
         eps: f32,
         decay: f32,
     }
@@ -137,8 +136,7 @@ pub(crate) fn adam(
             beta2: adam.beta2,
             rest1: adam.rest1,
             rest2: adam.rest2,
-            correct1: adam.correct1,
-            correct2: adam.correct2,
+            root: adam.root,
             eps: adam.eps,
             decay: adam.decay,
         };
