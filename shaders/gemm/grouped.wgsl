@@ -53,6 +53,7 @@ fn grouped_gemm(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
     tile.c_stride = params.c_stride;
     tile.alpha = 1.0;
     tile.beta = params.beta;
+    // No return before, for the same reason as the bound of rows in gemm/dense.wgsl.
     if expert < params.experts {
         multiply(tile, lane);
     }
