@@ -94,8 +94,7 @@ fn descend(old: vec4<f32>, direction: vec4<f32>) -> vec4<f32> {
 fn update(i: u32, inside: bool, f: Pair, columns: Columns, clip: Clip) -> Moved {
     var g: Oct;
     if COMMON {
-        let part = expand_pair(f, columns);
-        g = part;
+        g = expand_pair(f, columns);
     }
     if FULL {
         let full = oct(gradient[i]);

@@ -5,10 +5,11 @@
 // A workgroup is one subgroup. Lanes go along the columns, four each, twice where COLUMN_BLOCKS is 2 (side by side with
 // gemm/load_u64.wgsl); a lane holds TILE_ROWS rows of its columns. For four steps of k a lane loads its 4 x 4 blocks of
 // op(B), and all lanes together load 8 x 4 blocks of op(A), one vec4 each, whose elements reach the others by broadcasts
-// from a constant lane: moves between registers. No workgroup memory, no barrier, no array indexed at run time. llvmpipe makes of each load a loop over the
-// lanes of some 46 instructions each, so loads are about half of all instructions and large tiles pay, although their
-// sums lie in the L1 cache, not in registers. Between the loads of A the sums of eight rows are one basic block; those of
-// sixteen are compiled to code that is slower by half. Measured against others in docs/performance.md.
+// from a constant lane: moves between registers. No workgroup memory, no barrier, no array indexed at run time. llvmpipe
+// makes of each load a loop over the lanes of some 46 instructions each, so loads are about half of all instructions and
+// large tiles pay, although their sums lie in the L1 cache, not in registers. Between the loads of A the sums of eight rows
+// are one basic block; those of sixteen are compiled to code that is slower by half. Measured against others in
+// docs/performance.md.
 //
 // Rows, columns and steps come in fours. The last four are moved back to end with the matrix: rows and columns that
 // another four has too are computed and not stored, steps that were counted already get the factor zero. So nothing in

@@ -299,18 +299,21 @@ pub fn kernels() -> Vec<Variant> {
             for (turned, rows, blocks, lanes) in
                 [(0.0, 32.0, 2.0, 8.0), (0.0, 16.0, 1.0, 8.0), (1.0, 8.0, 2.0, 8.0), (0.0, 32.0, 1.0, 4.0)]
             {
-                let mut kernels = vec![&family.subgroup.vec4];
-                let mut scalar_c = vec![&family.subgroup.scalar, &family.subgroup_scalar];
+                // Each with whether it stores C as scalars.
+                let mut kernels = vec![
+                    (&family.subgroup.vec4, false),
+                    (&family.subgroup.scalar, true),
+                    (&family.subgroup_scalar, true),
+                ];
                 if (rows, blocks) == (32.0, 2.0) {
                     let stores = if set < 2 { &family.subgroup_u64 } else { &family.subgroup_u64_along };
-                    kernels.push(&stores.vec4);
-                    scalar_c.push(&stores.scalar);
+                    kernels.extend([(&stores.vec4, false), (&stores.scalar, true)]);
                 }
-                for kernel in [kernels, scalar_c.clone()].concat() {
+                for (kernel, scalar_c) in kernels {
                     let mut constants = flags.clone();
                     constants.extend([("C_TRANSPOSED", turned), ("TILE_ROWS", rows), ("COLUMN_BLOCKS", blocks)]);
                     constants.extend([("WG", lanes), ("K_TAIL", turned), ("B_ONCE", turned)]);
-                    if scalar_c.iter().any(|c| std::ptr::eq(kernel, *c)) {
+                    if scalar_c {
                         constants.push(("READ_C", 1.0 - turned));
                     }
                     all.push(Variant { kernel, constants });

@@ -1,7 +1,7 @@
 //! Kernels that load eight neighbours at once, in both forms in which they lie in a buffer's type.
 
 use super::Variant;
-use crate::gpu::{Gpu, Kernel};
+use crate::gpu::{Kernel, Launch};
 
 /// A kernel with lib/oct_vec4.wgsl, which runs everywhere, and with lib/oct_u64.wgsl; to the bit they compute the same.
 #[derive(Debug)]
@@ -13,9 +13,9 @@ pub struct Octs {
 }
 
 impl Octs {
-    /// The form that is faster on `gpu`.
-    pub(crate) fn on(&'static self, gpu: &Gpu) -> &'static Kernel {
-        if gpu.loads_u64() { &self.u64 } else { &self.vec4 }
+    /// A launch of the form that is faster on the device.
+    pub(crate) fn launch<'a>(&'static self) -> Launch<'a> {
+        Launch::new(&self.vec4).or_u64(&self.u64)
     }
 
     /// Both forms with these constants, for a module's list of kernels.

@@ -119,7 +119,8 @@ impl AdamGroup {
                 eps: f.eps,
                 decay: f.decay,
             };
-            stretch::launch(gpu, ADAMW.on(gpu), octs)
+            stretch::launch(gpu, &ADAMW.vec4, octs)
+                .or_u64(&ADAMW.u64)
                 .params(&params)
                 .write("weight", &self.values.slice(range.clone())?)
                 .read("gradient", &self.gradients.slice(range.clone())?)

@@ -46,9 +46,9 @@ impl Block {
         [("WG", RANK as f64), ("ROWS", self.rows as f64), ("WALKS", self.walks as f64), ("ROW_TAIL", tail)]
     }
 
-    fn launch<'a>(self, gpu: &Gpu, kernel: &'static Octs, m: usize) -> Launch<'a> {
+    fn launch<'a>(self, kernel: &'static Octs, m: usize) -> Launch<'a> {
         let constants = self.constants(!m.is_multiple_of(self.rows));
-        constants.into_iter().fold(Launch::new(kernel.on(gpu)), |launch, (name, value)| launch.constant(name, value))
+        constants.into_iter().fold(kernel.launch(), |launch, (name, value)| launch.constant(name, value))
     }
 }
 
