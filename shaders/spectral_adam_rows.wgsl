@@ -124,6 +124,21 @@ fn move_oct(i: u32, inside: bool, f: Pair, columns: Columns, clip: Clip) -> Oct 
     return moved.direction;
 }
 
+fn touch(first: u32) -> u32 {
+    var bits = 0u;
+    for (var i = 0u; i < PAGES; i++) {
+        let at = page(first, i);
+        bits |= touched(mean[at]) | touched(square[at]);
+        if FULL {
+            bits |= touched(gradient[at]);
+        }
+        if MOVE {
+            bits |= touched(weight[at]);
+        }
+    }
+    return bits;
+}
+
 fn store_row(at: Place, row: u32, inside: bool, sum: Oct) {
     if inside {
         b[at.matrix * params.rows + row] = stored(sum);
@@ -153,7 +168,8 @@ fn spectral_adam(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroup
         let first = (vec4(at.matrix * params.rows) + rows.at) * params.octs;
         var sum0: Oct;
         var sum1: Oct;
-        for (var i = 0u; i < params.octs; i++) {
+        let begin = unused(touch(first.x) | touch(first.y));
+        for (var i = begin; i < params.octs; i++) {
             let columns = columns_at(a_first, v_first, i, clip.part);
             let d0 = move_oct(first.x + i, rows.inside.x, f0, columns, clip);
             sum0 = reduce_oct(sum0, d0, columns.b_low, columns.b_high);
@@ -200,7 +216,8 @@ fn spectral_adam_follow(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_wo
     let shared_row = (vec4(at.layer * params.rows) + at.near.at) * params.octs;
     let a_first = (at.matrix * 8u + lane) * params.octs;
     let v_first = params.vt_first + (at.layer * 8u + lane) * params.octs;
-    for (var i = 0u; i < params.octs; i++) {
+    let begin = unused(touch(first.x) | touch(first.y));
+    for (var i = begin; i < params.octs; i++) {
         let columns = columns_at(a_first, v_first, i, clip.part);
         follow_oct(first.x + i, shared_row.x + i, at.near.inside.x, f0, columns, clip);
         follow_oct(first.y + i, shared_row.y + i, at.near.inside.y, f1, columns, clip);

@@ -33,6 +33,14 @@ fn move_oct(i: u32, inside: bool, f: Pair, columns: Columns, failed: bool) {
     }
 }
 
+fn touch(first: u32) -> u32 {
+    var bits = 0u;
+    for (var i = 0u; i < PAGES; i++) {
+        bits |= touched(weight[page(first, i)]);
+    }
+    return bits;
+}
+
 // weight += on_common left [right; vt] - decay weight
 @compute @workgroup_size(WG)
 fn spectral_apply(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -51,7 +59,8 @@ fn spectral_apply(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
     let first = (vec4(at.matrix * params.rows) + at.near.at) * params.octs;
     let a_first = (at.matrix * 8u + lane) * params.octs;
     let v_first = (at.layer * 8u + lane) * params.octs;
-    for (var i = 0u; i < params.octs; i++) {
+    let begin = unused(touch(first.x) | touch(first.y) | touch(first.z) | touch(first.w));
+    for (var i = begin; i < params.octs; i++) {
         let a = oct(right[a_first + i]);
         let v = oct(vt[v_first + i]);
         let columns = Columns(spread(a.low), spread(a.high), spread(v.low), spread(v.high));

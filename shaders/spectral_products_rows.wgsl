@@ -47,6 +47,14 @@ fn load(first: vec4<u32>, shared_first: vec4<u32>, i: u32, rows: Rows) -> FourRo
                     load_row(first.w + i, shared_first.w + i, rows.inside.w));
 }
 
+fn touch(first: u32) -> u32 {
+    var bits = 0u;
+    for (var i = 0u; i < PAGES; i++) {
+        bits |= touched(x[page(first, i)]);
+    }
+    return bits;
+}
+
 fn add_squares(sum: vec4<f32>, x: Four) -> vec4<f32> {
     return fma(x.x0, x.x0, fma(x.x1, x.x1, fma(x.x2, x.x2, fma(x.x3, x.x3, sum))));
 }
@@ -85,7 +93,8 @@ fn spectral_products(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workg
         let first = (vec4(at.matrix * params.rows) + rows.at) * params.octs;
         let shared_first = (vec4(at.layer * params.rows) + rows.at) * params.octs;
         var sums: FourRows;
-        for (var i = 0u; i < params.octs; i++) {
+        let begin = unused(touch(first.x) | touch(first.y) | touch(first.z) | touch(first.w));
+        for (var i = begin; i < params.octs; i++) {
             let v = oct(vt[v_first + i]);
             let low = spread(v.low);
             let high = spread(v.high);

@@ -212,3 +212,20 @@ fn expand_two(row: Pair, a: Eight, b: Eight) -> vec4<f32> {
 fn expand_pair(row: Pair, c: Columns) -> Oct {
     return Oct(expand_two(row, c.a_low, c.b_low), expand_two(row, c.a_high, c.b_high));
 }
+
+// Octs of a page of memory, of 4096 bytes: processors fetch the next line of a row ahead, but not from another page.
+const PAGE: u32 = 128u;
+// How often a row goes on in another page, at most.
+override PAGES: u32 = 1u;
+
+// Where the row from `first` on enters its page `i` after the first; `first` where it has ended before. A kernel loads what is
+// there (`touched`) for all rows of a walk at once: on their way, the lanes would wait for one after the other.
+fn page(first: u32, i: u32) -> u32 {
+    let at = (first / PAGE + 1u + i) * PAGE;
+    return select(first, at, at < first + params.octs);
+}
+
+// Zero, which the compiler does not know, as it does not know that there are rows: it leaves out what has no use.
+fn unused(bits: u32) -> u32 {
+    return select(0u, bits, params.rows == 0u);
+}

@@ -22,3 +22,8 @@ fn stored(x: Oct) -> StoredOct {
 fn replaced(old: StoredOct, next: Oct, keep: bool) -> StoredOct {
     return select(stored(next), old, keep);
 }
+
+// Some of its bits, which stand for a load that is for the caches alone.
+fn touched(x: StoredOct) -> u32 {
+    return u32(x.x);
+}

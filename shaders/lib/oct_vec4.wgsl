@@ -19,3 +19,8 @@ fn stored(x: Oct) -> StoredOct {
 fn replaced(old: StoredOct, next: Oct, keep: bool) -> StoredOct {
     return Oct(select(next.low, old.low, keep), select(next.high, old.high, keep));
 }
+
+// Some of its bits, which stand for a load that is for the caches alone.
+fn touched(x: StoredOct) -> u32 {
+    return bitcast<u32>(x.low.x);
+}

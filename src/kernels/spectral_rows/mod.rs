@@ -18,6 +18,8 @@ use crate::kernels::spectral_place::{Place, places};
 
 /// Rank, and lanes of a subgroup.
 const RANK: usize = 8;
+/// Elements of a page of memory, as in lib/eight_rows.wgsl.
+const PAGE: usize = 1024;
 /// Rows of a workgroup, as in lib/eight_rows.wgsl.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Block {
@@ -41,13 +43,14 @@ impl Block {
         m.div_ceil(self.rows * self.walks)
     }
 
-    fn constants(self, tail: bool) -> [(&'static str, f64); 4] {
-        let tail = f64::from(u8::from(tail));
-        [("WG", RANK as f64), ("ROWS", self.rows as f64), ("WALKS", self.walks as f64), ("ROW_TAIL", tail)]
+    fn constants(self, tail: bool, pages: usize) -> [(&'static str, f64); 5] {
+        let (rows, walks, tail) = (self.rows as f64, self.walks as f64, f64::from(u8::from(tail)));
+        [("WG", RANK as f64), ("ROWS", rows), ("WALKS", walks), ("ROW_TAIL", tail), ("PAGES", pages as f64)]
     }
 
-    fn launch<'a>(self, kernel: &'static Octs, m: usize) -> Launch<'a> {
-        let constants = self.constants(!m.is_multiple_of(self.rows));
+    /// For matrices of `m` rows of `n` elements.
+    fn launch<'a>(self, kernel: &'static Octs, m: usize, n: usize) -> Launch<'a> {
+        let constants = self.constants(!m.is_multiple_of(self.rows), n.div_ceil(PAGE));
         constants.into_iter().fold(kernel.launch(), |launch, (name, value)| launch.constant(name, value))
     }
 }
@@ -69,9 +72,9 @@ octs! { "A common part added.", SPECTRAL_APPLY_ROWS, "spectral_apply_rows", "spe
 /// This module's kernels.
 pub fn kernels() -> Vec<Variant> {
     let mut all = Vec::new();
-    for tail in [false, true] {
+    for (tail, pages) in [(false, 1), (true, 2)] {
         let mut add = |kernel: &'static Octs, block: Block, more: &[(&'static str, f64)]| {
-            all.extend(kernel.variants(&[&block.constants(tail), more].concat()));
+            all.extend(kernel.variants(&[&block.constants(tail, pages), more].concat()));
         };
         for beyond in [0.0, 1.0] {
             add(&SPECTRAL_PRODUCTS_ROWS, Block::PRODUCTS, &[("BEYOND", beyond)]);

@@ -56,7 +56,7 @@ pub(crate) fn apply(
             decay,
         };
         Block::APPLY
-            .launch(&SPECTRAL_APPLY_ROWS, m)
+            .launch(&SPECTRAL_APPLY_ROWS, m, n)
             .params(&params)
             .write("weight", &place.rows(weight)?)
             .read("left", &place.rows(&common.left)?)
@@ -142,7 +142,7 @@ pub(crate) fn adam(
         };
         let kernel = if partial.is_some() { &SPECTRAL_ADAM_ROWS } else { &SPECTRAL_ADAM_FOLLOW_ROWS };
         let mut launch = block
-            .launch(kernel, m)
+            .launch(kernel, m, n)
             .constant("COMMON", u32::from(mix.common.is_some()))
             .constant("FULL", u32::from(gradient.is_some()))
             .params(&params)

@@ -38,7 +38,7 @@ impl Partial {
         let square = Tensor::empty_f32(gpu, [layers, experts, RANK, RANK])?;
         for place in places {
             self.block
-                .launch(&SUM_BLOCKS_ROWS, m)
+                .launch(&SUM_BLOCKS_ROWS, m, n)
                 .params(&FactorParams {
                     matrices: place.count() as u32,
                     rows: m as u32,
@@ -68,7 +68,7 @@ pub(crate) fn products(basis: &Basis, x: &Tensor, common: Option<&Tensor>) -> Re
     let squares = Tensor::empty_f32(gpu, [layers, experts, block.count(m) * RANK])?;
     for place in &places {
         block
-            .launch(&SPECTRAL_PRODUCTS_ROWS, m)
+            .launch(&SPECTRAL_PRODUCTS_ROWS, m, n)
             .params(&ProductParams {
                 matrices: place.count() as u32,
                 rows: m as u32,
@@ -98,7 +98,7 @@ pub(crate) fn left_factors(basis: &Basis, b: &Tensor, square: Option<&Tensor>, l
     for place in places {
         let x = place.rows(b)?;
         Block::APPLY
-            .launch(&LEFT_FACTORS_ROWS, m)
+            .launch(&LEFT_FACTORS_ROWS, m, k)
             .params(&FactorParams {
                 matrices: place.count() as u32,
                 rows: m as u32,
