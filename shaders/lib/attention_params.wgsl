@@ -1,4 +1,5 @@
-// What all attention kernels are given. Needs lib/pack_vec4.wgsl (subgroup kernels) or lib/pack_scalar.wgsl (tiled ones).
+// What all attention kernels are given. Needs lib/pack_vec4.wgsl or lib/pack_u64.wgsl (subgroup kernels), or lib/pack_scalar.wgsl
+// (tiled ones).
 
 struct Params {
     sequences: u32,

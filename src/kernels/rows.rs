@@ -22,9 +22,18 @@ pub type GroupKernels = [Kernel; 2 * PACKS];
 
 const PACKS: usize = 3;
 
-/// Declares the forms of a kernel: `forms!("name", "file.wgsl", packs)`, `(.., rows)` or `(.., groups)`; with the names of further
-/// fragments of shaders/lib after it.
+/// A kernel for vec4 alone, and for these stored as u64.
+pub type FourKernels = [Kernel; 2];
+
+/// Declares the forms of a kernel: `forms!("name", "file.wgsl", packs)`, `(.., rows)`, `(.., groups)` or `(.., fours)`; with the
+/// names of further fragments of shaders/lib after it.
 macro_rules! forms {
+    ($name:literal, $file:literal, fours $(, $more:literal)*) => {
+        [
+            $crate::kernels::rows::forms!(@kernel $name, [""], $file, "pack_four", "pack_vec4" $(, $more)*),
+            $crate::kernels::rows::forms!(@kernel $name, ["_u64"], $file, "pairs_u64", "pack_four", "pack_u64" $(, $more)*),
+        ]
+    };
     ($name:literal, $file:literal, packs $(, $more:literal)*) => {
         $crate::kernels::rows::forms!(@forms $name, $file, ["" $(, $more)*])
     };
@@ -66,6 +75,11 @@ pub fn pack(width: usize) -> usize {
 /// A launch of the form of `kernels` for `pack` elements a load.
 fn of_pack<'a>(kernels: &'static [Kernel], pack: usize) -> Launch<'a> {
     if pack == 4 { Launch::new(&kernels[1]).or_u64(&kernels[2]) } else { Launch::new(&kernels[0]) }
+}
+
+/// The form that is faster on the device.
+pub fn four_launch<'a>(kernels: &'static FourKernels) -> Launch<'a> {
+    Launch::new(&kernels[0]).or_u64(&kernels[1])
 }
 
 /// The form for `pack` elements a load.

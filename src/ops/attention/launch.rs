@@ -6,27 +6,9 @@ use super::Attention;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Kernel, Launch, Tier};
 use crate::kernels::Variant;
-use crate::kernels::rows::{PackKernels, THREADS, forms, pack, pack_launch, variants};
+use crate::kernels::rows::{FourKernels, PackKernels, THREADS, forms, four_launch, pack, pack_launch, variants};
 use crate::kernels::window::chunks;
 use crate::tensor::{Tensor, row_chunks};
-
-macro_rules! subgroup_kernel {
-    ($entry:literal, $file:literal) => {
-        Kernel {
-            name: $entry,
-            sources: &[
-                include_str!("../../../shaders/lib/grid.wgsl"),
-                include_str!("../../../shaders/lib/pack_four.wgsl"),
-                include_str!("../../../shaders/lib/pack_vec4.wgsl"),
-                include_str!("../../../shaders/lib/attention_params.wgsl"),
-                include_str!("../../../shaders/lib/attention_tile.wgsl"),
-                include_str!(concat!("../../../shaders/", $file)),
-            ],
-            entry: $entry,
-            constants: &[],
-        }
-    };
-}
 
 macro_rules! tiled_kernel {
     ($entry:literal) => {
@@ -45,11 +27,14 @@ macro_rules! tiled_kernel {
 }
 
 /// The forward in registers, for subgroups of 8 lanes or more and a head_dim that is a multiple of 4.
-pub static ATTENTION_SUBGROUP: Kernel = subgroup_kernel!("attention_subgroup", "attention_subgroup.wgsl");
+pub static ATTENTION_SUBGROUP: FourKernels =
+    forms!("attention_subgroup", "attention_subgroup.wgsl", fours, "attention_params", "attention_tile");
 /// The gradient in the queries, likewise.
-pub static ATTENTION_DQ_SUBGROUP: Kernel = subgroup_kernel!("attention_dq_subgroup", "attention_dq_subgroup.wgsl");
+pub static ATTENTION_DQ_SUBGROUP: FourKernels =
+    forms!("attention_dq_subgroup", "attention_dq_subgroup.wgsl", fours, "attention_params", "attention_tile");
 /// The gradients in keys and values, likewise.
-pub static ATTENTION_DKV_SUBGROUP: Kernel = subgroup_kernel!("attention_dkv_subgroup", "attention_dkv_subgroup.wgsl");
+pub static ATTENTION_DKV_SUBGROUP: FourKernels =
+    forms!("attention_dkv_subgroup", "attention_dkv_subgroup.wgsl", fours, "attention_params", "attention_tile");
 /// The forward through workgroup memory.
 pub static ATTENTION_TILED: Kernel = tiled_kernel!("attention_tiled");
 /// The gradient in the queries through workgroup memory.
@@ -87,7 +72,7 @@ const LANES: u32 = 8;
 /// Every kernel of this module.
 pub fn kernels() -> Vec<Variant> {
     let mut all = variants(&ATTENTION_DELTA);
-    for kernel in [&ATTENTION_SUBGROUP, &ATTENTION_DQ_SUBGROUP, &ATTENTION_DKV_SUBGROUP] {
+    for kernel in [&ATTENTION_SUBGROUP, &ATTENTION_DQ_SUBGROUP, &ATTENTION_DKV_SUBGROUP].into_iter().flatten() {
         all.push(Variant { kernel, constants: vec![("SG", f64::from(LANES))] });
     }
     for kernel in [&ATTENTION_TILED, &ATTENTION_DQ_TILED, &ATTENTION_DKV_TILED] {
@@ -157,7 +142,7 @@ impl Form {
     fn launch<'a>(
         &self,
         op: &Attention,
-        subgroup: &'static Kernel,
+        subgroup: &'static FourKernels,
         tiled: &'static Kernel,
         heads: usize,
         sequences: usize,
@@ -167,7 +152,7 @@ impl Form {
             Form::Subgroup(lanes) => {
                 let blocks = op.head_dim.div_ceil(32);
                 let tiles = op.seq.div_ceil(4 * lanes as usize);
-                Launch::new(subgroup).constant("SG", lanes).workgroups(heads * tiles * blocks)
+                four_launch(subgroup).constant("SG", lanes).workgroups(heads * tiles * blocks)
             }
             Form::Tiled { rows, passing, width } => Launch::new(tiled)
                 .constant("ROWS", rows)
