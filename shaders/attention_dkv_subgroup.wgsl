@@ -116,47 +116,68 @@ fn attention_dkv_subgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_
             let row_step = params.heads * params.width;
             let row = sequence * params.seq + query;
             let row_last = sequence * params.seq + last;
-            accumulate(&o_k, dp.s0, wide(q[min(row + 0u, row_last) * row_step + row_at]));
-            accumulate(&o_k, dp.s1, wide(q[min(row + 1u, row_last) * row_step + row_at]));
-            accumulate(&o_k, dp.s2, wide(q[min(row + 2u, row_last) * row_step + row_at]));
-            accumulate(&o_k, dp.s3, wide(q[min(row + 3u, row_last) * row_step + row_at]));
-            accumulate(&o_k, dp.s4, wide(q[min(row + 4u, row_last) * row_step + row_at]));
-            accumulate(&o_k, dp.s5, wide(q[min(row + 5u, row_last) * row_step + row_at]));
-            accumulate(&o_k, dp.s6, wide(q[min(row + 6u, row_last) * row_step + row_at]));
-            accumulate(&o_k, dp.s7, wide(q[min(row + 7u, row_last) * row_step + row_at]));
-            accumulate(&o_k, dp.s8, wide(q[min(row + 8u, row_last) * row_step + row_at]));
-            accumulate(&o_k, dp.s9, wide(q[min(row + 9u, row_last) * row_step + row_at]));
-            accumulate(&o_k, dp.s10, wide(q[min(row + 10u, row_last) * row_step + row_at]));
-            accumulate(&o_k, dp.s11, wide(q[min(row + 11u, row_last) * row_step + row_at]));
-            accumulate(&o_k, dp.s12, wide(q[min(row + 12u, row_last) * row_step + row_at]));
-            accumulate(&o_k, dp.s13, wide(q[min(row + 13u, row_last) * row_step + row_at]));
-            accumulate(&o_k, dp.s14, wide(q[min(row + 14u, row_last) * row_step + row_at]));
-            accumulate(&o_k, dp.s15, wide(q[min(row + 15u, row_last) * row_step + row_at]));
-            accumulate(&o_v, s.s0, wide(dy[min(row + 0u, row_last) * row_step + row_at]));
-            accumulate(&o_v, s.s1, wide(dy[min(row + 1u, row_last) * row_step + row_at]));
-            accumulate(&o_v, s.s2, wide(dy[min(row + 2u, row_last) * row_step + row_at]));
-            accumulate(&o_v, s.s3, wide(dy[min(row + 3u, row_last) * row_step + row_at]));
-            accumulate(&o_v, s.s4, wide(dy[min(row + 4u, row_last) * row_step + row_at]));
-            accumulate(&o_v, s.s5, wide(dy[min(row + 5u, row_last) * row_step + row_at]));
-            accumulate(&o_v, s.s6, wide(dy[min(row + 6u, row_last) * row_step + row_at]));
-            accumulate(&o_v, s.s7, wide(dy[min(row + 7u, row_last) * row_step + row_at]));
-            accumulate(&o_v, s.s8, wide(dy[min(row + 8u, row_last) * row_step + row_at]));
-            accumulate(&o_v, s.s9, wide(dy[min(row + 9u, row_last) * row_step + row_at]));
-            accumulate(&o_v, s.s10, wide(dy[min(row + 10u, row_last) * row_step + row_at]));
-            accumulate(&o_v, s.s11, wide(dy[min(row + 11u, row_last) * row_step + row_at]));
-            accumulate(&o_v, s.s12, wide(dy[min(row + 12u, row_last) * row_step + row_at]));
-            accumulate(&o_v, s.s13, wide(dy[min(row + 13u, row_last) * row_step + row_at]));
-            accumulate(&o_v, s.s14, wide(dy[min(row + 14u, row_last) * row_step + row_at]));
-            accumulate(&o_v, s.s15, wide(dy[min(row + 15u, row_last) * row_step + row_at]));
+            if COMPACT {
+                var weights_k = by_row(dp);
+                var weights_v = by_row(s);
+                for (var i = 0u; i < PASSING; i++) {
+                    let at_row = min(row + i, row_last) * row_step + row_at;
+                    accumulate(&o_k, weights_k[i], wide(q[at_row]));
+                    accumulate(&o_v, weights_v[i], wide(dy[at_row]));
+                }
+            } else {
+                accumulate(&o_k, dp.s0, wide(q[min(row + 0u, row_last) * row_step + row_at]));
+                accumulate(&o_k, dp.s1, wide(q[min(row + 1u, row_last) * row_step + row_at]));
+                accumulate(&o_k, dp.s2, wide(q[min(row + 2u, row_last) * row_step + row_at]));
+                accumulate(&o_k, dp.s3, wide(q[min(row + 3u, row_last) * row_step + row_at]));
+                accumulate(&o_k, dp.s4, wide(q[min(row + 4u, row_last) * row_step + row_at]));
+                accumulate(&o_k, dp.s5, wide(q[min(row + 5u, row_last) * row_step + row_at]));
+                accumulate(&o_k, dp.s6, wide(q[min(row + 6u, row_last) * row_step + row_at]));
+                accumulate(&o_k, dp.s7, wide(q[min(row + 7u, row_last) * row_step + row_at]));
+                accumulate(&o_k, dp.s8, wide(q[min(row + 8u, row_last) * row_step + row_at]));
+                accumulate(&o_k, dp.s9, wide(q[min(row + 9u, row_last) * row_step + row_at]));
+                accumulate(&o_k, dp.s10, wide(q[min(row + 10u, row_last) * row_step + row_at]));
+                accumulate(&o_k, dp.s11, wide(q[min(row + 11u, row_last) * row_step + row_at]));
+                accumulate(&o_k, dp.s12, wide(q[min(row + 12u, row_last) * row_step + row_at]));
+                accumulate(&o_k, dp.s13, wide(q[min(row + 13u, row_last) * row_step + row_at]));
+                accumulate(&o_k, dp.s14, wide(q[min(row + 14u, row_last) * row_step + row_at]));
+                accumulate(&o_k, dp.s15, wide(q[min(row + 15u, row_last) * row_step + row_at]));
+                accumulate(&o_v, s.s0, wide(dy[min(row + 0u, row_last) * row_step + row_at]));
+                accumulate(&o_v, s.s1, wide(dy[min(row + 1u, row_last) * row_step + row_at]));
+                accumulate(&o_v, s.s2, wide(dy[min(row + 2u, row_last) * row_step + row_at]));
+                accumulate(&o_v, s.s3, wide(dy[min(row + 3u, row_last) * row_step + row_at]));
+                accumulate(&o_v, s.s4, wide(dy[min(row + 4u, row_last) * row_step + row_at]));
+                accumulate(&o_v, s.s5, wide(dy[min(row + 5u, row_last) * row_step + row_at]));
+                accumulate(&o_v, s.s6, wide(dy[min(row + 6u, row_last) * row_step + row_at]));
+                accumulate(&o_v, s.s7, wide(dy[min(row + 7u, row_last) * row_step + row_at]));
+                accumulate(&o_v, s.s8, wide(dy[min(row + 8u, row_last) * row_step + row_at]));
+                accumulate(&o_v, s.s9, wide(dy[min(row + 9u, row_last) * row_step + row_at]));
+                accumulate(&o_v, s.s10, wide(dy[min(row + 10u, row_last) * row_step + row_at]));
+                accumulate(&o_v, s.s11, wide(dy[min(row + 11u, row_last) * row_step + row_at]));
+                accumulate(&o_v, s.s12, wide(dy[min(row + 12u, row_last) * row_step + row_at]));
+                accumulate(&o_v, s.s13, wide(dy[min(row + 13u, row_last) * row_step + row_at]));
+                accumulate(&o_v, s.s14, wide(dy[min(row + 14u, row_last) * row_step + row_at]));
+                accumulate(&o_v, s.s15, wide(dy[min(row + 15u, row_last) * row_step + row_at]));
+            }
         }
     }
     let valid = key <= vec4(last);
-    store(at, valid, block * BLOCK + 0u, o_k.o0, o_v.o0);
-    store(at, valid, block * BLOCK + 1u, o_k.o1, o_v.o1);
-    store(at, valid, block * BLOCK + 2u, o_k.o2, o_v.o2);
-    store(at, valid, block * BLOCK + 3u, o_k.o3, o_v.o3);
-    store(at, valid, block * BLOCK + 4u, o_k.o4, o_v.o4);
-    store(at, valid, block * BLOCK + 5u, o_k.o5, o_v.o5);
-    store(at, valid, block * BLOCK + 6u, o_k.o6, o_v.o6);
-    store(at, valid, block * BLOCK + 7u, o_k.o7, o_v.o7);
+    if COMPACT {
+        var rows_k = as_rows(o_k);
+        var rows_v = as_rows(o_v);
+        for (var i = 0u; i < 4u * BLOCK; i++) {
+            let column = block * BLOCK + i / 4u;
+            if column < params.width && valid[i % 4u] {
+                put(at[i % 4u] + column, rows_k[i], rows_v[i]);
+            }
+        }
+    } else {
+        store(at, valid, block * BLOCK + 0u, o_k.o0, o_v.o0);
+        store(at, valid, block * BLOCK + 1u, o_k.o1, o_v.o1);
+        store(at, valid, block * BLOCK + 2u, o_k.o2, o_v.o2);
+        store(at, valid, block * BLOCK + 3u, o_k.o3, o_v.o3);
+        store(at, valid, block * BLOCK + 4u, o_k.o4, o_v.o4);
+        store(at, valid, block * BLOCK + 5u, o_k.o5, o_v.o5);
+        store(at, valid, block * BLOCK + 6u, o_k.o6, o_v.o6);
+        store(at, valid, block * BLOCK + 7u, o_k.o7, o_v.o7);
+    }
 }

@@ -89,30 +89,47 @@ fn attention_dq_subgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_w
         let k_step = params.kv_heads * params.width;
         let k_row = sequence * params.seq + key;
         let k_last = sequence * params.seq + last;
-        accumulate(&o, s.s0, wide(k[min(k_row + 0u, k_last) * k_step + k_at]));
-        accumulate(&o, s.s1, wide(k[min(k_row + 1u, k_last) * k_step + k_at]));
-        accumulate(&o, s.s2, wide(k[min(k_row + 2u, k_last) * k_step + k_at]));
-        accumulate(&o, s.s3, wide(k[min(k_row + 3u, k_last) * k_step + k_at]));
-        accumulate(&o, s.s4, wide(k[min(k_row + 4u, k_last) * k_step + k_at]));
-        accumulate(&o, s.s5, wide(k[min(k_row + 5u, k_last) * k_step + k_at]));
-        accumulate(&o, s.s6, wide(k[min(k_row + 6u, k_last) * k_step + k_at]));
-        accumulate(&o, s.s7, wide(k[min(k_row + 7u, k_last) * k_step + k_at]));
-        accumulate(&o, s.s8, wide(k[min(k_row + 8u, k_last) * k_step + k_at]));
-        accumulate(&o, s.s9, wide(k[min(k_row + 9u, k_last) * k_step + k_at]));
-        accumulate(&o, s.s10, wide(k[min(k_row + 10u, k_last) * k_step + k_at]));
-        accumulate(&o, s.s11, wide(k[min(k_row + 11u, k_last) * k_step + k_at]));
-        accumulate(&o, s.s12, wide(k[min(k_row + 12u, k_last) * k_step + k_at]));
-        accumulate(&o, s.s13, wide(k[min(k_row + 13u, k_last) * k_step + k_at]));
-        accumulate(&o, s.s14, wide(k[min(k_row + 14u, k_last) * k_step + k_at]));
-        accumulate(&o, s.s15, wide(k[min(k_row + 15u, k_last) * k_step + k_at]));
+        if COMPACT {
+            var weights = by_row(s);
+            for (var i = 0u; i < PASSING; i++) {
+                accumulate(&o, weights[i], wide(k[min(k_row + i, k_last) * k_step + k_at]));
+            }
+        } else {
+            accumulate(&o, s.s0, wide(k[min(k_row + 0u, k_last) * k_step + k_at]));
+            accumulate(&o, s.s1, wide(k[min(k_row + 1u, k_last) * k_step + k_at]));
+            accumulate(&o, s.s2, wide(k[min(k_row + 2u, k_last) * k_step + k_at]));
+            accumulate(&o, s.s3, wide(k[min(k_row + 3u, k_last) * k_step + k_at]));
+            accumulate(&o, s.s4, wide(k[min(k_row + 4u, k_last) * k_step + k_at]));
+            accumulate(&o, s.s5, wide(k[min(k_row + 5u, k_last) * k_step + k_at]));
+            accumulate(&o, s.s6, wide(k[min(k_row + 6u, k_last) * k_step + k_at]));
+            accumulate(&o, s.s7, wide(k[min(k_row + 7u, k_last) * k_step + k_at]));
+            accumulate(&o, s.s8, wide(k[min(k_row + 8u, k_last) * k_step + k_at]));
+            accumulate(&o, s.s9, wide(k[min(k_row + 9u, k_last) * k_step + k_at]));
+            accumulate(&o, s.s10, wide(k[min(k_row + 10u, k_last) * k_step + k_at]));
+            accumulate(&o, s.s11, wide(k[min(k_row + 11u, k_last) * k_step + k_at]));
+            accumulate(&o, s.s12, wide(k[min(k_row + 12u, k_last) * k_step + k_at]));
+            accumulate(&o, s.s13, wide(k[min(k_row + 13u, k_last) * k_step + k_at]));
+            accumulate(&o, s.s14, wide(k[min(k_row + 14u, k_last) * k_step + k_at]));
+            accumulate(&o, s.s15, wide(k[min(k_row + 15u, k_last) * k_step + k_at]));
+        }
     }
     let valid = query <= vec4(last);
-    store(q_at, valid, block * BLOCK + 0u, o.o0);
-    store(q_at, valid, block * BLOCK + 1u, o.o1);
-    store(q_at, valid, block * BLOCK + 2u, o.o2);
-    store(q_at, valid, block * BLOCK + 3u, o.o3);
-    store(q_at, valid, block * BLOCK + 4u, o.o4);
-    store(q_at, valid, block * BLOCK + 5u, o.o5);
-    store(q_at, valid, block * BLOCK + 6u, o.o6);
-    store(q_at, valid, block * BLOCK + 7u, o.o7);
+    if COMPACT {
+        var rows = as_rows(o);
+        for (var i = 0u; i < 4u * BLOCK; i++) {
+            let column = block * BLOCK + i / 4u;
+            if column < params.width && valid[i % 4u] {
+                add(q_at[i % 4u] + column, rows[i]);
+            }
+        }
+    } else {
+        store(q_at, valid, block * BLOCK + 0u, o.o0);
+        store(q_at, valid, block * BLOCK + 1u, o.o1);
+        store(q_at, valid, block * BLOCK + 2u, o.o2);
+        store(q_at, valid, block * BLOCK + 3u, o.o3);
+        store(q_at, valid, block * BLOCK + 4u, o.o4);
+        store(q_at, valid, block * BLOCK + 5u, o.o5);
+        store(q_at, valid, block * BLOCK + 6u, o.o6);
+        store(q_at, valid, block * BLOCK + 7u, o.o7);
+    }
 }

@@ -123,33 +123,50 @@ fn attention_subgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_work
         let v_step = params.kv_heads * params.width;
         let v_row = sequence * params.seq + key;
         let v_last = sequence * params.seq + last;
-        accumulate(&o, s.s0, wide(v[min(v_row + 0u, v_last) * v_step + v_at]));
-        accumulate(&o, s.s1, wide(v[min(v_row + 1u, v_last) * v_step + v_at]));
-        accumulate(&o, s.s2, wide(v[min(v_row + 2u, v_last) * v_step + v_at]));
-        accumulate(&o, s.s3, wide(v[min(v_row + 3u, v_last) * v_step + v_at]));
-        accumulate(&o, s.s4, wide(v[min(v_row + 4u, v_last) * v_step + v_at]));
-        accumulate(&o, s.s5, wide(v[min(v_row + 5u, v_last) * v_step + v_at]));
-        accumulate(&o, s.s6, wide(v[min(v_row + 6u, v_last) * v_step + v_at]));
-        accumulate(&o, s.s7, wide(v[min(v_row + 7u, v_last) * v_step + v_at]));
-        accumulate(&o, s.s8, wide(v[min(v_row + 8u, v_last) * v_step + v_at]));
-        accumulate(&o, s.s9, wide(v[min(v_row + 9u, v_last) * v_step + v_at]));
-        accumulate(&o, s.s10, wide(v[min(v_row + 10u, v_last) * v_step + v_at]));
-        accumulate(&o, s.s11, wide(v[min(v_row + 11u, v_last) * v_step + v_at]));
-        accumulate(&o, s.s12, wide(v[min(v_row + 12u, v_last) * v_step + v_at]));
-        accumulate(&o, s.s13, wide(v[min(v_row + 13u, v_last) * v_step + v_at]));
-        accumulate(&o, s.s14, wide(v[min(v_row + 14u, v_last) * v_step + v_at]));
-        accumulate(&o, s.s15, wide(v[min(v_row + 15u, v_last) * v_step + v_at]));
+        if COMPACT {
+            var weights = by_row(s);
+            for (var i = 0u; i < PASSING; i++) {
+                accumulate(&o, weights[i], wide(v[min(v_row + i, v_last) * v_step + v_at]));
+            }
+        } else {
+            accumulate(&o, s.s0, wide(v[min(v_row + 0u, v_last) * v_step + v_at]));
+            accumulate(&o, s.s1, wide(v[min(v_row + 1u, v_last) * v_step + v_at]));
+            accumulate(&o, s.s2, wide(v[min(v_row + 2u, v_last) * v_step + v_at]));
+            accumulate(&o, s.s3, wide(v[min(v_row + 3u, v_last) * v_step + v_at]));
+            accumulate(&o, s.s4, wide(v[min(v_row + 4u, v_last) * v_step + v_at]));
+            accumulate(&o, s.s5, wide(v[min(v_row + 5u, v_last) * v_step + v_at]));
+            accumulate(&o, s.s6, wide(v[min(v_row + 6u, v_last) * v_step + v_at]));
+            accumulate(&o, s.s7, wide(v[min(v_row + 7u, v_last) * v_step + v_at]));
+            accumulate(&o, s.s8, wide(v[min(v_row + 8u, v_last) * v_step + v_at]));
+            accumulate(&o, s.s9, wide(v[min(v_row + 9u, v_last) * v_step + v_at]));
+            accumulate(&o, s.s10, wide(v[min(v_row + 10u, v_last) * v_step + v_at]));
+            accumulate(&o, s.s11, wide(v[min(v_row + 11u, v_last) * v_step + v_at]));
+            accumulate(&o, s.s12, wide(v[min(v_row + 12u, v_last) * v_step + v_at]));
+            accumulate(&o, s.s13, wide(v[min(v_row + 13u, v_last) * v_step + v_at]));
+            accumulate(&o, s.s14, wide(v[min(v_row + 14u, v_last) * v_step + v_at]));
+            accumulate(&o, s.s15, wide(v[min(v_row + 15u, v_last) * v_step + v_at]));
+        }
     }
     let valid = query <= vec4(last);
     let inverse = 1.0 / sum;
-    store(q_at, valid, block * BLOCK + 0u, scale_columns(o.o0, inverse));
-    store(q_at, valid, block * BLOCK + 1u, scale_columns(o.o1, inverse));
-    store(q_at, valid, block * BLOCK + 2u, scale_columns(o.o2, inverse));
-    store(q_at, valid, block * BLOCK + 3u, scale_columns(o.o3, inverse));
-    store(q_at, valid, block * BLOCK + 4u, scale_columns(o.o4, inverse));
-    store(q_at, valid, block * BLOCK + 5u, scale_columns(o.o5, inverse));
-    store(q_at, valid, block * BLOCK + 6u, scale_columns(o.o6, inverse));
-    store(q_at, valid, block * BLOCK + 7u, scale_columns(o.o7, inverse));
+    if COMPACT {
+        var rows = as_rows(o);
+        for (var i = 0u; i < 4u * BLOCK; i++) {
+            let column = block * BLOCK + i / 4u;
+            if column < params.width && valid[i % 4u] {
+                y[q_at[i % 4u] + column] = narrow(rows[i] * inverse[i % 4u]);
+            }
+        }
+    } else {
+        store(q_at, valid, block * BLOCK + 0u, scale_columns(o.o0, inverse));
+        store(q_at, valid, block * BLOCK + 1u, scale_columns(o.o1, inverse));
+        store(q_at, valid, block * BLOCK + 2u, scale_columns(o.o2, inverse));
+        store(q_at, valid, block * BLOCK + 3u, scale_columns(o.o3, inverse));
+        store(q_at, valid, block * BLOCK + 4u, scale_columns(o.o4, inverse));
+        store(q_at, valid, block * BLOCK + 5u, scale_columns(o.o5, inverse));
+        store(q_at, valid, block * BLOCK + 6u, scale_columns(o.o6, inverse));
+        store(q_at, valid, block * BLOCK + 7u, scale_columns(o.o7, inverse));
+    }
     if block == 0u {
         let total = top + log2(sum);
         if valid.x { lse[row.x * params.heads + head] = total.x; }

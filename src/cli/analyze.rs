@@ -16,7 +16,8 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::nn::config::Precision;
 use crate::report;
-use crate::train::progress::Display;
+use crate::train::compiling::CompileNotice;
+use crate::train::progress::{Display, say};
 use crate::train::resume::restore_model;
 use crate::train::run_folder::RunFolder;
 use crate::train::saved::SavedModel;
@@ -221,6 +222,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
 
     let found = pollster::block_on(async {
         let gpu = Gpu::open(&args.device.options()).await?;
+        let _notice = CompileNotice::start(&gpu, say);
         let mut found = Vec::new();
         for subject in &subjects {
             found.push(subject.analyze(&gpu, &options, (&label, JACOBIANS), display).await?);

@@ -84,6 +84,17 @@ pub struct AdapterReport {
     pub storage_buffers: u32,
     /// The family of kernels it gets.
     pub tier: Tier,
+    /// Whether its kernels get compact code, see [`super::GpuOptions::compact`].
+    pub compact: bool,
+}
+
+/// Whether `driver` (`llvmpipe`) at `version` (`Mesa 22.3.6 (LLVM 15.0.6)`) is a software driver that compiles large kernels
+/// quickly: llvmpipe up to Mesa 22 takes a tenth of a second for the largest. Mesa 25 takes seconds with each of the LLVM
+/// releases tried, SwiftShader up to half a minute, and what is unknown is taken to be like them (docs/performance.md). The
+/// time itself is no guide: on a busy machine that of one kernel varied by a factor of four.
+fn compiles_fast(driver: &str, version: &str) -> bool {
+    let major = version.strip_prefix("Mesa ").and_then(|v| v.split('.').next()).and_then(|v| v.parse::<u32>().ok());
+    driver == "llvmpipe" && major.is_some_and(|major| major <= 22)
 }
 
 impl AdapterReport {
@@ -112,6 +123,7 @@ impl AdapterReport {
             workgroup_threads: limits.max_compute_invocations_per_workgroup,
             storage_buffers: limits.max_storage_buffers_per_shader_stage,
             tier: Tier::Plain,
+            compact: info.device_type == wgpu::DeviceType::Cpu && !compiles_fast(&info.driver, &info.driver_info),
         };
         report.tier = if info.device_type == wgpu::DeviceType::Cpu {
             if report.runs(Tier::Subgroup) { Tier::Subgroup } else { Tier::Plain }
@@ -246,6 +258,19 @@ mod tests {
         let lacks = report.lacks_for_matrix_units(features, &blocks);
         assert_eq!(report.matrix_units, lacks.is_none());
         lacks
+    }
+
+    #[test]
+    fn only_drivers_known_to_compile_fast_get_large_kernels() {
+        assert!(compiles_fast("llvmpipe", "Mesa 22.3.6 (LLVM 15.0.6)"));
+        for (driver, version) in [
+            ("llvmpipe", "Mesa 25.0.7-2+deb13u1 (LLVM 19.1.7)"),
+            ("llvmpipe", ""),
+            ("SwiftShader driver", ""),
+            ("other", "Mesa 22.3.6"),
+        ] {
+            assert!(!compiles_fast(driver, version), "{driver} {version}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! has no threads to give, each pipeline is compiled where it is met.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use super::pipeline_cache::PipelineCache;
@@ -19,6 +20,7 @@ pub(super) struct Pipeline {
     pub(super) name: &'static str,
     pub(super) id: usize,
     recipe: Recipe,
+    used: AtomicBool,
     /// None where compiling panicked: an application's own device has its own error handler.
     raw: OnceLock<Option<wgpu::ComputePipeline>>,
 }
@@ -81,7 +83,20 @@ impl Pipeline {
         });
         let constants = kernel.constants.iter().chain(constants).copied().collect();
         let recipe = Recipe { device: device.clone(), module, layout: whole, kernel, constants, cache };
-        Ok(Pipeline { layout, reflection, name: kernel.name, id, recipe, raw: OnceLock::new() })
+        Ok(Pipeline {
+            layout,
+            reflection,
+            name: kernel.name,
+            id,
+            recipe,
+            used: AtomicBool::new(false),
+            raw: OnceLock::new(),
+        })
+    }
+
+    /// Whether this is the first time that somebody asks.
+    pub(super) fn first_use(&self) -> bool {
+        !self.used.swap(true, Ordering::Relaxed)
     }
 
     /// The wgpu pipeline; waits where it is still being compiled.

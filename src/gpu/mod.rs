@@ -17,6 +17,7 @@ mod recorder;
 mod reflect;
 mod trusted;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 pub use adapter::{AdapterChoice, AdapterReport, Tier, adapters};
@@ -68,9 +69,11 @@ struct Inner {
     tier: Tier,
     cooperative_matrix: bool,
     loads_u64: bool,
+    compact: bool,
     max_binding_bytes: u64,
     offset_alignment: u64,
     state: Mutex<recorder::State>,
+    compilation: Arc<recorder::Compilation>,
     pool: Arc<pool::Pool>,
     failure: Arc<Mutex<Option<String>>>,
 }
@@ -111,6 +114,11 @@ impl Gpu {
     /// by its number of components, on a device with `SHADER_INT64`.
     pub(crate) fn loads_u64(&self) -> bool {
         self.0.loads_u64
+    }
+
+    /// Whether kernels that can do so keep their code small, see [`GpuOptions::compact`].
+    pub fn compact(&self) -> bool {
+        self.0.compact
     }
 
     /// Checks that shaders can hold f16.
@@ -261,6 +269,17 @@ impl Gpu {
         let mut counters = lock(&self.0.state).counters;
         self.0.pool.count(&mut counters);
         counters
+    }
+
+    /// How many pipelines the device has run once, so that they are compiled whatever the driver does when, and how many were asked
+    /// for so far. Looks at the device, and does not wait.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn compilation(&self) -> Result<(u64, u64)> {
+        self.0.device.poll(wgpu::PollType::Poll).map_err(|e| Error::Device(format!("looking at the device: {e}")))?;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Ok((read(&self.0.compilation.done), read(&self.0.compilation.begun)))
     }
 
     /// Starts timing every dispatch by timestamp queries; each then runs in a pass of its own.

@@ -21,6 +21,10 @@ pub struct GpuOptions {
     pub adapter: AdapterChoice,
     /// The kernel family, instead of the adapter's own; must be one it can run.
     pub tier: Option<Tier>,
+    /// Whether the kernels of [`Tier::Subgroup`] get compact code, instead of what the adapter is known to need: loops in place of
+    /// unrolled stores. Drivers whose compilers take long over large kernels then start many times faster and run products a few
+    /// percent slower. The results are the same to the bit.
+    pub compact: Option<bool>,
     /// A lower limit than the adapter's on the bytes of one binding; tensors beyond it are split.
     pub max_binding_bytes: Option<u64>,
     /// For [`Gpu::open`]: products of f16 operands run on matrix units (tensor cores), see [`Gpu::cooperative_matrix`]; opening an
@@ -104,6 +108,7 @@ impl Gpu {
             && report.matrix_units
             && device.features().contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
         let loads_u64 = tier == Tier::Subgroup && device.features().contains(wgpu::Features::SHADER_INT64);
+        let compact = options.compact.unwrap_or(report.compact);
         let matrix_units = if cooperative_matrix { ", cooperative matrices" } else { "" };
         log::info!("{} ({}), {tier:?} kernels{matrix_units}", report.name, report.driver);
         let limits = device.limits();
@@ -114,7 +119,8 @@ impl Gpu {
             limits.min_storage_buffer_offset_alignment.max(limits.min_uniform_buffer_offset_alignment).max(32).into();
         let pool = Arc::new(pool::Pool::default());
         let cache = options.pipeline_cache.as_deref().and_then(|folder| PipelineCache::open(&device, folder));
-        let state = Mutex::new(recorder::State::new(&device, &pool, cache));
+        let compilation = Arc::<recorder::Compilation>::default();
+        let state = Mutex::new(recorder::State::new(&device, &pool, cache, compact, compilation.clone()));
         Ok(Gpu(Arc::new(Inner {
             device,
             queue,
@@ -122,9 +128,11 @@ impl Gpu {
             tier,
             cooperative_matrix,
             loads_u64,
+            compact,
             max_binding_bytes,
             offset_alignment,
             state,
+            compilation,
             pool,
             failure,
         })))

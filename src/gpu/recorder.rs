@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::compile::{Pipeline, Pipelines};
 use super::pipeline_cache::PipelineCache;
@@ -21,6 +22,16 @@ pub(super) const SLOT: u64 = 256;
 const COMMANDS: usize = 256;
 /// Bind groups kept; a training step needs a few hundred. Past this the cache starts anew.
 const BIND_GROUPS: usize = 1 << 14;
+/// New pipelines that a submission has at most on drivers that take long to compile: llvmpipe compiles at the first dispatch, so
+/// a submission of many is seen to be done only after all of them.
+const NEW_PIPELINES: u64 = 4;
+
+/// How far the driver is with the pipelines that were asked for; see [`super::Gpu::compilation`].
+#[derive(Debug, Default)]
+pub(super) struct Compilation {
+    pub(super) begun: AtomicU64,
+    pub(super) done: AtomicU64,
+}
 
 enum Command {
     Dispatch {
@@ -55,12 +66,23 @@ pub(super) struct State {
     arena: wgpu::Buffer,
     arena_bytes: Vec<u8>,
     pipelines: Pipelines,
+    compilation: Arc<Compilation>,
+    /// Pipelines whose first dispatch waits among the commands, and how many may.
+    new_pipelines: u64,
+    most_new_pipelines: u64,
     bind_groups: HashMap<GroupKey, Arc<wgpu::BindGroup>>,
     pub(super) staging: HashMap<u64, Vec<wgpu::Buffer>>,
 }
 
 impl State {
-    pub(super) fn new(device: &wgpu::Device, pool: &Pool, cache: Option<PipelineCache>) -> Self {
+    /// `compact` as [`super::Gpu::compact`].
+    pub(super) fn new(
+        device: &wgpu::Device,
+        pool: &Pool,
+        cache: Option<PipelineCache>,
+        compact: bool,
+        compilation: Arc<Compilation>,
+    ) -> Self {
         let size = SLOT * COMMANDS as u64;
         pool.note_created(size);
         let arena = device.create_buffer(&wgpu::BufferDescriptor {
@@ -79,6 +101,9 @@ impl State {
             arena,
             arena_bytes: Vec::with_capacity(size as usize),
             pipelines: Pipelines::new(cache),
+            compilation,
+            new_pipelines: 0,
+            most_new_pipelines: if compact { NEW_PIPELINES } else { u64::MAX },
             bind_groups: HashMap::new(),
             staging: HashMap::new(),
         }
@@ -90,7 +115,7 @@ impl State {
 
     /// Submits if the list is full, so that one more command fits.
     pub(super) fn make_room(&mut self, device: &wgpu::Device, queue: &wgpu::Queue, pool: &Pool) {
-        if self.commands.len() >= COMMANDS {
+        if self.commands.len() >= COMMANDS || self.new_pipelines >= self.most_new_pipelines {
             self.flush(device, queue, pool);
         }
     }
@@ -106,6 +131,7 @@ impl State {
     ) -> Result<Arc<Pipeline>> {
         let (pipeline, new) = self.pipelines.get(device, kernel, constants, half)?;
         self.counters.pipelines_created += u64::from(new);
+        self.compilation.begun.fetch_add(u64::from(new), Ordering::Relaxed);
         Ok(pipeline)
     }
 
@@ -138,6 +164,7 @@ impl State {
             slot as u32
         });
         self.counters.dispatches += 1;
+        self.new_pipelines += u64::from(pipeline.first_use());
         let bytes = slices.iter().map(|s| s.size).sum();
         self.commands.push(Command::Dispatch { pipeline: pipeline.clone(), bind_group, slot, groups, bytes });
     }
@@ -189,7 +216,15 @@ impl State {
         self.commands = commands;
         self.commands.clear();
         self.counters.submissions += 1;
-        Some(queue.submit([encoder.finish()]))
+        let submission = queue.submit([encoder.finish()]);
+        let new = std::mem::take(&mut self.new_pipelines);
+        if new > 0 {
+            let compilation = self.compilation.clone();
+            queue.on_submitted_work_done(move || {
+                compilation.done.fetch_add(new, Ordering::Relaxed);
+            });
+        }
+        Some(submission)
     }
 }
 

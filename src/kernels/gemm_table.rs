@@ -239,6 +239,7 @@ pub(super) fn choose(gpu: &Gpu, family: &'static Family, form: Form) -> Choice {
             // processor reads ahead by itself.
             let once = !fixed_rows && tb == Trans::N && m <= NARROW;
             constants.push(("B_ONCE", f64::from(u8::from(once))));
+            constants.push(("COMPACT", f64::from(u8::from(gpu.compact()))));
             if !aligned_c {
                 constants.push(("READ_C", f64::from(u8::from(read_c))));
             }
@@ -296,23 +297,27 @@ pub fn kernels() -> Vec<Variant> {
                 let constants = [flags.clone(), vec![("LANES", lanes)]].concat();
                 all.push(Variant { kernel: &family.cooperative, constants });
             }
-            for (turned, rows, blocks, lanes) in
-                [(0.0, 32.0, 2.0, 8.0), (0.0, 16.0, 1.0, 8.0), (1.0, 8.0, 2.0, 8.0), (0.0, 32.0, 1.0, 4.0)]
-            {
+            for (turned, rows, blocks, lanes, compact) in [
+                (0.0, 32.0, 2.0, 8.0, 0.0),
+                (0.0, 16.0, 1.0, 8.0, 1.0),
+                (1.0, 8.0, 2.0, 8.0, 0.0),
+                (0.0, 32.0, 1.0, 4.0, 0.0),
+                (0.0, 32.0, 2.0, 4.0, 1.0),
+            ] {
                 // Each with whether it stores C as scalars.
                 let mut kernels = vec![
                     (&family.subgroup.vec4, false),
                     (&family.subgroup.scalar, true),
                     (&family.subgroup_scalar, true),
                 ];
-                if (rows, blocks) == (32.0, 2.0) {
+                if (rows, blocks, lanes) == (32.0, 2.0, 8.0) {
                     let stores = if set < 2 { &family.subgroup_u64 } else { &family.subgroup_u64_along };
                     kernels.extend([(&stores.vec4, false), (&stores.scalar, true)]);
                 }
                 for (kernel, scalar_c) in kernels {
                     let mut constants = flags.clone();
                     constants.extend([("C_TRANSPOSED", turned), ("TILE_ROWS", rows), ("COLUMN_BLOCKS", blocks)]);
-                    constants.extend([("WG", lanes), ("K_TAIL", turned), ("B_ONCE", turned)]);
+                    constants.extend([("WG", lanes), ("K_TAIL", turned), ("B_ONCE", turned), ("COMPACT", compact)]);
                     if scalar_c {
                         constants.push(("READ_C", 1.0 - turned));
                     }

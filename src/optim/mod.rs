@@ -99,27 +99,24 @@ impl Optimizer {
         let mixed = params.precision() == Precision::F16;
         let scaling = mixed.then(|| LossScale::new(gpu, adam.loss_scale, adam.loss_scale_every)).transpose()?;
         let optimizer = Self { params, adam, spectral, seed, groups, banks, clip, scaling, common_since: 0, since };
-        optimizer.rehearse()?;
         optimizer.params.update_copies()?;
         Ok(optimizer)
     }
 
     /// Chooses the form of the gradient split for steps in which an expert sees `tokens` routed tokens on average
     /// (batches times sequence times K / E, accumulated batches included). Without this call it is the direct form,
-    /// unless the settings fix the other. To be called before gradients are made: it may overwrite them.
+    /// unless the settings fix the other. To be called before gradients are made.
     ///
     /// # Errors
     /// [`crate::Error::Device`].
     pub fn plan(&mut self, tokens: f64) -> Result<()> {
-        let before: Vec<_> = self.banks.iter().map(|b| b.form).collect();
         for bank in &mut self.banks {
             if let Some(stack) = bank.stacks.first() {
                 let shape = sizes("spectral decoupling", &stack.w)?;
                 bank.form = chosen_form(stack.w.gpu(), &self.spectral, shape, tokens)?;
             }
         }
-        // A split of the other form holds other buffers while the refresh takes its own.
-        if self.banks.iter().map(|b| b.form).eq(before) { Ok(()) } else { self.rehearse() }
+        Ok(())
     }
 
     /// What the backward pass of `matrix` in `layer` has to use where the token-space form runs.
@@ -181,8 +178,12 @@ impl Optimizer {
     }
 
     /// Runs a refresh that changes nothing, so that those of later steps find their buffers, bind groups and pipelines:
-    /// the pool hands out the lowest free buffer, hence the same ones whatever else was freed since.
-    fn rehearse(&self) -> Result<()> {
+    /// the pool hands out the lowest free buffer, hence the same ones whatever else was freed since. To be called after
+    /// [`Optimizer::plan`], between two steps: it overwrites gradients.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`].
+    pub fn rehearse(&self) -> Result<()> {
         if self.banks.is_empty() {
             return Ok(());
         }

@@ -6,6 +6,7 @@
 use crate::data::Corpus;
 
 mod clock;
+pub mod compiling;
 pub mod config;
 pub mod evaluate;
 pub mod generate;

@@ -60,16 +60,26 @@ impl Progress {
 
     /// Shows a line of its own, above the bar.
     pub fn line(&self, text: &str) {
-        match self.display {
-            Display::Quiet => {}
-            Display::Lines => say(text),
-            Display::Bar => self.bar.suspend(|| say(text)),
-        }
+        line(self.display, &self.bar, text);
+    }
+
+    /// Does what [`Progress::line`] does, from wherever it is called.
+    pub fn liner(&self) -> impl Fn(&str) + Send + 'static {
+        let (display, bar) = (self.display, self.bar.clone());
+        move |text| line(display, &bar, text)
     }
 
     /// Removes the bar.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
+    }
+}
+
+fn line(display: Display, bar: &ProgressBar, text: &str) {
+    match display {
+        Display::Quiet => {}
+        Display::Lines => say(text),
+        Display::Bar => bar.suspend(|| say(text)),
     }
 }
 

@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::clock::Clock;
+use super::compiling::CompileNotice;
 use super::evaluate::evaluate;
 use super::metrics::{MetricsWriter, StepMetrics, Summary};
-use super::progress::{Display, Progress};
+use super::progress::{Display, Progress, say};
 use super::resume::{parameters, restore, restore_model};
 use super::saved::{self, Position, SavedModel};
 use super::trainer::{StepReport, Trainer};
@@ -41,7 +42,7 @@ async fn download(named: impl IntoIterator<Item = (String, Tensor)>) -> Result<V
 }
 
 /// A run under way.
-struct Run {
+struct Run<'a> {
     config: RunConfig,
     corpus: Corpus,
     /// Of the corpus.
@@ -51,7 +52,7 @@ struct Run {
     begun: (u64, u64),
     trainer: Trainer,
     metrics: MetricsWriter,
-    progress: Progress,
+    progress: &'a Progress,
     clock: Clock,
     /// The newest one; the last step has one.
     val_loss: f32,
@@ -74,6 +75,16 @@ pub async fn run(plan: Plan, display: Display, stop: &AtomicBool) -> Result<Outc
 /// A device that fails, a disk that fails, or [`Error::NotFinite`]; the last good checkpoint is then kept, and
 /// `metrics.jsonl` holds whole lines.
 pub async fn run_on(gpu: &Gpu, plan: Plan, display: Display, stop: &AtomicBool) -> Result<Outcome> {
+    let first = plan.resume.as_ref().map_or(0, |saved| saved.model.step);
+    let progress = Progress::start(display, first, plan.config.train.steps);
+    let notice = CompileNotice::start(gpu, progress.liner());
+    let outcome = run_with(gpu, plan, &progress, stop).await;
+    drop(notice);
+    progress.finish();
+    outcome
+}
+
+async fn run_with(gpu: &Gpu, plan: Plan, progress: &Progress, stop: &AtomicBool) -> Result<Outcome> {
     let Plan { config, corpus, folder, resume } = plan;
     let trainer = match &resume {
         Some(saved) => restore(gpu, &config, saved)?,
@@ -91,17 +102,14 @@ pub async fn run_on(gpu: &Gpu, plan: Plan, display: Display, stop: &AtomicBool) 
     }
     let metrics = folder.begin(&config, first)?;
     let tokens_per_step = (config.train.batch * config.train.seq) as u64 * config.train.accumulate;
-    let progress = Progress::start(display, first, last);
     let clock = Clock::new(tokens_per_step, first);
     let fingerprint = corpus.fingerprint();
     let mut run =
         Run { config, corpus, fingerprint, folder, begun, trainer, metrics, progress, clock, val_loss: f32::NAN };
-    let outcome = run.until_done(stop).await;
-    run.progress.finish();
-    outcome
+    run.until_done(stop).await
 }
 
-impl Run {
+impl Run<'_> {
     async fn until_done(&mut self, stop: &AtomicBool) -> Result<Outcome> {
         let train = self.config.train.clone();
         let due = |every: u64, step: u64| every > 0 && step.is_multiple_of(every);
@@ -267,6 +275,7 @@ pub async fn continue_text(
     each: impl FnMut(u8) -> Result<()>,
 ) -> Result<()> {
     let gpu = Gpu::open(device).await?;
+    let _notice = CompileNotice::start(&gpu, say);
     // In f32 on every adapter: the weights of a run in f16 are saved in f32.
     let model = restore_model(&gpu, saved, &saved.config.model, Precision::F32)?;
     generate::generate(&gpu, &model, saved.config.train.seq, what, each).await
@@ -280,6 +289,7 @@ pub async fn evaluate_text(saved: &SavedModel, device: &GpuOptions, text: &[u8])
     let train = &saved.config.train;
     let windows = Validation::all(text, train.batch, train.seq)?;
     let gpu = Gpu::open(device).await?;
+    let _notice = CompileNotice::start(&gpu, say);
     // In f32 on every adapter: the weights of a run in f16 are saved in f32.
     let model = restore_model(&gpu, saved, &saved.config.model, Precision::F32)?;
     evaluate(&gpu, &model, train.seq, windows.iter()).await

@@ -63,6 +63,9 @@ pub struct Trainer {
     model: Model,
     optimizer: Optimizer,
     step: u64,
+    /// The step after which the refresh is rehearsed: the first one of this trainer. Drivers that take long to compile then
+    /// finish a step before they see the refresh's kernels.
+    rehearse_after: u64,
     tokens: Tensor,
     targets: Tensor,
     /// The weight of a micro-batch in the step's mean, times the loss scale where there is one: what flows back into its
@@ -115,6 +118,7 @@ impl Trainer {
             model,
             optimizer,
             step: 0,
+            rehearse_after: 1,
             activations: 0,
             pending: VecDeque::new(),
         })
@@ -151,6 +155,7 @@ impl Trainer {
     /// [`Error::Device`].
     pub fn resume_at(&mut self, step: u64) -> Result<()> {
         self.step = step;
+        self.rehearse_after = step + 1;
         self.optimizer.restored()
     }
 
@@ -168,6 +173,9 @@ impl Trainer {
         if batches.len() != wanted {
             let got = format!("{}", batches.len());
             return Err(Error::shape("step", format!("{wanted} micro-batches"), got));
+        }
+        if self.step == self.rehearse_after {
+            self.optimizer.rehearse()?;
         }
         self.step += 1;
         let share = 1.0 / wanted as f32;

@@ -31,14 +31,15 @@ pub fn with_features(wanted: wgpu::Features) -> Gpu {
     Gpu::from_device(device, queue, &GpuOptions::default()).unwrap()
 }
 
-/// The device once in each tier that its adapter can run.
+/// The device once in each tier that its adapter can run, and in the subgroup tier with compact code too.
 pub fn tiers() -> Vec<Gpu> {
     let own = gpu();
     let runs = |tier: &Tier| own.adapter().runs(*tier);
     Tier::ALL
         .into_iter()
         .filter(runs)
-        .map(|tier| open(&GpuOptions { tier: Some(tier), ..GpuOptions::default() }))
+        .flat_map(|tier| if tier == Tier::Subgroup { vec![(tier, false), (tier, true)] } else { vec![(tier, false)] })
+        .map(|(tier, compact)| open(&GpuOptions { tier: Some(tier), compact: Some(compact), ..GpuOptions::default() }))
         .collect()
 }
 
@@ -54,7 +55,12 @@ pub fn small_binding(bytes: u64) -> Gpu {
 
 /// The same in each tier that the adapter can run.
 pub fn small_bindings(bytes: u64) -> Vec<Gpu> {
-    let small = |gpu: Gpu| GpuOptions { tier: Some(gpu.tier()), max_binding_bytes: Some(bytes), ..Default::default() };
+    let small = |gpu: Gpu| GpuOptions {
+        tier: Some(gpu.tier()),
+        compact: Some(gpu.compact()),
+        max_binding_bytes: Some(bytes),
+        ..Default::default()
+    };
     tiers().into_iter().map(|gpu| open(&small(gpu))).collect()
 }
 

@@ -73,7 +73,9 @@ const LANES: u32 = 8;
 pub fn kernels() -> Vec<Variant> {
     let mut all = variants(&ATTENTION_DELTA);
     for kernel in [&ATTENTION_SUBGROUP, &ATTENTION_DQ_SUBGROUP, &ATTENTION_DKV_SUBGROUP].into_iter().flatten() {
-        all.push(Variant { kernel, constants: vec![("SG", f64::from(LANES))] });
+        for compact in [0.0, 1.0] {
+            all.push(Variant { kernel, constants: vec![("SG", f64::from(LANES)), ("COMPACT", compact)] });
+        }
     }
     for kernel in [&ATTENTION_TILED, &ATTENTION_DQ_TILED, &ATTENTION_DKV_TILED] {
         for (rows, passing, width) in TILES {
@@ -87,8 +89,8 @@ pub fn kernels() -> Vec<Variant> {
 
 /// Which kernels to use.
 enum Form {
-    /// With this many lanes.
-    Subgroup(u32),
+    /// With this many lanes, and compact code where the device wants it.
+    Subgroup { lanes: u32, compact: bool },
     /// With these constants.
     Tiled { rows: u32, passing: u32, width: u32 },
 }
@@ -97,7 +99,7 @@ impl Form {
     fn of(op: &Attention, gpu: &Gpu) -> Self {
         let lanes = gpu.adapter().subgroup_size.0;
         if gpu.tier() == Tier::Subgroup && lanes >= LANES && op.head_dim.is_multiple_of(4) {
-            return Form::Subgroup(lanes);
+            return Form::Subgroup { lanes, compact: gpu.compact() };
         }
         let (rows, passing, width) =
             TILES.into_iter().find(|tile| tile.2 as usize >= op.head_dim).unwrap_or(TILES[TILES.len() - 1]);
@@ -106,18 +108,20 @@ impl Form {
 
     /// What the kernels of this form call their outputs.
     fn names(&self, own: [&'static str; 2]) -> [&'static str; 2] {
-        if let Form::Subgroup(_) = self { own } else { ["out_a", "out_b"] }
+        if let Form::Subgroup { .. } = self { own } else { ["out_a", "out_b"] }
     }
 
     /// Elements of a pack.
     fn pack(&self) -> usize {
-        if let Form::Subgroup(_) = self { 4 } else { 1 }
+        if let Form::Subgroup { .. } = self { 4 } else { 1 }
     }
 
     /// Loop iterations of a thread over one head of a sequence: of each kernel, or more.
     fn iterations(&self, op: &Attention) -> usize {
         match *self {
-            Form::Subgroup(_) => op.seq.div_ceil(16) * (1 + op.head_dim / 4),
+            Form::Subgroup { compact: false, .. } => op.seq.div_ceil(16) * (1 + op.head_dim / 4),
+            // A loop over the 16 passing rows of a tile more, and one of 32 that stores.
+            Form::Subgroup { compact: true, .. } => op.seq.div_ceil(16) * (17 + op.head_dim / 4) + 32,
             Form::Tiled { rows, passing, width } => {
                 let (rows, passing, width) = (rows as usize, passing as usize, width as usize);
                 // Loading, products (two), maximum, shrinking, sums.
@@ -149,10 +153,12 @@ impl Form {
     ) -> Launch<'a> {
         let heads = heads * sequences;
         match *self {
-            Form::Subgroup(lanes) => {
+            Form::Subgroup { lanes, compact } => {
+                let compact = f64::from(u8::from(compact));
                 let blocks = op.head_dim.div_ceil(32);
                 let tiles = op.seq.div_ceil(4 * lanes as usize);
-                four_launch(subgroup).constant("SG", lanes).workgroups(heads * tiles * blocks)
+                let launch = four_launch(subgroup).constant("SG", lanes).constant("COMPACT", compact);
+                launch.workgroups(heads * tiles * blocks)
             }
             Form::Tiled { rows, passing, width } => Launch::new(tiled)
                 .constant("ROWS", rows)
