@@ -117,12 +117,10 @@ fn attention_dkv_subgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_
             let row = sequence * params.seq + query;
             let row_last = sequence * params.seq + last;
             if COMPACT {
-                var weights_k = by_row(dp);
-                var weights_v = by_row(s);
                 for (var i = 0u; i < PASSING; i++) {
                     let at_row = min(row + i, row_last) * row_step + row_at;
-                    accumulate(&o_k, weights_k[i], wide(q[at_row]));
-                    accumulate(&o_v, weights_v[i], wide(dy[at_row]));
+                    accumulate(&o_k, passing_row(dp, i), wide(q[at_row]));
+                    accumulate(&o_v, passing_row(s, i), wide(dy[at_row]));
                 }
             } else {
                 accumulate(&o_k, dp.s0, wide(q[min(row + 0u, row_last) * row_step + row_at]));
@@ -162,13 +160,8 @@ fn attention_dkv_subgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_
     }
     let valid = key <= vec4(last);
     if COMPACT {
-        var rows_k = as_rows(o_k);
-        var rows_v = as_rows(o_v);
-        for (var i = 0u; i < 4u * BLOCK; i++) {
-            let column = block * BLOCK + i / 4u;
-            if column < params.width && valid[i % 4u] {
-                put(at[i % 4u] + column, rows_k[i], rows_v[i]);
-            }
+        for (var i = 0u; i < BLOCK; i++) {
+            store(at, valid, block * BLOCK + i, lane_columns(o_k, i), lane_columns(o_v, i));
         }
     } else {
         store(at, valid, block * BLOCK + 0u, o_k.o0, o_v.o0);

@@ -90,9 +90,8 @@ fn attention_dq_subgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_w
         let k_row = sequence * params.seq + key;
         let k_last = sequence * params.seq + last;
         if COMPACT {
-            var weights = by_row(s);
             for (var i = 0u; i < PASSING; i++) {
-                accumulate(&o, weights[i], wide(k[min(k_row + i, k_last) * k_step + k_at]));
+                accumulate(&o, passing_row(s, i), wide(k[min(k_row + i, k_last) * k_step + k_at]));
             }
         } else {
             accumulate(&o, s.s0, wide(k[min(k_row + 0u, k_last) * k_step + k_at]));
@@ -115,12 +114,8 @@ fn attention_dq_subgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_w
     }
     let valid = query <= vec4(last);
     if COMPACT {
-        var rows = as_rows(o);
-        for (var i = 0u; i < 4u * BLOCK; i++) {
-            let column = block * BLOCK + i / 4u;
-            if column < params.width && valid[i % 4u] {
-                add(q_at[i % 4u] + column, rows[i]);
-            }
+        for (var i = 0u; i < BLOCK; i++) {
+            store(q_at, valid, block * BLOCK + i, lane_columns(o, i));
         }
     } else {
         store(q_at, valid, block * BLOCK + 0u, o.o0);

@@ -124,9 +124,8 @@ fn attention_subgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_work
         let v_row = sequence * params.seq + key;
         let v_last = sequence * params.seq + last;
         if COMPACT {
-            var weights = by_row(s);
             for (var i = 0u; i < PASSING; i++) {
-                accumulate(&o, weights[i], wide(v[min(v_row + i, v_last) * v_step + v_at]));
+                accumulate(&o, passing_row(s, i), wide(v[min(v_row + i, v_last) * v_step + v_at]));
             }
         } else {
             accumulate(&o, s.s0, wide(v[min(v_row + 0u, v_last) * v_step + v_at]));
@@ -150,12 +149,8 @@ fn attention_subgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_work
     let valid = query <= vec4(last);
     let inverse = 1.0 / sum;
     if COMPACT {
-        var rows = as_rows(o);
-        for (var i = 0u; i < 4u * BLOCK; i++) {
-            let column = block * BLOCK + i / 4u;
-            if column < params.width && valid[i % 4u] {
-                y[q_at[i % 4u] + column] = narrow(rows[i] * inverse[i % 4u]);
-            }
+        for (var i = 0u; i < BLOCK; i++) {
+            store(q_at, valid, block * BLOCK + i, scale_columns(lane_columns(o, i), inverse));
         }
     } else {
         store(q_at, valid, block * BLOCK + 0u, scale_columns(o.o0, inverse));

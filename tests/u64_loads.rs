@@ -1,4 +1,4 @@
-//! What is loaded as u64 of two f32 each, or as vec4: where a device has no u64 the same comes out, to the bit.
+//! What is loaded as u64 of two f32 each, or as vec4, and what has compact code: the same comes out, to the bit.
 
 mod common;
 #[path = "common/training.rs"]
@@ -7,10 +7,10 @@ mod training;
 use std::collections::BTreeSet;
 
 use common::groups::groups;
-use common::{download, gpu, upload, with_features};
+use common::{download, gpu, open, upload, with_features};
 use pollster::block_on;
 use sdmoe::autograd::Array;
-use sdmoe::gpu::{Gpu, OPTIONAL_FEATURES, Tier};
+use sdmoe::gpu::{Gpu, GpuOptions, OPTIONAL_FEATURES, Tier};
 use sdmoe::kernels::gemm::{Trans, gemm};
 use sdmoe::kernels::grouped::{grouped_gemm, grouped_weight_gradient};
 use sdmoe::nn::config::{ExpertMatrix, SharedGate, SpectralConfig};
@@ -154,4 +154,35 @@ fn a_model_trains_the_same_to_the_bit_with_and_without_u64() {
     assert!(vec4.len() > 15, "{plain_kernels:?}");
     assert!(packs(&kernels, "_u64").is_superset(&vec4), "{kernels:?}");
     assert!(packs(&kernels, "_vec4").is_empty(), "{kernels:?}");
+}
+
+#[test]
+fn compact_code_computes_the_same_to_the_bit() {
+    if gpu().tier() != Tier::Subgroup {
+        eprintln!("skipped: {} has no kernels by subgroups", gpu().adapter().name);
+        return;
+    }
+    let devices = [false, true].map(|compact| open(&GpuOptions { compact: Some(compact), ..GpuOptions::default() }));
+    assert_eq!(devices.each_ref().map(Gpu::compact), [false, true]);
+    let bits = |x: &Tensor| download(x).into_iter().map(f32::to_bits).collect::<Vec<_>>();
+    let both = |run: &dyn Fn(&Gpu) -> Vec<Tensor>| {
+        let [full, compact] = devices.each_ref().map(|gpu| run(gpu).iter().map(bits).collect::<Vec<_>>());
+        assert!(full == compact);
+    };
+    for (ta, tb) in [(Trans::N, Trans::N), (Trans::N, Trans::T), (Trans::T, Trans::N), (Trans::T, Trans::T)] {
+        // Whole tiles, edges, scalars, and products so narrow that C is stored transposed.
+        for sizes in [[64, 36, 64], [40, 36, 56], [33, 45, 61], [7, 30, 90], [91, 30, 6]] {
+            both(&|gpu| product(gpu, ta, tb, sizes));
+        }
+    }
+    both(&|gpu| grouped(gpu, 40, 56));
+    both(&|gpu| grouped(gpu, 37, 51));
+    let mut config = training::config();
+    (config.model.heads, config.model.kv_heads, config.model.head_dim) = (4, 2, 8);
+    let [full, compact] = devices.each_ref().map(|gpu| {
+        let mut trainer = training::trainer(gpu, &config);
+        training::train(&mut trainer, 3);
+        training::snapshot(&trainer)
+    });
+    assert!(full == compact);
 }

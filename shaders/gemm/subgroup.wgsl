@@ -31,9 +31,9 @@ override C_TRANSPOSED: bool = false;
 override K_TAIL: bool = false;
 // op(B) is as stored, and no other tile reads what this one does: it comes from memory, in short pieces of rows.
 override B_ONCE: bool = false;
-// Little code, for compilers that take long over much: sums are stored by one loop over rows that are indexed at run time, not by
-// a store for each. llvmpipe makes of a store some ten basic blocks a component, and of Mesa 25's time for one product five sixths
-// went into those of its stores.
+// Little code, for compilers that take long over much: the sums are stored by a loop over blocks of 4 x 4, selected by a switch, not
+// each by code of its own. llvmpipe makes of a store some ten basic blocks a component, and of Mesa 25's time for one product five
+// sixths went into those of its stores. (An array indexed at run time instead of the switch takes Mesa 22 ten times as long.)
 override COMPACT: bool = false;
 
 // First of the four rows or columns that stand for those from `first` on, of `count`.
@@ -169,49 +169,16 @@ fn store_four(tile: Tile, row: u32, column: u32, sum: mat4x4<f32>) {
 }
 
 fn store(sum: ptr<function, array<vec4<f32>, 8>>, tile: Tile, row: u32, column: u32) {
-    store_four(tile, row, column, mat4x4((*sum)[0], (*sum)[1], (*sum)[2], (*sum)[3]));
-    store_four(tile, row + 4u, column, mat4x4((*sum)[4], (*sum)[5], (*sum)[6], (*sum)[7]));
+    store_four(tile, row, column, upper(sum));
+    store_four(tile, row + 4u, column, lower(sum));
 }
 
-// The sums of a tile as C stores them, four rows for each 4 x 4 block: for eight rows after eight, of each block of columns, the
-// upper four and the lower four.
-struct Sums {
-    rows: array<vec4<f32>, 64>,
+fn upper(sum: ptr<function, array<vec4<f32>, 8>>) -> mat4x4<f32> {
+    return mat4x4((*sum)[0], (*sum)[1], (*sum)[2], (*sum)[3]);
 }
 
-fn keep_four(sums: ptr<function, Sums>, first: u32, sum: mat4x4<f32>) {
-    var block = sum;
-    if C_TRANSPOSED {
-        block = transpose(sum);
-    }
-    (*sums).rows[first] = block[0];
-    (*sums).rows[first + 1u] = block[1];
-    (*sums).rows[first + 2u] = block[2];
-    (*sums).rows[first + 3u] = block[3];
-}
-
-fn keep(sums: ptr<function, Sums>, first: u32, sum: ptr<function, array<vec4<f32>, 8>>) {
-    keep_four(sums, first, mat4x4((*sum)[0], (*sum)[1], (*sum)[2], (*sum)[3]));
-    keep_four(sums, first + 4u, mat4x4((*sum)[4], (*sum)[5], (*sum)[6], (*sum)[7]));
-}
-
-// Stores the `i`-th row of Sums, as `store_four` does.
-fn store_kept(tile: Tile, i: u32, columns: vec2<u32>, sum: vec4<f32>) {
-    let row = tile.row + i / (8u * COLUMN_BLOCKS) * 8u + i / 4u % 2u * 4u;
-    let column = select(columns.x, columns.y, i / 8u % COLUMN_BLOCKS == 1u);
-    var first = vec2(moved(row, tile.m), moved(column, tile.n));
-    var skipped = vec2(row, column) - first;
-    var count = vec2(kept(first.x, tile.c_rows), kept(first.y, tile.c_columns));
-    if C_TRANSPOSED {
-        first = first.yx;
-        skipped = skipped.yx;
-        count = count.yx;
-    }
-    let own = i % 4u;
-    if skipped.x <= own && own < count.x {
-        let index = tile.c_first + (first.x + own) * tile.c_stride + first.y;
-        store_quad(index, tile.alpha * sum, skipped.y, count.y, tile.beta);
-    }
+fn lower(sum: ptr<function, array<vec4<f32>, 8>>) -> mat4x4<f32> {
+    return mat4x4((*sum)[4], (*sum)[5], (*sum)[6], (*sum)[7]);
 }
 
 // Eight rows from `start`, or from `high_start` on for the last four where a subgroup has four lanes.
@@ -285,32 +252,30 @@ fn multiply(tile: Tile, lane: u32) {
         row += select(0u, touched, tile.m == 0u);
     }
     if COMPACT {
-        var sums: Sums;
-        keep(&sums, 0u, &sum00);
-        if COLUMN_BLOCKS > 1u {
-            keep(&sums, 8u, &sum01);
-        }
-        if TILE_ROWS > 8u {
-            keep(&sums, 8u * COLUMN_BLOCKS, &sum10);
-            if COLUMN_BLOCKS > 1u {
-                keep(&sums, 24u, &sum11);
+        // Block by block, of each eight rows the upper four and the lower four.
+        for (var i = 0u; i < TILE_ROWS / 4u; i++) {
+            for (var j = 0u; j < COLUMN_BLOCKS; j++) {
+                var sum = upper(&sum00);
+                switch 2u * i + j {
+                    case 1u: { sum = upper(&sum01); }
+                    case 2u: { sum = lower(&sum00); }
+                    case 3u: { sum = lower(&sum01); }
+                    case 4u: { sum = upper(&sum10); }
+                    case 5u: { sum = upper(&sum11); }
+                    case 6u: { sum = lower(&sum10); }
+                    case 7u: { sum = lower(&sum11); }
+                    case 8u: { sum = upper(&sum20); }
+                    case 9u: { sum = upper(&sum21); }
+                    case 10u: { sum = lower(&sum20); }
+                    case 11u: { sum = lower(&sum21); }
+                    case 12u: { sum = upper(&sum30); }
+                    case 13u: { sum = upper(&sum31); }
+                    case 14u: { sum = lower(&sum30); }
+                    case 15u: { sum = lower(&sum31); }
+                    default: {}
+                }
+                store_four(tile, row + 4u * i, select(column0, column1, j == 1u), sum);
             }
-        }
-        if TILE_ROWS > 16u {
-            keep(&sums, 16u * COLUMN_BLOCKS, &sum20);
-            if COLUMN_BLOCKS > 1u {
-                keep(&sums, 40u, &sum21);
-            }
-            keep(&sums, 24u * COLUMN_BLOCKS, &sum30);
-            if COLUMN_BLOCKS > 1u {
-                keep(&sums, 56u, &sum31);
-            }
-        }
-        // What was added to `row` keeps the loads that came before.
-        var kept_tile = tile;
-        kept_tile.row = row;
-        for (var i = 0u; i < TILE_ROWS * COLUMN_BLOCKS; i++) {
-            store_kept(kept_tile, i, columns, sums.rows[i]);
         }
         return;
     }

@@ -7,8 +7,7 @@
 // indexed at run time, so all tiles stay in registers. SG is at least 8.
 
 override SG: u32 = 8;
-// Little code for compilers that take long over much: passing rows and stores go through loops, whose rows are indexed at run
-// time.
+// Little code, for compilers that take long over much: passing rows and stores go through loops that select by a switch.
 override COMPACT: bool = false;
 
 // Rows of a passing tile.
@@ -96,23 +95,44 @@ fn multiply(tile: ptr<function, Tile>, own: mat4x4<f32>, a: vec4<f32>, b: vec4<f
     (*tile).s15 += product(own, subgroupBroadcast(b, 7u));
 }
 
-// The numbers of a tile, by passing row.
-fn by_row(s: Tile) -> array<vec4<f32>, 16> {
-    return array(s.s0, s.s1, s.s2, s.s3, s.s4, s.s5, s.s6, s.s7, s.s8, s.s9, s.s10, s.s11, s.s12, s.s13, s.s14, s.s15);
+// The numbers of the `i`-th passing row.
+fn passing_row(s: Tile, i: u32) -> vec4<f32> {
+    var row = s.s0;
+    switch i {
+        case 1u: { row = s.s1; }
+        case 2u: { row = s.s2; }
+        case 3u: { row = s.s3; }
+        case 4u: { row = s.s4; }
+        case 5u: { row = s.s5; }
+        case 6u: { row = s.s6; }
+        case 7u: { row = s.s7; }
+        case 8u: { row = s.s8; }
+        case 9u: { row = s.s9; }
+        case 10u: { row = s.s10; }
+        case 11u: { row = s.s11; }
+        case 12u: { row = s.s12; }
+        case 13u: { row = s.s13; }
+        case 14u: { row = s.s14; }
+        case 15u: { row = s.s15; }
+        default: {}
+    }
+    return row;
 }
 
-// The columns of an output block as rows of 4 elements: row r of columns 4 l .. + 4 is the (4 l + r)-th.
-fn as_rows(o: Columns) -> array<vec4<f32>, 32> {
-    let r0 = transpose(o.o0);
-    let r1 = transpose(o.o1);
-    let r2 = transpose(o.o2);
-    let r3 = transpose(o.o3);
-    let r4 = transpose(o.o4);
-    let r5 = transpose(o.o5);
-    let r6 = transpose(o.o6);
-    let r7 = transpose(o.o7);
-    return array(r0[0], r0[1], r0[2], r0[3], r1[0], r1[1], r1[2], r1[3], r2[0], r2[1], r2[2], r2[3], r3[0], r3[1], r3[2], r3[3],
-                 r4[0], r4[1], r4[2], r4[3], r5[0], r5[1], r5[2], r5[3], r6[0], r6[1], r6[2], r6[3], r7[0], r7[1], r7[2], r7[3]);
+// Columns 4 l .. + 4 of an output block, for the `l`-th of its lanes.
+fn lane_columns(o: Columns, l: u32) -> mat4x4<f32> {
+    var columns = o.o0;
+    switch l {
+        case 1u: { columns = o.o1; }
+        case 2u: { columns = o.o2; }
+        case 3u: { columns = o.o3; }
+        case 4u: { columns = o.o4; }
+        case 5u: { columns = o.o5; }
+        case 6u: { columns = o.o6; }
+        case 7u: { columns = o.o7; }
+        default: {}
+    }
+    return columns;
 }
 
 fn outer(weight: vec4<f32>, row: vec4<f32>) -> mat4x4<f32> {
