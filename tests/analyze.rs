@@ -244,6 +244,109 @@ fn others_checkpoints_are_analysed_from_their_weights_alone() {
 }
 
 #[test]
+fn what_is_missing_is_said_first() {
+    let place = Place::new();
+    let first_line = |said: &str| said.lines().next().unwrap().to_owned();
+    let mut tensors = model(Names::Qwen2Moe, "F32", SIZES);
+    let odd = "model.layers.0.feed_forward.experts.0.gate_proj.weight";
+    tensors.push(Stored::zeros(odd, "F32", &[24, 40]));
+    write(&place.path("model-00001-of-00002.safetensors"), &tensors);
+    let said = place.runs("analyze model-00001-of-00002.safetensors --out part");
+    let sentences = [
+        "this is one shard, number 1 of 2".to_owned(),
+        format!("1 tensor whose name looks like an expert\u{2019}s is left out ({odd})"),
+    ];
+    let wanted = format!("Only a part of the experts: {}. Experts share", sentences.join("; "));
+    assert!(first_line(&said).starts_with(&wanted), "{said}");
+    assert_eq!(record(&place, "part/analysis.json").coverage.incomplete, sentences);
+    assert!(place.read("part/report.html").contains(&format!("<h1>{wanted}")));
+
+    write(&place.path("whole.safetensors"), &model(Names::Qwen2Moe, "F32", Sizes { layers: 3, ..SIZES }));
+    let said = place.runs("analyze whole.safetensors --layers 2 --out some");
+    let wanted = "Only a part of the experts: 1 of 2 layers with experts were chosen. Experts share";
+    assert!(first_line(&said).starts_with(wanted), "{said}");
+    // Two beside each other: of whom it is said.
+    place.runs("analyze --compare whole.safetensors model-00001-of-00002.safetensors --out two");
+    assert!(place.read("two/report.html").contains(": Only a part of the experts: this is one shard"));
+    assert!(record(&place, "two/analysis-first.json").coverage.incomplete.is_empty());
+}
+
+#[test]
+fn every_stack_of_layers_has_a_report_of_its_own() {
+    let place = Place::new();
+    let mut tensors = model(Names::Qwen2Moe, "F32", Sizes { layers: 3, ..SIZES });
+    let second = model(Names::Qwen2Moe, "F32", Sizes { dense: 0, layers: 1, experts: 3, d: 32, f: 16 });
+    tensors.extend(second.into_iter().filter(|t| t.name.contains("layers.")).map(|mut t| {
+        t.name = t.name.replace("model.", "<b>mtp.");
+        t
+    }));
+    write(&place.path("both.safetensors"), &tensors);
+    let said = place.runs("analyze both.safetensors --out an");
+    for part in [
+        "both.safetensors (model):\n",
+        "both.safetensors (<b>mtp):\n",
+        "  layers of <b>mtp: a report of their own, in stack-2\n",
+        "Analysed 24 of 24 expert matrices",
+        "Analysed 9 of 9 expert matrices",
+        "report on <b>mtp: an/stack-2/report.html\nreport: an/report.html\n",
+    ] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    let (main, other) = (record(&place, "an/analysis.json"), record(&place, "an/stack-2/analysis.json"));
+    assert_eq!((main.target.stack.as_str(), &main.target.layers[..]), ("model", &[1, 2][..]));
+    assert_eq!((other.target.stack.as_str(), &other.target.layers[..]), ("<b>mtp", &[0][..]));
+    assert_eq!((main.target.d_model, other.target.d_model, other.target.experts), (40, 32, 3));
+    assert_eq!(main.coverage.other_stacks[0].name, "<b>mtp");
+    assert!(main.coverage.incomplete.is_empty() && other.coverage.incomplete.is_empty());
+    let page = place.read("an/report.html");
+    assert!(page.contains("Layers of &lt;b&gt;mtp: <a href=\"stack-2/report.html\">"));
+    // Again into the same folder: both are replaced.
+    place.runs("analyze both.safetensors --out an");
+    // Numbers of layers are the model's, and so is a comparison: the other is left out, aloud.
+    for args in ["both.safetensors --layers 1", "--compare both.safetensors both.safetensors"] {
+        let said = place.runs(&format!("analyze {args} --out less"));
+        assert!(said.contains("the layers of <b>mtp are left out. Experts share"), "{said}");
+        fs::remove_dir_all(place.path("less")).unwrap();
+    }
+}
+
+#[test]
+fn only_reports_of_its_own_are_replaced() {
+    let place = Place::new();
+    write(&place.path("x.safetensors"), &model(Names::Olmoe, "F32", SIZES));
+    for (name, content) in [
+        ("report.html", "mine"),
+        ("analysis.json", "{\"mine\": 1}"),
+        ("analysis-first.json", "[]"),
+        ("notes.txt", "mine"),
+        ("figures/trend.svg", "<svg/>"),
+    ] {
+        place.write(&format!("taken/{name}"), content);
+        let first = name.split('/').next().unwrap();
+        place.fails("analyze x.safetensors --out taken", &format!("taken: holds `{first}`, which no report"));
+        fs::remove_dir_all(place.path("taken")).unwrap();
+    }
+    fs::create_dir(place.path("taken")).unwrap();
+    place.runs("analyze x.safetensors --out taken");
+    // Beside a report of its own others' files are left alone, and it is replaced.
+    place.write("taken/notes.txt", "mine");
+    place.runs("analyze x.safetensors --out taken --seed 5");
+    assert_eq!(record(&place, "taken/analysis.json").settings.seed, 5);
+    assert_eq!(place.read("taken/notes.txt"), "mine");
+    // A report of two takes the place of one.
+    place.runs("analyze --compare x.safetensors x.safetensors --out taken");
+    place.write("taken/analysis.json", "mine");
+    place.fails("analyze x.safetensors --out taken", "taken: holds `analysis.json`, which no report");
+    fs::remove_file(place.path("taken/analysis.json")).unwrap();
+    place.write("taken/figures/worst-layer.svg", "mine");
+    let output = place.command("analyze x.safetensors --out taken").output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("taken/figures/worst-layer.svg: is in the way of the report"), "{message}");
+    assert_eq!(place.read("taken/figures/worst-layer.svg"), "mine");
+}
+
+#[test]
 fn bad_input_is_told_and_leaves_no_report() {
     let place = Place::new();
     fs::create_dir(place.path("hf")).unwrap();

@@ -67,9 +67,9 @@ fn experts_that_do_not_fit_are_refused() {
     );
     told(Qwen2Moe, &remove(UP), &["layer 2: expected `up` of expert 3"]);
     told(Mixtral, &remove(".w2."), &["layer 1: expected `down` of expert 0", "experts.4.w"]);
-    let doubled = "layers.2.mlp.experts.0.up_proj.weight";
-    told(Qwen2Moe, &add(doubled, &[3, 7]), &[doubled, "the only `up` of expert 0 in layer 2", "`model.layers.2."]);
-    told(Qwen2Moe, &add("layers.2.mlp.gate.weight", &[5, 7]), &["the only router of layer 2"]);
+    let doubled = "model.layers.2.block_sparse_moe.experts.0.w3.weight";
+    told(Qwen2Moe, &add(doubled, &[3, 7]), &[doubled, "the only `up` of expert 0 in layer 2", "`model.layers.2.mlp."]);
+    told(Qwen2Moe, &add("model.layers.2.block_sparse_moe.gate.weight", &[5, 7]), &["the only router of layer 2"]);
     let far = "model.layers.2.mlp.experts.4000000000.up_proj.weight";
     told(Qwen2Moe, &add(far, &[3, 7]), &["expected `gate` of expert 5", far]);
     let other = "model.layers.9.mlp.experts.gate_up_proj";
@@ -209,9 +209,9 @@ fn what_is_no_checkpoint_is_refused() {
     assert!(message(dir.path()).contains("found only weights.safetensors, which can be given itself"));
     write(&dir.path().join("b.safetensors"), &[]);
     assert!(message(dir.path()).contains("found b.safetensors and 1 others without an index"));
-    assert!(message(&dir.path().join("b.safetensors")).contains("found none among 0"));
+    assert!(message(&dir.path().join("b.safetensors")).contains("found a file without tensors"));
     fs::create_dir(dir.path().join("model.safetensors")).unwrap();
-    assert!(message(dir.path()).contains("expected a file of tensors"));
+    assert!(message(dir.path()).contains("expected a file, found a folder"));
     fs::write(&file, "a text, and nothing but a text").unwrap();
     assert!(message(&file).contains("not a safetensors file"));
     // Lengths of headers that no machine can hold, or that lie beyond the file.
@@ -226,7 +226,7 @@ fn what_is_no_checkpoint_is_refused() {
     let mut tensors = model(Names::Olmoe, "F32", SIZES);
     tensors.retain(|t| !t.name.contains("experts.4.down"));
     write(&shard, &tensors);
-    assert!(message(&shard).contains("one shard of several: give their folder"));
+    assert!(message(&shard).contains("this is one shard, number 1 of 2: give their folder"));
 }
 
 #[test]

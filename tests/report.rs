@@ -327,14 +327,42 @@ fn a_new_report_takes_the_place_of_the_old_one_and_leaves_others_files() {
 }
 
 #[test]
+fn a_report_that_was_interrupted_is_written_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), &SMALL.analysis("whole")).unwrap();
+    // Killed before the page was in its place, or before anything was.
+    fs::create_dir(dir.path().join(".report.tmp")).unwrap();
+    fs::rename(dir.path().join("report.html"), dir.path().join(".report.tmp/29")).unwrap();
+    fs::remove_file(dir.path().join("analysis.json")).unwrap();
+    write(dir.path(), &SMALL.analysis("whole")).unwrap();
+    let early = tempfile::tempdir().unwrap();
+    fs::create_dir(early.path().join(".report.tmp")).unwrap();
+    fs::write(early.path().join(".report.tmp/0"), "<svg").unwrap();
+    write(early.path(), &SMALL.analysis("whole")).unwrap();
+    assert!(files(early.path()).keys().all(|p| !p.to_str().unwrap().contains("tmp")));
+    // What others keep there is not for this program to remove.
+    fs::create_dir(early.path().join(".report.tmp")).unwrap();
+    fs::write(early.path().join(".report.tmp/mine"), "").unwrap();
+    assert!(matches!(write(early.path(), &SMALL.analysis("whole")), Err(Error::Checkpoint { .. })));
+}
+
+#[test]
 fn a_report_that_cannot_be_written_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    // A folder where the page should be.
-    fs::create_dir_all(dir.path().join("report.html/x")).unwrap();
-    fs::write(dir.path().join("analysis.json"), "old").unwrap();
-    let before = files(dir.path());
-    assert!(matches!(write(dir.path(), &SMALL.analysis("small")), Err(Error::Io { .. })));
-    assert_eq!(files(dir.path()), before);
+    // Others' files, or a folder, where the page, the record or a figure should be.
+    for (taken, report) in [("report.html/x", false), ("analysis.json", false), ("figures/drift.svg", true)] {
+        if report {
+            write(dir.path(), &BASELINE.analysis("old")).unwrap();
+        }
+        let taken = dir.path().join(taken);
+        fs::create_dir_all(taken.parent().unwrap()).unwrap();
+        fs::write(&taken, "old").unwrap();
+        let before = files(dir.path());
+        assert!(matches!(write(dir.path(), &SMALL.analysis("small")), Err(Error::Checkpoint { .. })), "{taken:?}");
+        assert_eq!(files(dir.path()), before);
+        fs::remove_dir_all(dir.path()).unwrap();
+        fs::create_dir(dir.path()).unwrap();
+    }
     // A file where the folder should be.
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();

@@ -53,6 +53,8 @@ pub struct Target {
     pub kind: String,
     /// The family whose tensor names were found: `sdmoe`, `qwen2_moe`, `mixtral`, `olmoe`, `deepseek_v2`.
     pub family: String,
+    /// The stack of layers, by what stands before `layers` in its tensors' names: `model`, `mtp`, or nothing.
+    pub stack: String,
     /// Whether the experts are decoupled (`W_i = W_c + W_u,i`).
     pub spectral: bool,
     /// MoE layers found, by their numbers in the model.
@@ -89,14 +91,28 @@ pub struct Settings {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Coverage {
+    /// What speaks for experts that are not in this record, a sentence each; empty where it has all.
+    pub incomplete: Vec<String>,
+    /// Other stacks of layers of the same checkpoint, each with a report of its own.
+    pub other_stacks: Vec<OtherStack>,
     /// Expert matrices analysed.
     pub matrices: usize,
-    /// Expert matrices found.
+    /// Expert matrices found in this stack of layers.
     pub matrices_found: usize,
     /// Tensors whose names say that they are no experts' (attention, norms, embeddings): not analysed, expected.
     pub other_tensors: usize,
     /// Tensors with names that are not understood.
     pub unknown_tensors: Vec<String>,
+}
+
+/// A stack of layers that has a report of its own.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OtherStack {
+    /// What stands before `layers` in its tensors' names.
+    pub name: String,
+    /// The folder of its report, within that of this one.
+    pub folder: String,
 }
 
 /// What a subspace belongs to.

@@ -106,10 +106,11 @@ pub async fn analyze_weights(
         target: target(path, checkpoint, &chosen),
         settings: settings(gpu, options),
         coverage: Coverage {
-            matrices: 0,
-            matrices_found: checkpoint.coverage().matrices,
+            incomplete: incomplete(checkpoint, chosen.len()),
+            matrices_found: checkpoint.layers().iter().map(|l| 3 * l.experts).sum(),
             other_tensors: checkpoint.coverage().other,
             unknown_tensors: checkpoint.coverage().unknown.clone(),
+            ..Coverage::default()
         },
         ..Analysis::default()
     };
@@ -172,12 +173,22 @@ fn kind<'a>(
     KindWeights { matrix, merged: stack(merged), decoupled }
 }
 
+/// What speaks for experts that are not analysed: the checkpoint's gaps, and layers that are not among the `chosen`.
+fn incomplete(checkpoint: &ExpertCheckpoint, chosen: usize) -> Vec<String> {
+    let all = checkpoint.layers().len();
+    let some = (chosen < all).then(|| format!("{chosen} of {all} layers with experts were chosen"));
+    checkpoint.gaps().into_iter().chain(some).collect()
+}
+
 fn target(path: &Path, checkpoint: &ExpertCheckpoint, chosen: &[&ExpertLayer]) -> Target {
+    let stack = &checkpoint.stacks()[checkpoint.stack()];
+    let name = target_name(path, checkpoint.source());
     let most = |f: fn(&ExpertLayer) -> usize| chosen.iter().map(|l| f(l)).max().unwrap_or(0);
     Target {
-        name: target_name(path, checkpoint.source()),
+        name: if checkpoint.stacks().len() > 1 { format!("{name} ({})", stack.label()) } else { name },
         kind: checkpoint.source().name().into(),
         family: checkpoint.family().name().into(),
+        stack: stack.name.clone(),
         spectral: chosen.iter().any(|l| ExpertMatrix::ALL.into_iter().any(|m| l.rank(m).is_some())),
         layers: chosen.iter().map(|l| l.number).collect(),
         experts: most(|l| l.experts),

@@ -20,6 +20,10 @@
 //! headers are in memory: a reading asks the disk for the bytes of the matrices that it returns, f32, f16 or bf16, and
 //! widens them to f32. The files stay open, so a run that goes on and replaces its checkpoint does not disturb.
 //!
+//! Layers are of one stack: those whose names have the same before `layers.`. Where a checkpoint has several
+//! ([`ExpertCheckpoint::stacks`]: a copy of averaged weights, layers that predict later tokens, an encoder and a decoder),
+//! [`ExpertCheckpoint::open`] shows the model's own and [`ExpertCheckpoint::with_stack`] another.
+//!
 //! Matrices come as they lie. METHOD §1's `W` is `in x out`; Hugging Face stores `out x in`, which [`StoredShape`] and
 //! [`ExpertLayer::rows_are_model`] tell: whoever asks for singular vectors swaps the sides instead of moving the data.
 //!
@@ -29,10 +33,15 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-pub use super::inventory::{ExpertLayer, StoredShape, TensorCoverage};
-use super::inventory::{Place, take};
+pub use super::coverage::TensorCoverage;
+use super::coverage::gaps;
+pub use super::family::Family;
+use super::inventory::take;
+use super::layer::Place;
+pub use super::layer::{ExpertLayer, ExpertStack, StoredShape};
+use super::names::shown;
 pub use super::target::Source;
 use super::target::Target;
 use super::widen::Widener;
@@ -47,71 +56,6 @@ const CHUNK: usize = 1 << 17;
 
 /// More threads than this only wait for the memory.
 const MAX_THREADS: usize = 4;
-
-/// Which models name their tensors like that.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// This program.
-    Sdmoe,
-    /// Qwen1.5-MoE, Qwen2-MoE.
-    Qwen2Moe,
-    /// Mixtral.
-    Mixtral,
-    /// OLMoE.
-    Olmoe,
-    /// DeepSeek-V2.
-    DeepseekV2,
-    /// Another one, by its `model_type`; `unknown` where names do not tell and there is no `config.json`.
-    Other(String),
-}
-
-impl Family {
-    /// `sdmoe`, `qwen2_moe`, `mixtral`, `olmoe`, `deepseek_v2`, or the other's.
-    pub fn name(&self) -> &str {
-        match self {
-            Family::Sdmoe => "sdmoe",
-            Family::Qwen2Moe => "qwen2_moe",
-            Family::Mixtral => "mixtral",
-            Family::Olmoe => "olmoe",
-            Family::DeepseekV2 => "deepseek_v2",
-            Family::Other(name) => name,
-        }
-    }
-
-    /// By `model_type` where there is one; else by names, as far as these differ between families.
-    fn of(target: &Target) -> Self {
-        let any = |part: &str| target.tensors.keys().any(|name| name.contains(part));
-        if any(".moe.experts.") {
-            return Family::Sdmoe;
-        }
-        if let Some(model_type) = &target.model_type {
-            let known = [Family::Qwen2Moe, Family::Mixtral, Family::Olmoe, Family::DeepseekV2];
-            return known.into_iter().find(|f| f.name() == model_type).unwrap_or(Family::Other(model_type.clone()));
-        }
-        if any(".block_sparse_moe.experts.") {
-            Family::Mixtral
-        } else if any(".mlp.shared_expert_gate.") {
-            Family::Qwen2Moe
-        } else if any(".mlp.shared_experts.") && any(".kv_a_proj_with_mqa.") && !any(".e_score_correction_bias") {
-            // The bias is DeepSeek-V3's.
-            Family::DeepseekV2
-        } else if Self::norms_whole_queries(target) {
-            Family::Olmoe
-        } else {
-            Family::Other("unknown".into())
-        }
-    }
-
-    /// OLMoE normalises all heads' queries together; others (Qwen3) each head's.
-    fn norms_whole_queries(target: &Target) -> bool {
-        let shape =
-            |name: &str| target.tensors.get(name).and_then(|&f| target.files[f].info(name)).map(|i| &i.shape[..]);
-        target.tensors.keys().filter_map(|norm| norm.strip_suffix("q_norm.weight")).next().is_some_and(|layer| {
-            let (norm, projection) = (shape(&format!("{layer}q_norm.weight")), shape(&format!("{layer}q_proj.weight")));
-            matches!((norm, projection), (Some([n]), Some([out, _])) if n == out)
-        })
-    }
-}
 
 /// The parts that the decoupled experts of one kind and layer share, row-major, in METHOD's layout.
 #[derive(Clone, Debug, PartialEq)]
@@ -144,11 +88,19 @@ impl Common {
 }
 
 /// An opened checkpoint; see the [module](self).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ExpertCheckpoint {
+    opened: Arc<Opened>,
+    /// Which of the stacks, of which there is one at least.
+    stack: usize,
+}
+
+/// What all stacks of a checkpoint have in common.
+#[derive(Debug)]
+struct Opened {
     target: Target,
     family: Family,
-    layers: Vec<ExpertLayer>,
+    stacks: Vec<ExpertStack>,
     coverage: TensorCoverage,
 }
 
@@ -160,44 +112,72 @@ impl ExpertCheckpoint {
     /// fit each other; [`Error::Io`].
     pub fn open(path: &Path) -> Result<Self> {
         let target = Target::open(path)?;
-        let (layers, coverage) = take(&target)?;
-        if layers.is_empty() {
-            let some: Vec<_> = target.tensors.keys().take(3).map(String::as_str).collect();
+        let (stacks, coverage) = take(&target)?;
+        if target.tensors.is_empty() {
+            return Err(Error::checkpoint(&target.root, "expected tensors of experts, found a file without tensors"));
+        }
+        if stacks.is_empty() {
+            let (like, some): (_, Vec<&String>) = match &coverage.unread_experts[..] {
+                [] => ("first", target.tensors.keys().take(3).collect()),
+                like => ("these look like experts", like.iter().take(3).collect()),
+            };
+            let some: Vec<String> = some.into_iter().map(|name| shown(name)).collect();
             let message = format!(
                 "expected tensors of experts (names of Qwen2-MoE, Mixtral, OLMoE, DeepSeek-V2 or sdmoe), found none among {} \
-                 (first: {})",
+                 ({like}: {})",
                 target.tensors.len(),
                 some.join(", ")
             );
             return Err(Error::checkpoint(&target.root, message));
         }
         let family = Family::of(&target);
-        Ok(Self { target, family, layers, coverage })
+        Ok(Self { opened: Arc::new(Opened { target, family, stacks, coverage }), stack: 0 })
+    }
+
+    /// All stacks of layers that have experts, the model's own first.
+    pub fn stacks(&self) -> &[ExpertStack] {
+        &self.opened.stacks
+    }
+
+    /// Which of [`ExpertCheckpoint::stacks`] this is.
+    pub fn stack(&self) -> usize {
+        self.stack
+    }
+
+    /// The same checkpoint with the layers of another stack; `None` where there are fewer.
+    pub fn with_stack(&self, stack: usize) -> Option<Self> {
+        (stack < self.stacks().len()).then(|| Self { opened: self.opened.clone(), stack })
+    }
+
+    /// What speaks for experts that are not among the layers of any stack, a sentence each: one shard of several, names that
+    /// look like experts, a `config.json` with more of them than the model's own layers have. Empty where nothing does.
+    pub fn gaps(&self) -> Vec<String> {
+        gaps(&self.opened.target, &self.opened.coverage, if self.stack == 0 { self.layers() } else { &[] })
     }
 
     /// What was pointed at.
     pub fn source(&self) -> Source {
-        self.target.source
+        self.opened.target.source
     }
 
     /// Whose names the tensors have.
     pub fn family(&self) -> &Family {
-        &self.family
+        &self.opened.family
     }
 
-    /// The layers that have experts, by number.
+    /// The layers of this stack that have experts, by number.
     pub fn layers(&self) -> &[ExpertLayer] {
-        &self.layers
+        &self.opened.stacks[self.stack].layers
     }
 
-    /// How much of the checkpoint is understood.
+    /// How much of the checkpoint is understood, all stacks together.
     pub fn coverage(&self) -> &TensorCoverage {
-        &self.coverage
+        &self.opened.coverage
     }
 
     /// What this program saved beside the tensors (`config`, `step`, `tokens` ...); empty for others' files.
     pub fn entries(&self) -> &BTreeMap<String, String> {
-        &self.target.entries
+        &self.opened.target.entries
     }
 
     /// The step of one of this program's checkpoints.
@@ -205,9 +185,9 @@ impl ExpertCheckpoint {
         self.entries().get("step")?.parse().ok()
     }
 
-    /// Bytes on the disk of all experts' matrices.
+    /// Bytes on the disk of the experts' matrices of this stack.
     pub fn bytes(&self) -> u64 {
-        self.layers.iter().map(ExpertLayer::bytes).sum()
+        self.layers().iter().map(ExpertLayer::bytes).sum()
     }
 
     /// Reads the matrices `W_i` of some experts of a layer into `out`, one behind the other, each row-major in the shape
@@ -291,7 +271,7 @@ impl ExpertCheckpoint {
         let run = || {
             let mut widener = Widener::default();
             while let Some((place, out)) = next() {
-                self.target.files[place.file].read(&place.tensor, place.first, out, &mut widener)?;
+                self.opened.target.files[place.file].read(&place.tensor, place.first, out, &mut widener)?;
             }
             Ok(())
         };

@@ -5,20 +5,27 @@
 //! overlap, and the data end where the file ends; so what passes here is neither truncated nor padded.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use safetensors::tensor::{Metadata, TensorInfo};
-use serde::Deserialize;
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 
+use super::foreign::{START, by_content, plain_file};
+use super::names::shown;
 use super::tensors::own_entries;
+use super::unique::{Unique, for_each};
 use super::widen::{Element, Widener};
 use crate::error::{Error, Result};
 
 /// The longest header that the format's own reader takes, bytes.
 const MAX_HEADER: u64 = 100_000_000;
+
+/// The most dimensions of a tensor: PyTorch's.
+const MAX_DIMENSIONS: usize = 64;
 
 /// Reads and checks the head of a file of `length` bytes: where the data start, and what they are.
 ///
@@ -33,10 +40,13 @@ pub(super) fn read_header(path: &Path, length: u64, mut from: impl Read) -> Resu
     from.read_exact(&mut word).map_err(Error::io("reading", path))?;
     let (wanted, there) = (u64::from_le_bytes(word), length - 8);
     if wanted > there.min(MAX_HEADER) {
-        let mut first = [0];
-        let json = there > 0 && from.read_exact(&mut first).is_ok() && first == *b"{";
+        let mut start = word.to_vec();
+        from.take(START as u64).read_to_end(&mut start).map_err(Error::io("reading", path))?;
+        if let Some(what) = by_content(&start) {
+            return Err(bad(format!("expected a safetensors file, found {what}")));
+        }
         // A header beyond the file is a truncated one only where the length is believable.
-        return Err(bad(if json && wanted <= MAX_HEADER {
+        return Err(bad(if start.get(8) == Some(&b'{') && wanted <= MAX_HEADER {
             format!("truncated: expected a header of {wanted} bytes, got {there}")
         } else {
             format!("not a safetensors file, or damaged (its first 8 bytes promise a header of {wanted} bytes)")
@@ -45,8 +55,13 @@ pub(super) fn read_header(path: &Path, length: u64, mut from: impl Read) -> Resu
     // No longer than the file and the limit.
     let mut text = vec![0; wanted as usize];
     from.read_exact(&mut text).map_err(Error::io("reading", path))?;
-    let header: Metadata = serde_json::from_slice(&text)
-        .map_err(|e| bad(format!("not a safetensors file, or damaged ({})", blame(&text).unwrap_or(e.to_string()))))?;
+    let header = parse(&text).map_err(|message| {
+        let start: Vec<u8> = word.iter().chain(&text).take(START).copied().collect();
+        bad(match by_content(&start) {
+            Some(what) => format!("expected a safetensors file, found {what}"),
+            None => format!("not a safetensors file, or damaged ({message})"),
+        })
+    })?;
     let promised = header.data_len() as u64;
     let data = there - wanted;
     if promised != data {
@@ -56,35 +71,66 @@ pub(super) fn read_header(path: &Path, length: u64, mut from: impl Read) -> Resu
     Ok((8 + wanted, header))
 }
 
-/// The first tensor, in the order of their places, whose shape and place do not fit each other.
-fn blame(header: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Lax {
-        #[serde(flatten)]
-        tensors: BTreeMap<String, serde_json::Value>,
-    }
-    let lax: Lax = serde_json::from_slice(header).ok()?;
-    let mut infos = Vec::new();
-    for (name, info) in lax.tensors.into_iter().filter(|(name, _)| name != "__metadata__") {
-        match serde_json::from_value::<TensorInfo>(info) {
-            Ok(info) => infos.push((name, info)),
-            Err(e) => return Some(format!("tensor `{name}`: {e}")),
+/// The header's pairs. The format's own reader keeps the last of two tensors of one name without a word, so they are read
+/// here.
+#[derive(Default)]
+struct Header {
+    metadata: HashMap<String, String>,
+    tensors: Vec<(String, TensorInfo)>,
+}
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Pairs;
+        impl<'de> Visitor<'de> for Pairs {
+            type Value = Header;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a header of tensors")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, map: M) -> std::result::Result<Header, M::Error> {
+                let mut header = Header::default();
+                for_each(map, |name, map| {
+                    if name == "__metadata__" {
+                        let entries = map.next_value::<Option<Unique<String>>>()?;
+                        header.metadata = entries.into_iter().flat_map(|Unique(pairs)| pairs).collect();
+                    } else {
+                        let info = map
+                            .next_value()
+                            .map_err(|e| M::Error::custom(format_args!("tensor `{}`: {e}", shown(&name))))?;
+                        header.tensors.push((name, info));
+                    }
+                    Ok(())
+                })?;
+                Ok(header)
+            }
         }
+        deserializer.deserialize_map(Pairs)
     }
-    infos.sort_by_key(|(_, info)| info.data_offsets);
+}
+
+/// The header's content, checked; the error says what is wrong with which tensor.
+fn parse(header: &[u8]) -> std::result::Result<Metadata, String> {
+    let Header { metadata, mut tensors } = serde_json::from_slice(header).map_err(|e| e.to_string())?;
+    tensors.sort_by_key(|(_, info)| info.data_offsets);
     let mut at = 0;
-    for (name, TensorInfo { dtype, shape, data_offsets: (start, end) }) in infos {
+    for (name, TensorInfo { dtype, shape, data_offsets: (start, end) }) in &tensors {
+        let name = shown(name);
+        if shape.len() > MAX_DIMENSIONS {
+            return Err(format!("tensor `{name}`: expected at most {MAX_DIMENSIONS} dimensions, got {}", shape.len()));
+        }
         let count = shape.iter().try_fold(1usize, |n, &s| n.checked_mul(s));
         let bytes = count.and_then(|n| n.checked_mul(dtype.bitsize())).map(|bits| bits.div_ceil(8));
-        if start != at || bytes != end.checked_sub(start) {
+        if *start != at || bytes != end.checked_sub(*start) {
             let wanted = bytes.map_or("fewer".into(), |b| b.to_string());
-            return Some(format!(
+            return Err(format!(
                 "tensor `{name}`, {dtype} {shape:?}: expected {wanted} bytes from {at} on, got {start} to {end}"
             ));
         }
-        at = end;
+        at = *end;
     }
-    None
+    Metadata::new(Some(metadata), tensors).map_err(|e| e.to_string())
 }
 
 /// A file of tensors of which only the header is in memory.
@@ -104,11 +150,8 @@ impl TensorTable {
     /// # Errors
     /// As [`read_header`].
     pub fn open(path: &Path) -> Result<Self> {
-        // Opening what is neither file nor folder may wait for ever.
-        let about = std::fs::metadata(path).map_err(Error::io("reading", path))?;
-        if !about.is_file() {
-            return Err(Error::checkpoint(path, "expected a file of tensors, found something else"));
-        }
+        // Opening what is no plain file may wait for ever.
+        plain_file(path)?;
         let mut file = File::open(path).map_err(Error::io("opening", path))?;
         let length = file.metadata().map_err(Error::io("reading", path))?.len();
         let (data_start, header) = read_header(path, length, &mut file)?;
@@ -140,7 +183,7 @@ impl TensorTable {
 
     /// An error about one tensor.
     pub fn bad(&self, tensor: &str, message: impl std::fmt::Display) -> Error {
-        Error::checkpoint(&self.path, format!("tensor `{tensor}`: {message}"))
+        Error::checkpoint(&self.path, format!("tensor `{}`: {message}", shown(tensor)))
     }
 
     /// Reads the elements `first .. first + out.len()` of a tensor, widened to f32.

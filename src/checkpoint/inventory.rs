@@ -1,12 +1,15 @@
 //! What experts a checkpoint holds: tensors by their names and shapes, sorted into layers and checked against each other.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use safetensors::tensor::TensorInfo;
 
+use super::coverage::TensorCoverage;
 use super::header::TensorTable;
-use super::names::{Role, SpectralPart, role};
+use super::layer::{ExpertLayer, ExpertStack, Place, SpectralPlaces};
+use super::names::{Role, SpectralPart, beside_model, looks_like_expert, role, shown, stack};
 use super::target::Target;
 use super::widen::Element;
 use crate::error::{Error, Result};
@@ -14,110 +17,6 @@ use crate::nn::config::ExpertMatrix;
 
 /// More experts than this in one layer are taken for a damaged header.
 const MAX_EXPERTS: usize = 1 << 20;
-
-/// Where one matrix lies: `rows * columns` elements of a tensor.
-#[derive(Clone, Debug)]
-pub(super) struct Place {
-    pub file: usize,
-    pub tensor: String,
-    pub first: usize,
-}
-
-/// The decoupled parts of one matrix kind in one layer.
-#[derive(Clone, Debug)]
-pub(super) struct SpectralPlaces {
-    pub rank: usize,
-    pub common: Place,
-    pub u: Place,
-    pub v: Place,
-}
-
-/// One layer's experts.
-#[derive(Clone, Debug)]
-pub struct ExpertLayer {
-    /// Its number in the model, as in the tensors' names.
-    pub number: usize,
-    /// Experts *E*.
-    pub experts: usize,
-    /// Model width *d*.
-    pub d_model: usize,
-    /// Hidden width *f*.
-    pub d_expert: usize,
-    /// Whether matrices lie as `out x in` (Hugging Face), the transposes of METHOD §1's.
-    pub transposed: bool,
-    /// Where each kind's matrices lie, in the order of [`ExpertMatrix::ALL`], by expert.
-    pub(super) places: [Vec<Place>; 3],
-    /// The router's place and whether it lies as `[d, E]`.
-    pub(super) router: Option<(Place, bool)>,
-    /// Where the decoupled parts lie, for each kind that is decoupled.
-    pub(super) spectral: [Option<SpectralPlaces>; 3],
-    /// Bytes on the disk of each kind's experts.
-    pub(super) bytes: [u64; 3],
-}
-
-/// A matrix as it lies on the disk, row-major.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StoredShape {
-    /// Rows as stored.
-    pub rows: usize,
-    /// Columns as stored.
-    pub columns: usize,
-    /// Whether it is the transpose of METHOD's `W: in x out`: its left singular vectors are then those of W's right side.
-    pub transposed: bool,
-}
-
-impl ExpertLayer {
-    /// The shape in which matrices of a kind are read. METHOD's is `d x f` for gate and up, `f x d` for down.
-    pub fn shape(&self, matrix: ExpertMatrix) -> StoredShape {
-        let rows_are_model = self.rows_are_model(matrix);
-        let (rows, columns) =
-            if rows_are_model { (self.d_model, self.d_expert) } else { (self.d_expert, self.d_model) };
-        StoredShape { rows, columns, transposed: self.transposed }
-    }
-
-    /// Whether the rows of the stored matrix (its left singular vectors) belong to the model side (METHOD §6), and the
-    /// columns to the hidden side; or the other way round.
-    pub fn rows_are_model(&self, matrix: ExpertMatrix) -> bool {
-        (matrix != ExpertMatrix::Down) != self.transposed
-    }
-
-    /// Numbers in one matrix, `d * f`.
-    pub fn numel(&self) -> usize {
-        self.d_model * self.d_expert
-    }
-
-    /// Whether there is a router.
-    pub fn has_router(&self) -> bool {
-        self.router.is_some()
-    }
-
-    /// The common rank *k* of a kind whose experts are decoupled (`W_i = W_c + W_u,i`).
-    pub fn rank(&self, matrix: ExpertMatrix) -> Option<usize> {
-        self.spectral[matrix as usize].as_ref().map(|s| s.rank)
-    }
-
-    /// Bytes on the disk of all matrices of this layer.
-    pub fn bytes(&self) -> u64 {
-        self.bytes.iter().sum()
-    }
-}
-
-/// How much of a checkpoint is understood; the counts add up to its tensors.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TensorCoverage {
-    /// Expert matrices: E for each kind and layer, whether they lie in one tensor or in E.
-    pub matrices: usize,
-    /// Tensors that hold them.
-    pub expert_tensors: usize,
-    /// Routers of layers with experts.
-    pub routers: usize,
-    /// Decoupled parts: `W_c`, `W_u`, U, V.
-    pub spectral: usize,
-    /// Tensors known to be something else: attention, norms, embeddings, dense layers, shared experts, optimizer moments.
-    pub other: usize,
-    /// The names that are not understood.
-    pub unknown: Vec<String>,
-}
 
 /// The experts found in one layer before they are checked.
 #[derive(Default)]
@@ -134,40 +33,47 @@ struct Matrix {
     transposed: bool,
 }
 
-/// The layers and what they leave.
-pub(super) fn take(target: &Target) -> Result<(Vec<ExpertLayer>, TensorCoverage)> {
-    let mut found: BTreeMap<usize, Found> = BTreeMap::new();
+/// The stacks of layers, the model's own first, and what they leave.
+pub(super) fn take(target: &Target) -> Result<(Vec<ExpertStack>, TensorCoverage)> {
+    let mut found: BTreeMap<(&str, usize), Found> = BTreeMap::new();
     let mut coverage = TensorCoverage::default();
     for (name, &file) in &target.tensors {
         let table = &target.files[file];
         let place = |first| Place { file, tensor: name.clone(), first };
         // Every name in the list is in its file's header.
         let Some(info) = table.info(name) else { continue };
-        let role = role(name);
+        let (role, stack) = (role(name), stack(name));
         match role {
             Role::Other => coverage.other += 1,
-            Role::Unknown => coverage.unknown.push(name.clone()),
+            Role::Unknown => {
+                coverage.unknown.push(name.clone());
+                coverage.unread_experts.extend(looks_like_expert(name, &info.shape).then(|| name.clone()));
+            }
             Role::Router { layer, own } => {
-                if let Some((twice, _)) = found.entry(layer).or_default().router.replace((place(0), own)) {
-                    let message =
-                        format!("expected the only router of layer {layer}, got tensor `{}`, too", twice.tensor);
+                if let Some((twice, _)) = found.entry((stack, layer)).or_default().router.replace((place(0), own)) {
+                    let message = format!(
+                        "expected the only router of layer {layer}, got tensor `{}`, too",
+                        shown(&twice.tensor)
+                    );
                     return Err(table.bad(name, message));
                 }
             }
             Role::Spectral { layer, matrix, part } => {
                 readable(table, name, info)?;
                 coverage.spectral += 1;
-                found.entry(layer).or_default().spectral[matrix as usize].insert(part as u8, place(0));
+                found.entry((stack, layer)).or_default().spectral[matrix as usize].insert(part as u8, place(0));
             }
             Role::Expert { .. } | Role::Stack { .. } | Role::FusedGateUp { .. } | Role::FusedDown { .. } => {
                 readable(table, name, info)?;
                 coverage.expert_tensors += 1;
                 for (layer, matrix, expert, m) in matrices(table, name, info, role, &place)? {
-                    if let Some(twice) = found.entry(layer).or_default().kinds[matrix as usize].insert(expert, m) {
+                    if let Some(twice) =
+                        found.entry((stack, layer)).or_default().kinds[matrix as usize].insert(expert, m)
+                    {
                         let message = format!(
                             "expected to be the only `{}` of expert {expert} in layer {layer}, got it from tensor `{}`, too",
                             matrix.name(),
-                            twice.place.tensor
+                            shown(&twice.place.tensor)
                         );
                         return Err(table.bad(name, message));
                     }
@@ -175,8 +81,9 @@ pub(super) fn take(target: &Target) -> Result<(Vec<ExpertLayer>, TensorCoverage)
             }
         }
     }
-    let mut layers: Vec<ExpertLayer> = Vec::new();
-    for (number, found) in found {
+    let mut stacks: Vec<ExpertStack> = Vec::new();
+    let later = &target.config.later;
+    for ((stack, number), found) in found {
         if found.kinds.iter().all(BTreeMap::is_empty) {
             if let Some(place) = found.spectral.iter().flat_map(|s| s.values()).next() {
                 let message = format!("expected experts in layer {number} for it, found none");
@@ -188,6 +95,13 @@ pub(super) fn take(target: &Target) -> Result<(Vec<ExpertLayer>, TensorCoverage)
         let layer = checked(target, number, found)?;
         coverage.matrices += 3 * layer.experts;
         coverage.routers += usize::from(layer.has_router());
+        let is_later = later.contains(&(number as u64));
+        let name = if is_later { format!("{stack} (mtp, from layer {})", later.start) } else { stack.to_owned() };
+        if stacks.last().is_none_or(|last| last.name != name) {
+            stacks.push(ExpertStack { name, layers: Vec::new() });
+        }
+        // Just made, where there was none.
+        let Some(ExpertStack { layers, .. }) = stacks.last_mut() else { continue };
         if let Some(first) = layers.first().filter(|l| l.d_model != layer.d_model) {
             let place = &layer.places[0][0];
             let message = format!(
@@ -198,7 +112,9 @@ pub(super) fn take(target: &Target) -> Result<(Vec<ExpertLayer>, TensorCoverage)
         }
         layers.push(layer);
     }
-    Ok((layers, coverage))
+    // Of equals the first by name.
+    stacks.sort_by_key(|stack| (beside_model(&stack.name), Reverse(stack.layers.len())));
+    Ok((stacks, coverage))
 }
 
 /// Refuses types that cannot be read and sizes of zero.
@@ -268,8 +184,8 @@ fn checked(target: &Target, number: usize, found: Found) -> Result<ExpertLayer> 
     for (matrix, of) in ExpertMatrix::ALL.into_iter().zip(&found.kinds) {
         let missing = of.keys().enumerate().find(|(i, e)| i != *e).map_or(of.len(), |(i, _)| i);
         if missing <= highest {
-            let there = &found.kinds[kind as usize][&highest].place.tensor;
-            let hint = if one_of_several(target) { " (one shard of several: give their folder)" } else { "" };
+            let there = shown(&found.kinds[kind as usize][&highest].place.tensor);
+            let hint = target.part.as_ref().map_or(String::new(), |part| format!(" ({part}: give their folder)"));
             let message = format!(
                 "layer {number}: expected `{}` of expert {missing}, because there is tensor `{there}`, found none{hint}",
                 matrix.name(),
@@ -287,7 +203,12 @@ fn checked(target: &Target, number: usize, found: Found) -> Result<ExpertLayer> 
                 let show = |[into, out]: [usize; 2]| format!("{into} inputs and {out} outputs");
                 return fault(
                     &m.place,
-                    format!("expected {}, to fit tensor `{}`, got {}", show(wanted), first.place.tensor, show(m.shape)),
+                    format!(
+                        "expected {}, to fit tensor `{}`, got {}",
+                        show(wanted),
+                        shown(&first.place.tensor),
+                        show(m.shape)
+                    ),
                 );
             }
         }
@@ -327,12 +248,6 @@ fn checked(target: &Target, number: usize, found: Found) -> Result<ExpertLayer> 
         spectral,
         bytes,
     })
-}
-
-/// Whether a single file was opened whose name says that it is one of several.
-fn one_of_several(target: &Target) -> bool {
-    let name = target.root.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    target.files.len() == 1 && name.contains("-of-")
 }
 
 /// All three parts, with shapes that fit, or none. A leading 1 is not stored (`SpectralStack::state`).

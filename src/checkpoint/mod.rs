@@ -2,16 +2,21 @@
 //!
 //! Knows files and bytes; what the tensors mean is the business of whoever saves and loads them.
 
+mod coverage;
 pub mod experts;
+mod family;
 pub mod folder;
+mod foreign;
 mod header;
 mod inventory;
+mod layer;
 mod names;
 mod target;
 pub mod tensors;
+mod unique;
 mod widen;
 
-pub use experts::{Common, ExpertCheckpoint, ExpertLayer, Family};
+pub use experts::{Common, ExpertCheckpoint, ExpertLayer, ExpertStack, Family};
 pub use folder::{locate, write_atomically, write_file_atomically};
 pub use tensors::{TensorFile, TensorToSave, load_tensors, save_tensors};
 

@@ -1,7 +1,8 @@
 //! What a tensor is, told by its name alone.
 //!
-//! `N` is a layer, `I` an expert, both plain decimal numbers; whatever stands before `layers.` (`model.`,
-//! `model.language_model.`, nothing) does not matter.
+//! `N` is a layer, `I` an expert, both plain decimal numbers. What stands before `layers.` (`model.`,
+//! `model.language_model.`, `mtp.`, nothing) is the name of a stack of layers: those of different stacks are different
+//! layers, whatever their numbers.
 //!
 //! | tensors | shape | of |
 //! |---|---|---|
@@ -86,6 +87,51 @@ pub(super) fn role(name: &str) -> Role {
     }
 }
 
+/// Letters of a name that a sentence shows.
+const SHOWN: usize = 200;
+
+/// A name, which may be whatever a file says, as a part of one line.
+pub(super) fn shown(name: &str) -> String {
+    let mut letters = name.chars();
+    let part = letters.by_ref().take(SHOWN);
+    let mut text: String =
+        part.flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect();
+    if letters.next().is_some() {
+        text.push('\u{2026}');
+    }
+    text
+}
+
+/// The stack of layers that the tensor `name` is in: what stands before `layers`, without the full stop.
+pub(super) fn stack(name: &str) -> &str {
+    let mut start = 0;
+    for part in name.split('.') {
+        if part == "layers" {
+            return name[..start].strip_suffix('.').unwrap_or_default();
+        }
+        start += part.len() + 1;
+    }
+    ""
+}
+
+/// Whether a stack of that name stands beside a model's own layers: a copy with averaged weights, or the layers that predict
+/// tokens after the next.
+pub(super) fn beside_model(stack: &str) -> bool {
+    stack.split(|c: char| !c.is_alphanumeric()).any(|word| ["ema", "mtp"].contains(&word))
+}
+
+/// Whether a tensor that is not understood seems to belong to experts: by its name, or as a stack of matrices in a layer
+/// with such a name. Shared experts are experts of no router.
+pub(super) fn looks_like_expert(name: &str, shape: &[usize]) -> bool {
+    let lower = name.to_ascii_lowercase();
+    if lower.split('.').any(|part| part.contains("shared")) {
+        return false;
+    }
+    let named = |word: &str| lower.split('.').any(|part| part.contains(word));
+    let stacked = shape.len() == 3 && shape[0] > 1;
+    named("expert") || named("_exps") || stacked && ["moe", "mlp", "ffn", "feed_forward"].into_iter().any(named)
+}
+
 fn spectral(matrix: &str, layer: &str, rest: &[&str]) -> Role {
     let (Some(matrix), Some(layer)) = (own_matrix(matrix), number(layer)) else { return Role::Unknown };
     let part = match rest {
@@ -166,6 +212,52 @@ mod tests {
         ] {
             assert_eq!(role(name), wanted, "{name}");
         }
+    }
+
+    #[test]
+    fn names_are_shown_on_one_line_of_bounded_length() {
+        assert_eq!(shown("a\u{e9}.b"), "a\u{e9}.b");
+        assert_eq!(shown("a\n\u{1b}[2J"), "a\\n\\u{1b}[2J");
+        assert_eq!(shown(&"x".repeat(9000)).chars().count(), 201);
+    }
+
+    #[test]
+    fn stacks_are_told_by_what_stands_before_their_layers() {
+        for (name, wanted) in [
+            ("model.language_model.layers.0.mlp.gate.weight", "model.language_model"),
+            ("layers.0.moe.router", ""),
+            ("mtp.layers.0.mlp.layers.1.x", "mtp"),
+            (".layers.0", ""),
+            ("model.players.0", ""),
+            ("", ""),
+            ("\u{e9}.layers.0", "\u{e9}"),
+        ] {
+            assert_eq!(stack(name), wanted, "{name}");
+        }
+        assert!(
+            ["mtp", "model_ema.model", "ema", "model.mtp_block", "model (mtp, from layer 61)"]
+                .into_iter()
+                .all(beside_model)
+        );
+        assert!(!["", "model", "schema", "encoder"].into_iter().any(beside_model));
+    }
+
+    #[test]
+    fn unread_names_that_look_like_experts_are_told_from_the_rest() {
+        for name in [
+            "model.layers.1.feed_forward.experts.0.gate_proj.weight",
+            "encoder.block.1.layer.1.mlp.experts.expert_0.wi.weight",
+            "model.layers.0.mlp.experts.0.gate_proj.qweight",
+            "blk.0.ffn_gate_exps.weight",
+            "model.layers.0.ffn.Expert_3.fc1.weight",
+        ] {
+            assert!(looks_like_expert(name, &[4, 4]), "{name}");
+        }
+        assert!(looks_like_expert("model.layers.0.block_sparse_moe.input_linear.weight", &[8, 6, 4]));
+        for name in ["model.layers.0.mlp.shared_expert.w1.weight", "model.layers.0.moe.norm", "vision.patch", ""] {
+            assert!(!looks_like_expert(name, &[4, 4]), "{name}");
+        }
+        assert!(!looks_like_expert("model.layers.0.mixer.conv1d.weight", &[64, 1, 4]));
     }
 
     #[test]

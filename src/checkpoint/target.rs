@@ -3,11 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
+use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::foreign::{START, by_content, by_name, plain_file, there};
 use super::header::TensorTable;
+use super::names::shown;
+use super::unique::Unique;
 use super::{MODEL_FILE, OPTIMIZER_FILE, locate};
 use crate::error::{Error, Result};
 
@@ -16,6 +20,9 @@ const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// The longest index that is read, bytes: as the longest header of a file.
 const MAX_INDEX: u64 = 100_000_000;
+
+/// The longest `config.json` that is read, bytes: a thousand times what models have.
+const MAX_CONFIG: u64 = 10_000_000;
 
 /// What was pointed at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,8 +60,10 @@ pub(super) struct Target {
     pub tensors: BTreeMap<String, usize>,
     /// What this program saved beside the tensors.
     pub entries: BTreeMap<String, String>,
-    /// `model_type` of the `config.json` beside the files, where there is one.
-    pub model_type: Option<String>,
+    /// What the `config.json` beside the files says, where there is one.
+    pub config: Config,
+    /// Where one file was opened that is a part of a whole: which part, in words.
+    pub part: Option<String>,
 }
 
 impl Target {
@@ -63,12 +72,13 @@ impl Target {
     /// # Errors
     /// [`Error::Checkpoint`] names the file that is missing, damaged or contradicts another one; [`Error::Io`].
     pub fn open(path: &Path) -> Result<Self> {
-        if path.is_file() {
+        if there(path) && !path.is_dir() {
+            plain_file(path)?;
             let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
             return if name.ends_with(".index.json") { Self::sharded(path) } else { Self::file(path) };
         }
         let run = path.join("checkpoint");
-        if !path.join(MODEL_FILE).exists()
+        if !there(&path.join(MODEL_FILE))
             && let Ok(folder) = locate(&run)
         {
             return Self::folder(&folder, Source::Run);
@@ -82,22 +92,31 @@ impl Target {
 
     /// `model.safetensors`, or else shards with their index: the order in which transformers looks for them.
     fn folder(folder: &Path, source: Source) -> Result<Self> {
-        if folder.join(MODEL_FILE).exists() {
+        if there(&folder.join(MODEL_FILE)) {
             return Self::single(&folder.join(MODEL_FILE), folder, source);
         }
-        if folder.join(INDEX_FILE).exists() {
+        if there(&folder.join(INDEX_FILE)) {
             return Self::sharded(&folder.join(INDEX_FILE));
         }
-        let mut there = Vec::new();
+        let (mut safetensors, mut others) = (Vec::new(), Vec::new());
         for entry in fs::read_dir(folder).map_err(Error::io("reading", folder))? {
             let name = entry.map_err(Error::io("reading", folder))?.file_name().to_string_lossy().into_owned();
-            there.extend(name.ends_with(".safetensors").then_some(name));
+            if name.ends_with(".safetensors") {
+                safetensors.push(name);
+            } else if let Some(format) = by_name(&name) {
+                others.push((name, format));
+            }
         }
-        there.sort();
-        let found = match &there[..] {
-            [] => "found no .safetensors file at all".into(),
-            [one] => format!("found only {one}, which can be given itself"),
-            [first, ..] => format!("found {first} and {} others without an index", there.len() - 1),
+        safetensors.sort();
+        others.sort();
+        let found = match (&safetensors[..], &others[..]) {
+            ([], []) => "found no .safetensors file at all".into(),
+            ([], [(name, format), more @ ..]) => {
+                let more = if more.is_empty() { String::new() } else { format!(" and {} others", more.len()) };
+                format!("found no .safetensors file, only {name}{more} ({format}), which this program does not read")
+            }
+            ([one], _) => format!("found only {one}, which can be given itself"),
+            ([first, ..], _) => format!("found {first} and {} others without an index", safetensors.len() - 1),
         };
         Err(Error::checkpoint(folder, format!("expected {MODEL_FILE} or {INDEX_FILE}, {found}")))
     }
@@ -118,7 +137,7 @@ impl Target {
         };
         if let Some(entries) = &entries
             && path.file_name() == Some(OsStr::new(MODEL_FILE))
-            && optimizer.exists()
+            && there(&optimizer)
         {
             let state = TensorTable::open(&optimizer)?;
             let (wanted, got) = (entries.get("step"), state.own_entries()?.unwrap_or_default().remove("step"));
@@ -137,24 +156,15 @@ impl Target {
                 }
             }
         }
-        let model_type = model_type(path);
-        Ok(Self { source, root: root.to_owned(), files, tensors, entries: entries.unwrap_or_default(), model_type })
+        let part = if source == Source::Safetensors { part(path) } else { None };
+        let (root, entries) = (root.to_owned(), entries.unwrap_or_default());
+        Ok(Self { source, root, files, tensors, entries, config: Config::beside(path), part })
     }
 
     /// Shards and their index. A tensor that a shard holds beyond the index is taken as well: transformers loads it, too.
     fn sharded(index_path: &Path) -> Result<Self> {
-        #[derive(Deserialize)]
-        struct Index {
-            weight_map: BTreeMap<String, String>,
-        }
         let bad = |m: String| Error::checkpoint(index_path, m);
-        let length = fs::metadata(index_path).map_err(Error::io("reading", index_path))?.len();
-        if length > MAX_INDEX {
-            return Err(bad(format!("expected an index of at most {MAX_INDEX} bytes, got {length}")));
-        }
-        let text = fs::read(index_path).map_err(Error::io("reading", index_path))?;
-        let Index { weight_map } =
-            serde_json::from_slice(&text).map_err(|e| bad(format!("expected an index with a `weight_map`: {e}")))?;
+        let weight_map = read_index(index_path)?;
         let names: Vec<&String> = weight_map.values().collect::<BTreeSet<_>>().into_iter().collect();
         let mut files = Vec::new();
         for name in &names {
@@ -163,9 +173,12 @@ impl Target {
                 return Err(bad(format!("expected names of files in its own folder, got `{name}`")));
             }
             let shard = index_path.with_file_name(name);
-            if !shard.exists() {
+            if !there(&shard) {
                 let tensor = weight_map.iter().find(|(_, file)| file == name).map_or("", |(tensor, _)| tensor);
-                return Err(bad(format!("names the shard {name}, for tensor `{tensor}` and others, which is missing")));
+                return Err(bad(format!(
+                    "names the shard {name}, for tensor `{}` and others, which is missing",
+                    shown(tensor)
+                )));
             }
             files.push(TensorTable::open(&shard)?);
         }
@@ -174,7 +187,7 @@ impl Target {
             // All names of files are in `names`, sorted.
             let Ok(place) = names.binary_search(&file) else { continue };
             if files[place].info(tensor).is_none() {
-                return Err(bad(format!("says that tensor `{tensor}` is in {file}, which does not hold it")));
+                return Err(bad(format!("says that tensor `{}` is in {file}, which does not hold it", shown(tensor))));
             }
             tensors.insert(tensor.clone(), place);
         }
@@ -186,23 +199,107 @@ impl Target {
                 }
             }
         }
-        let (root, model_type) = (index_path.to_owned(), model_type(index_path));
-        Ok(Self { source: Source::HuggingFace, root, files, tensors, entries: BTreeMap::new(), model_type })
+        let (root, config) = (index_path.to_owned(), Config::beside(index_path));
+        Ok(Self { source: Source::HuggingFace, root, files, tensors, entries: BTreeMap::new(), config, part: None })
     }
 }
 
-/// `model_type` of the `config.json` beside `file`; nothing else of it is needed, so a damaged one only costs the name.
-fn model_type(file: &Path) -> Option<String> {
+/// Each tensor's file, as an index says.
+fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
     #[derive(Deserialize)]
-    struct Config {
-        model_type: Option<String>,
+    struct Index {
+        weight_map: Unique<String>,
     }
-    let text = fs::read(file.with_file_name("config.json")).ok()?;
-    match serde_json::from_slice::<Config>(&text) {
-        Ok(config) => config.model_type,
-        Err(e) => {
-            log::warn!("{}: not used: {e}", file.with_file_name("config.json").display());
-            None
+    let bad = |m: String| Error::checkpoint(path, m);
+    let length = plain_file(path)?.len();
+    if length > MAX_INDEX {
+        return Err(bad(format!("expected an index of at most {MAX_INDEX} bytes, got {length}")));
+    }
+    let text = fs::read(path).map_err(Error::io("reading", path))?;
+    let index: Index = serde_json::from_slice(&text).map_err(|e| {
+        bad(match by_content(&text[..text.len().min(START)]) {
+            Some(what) => format!("expected an index with a `weight_map`, found {what}"),
+            None => format!("expected an index with a `weight_map`: {e}"),
+        })
+    })?;
+    Ok(index.weight_map.0.into_iter().collect())
+}
+
+/// Which part of a whole a file is, in words: by its name (`model-00001-of-00002`), or by an index beside it.
+fn part(file: &Path) -> Option<String> {
+    let name = file.file_name()?.to_str()?;
+    if let Some((number, count)) = numbered(name) {
+        return (count > 1).then(|| format!("this is one shard, number {number} of {count}"));
+    }
+    // An index that cannot be read is no reason not to read this file.
+    let index = read_index(&file.with_file_name(INDEX_FILE)).ok()?;
+    let files: BTreeSet<&String> = index.values().collect();
+    let count = files.len();
+    files.into_iter().any(|f| f == name).then_some(())?;
+    (count > 1).then(|| format!("this is one of the {count} files that {INDEX_FILE} names"))
+}
+
+/// 1 and 2 of `model-00001-of-00002.safetensors`.
+fn numbered(name: &str) -> Option<(u64, u64)> {
+    let (before, after) = name.rsplit_once("-of-")?;
+    let digits = |c: char| c.is_ascii_digit();
+    let (number, count) = (before.trim_end_matches(digits).len(), after.len() - after.trim_start_matches(digits).len());
+    Some((before[number..].parse().ok()?, after[..count].parse().ok()?))
+}
+
+/// What is used of a `config.json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Config {
+    /// `model_type`.
+    pub model_type: Option<String>,
+    /// Experts of a layer.
+    pub experts: Option<u64>,
+    /// Numbers of layers after the model's own that predict later tokens (DeepSeek-V3, GLM-4).
+    pub later: Range<u64>,
+}
+
+impl Config {
+    /// That of the `config.json` beside `file`. No number is read by it, so a damaged one only costs what it would have said.
+    fn beside(file: &Path) -> Self {
+        let path = file.with_file_name("config.json");
+        if !there(&path) {
+            return Self::default();
+        }
+        Self::read(&path).unwrap_or_else(|why| {
+            log::warn!("{}: not used: {why}", path.display());
+            Self::default()
+        })
+    }
+
+    fn read(path: &Path) -> std::result::Result<Self, String> {
+        let length = plain_file(path).map_err(|e| e.to_string())?.len();
+        if length > MAX_CONFIG {
+            return Err(format!("expected at most {MAX_CONFIG} bytes, got {length}"));
+        }
+        let text = fs::read(path).map_err(|e| e.to_string())?;
+        let config: serde_json::Value = serde_json::from_slice(&text).map_err(|e| e.to_string())?;
+        // Models of text and images keep the text's settings apart.
+        let parts = [Some(&config), config.get("text_config")];
+        let number = |key: &str| parts.into_iter().flatten().find_map(|part| part.get(key)?.as_u64());
+        let layers = number("num_hidden_layers").unwrap_or(u64::MAX);
+        Ok(Self {
+            later: layers..layers.saturating_add(number("num_nextn_predict_layers").unwrap_or(0)),
+            model_type: config.get("model_type").and_then(|t| t.as_str()).map(str::to_owned),
+            experts: ["num_experts", "num_local_experts", "n_routed_experts"].into_iter().find_map(number),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_are_told_by_their_names() {
+        assert_eq!(numbered("model-00001-of-00002.safetensors"), Some((1, 2)));
+        assert_eq!(numbered("model.fp16-3-of-4-of-11.safetensors"), Some((4, 11)));
+        for other in ["model.safetensors", "best-of-both.safetensors", "1-of-.safetensors", "-of-2"] {
+            assert_eq!(numbered(other), None, "{other}");
         }
     }
 }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
+use super::foreign::plain_file;
 use super::header::read_header;
 use crate::error::{Error, Result};
 
@@ -98,6 +99,8 @@ pub struct TensorFile {
 /// # Errors
 /// [`Error::Io`] when it cannot be read; [`Error::Checkpoint`] when it is truncated, damaged, or not ours.
 pub fn load_tensors(path: &Path) -> Result<TensorFile> {
+    // Reading what is no plain file may wait for ever.
+    plain_file(path)?;
     let bytes = std::fs::read(path).map_err(Error::io("reading", path))?;
     let (data_start, header) = read_header(path, bytes.len() as u64, &bytes[..])?;
     let entries = own_entries(path, header.metadata().as_ref().unwrap_or(&HashMap::new()))?;

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use crate::analysis::Controls;
 use crate::analysis::curves::training;
 use crate::analysis::data::{DataOptions, add_data};
-use crate::analysis::record::Analysis;
+use crate::analysis::record::{Analysis, OtherStack};
 use crate::analysis::spectra::SpectrumOptions;
 use crate::analysis::whole::{AnalysisOptions, analyze_weights, target_name};
-use crate::checkpoint::ExpertCheckpoint;
 use crate::checkpoint::experts::Source;
+use crate::checkpoint::{ExpertCheckpoint, ExpertStack};
 use crate::data::sources::{self, SourceWindows};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -32,6 +32,9 @@ const JACOBIANS: usize = 32;
 
 /// A run's report within its folder.
 const FOLDER: &str = "analysis";
+
+/// Stacks of layers of one target that are analysed: more than models have.
+const STACKS: usize = 8;
 
 /// Flags of `sdmoe analyze`.
 #[derive(Debug, clap::Args)]
@@ -137,6 +140,29 @@ impl Subject {
         target_name(&self.path, self.checkpoint.source())
     }
 
+    /// Each of the other stacks of layers of the checkpoint, from its weights alone, and the folder of its report within
+    /// this one's.
+    fn others(&self) -> Vec<(OtherStack, Subject)> {
+        let stacks = self.checkpoint.stacks().iter().enumerate().take(STACKS).skip(1);
+        let other = |(i, stack): (usize, &ExpertStack)| {
+            let checkpoint = self.checkpoint.with_stack(i)?;
+            let other = OtherStack { name: stack.label(), folder: format!("stack-{}", i + 1) };
+            Some((other, Subject { path: self.path.clone(), checkpoint, text: None }))
+        };
+        stacks.filter_map(other).collect()
+    }
+
+    /// Names the stacks of layers from the `first` on in a record that leaves them out.
+    fn leave_out(&self, first: usize, record: &mut Analysis) {
+        let names: Vec<String> =
+            self.checkpoint.stacks().iter().skip(first).map(ExpertStack::label).take(STACKS).collect();
+        let more = self.checkpoint.stacks().len().saturating_sub(first + names.len());
+        let more = if more > 0 { format!(" and {more} others") } else { String::new() };
+        if !names.is_empty() {
+            record.coverage.incomplete.push(format!("the layers of {}{more} are left out", names.join(", ")));
+        }
+    }
+
     /// All that can be said of it.
     async fn analyze(
         &self,
@@ -152,9 +178,9 @@ impl Subject {
         let spectrum = SpectrumOptions { directions: self.text.is_some(), ..options.spectrum };
         let options = &AnalysisOptions { spectrum, ..options.clone() };
         let mut found = analyze_weights(gpu, &self.path, &self.checkpoint, options, &mut controls, &listener).await?;
-        if self.checkpoint.source() == Source::Run {
+        if self.checkpoint.source() == Source::Run && self.checkpoint.stack() == 0 {
             let metrics = RunFolder::resume(&self.path).map(|folder| folder.metrics_path());
-            if let Some(metrics) = metrics.ok().filter(|path| path.exists()) {
+            if let Some(metrics) = metrics.ok().filter(|path| path.is_file()) {
                 found.analysis.training = Some(training(&metrics, &self.checkpoint)?);
             }
         }
@@ -200,6 +226,7 @@ fn folder(out: Option<&Path>, subjects: &[Subject]) -> Result<PathBuf> {
     if dir.exists() && !dir.is_dir() {
         return Err(Error::checkpoint(&dir, "expected a folder for the report, found a file"));
     }
+    report::check(&dir)?;
     Ok(dir)
 }
 
@@ -220,24 +247,43 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let dir = folder(args.out.as_deref(), &subjects)?;
     let label = args.data.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
 
-    let found = pollster::block_on(async {
+    // Numbers of layers are those of the model's own stack, and two targets are compared in these.
+    let others = match &subjects[..] {
+        [one] if options.layers.is_none() => one.others(),
+        _ => Vec::new(),
+    };
+    others.iter().try_for_each(|(other, _)| report::check(&dir.join(&other.folder)))?;
+
+    let (found, beside) = pollster::block_on(async {
         let gpu = Gpu::open(&args.device.options()).await?;
         let _notice = CompileNotice::start(&gpu, say);
-        let mut found = Vec::new();
+        let (mut found, mut beside) = (Vec::new(), Vec::new());
         for subject in &subjects {
-            found.push(subject.analyze(&gpu, &options, (&label, JACOBIANS), display).await?);
+            let mut record = subject.analyze(&gpu, &options, (&label, JACOBIANS), display).await?;
+            subject.leave_out(1 + others.len(), &mut record);
+            record.coverage.other_stacks = others.iter().map(|(other, _)| other.clone()).collect();
+            found.push(record);
         }
-        Ok::<_, Error>(found)
+        for (other, subject) in &others {
+            beside.push((other, subject.analyze(&gpu, &options, (&label, JACOBIANS), display).await?));
+        }
+        Ok::<_, Error>((found, beside))
     })?;
+    for (other, record) in &beside {
+        report::write(&dir.join(&other.folder), record)?;
+    }
     match &found[..] {
         [first, second] => report::write_comparison(&dir, first, second)?,
         all => all.iter().try_for_each(|one| report::write(&dir, one))?,
     }
-    for one in &found {
-        if found.len() > 1 {
+    for one in found.iter().chain(beside.iter().map(|(_, record)| record)) {
+        if found.len() + beside.len() > 1 {
             super::print(&format!("{}:\n", one.target.name))?;
         }
         super::print(&(report::terminal_table(one) + "\n"))?;
+    }
+    for (other, _) in &beside {
+        super::print(&format!("report on {}: {}\n", other.name, dir.join(&other.folder).join(report::PAGE).display()))?;
     }
     super::print(&format!("report: {}\n", dir.join(report::PAGE).display()))
 }

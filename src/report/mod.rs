@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use crate::analysis::record::Analysis;
 use crate::error::{Error, Result};
 
+pub use files::check;
 pub use terminal::terminal_table;
 
 /// The page.
@@ -40,7 +41,7 @@ pub const FIGURES: &str = "figures";
 /// Writes the report of one analysis into `dir`, which is created where it is missing.
 ///
 /// # Errors
-/// [`Error::Io`]; what was in `dir` is then as before.
+/// As [`check`]; [`Error::Io`]. What was in `dir` is then as before.
 pub fn write(dir: &Path, analysis: &Analysis) -> Result<()> {
     write_report(dir, &[(RECORD, analysis)])
 }
@@ -48,7 +49,7 @@ pub fn write(dir: &Path, analysis: &Analysis) -> Result<()> {
 /// Writes the report of two analyses side by side: a baseline and what is compared with it.
 ///
 /// # Errors
-/// [`Error::Io`]; what was in `dir` is then as before.
+/// As [`check`]; [`Error::Io`]. What was in `dir` is then as before.
 pub fn write_comparison(dir: &Path, first: &Analysis, second: &Analysis) -> Result<()> {
     write_report(dir, &[(RECORDS[0], first), (RECORDS[1], second)])
 }

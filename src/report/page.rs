@@ -78,7 +78,12 @@ fn page(subjects: &[Subject], first: &[Figure], sections: &[Section], all: &[&Fi
 
 fn head(subjects: &[Subject], verdict: &Verdict) -> Markup {
     html! {
-        @for s in subjects { p.what { (describe(s)) } }
+        @for s in subjects {
+            p.what { (describe(s)) }
+            @for other in &s.analysis.coverage.other_stacks {
+                p.what { "Layers of " (other.name) ": " a href=(format!("{}/{}", other.folder, super::PAGE)) { "a report of their own" } }
+            }
+        }
         @for headline in &verdict.headlines {
             @if subjects.len() > 1 { h1.two { (headline) } } @else { h1 { (headline) } }
         }

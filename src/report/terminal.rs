@@ -27,6 +27,10 @@ pub fn terminal_table(analysis: &Analysis) -> String {
     if let Some(more) = c.unknown_tensors.len().checked_sub(LISTED).filter(|n| *n > 0) {
         lines.push(format!("  and {} more, all in {}", thousands(more), super::RECORD));
     }
+    let other = |o: &crate::analysis::record::OtherStack| {
+        format!("  layers of {}: a report of their own, in {}", super::svg::shorten(&o.name, 32), o.folder)
+    };
+    lines.extend(c.other_stacks.iter().map(other));
     lines.push(String::new());
     lines.extend(similarity(s));
     let all = measures(s);

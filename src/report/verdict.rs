@@ -41,6 +41,7 @@ fn headline(s: &Subject, on: Side) -> String {
     let weights = s.shared(Of::Weights, Part::Top, on);
     let unique = s.shared(Of::Unique, Part::Top, on);
     let who = if s.name.is_empty() { String::new() } else { format!("{}: ", s.name) };
+    let who = who + &incomplete(s);
     let chance = brief(weights.null);
     if finite(weights.mean).is_none() {
         return format!(
@@ -66,6 +67,14 @@ fn headline(s: &Subject, on: Side) -> String {
             brief(weights.mean),
             side(on)
         ),
+    }
+}
+
+/// What is not among the experts of `s`, before all that is said of them.
+fn incomplete(s: &Subject) -> String {
+    match &s.analysis.coverage.incomplete[..] {
+        [] => String::new(),
+        all => format!("Only a part of the experts: {}. ", all.join("; ")),
     }
 }
 
@@ -98,10 +107,6 @@ fn provisos(s: &Subject) -> Vec<String> {
         all.push(s.tag(&format!("on neither side {what} stand out from what random matrices give.")));
     }
     let c = &s.analysis.coverage;
-    if c.matrices < c.matrices_found {
-        let some = format!("only {} of {} expert matrices were analysed.", c.matrices, c.matrices_found);
-        all.push(s.tag(&some));
-    }
     if !c.unknown_tensors.is_empty() {
         let names = format!(
             "{} tensors have names that are not understood; they are listed at the end.",

@@ -335,6 +335,7 @@ impl Plant {
                 name: name.into(),
                 kind: if self.data { "run" } else { "hugging_face" }.into(),
                 family: if self.data { "sdmoe" } else { "qwen2_moe" }.into(),
+                stack: String::new(),
                 spectral: self.spectral,
                 layers: layers.clone().collect(),
                 experts: self.experts,
@@ -351,6 +352,8 @@ impl Plant {
                 version: "0.1.0".into(),
             },
             coverage: Coverage {
+                incomplete: Vec::new(),
+                other_stacks: Vec::new(),
                 matrices,
                 matrices_found: matrices,
                 other_tensors: 12,
