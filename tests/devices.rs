@@ -21,6 +21,12 @@ fn printed(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// A run of one step of a model that any family of kernels trains at once.
+const SMALL: &str = "[model]\nlayers = 1\nd_model = 32\nheads = 2\nkv_heads = 1\nhead_dim = 16\n\
+    [model.moe]\nexperts = 2\ntop_k = 1\nd_expert = 16\nd_shared = 16\n\
+    [spectral]\nenabled = false\n\
+    [train]\nsteps = 1\nbatch = 1\nseq = 16\n";
+
 #[test]
 fn the_kernels_and_the_binding_limit_are_set_by_flags_or_variables_and_shown() {
     let place = Place::new();
@@ -39,7 +45,8 @@ fn the_kernels_and_the_binding_limit_are_set_by_flags_or_variables_and_shown() {
     let mut over = plain(&place, "devices --tier auto --max-binding auto");
     assert_eq!(printed(over.env("SDMOE_TIER", "plain").env("SDMOE_MAX_BINDING", "1MiB")), own);
     place.write("text", "the quick brown fox jumps over the lazy dog. ".repeat(20));
-    let mut train = plain(&place, "train --data text --steps 1 --batch 1 --seq 16 --out run --report off --tier plain");
+    place.write("run.toml", SMALL);
+    let mut train = plain(&place, "train --data text --config run.toml --out run --report off --tier plain");
     let output = train.env("RUST_LOG", "sdmoe=info").output().unwrap();
     let log = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && log.contains("Plain kernels"), "{log}");

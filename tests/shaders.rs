@@ -106,7 +106,7 @@ fn every_kernel_translates_to_every_backend() {
 }
 
 #[test]
-fn every_kernel_keeps_to_the_default_limits_of_webgpu_and_devices_are_asked_for_the_most_of_them() {
+fn every_kernel_keeps_to_the_limits_that_devices_are_asked_for_which_are_no_more_than_webgpus_defaults() {
     let mut most = BTreeMap::<&str, u64>::new();
     let mut note = |limit, value: u64| {
         let entry = most.entry(limit).or_default();
@@ -117,10 +117,8 @@ fn every_kernel_keeps_to_the_default_limits_of_webgpu_and_devices_are_asked_for_
         let name = variant.kernel.name;
         let entry = module.entry_points.iter().find(|e| e.name == variant.kernel.entry).unwrap();
         let threads: u32 = entry.workgroup_size.iter().product();
-        assert!((1..=256).contains(&threads), "{name}: {threads} threads a workgroup");
         let reflection = reflect(variant.kernel).unwrap_or_else(|e| panic!("{e}"));
         let storage = reflection.bindings.iter().filter(|b| !matches!(b.kind, BindingKind::Uniform { .. })).count();
-        assert!(storage <= 8, "{name}: {storage} storage buffers");
         note("max_compute_invocations_per_workgroup", threads.into());
         note("max_compute_workgroup_size_x", entry.workgroup_size[0].into());
         assert_eq!(entry.workgroup_size[1..], [1, 1], "{name}");
@@ -134,12 +132,14 @@ fn every_kernel_keeps_to_the_default_limits_of_webgpu_and_devices_are_asked_for_
             .filter(|(_, v)| v.space == naga::AddressSpace::WorkGroup)
             .map(|(_, v)| module.types[v.ty].inner.size(context))
             .sum();
-        assert!(bytes <= 16384, "{name}: {bytes} bytes of workgroup memory");
         note("max_compute_workgroup_storage_size", bytes.into());
     }
     for (limit, value) in most {
-        let asked = NEEDS.iter().find(|need| need.limit == limit).map(|need| need.least);
-        assert_eq!(asked, Some(value), "{limit}");
+        let asked = NEEDS.iter().find(|need| need.limit == limit).unwrap_or_else(|| panic!("{limit} is not asked for"));
+        assert!(value <= asked.least, "{limit}: {value} needed, {} asked for", asked.least);
+    }
+    for need in NEEDS {
+        assert!(need.met_by(&wgpu::Limits::default()), "{} of {}", need.limit, need.least);
     }
 }
 
