@@ -23,7 +23,10 @@ pub(super) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
 
 /// What the panic said and where, in a file of this crate or of one that its folder names.
 fn describe(info: &PanicHookInfo<'_>) -> String {
-    let message = info.payload_as_str().unwrap_or("a panic without a message").trim();
+    let payload = info.payload();
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
+    let message = text.unwrap_or("a panic without a message").trim();
     let Some(place) = info.location() else { return message.to_owned() };
     let file = place.file();
     let file = match file.rsplit_once("/src/") {
