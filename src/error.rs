@@ -13,8 +13,8 @@ pub const INSTALL_HINT: &str = "on Debian or Ubuntu install Mesa's software driv
 #[non_exhaustive]
 pub enum Error {
     /// The machine offers no adapter that can run compute shaders.
-    #[error("no GPU adapter found (looked for Vulkan, Metal and DX12); {INSTALL_HINT}")]
-    NoAdapter,
+    #[error("no GPU adapter found: {0}")]
+    NoAdapter(String),
     /// `--adapter` named something that does not exist.
     #[error("adapter `{wanted}` not found; available: {available}")]
     UnknownAdapter {
@@ -23,9 +23,12 @@ pub enum Error {
         /// The adapters that exist, as `index: name`.
         available: String,
     },
-    /// The device failed: lost, out of memory, or a validation error (a bug of ours).
+    /// The device failed: out of memory, or a validation error (a bug of ours).
     #[error("GPU device: {0}")]
     Device(String),
+    /// The device is gone: its driver restarted, it was unplugged, or the application destroyed it. Nothing runs on it any more.
+    #[error("GPU device lost: {0}")]
+    DeviceLost(String),
     /// An operation got operands whose shapes do not fit each other.
     #[error("{op}: expected {expected}, got {got}")]
     Shape {

@@ -70,7 +70,7 @@ fn rate(gpu: &Gpu, dtype: DType) -> f64 {
 
 #[test]
 fn products_on_matrix_units_equal_the_reference() {
-    let with_them: Vec<_> = block_on(adapters()).into_iter().filter(|adapter| adapter.matrix_units).collect();
+    let with_them: Vec<_> = block_on(adapters()).unwrap().into_iter().filter(|adapter| adapter.matrix_units).collect();
     if with_them.is_empty() {
         println!("no adapter has cooperative matrices of 16 x 16 x 16 from f16 to f32: nothing was compared");
     }
@@ -90,7 +90,7 @@ fn products_on_matrix_units_equal_the_reference() {
 
 #[test]
 fn an_adapter_that_lacks_what_they_need_is_refused_by_name() {
-    for adapter in block_on(adapters()) {
+    for adapter in block_on(adapters()).unwrap() {
         // The plain kernels use them on no adapter.
         let tier = adapter.matrix_units.then_some(Tier::Plain);
         let told = open(&adapter, tier).map(drop).unwrap_err().to_string();

@@ -2,11 +2,11 @@
 //! only one vendor's compiler takes is found here. Those for matrix units are translated to SPIR-V alone: naga has them in
 //! no other language but MSL, and Metal has no blocks of 16 x 16.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use naga::back;
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
-use sdmoe::gpu::{BindingKind, DType, Kernel, compose_half, reflect, reflect_half};
+use sdmoe::gpu::{BindingKind, DType, Kernel, NEEDS, compose_half, reflect, reflect_half};
 use sdmoe::kernels::Variant;
 
 fn validate(module: &naga::Module, name: &str) -> ModuleInfo {
@@ -106,16 +106,25 @@ fn every_kernel_translates_to_every_backend() {
 }
 
 #[test]
-fn every_kernel_keeps_to_the_default_limits_of_webgpu() {
+fn every_kernel_keeps_to_the_limits_that_devices_are_asked_for_which_are_no_more_than_webgpus_defaults() {
+    let mut most = BTreeMap::<&str, u64>::new();
+    let mut note = |limit, value: u64| {
+        let entry = most.entry(limit).or_default();
+        *entry = value.max(*entry);
+    };
     for variant in sdmoe::catalog::kernels() {
         let (module, _) = specialise(&variant, &[]);
         let name = variant.kernel.name;
         let entry = module.entry_points.iter().find(|e| e.name == variant.kernel.entry).unwrap();
         let threads: u32 = entry.workgroup_size.iter().product();
-        assert!((1..=256).contains(&threads), "{name}: {threads} threads a workgroup");
         let reflection = reflect(variant.kernel).unwrap_or_else(|e| panic!("{e}"));
         let storage = reflection.bindings.iter().filter(|b| !matches!(b.kind, BindingKind::Uniform { .. })).count();
-        assert!(storage <= 8, "{name}: {storage} storage buffers");
+        note("max_compute_invocations_per_workgroup", threads.into());
+        note("max_compute_workgroup_size_x", entry.workgroup_size[0].into());
+        assert_eq!(entry.workgroup_size[1..], [1, 1], "{name}");
+        note("max_storage_buffers_per_shader_stage", storage as u64);
+        note("max_bindings_per_bind_group", reflection.bindings.iter().map(|b| b.index + 1).max().unwrap_or(0).into());
+        note("max_uniform_buffers_per_shader_stage", (reflection.bindings.len() - storage) as u64);
         let context = module.to_ctx();
         let bytes: u32 = module
             .global_variables
@@ -123,7 +132,14 @@ fn every_kernel_keeps_to_the_default_limits_of_webgpu() {
             .filter(|(_, v)| v.space == naga::AddressSpace::WorkGroup)
             .map(|(_, v)| module.types[v.ty].inner.size(context))
             .sum();
-        assert!(bytes <= 16384, "{name}: {bytes} bytes of workgroup memory");
+        note("max_compute_workgroup_storage_size", bytes.into());
+    }
+    for (limit, value) in most {
+        let asked = NEEDS.iter().find(|need| need.limit == limit).unwrap_or_else(|| panic!("{limit} is not asked for"));
+        assert!(value <= asked.least, "{limit}: {value} needed, {} asked for", asked.least);
+    }
+    for need in NEEDS {
+        assert!(need.met_by(&wgpu::Limits::default()), "{} of {}", need.limit, need.least);
     }
 }
 

@@ -189,9 +189,14 @@ fn startup(options: &GpuOptions) -> Result<()> {
     Session::new(&gpu, &RunConfig::preset(Preset::Tiny))?.step()
 }
 
-/// Opens the adapter of `gpu` again.
+/// Opens the adapter of `gpu` again, with its kernels.
 fn own_device(gpu: &Gpu) -> GpuOptions {
-    GpuOptions { adapter: AdapterChoice::Index(gpu.adapter().index), ..GpuOptions::default() }
+    GpuOptions {
+        adapter: AdapterChoice::Index(gpu.adapter().index),
+        tier: Some(gpu.tier()),
+        max_binding_bytes: Some(gpu.max_binding_bytes()),
+        ..GpuOptions::default()
+    }
 }
 
 /// Where the memory of a step of `config` is, a refresh included, on a device of its own.

@@ -1,20 +1,49 @@
-//! `sdmoe devices`: every adapter with what it can do and the family of kernels it gets.
+//! `sdmoe devices`: every adapter with what it can do, and which of them is taken with which kernels.
 
-use crate::error::{Error, Result};
-use crate::gpu::{AdapterReport, Tier, adapters};
+use crate::error::Result;
+use crate::gpu::{AdapterReport, GpuOptions, Tier, adapters};
+
+use super::device::AdapterArgs;
+
+/// Flags of `sdmoe devices`: what the other commands would take with them.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    choice: AdapterArgs,
+}
 
 /// Lists the adapters.
-pub(super) fn run() -> Result<()> {
-    let found = pollster::block_on(adapters());
-    if found.is_empty() {
-        return Err(Error::NoAdapter);
-    }
+pub(super) fn run(args: &Args) -> Result<()> {
+    let found = pollster::block_on(adapters())?;
+    let options = args.choice.options();
+    let taken = options.adapter.among(&found)?;
+    let describe = |adapter: &AdapterReport| {
+        let choice = if adapter.index == taken { choice(adapter, &options) } else { "no".to_owned() };
+        describe(adapter, &choice)
+    };
     super::print(&found.iter().map(describe).collect::<Vec<_>>().join("\n"))
 }
 
-fn describe(adapter: &AdapterReport) -> String {
-    let yes = |there: bool| if there { "yes" } else { "no" };
+/// Exactly, as a user may have set it.
+fn size(bytes: u64) -> String {
+    if bytes.is_multiple_of(1 << 20) { format!("{} MiB", bytes >> 20) } else { format!("{bytes} bytes") }
+}
+
+/// How the adapter that is taken is used.
+fn choice(adapter: &AdapterReport, options: &GpuOptions) -> String {
+    let tier = options.tier.unwrap_or(adapter.tier);
+    if let Some(needed) = adapter.lacks_for(tier) {
+        return format!("cannot be used: the {} kernels need {needed}", tier.name());
+    }
+    let limit = adapter.max_binding_bytes.min(adapter.max_buffer_bytes);
+    let binding = options.max_binding_bytes.map_or(limit, |bytes| bytes.min(limit));
+    let units = if adapter.matrix_units && tier == Tier::Workgroup { "by --matrix-units" } else { "none" };
+    format!("yes, {} kernels, bindings of at most {}, matrix units: {units}", tier.name(), size(binding))
+}
+
+fn describe(adapter: &AdapterReport, choice: &str) -> String {
     let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
+    let yes = |there: bool| if there { "yes" } else { "no" };
     let subgroups = match adapter.subgroup_size {
         _ if !adapter.subgroups => "no".to_owned(),
         (least, most) if least == most => format!("of {least}"),
@@ -25,8 +54,16 @@ fn describe(adapter: &AdapterReport) -> String {
         Tier::Workgroup => "workgroup (register blocks fed from workgroup memory, for GPUs)",
         Tier::Plain => "plain (nothing optional)",
     };
+    let tier = match &adapter.lacks {
+        Some(needed) => format!("none: they need {needed}"),
+        None => {
+            let others = Tier::ALL.into_iter().filter(|tier| *tier != adapter.tier && adapter.runs(*tier));
+            format!("{tier}; also {}", others.map(Tier::name).collect::<Vec<_>>().join(", "))
+        }
+    };
     [
         format!("{}: {} ({}, {})", adapter.index, adapter.name, adapter.backend, adapter.device_type),
+        format!("   taken            {choice}"),
         format!("   driver           {}", adapter.driver),
         format!("   kernels          {tier}"),
         format!("   subgroups        {subgroups}; timestamps {}; f16 {}", yes(adapter.timestamps), yes(adapter.f16)),

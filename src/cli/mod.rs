@@ -20,6 +20,7 @@ mod device;
 mod devices;
 mod eval;
 mod generate;
+mod panic;
 mod train;
 
 /// The whole command line.
@@ -47,12 +48,13 @@ enum Command {
     Analyze(Box<analyze::Args>),
     /// Measure the kernels and the training step, against the adapter's and the CPU's own rates
     Bench(bench::Args),
-    /// List the GPU adapters
-    Devices,
+    /// List the GPU adapters, and which of them the other commands take
+    Devices(devices::Args),
 }
 
 /// Runs the program with the command line `args`, whose first entry is its name.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    crate::gpu::trusted::quiet_without_a_desktop();
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(e) => {
@@ -61,21 +63,21 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(e.exit_code() as u8);
         }
     };
-    let result = match cli.command {
+    let work = || match cli.command {
         Command::Train(args) => train::run(&args),
         Command::Generate(args) => generate::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Eval(args) => eval::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Analyze(args) => analyze::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
-        Command::Devices => devices::run().map(|()| ExitCode::SUCCESS),
+        Command::Devices(args) => devices::run(&args).map(|()| ExitCode::SUCCESS),
     };
-    match result {
-        Ok(code) => code,
-        Err(e) => {
-            say(&format!("error: {}", e.to_string().replace('\n', " ")));
-            ExitCode::from(2)
-        }
-    }
+    let message = match panic::caught(work) {
+        Ok(Ok(code)) => return code,
+        Ok(Err(e)) => e.to_string(),
+        Err(panic) => panic,
+    };
+    say(&format!("error: {}", message.replace('\n', " ")));
+    ExitCode::from(2)
 }
 
 /// Prints to standard output; a reader that went away (`sdmoe ... | head`) is not a failure.

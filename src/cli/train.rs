@@ -147,8 +147,8 @@ impl Args {
         set(&mut config.spectral.enabled, &self.spectral.map(|s| matches!(s, Switch::On)));
         set(&mut config.spectral.rank, &self.rank);
         set(&mut config.train.recompute, &self.recompute);
-        if self.device.adapter.is_some() {
-            config.adapter.clone_from(&self.device.adapter);
+        if self.device.choice.adapter.is_some() {
+            config.adapter.clone_from(&self.device.choice.adapter);
         }
         if !self.data.is_empty() {
             config.data.paths.clone_from(&self.data);

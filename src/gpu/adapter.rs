@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use super::failure::caught;
+use super::{needs, no_adapter};
 use crate::error::{Error, Result};
 
 /// A family of kernels. Every op runs in every tier that an adapter can run, and is tested there.
@@ -19,6 +21,15 @@ pub enum Tier {
 impl Tier {
     /// All tiers.
     pub const ALL: [Tier; 3] = [Tier::Subgroup, Tier::Workgroup, Tier::Plain];
+
+    /// The name, as flags and reports have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Tier::Subgroup => "subgroup",
+            Tier::Workgroup => "workgroup",
+            Tier::Plain => "plain",
+        }
+    }
 }
 
 /// What products on matrix units need; wgpu's cooperative matrices are experimental.
@@ -35,6 +46,26 @@ pub enum AdapterChoice {
     Index(usize),
     /// The first whose name, driver or backend contains this, ignoring case.
     Name(String),
+}
+
+impl AdapterChoice {
+    /// The position of the adapter that is taken of `all`.
+    ///
+    /// # Errors
+    /// [`Error::UnknownAdapter`] when there is none of that name or index.
+    pub fn among(&self, all: &[AdapterReport]) -> Result<usize> {
+        let (position, wanted) = match self {
+            AdapterChoice::Auto => ((0..all.len()).min_by_key(|&i| all[i].rank()), String::new()),
+            AdapterChoice::Index(index) if *index < all.len() => (Some(*index), String::new()),
+            // A number that is no index may be part of a name: 4090.
+            AdapterChoice::Index(number) => (named(all, &number.to_string()), number.to_string()),
+            AdapterChoice::Name(name) => (named(all, name), name.clone()),
+        };
+        position.ok_or_else(|| {
+            let available = all.iter().map(|r| format!("{}: {}", r.index, r.name)).collect::<Vec<_>>().join(", ");
+            Error::UnknownAdapter { wanted, available }
+        })
+    }
 }
 
 impl From<&str> for AdapterChoice {
@@ -86,6 +117,8 @@ pub struct AdapterReport {
     pub tier: Tier,
     /// Whether its kernels get compact code, see [`super::GpuOptions::compact`].
     pub compact: bool,
+    /// What every kernel needs and it lacks, where it can run none: the first of its limits that is too low.
+    pub lacks: Option<String>,
 }
 
 /// Whether `driver` (`llvmpipe`) at `version` (`Mesa 22.3.6 (LLVM 15.0.6)`) is a software driver that compiles large kernels
@@ -124,6 +157,7 @@ impl AdapterReport {
             storage_buffers: limits.max_storage_buffers_per_shader_stage,
             tier: Tier::Plain,
             compact: info.device_type == wgpu::DeviceType::Cpu && !compiles_fast(&info.driver, &info.driver_info),
+            lacks: needs::lacks(limits),
         };
         report.tier = if info.device_type == wgpu::DeviceType::Cpu {
             if report.runs(Tier::Subgroup) { Tier::Subgroup } else { Tier::Plain }
@@ -132,6 +166,18 @@ impl AdapterReport {
         };
         report.matrix_units = report.lacks_for_matrix_units(features, blocks).is_none();
         report
+    }
+
+    /// The place in the order in which adapters are taken; those that can run no kernel come last.
+    fn rank(&self) -> u32 {
+        let kind = match self.device_type.as_str() {
+            "DiscreteGpu" => 0,
+            "IntegratedGpu" => 1,
+            "VirtualGpu" => 2,
+            "Cpu" => 4,
+            _ => 3,
+        };
+        kind + 5 * u32::from(self.lacks.is_some())
     }
 
     /// Loop iterations that one invocation may make in all its loops together. llvmpipe leaves every loop, without an
@@ -143,13 +189,21 @@ impl AdapterReport {
     /// Whether the adapter can run `tier`. The subgroup kernels need a subgroup size that is known beforehand and
     /// divides their tiles.
     pub fn runs(&self, tier: Tier) -> bool {
-        match tier {
-            Tier::Subgroup => {
-                let (least, most) = self.subgroup_size;
-                self.subgroups && least == most && (4..=32).contains(&least)
-            }
-            Tier::Workgroup | Tier::Plain => true,
+        self.lacks_for(tier).is_none()
+    }
+
+    /// What the kernels of `tier` need that this adapter lacks, in words.
+    pub fn lacks_for(&self, tier: Tier) -> Option<String> {
+        if self.lacks.is_some() || tier != Tier::Subgroup {
+            return self.lacks.clone();
         }
+        let (least, most) = self.subgroup_size;
+        let has = match (least, most) {
+            _ if !self.subgroups => "none".to_owned(),
+            _ if least == most && (4..=32).contains(&least) => return None,
+            (least, most) => format!("{least} to {most}"),
+        };
+        Some(format!("subgroups of one size from 4 to 32, it has {has}"))
     }
 
     /// What the kernels for matrix units need that an adapter with these features, which lists `blocks`, does not have: blocks
@@ -183,59 +237,41 @@ impl AdapterReport {
     }
 }
 
-async fn enumerate() -> Vec<(wgpu::Adapter, AdapterReport)> {
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
-    let found = instance.enumerate_adapters(wgpu::Backends::all()).await;
-    let report = |(index, adapter): (usize, wgpu::Adapter)| {
-        let blocks = adapter.cooperative_matrix_properties();
-        let report = AdapterReport::new(index, &adapter.get_info(), adapter.features(), &adapter.limits(), &blocks);
-        (adapter, report)
+/// Every adapter of the machine; without one, why.
+async fn enumerate() -> Result<Vec<(wgpu::Adapter, AdapterReport)>> {
+    let search = async {
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+        let found = instance.enumerate_adapters(wgpu::Backends::all()).await;
+        let report = |(index, adapter): (usize, wgpu::Adapter)| {
+            let blocks = adapter.cooperative_matrix_properties();
+            let report = AdapterReport::new(index, &adapter.get_info(), adapter.features(), &adapter.limits(), &blocks);
+            (adapter, report)
+        };
+        found.into_iter().enumerate().map(report).collect::<Vec<_>>()
     };
-    found.into_iter().enumerate().map(report).collect()
+    let found = caught("looking for adapters", search).await?;
+    if found.is_empty() { Err(Error::NoAdapter(no_adapter::reason())) } else { Ok(found) }
 }
 
-/// Every adapter of the machine.
-pub async fn adapters() -> Vec<AdapterReport> {
-    enumerate().await.into_iter().map(|(_, report)| report).collect()
+/// Every adapter of the machine, one at least.
+///
+/// # Errors
+/// [`Error::NoAdapter`] with the reason; [`Error::Device`] when a driver panics.
+pub async fn adapters() -> Result<Vec<AdapterReport>> {
+    Ok(enumerate().await?.into_iter().map(|(_, report)| report).collect())
 }
 
 /// The first adapter whose name, driver or backend contains `name`, ignoring case.
-fn named(all: &[(wgpu::Adapter, AdapterReport)], name: &str) -> Option<usize> {
+fn named(all: &[AdapterReport], name: &str) -> Option<usize> {
     let name = name.to_lowercase();
     let contains = |text: &String| text.to_lowercase().contains(&name);
-    all.iter().position(|(_, r)| [&r.name, &r.driver, &r.backend].into_iter().any(contains))
+    all.iter().position(|r| [&r.name, &r.driver, &r.backend].into_iter().any(contains))
 }
 
 pub(super) async fn choose(choice: &AdapterChoice) -> Result<(wgpu::Adapter, AdapterReport)> {
-    let mut all = enumerate().await;
-    if all.is_empty() {
-        return Err(Error::NoAdapter);
-    }
-    let rank = |report: &AdapterReport| match report.device_type.as_str() {
-        "DiscreteGpu" => 0,
-        "IntegratedGpu" => 1,
-        "VirtualGpu" => 2,
-        "Cpu" => 4,
-        _ => 3,
-    };
-    let position = match choice {
-        AdapterChoice::Auto => (0..all.len()).min_by_key(|&i| rank(&all[i].1)),
-        AdapterChoice::Index(index) if *index < all.len() => Some(*index),
-        // A number that is no index may be part of a name: 4090.
-        AdapterChoice::Index(number) => named(&all, &number.to_string()),
-        AdapterChoice::Name(name) => named(&all, name),
-    };
-    match position {
-        Some(position) => Ok(all.swap_remove(position)),
-        None => Err(Error::UnknownAdapter {
-            wanted: match choice {
-                AdapterChoice::Index(index) => index.to_string(),
-                AdapterChoice::Name(name) => name.clone(),
-                AdapterChoice::Auto => String::new(),
-            },
-            available: all.iter().map(|(_, r)| format!("{}: {}", r.index, r.name)).collect::<Vec<_>>().join(", "),
-        }),
-    }
+    let (mut found, mut reports): (Vec<_>, Vec<_>) = enumerate().await?.into_iter().unzip();
+    let position = choice.among(&reports)?;
+    Ok((found.swap_remove(position), reports.swap_remove(position)))
 }
 
 #[cfg(test)]
@@ -271,6 +307,34 @@ mod tests {
         ] {
             assert!(!compiles_fast(driver, version), "{driver} {version}");
         }
+    }
+
+    #[test]
+    fn what_an_adapter_lacks_for_a_family_of_kernels_is_named() {
+        let report = |features, (least, most), storage| {
+            let mut info = wgpu::AdapterInfo::new(wgpu::DeviceType::Cpu, wgpu::Backend::Vulkan);
+            (info.subgroup_min_size, info.subgroup_max_size) = (least, most);
+            let limits = wgpu::Limits { max_storage_buffers_per_shader_stage: storage, ..wgpu::Limits::default() };
+            AdapterReport::new(0, &info, features, &limits, &[])
+        };
+        let all = wgpu::Features::SUBGROUP;
+        let good = report(all, (8, 8), 8);
+        assert!(Tier::ALL.into_iter().all(|tier| good.runs(tier)));
+        assert_eq!(good.tier, Tier::Subgroup);
+        let needed = "subgroups of one size from 4 to 32, it has ";
+        for (features, sizes, has) in
+            [(wgpu::Features::empty(), (8, 8), "none"), (all, (4, 8), "4 to 8"), (all, (64, 64), "64 to 64")]
+        {
+            let other = report(features, sizes, 8);
+            assert_eq!(other.lacks_for(Tier::Subgroup), Some(format!("{needed}{has}")));
+            assert_eq!((other.lacks_for(Tier::Plain), other.tier), (None, Tier::Plain));
+        }
+        let few = report(all, (8, 8), 4);
+        for tier in Tier::ALL {
+            assert_eq!(few.lacks_for(tier).unwrap(), "max_storage_buffers_per_shader_stage of at least 8, it has 4");
+        }
+        // What can run no kernel is taken last.
+        assert_eq!(AdapterChoice::Auto.among(&[few, good]).unwrap(), 1);
     }
 
     #[test]

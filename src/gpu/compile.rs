@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
+use super::failure::Failures;
 use super::pipeline_cache::PipelineCache;
 use super::reflect::{Binding, BindingKind, Reflection, Source};
 use super::{Kernel, ParamScalar, lock};
@@ -21,7 +22,7 @@ pub(super) struct Pipeline {
     pub(super) id: usize,
     recipe: Recipe,
     used: AtomicBool,
-    /// None where compiling panicked: an application's own device has its own error handler.
+    /// None where compiling panicked.
     raw: OnceLock<Option<wgpu::ComputePipeline>>,
 }
 
@@ -33,6 +34,7 @@ struct Recipe {
     kernel: &'static Kernel,
     constants: Vec<(&'static str, f64)>,
     cache: Option<wgpu::PipelineCache>,
+    failures: Arc<Failures>,
 }
 
 /// A set of sources: parsed, and handed to the driver when its first pipeline is compiled.
@@ -42,8 +44,13 @@ struct Module {
 }
 
 impl Recipe {
+    /// The pipeline; what wgpu has against it goes to the device's failures, whichever thread compiles.
     fn compile(&self) -> wgpu::ComputePipeline {
-        let Recipe { device, module, layout, kernel, constants, cache } = self;
+        self.failures.watch(&self.device, || self.compile_unwatched())
+    }
+
+    fn compile_unwatched(&self) -> wgpu::ComputePipeline {
+        let Recipe { device, module, layout, kernel, constants, cache, .. } = self;
         let module = module.raw.get_or_init(|| {
             let source = wgpu::ShaderSource::Naga(std::borrow::Cow::Owned(module.source.module.clone()));
             device.create_shader_module(wgpu::ShaderModuleDescriptor { label: Some(kernel.name), source })
@@ -69,20 +76,23 @@ impl Pipeline {
         kernel: &'static Kernel,
         constants: &[(&'static str, f64)],
         module: Arc<Module>,
-        cache: Option<wgpu::PipelineCache>,
+        (cache, failures): (Option<wgpu::PipelineCache>, Arc<Failures>),
         id: usize,
     ) -> Result<Self> {
         let reflection = module.source.reflect(kernel)?;
         let entries: Vec<_> = reflection.bindings.iter().map(entry).collect();
         let label = Some(kernel.name);
-        let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &entries });
-        let whole = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-            label,
-            bind_group_layouts: &[Some(&layout)],
-            immediate_size: 0,
+        let (layout, whole) = failures.watch(device, || {
+            let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &entries });
+            let whole = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label,
+                bind_group_layouts: &[Some(&layout)],
+                immediate_size: 0,
+            });
+            (layout, whole)
         });
         let constants = kernel.constants.iter().chain(constants).copied().collect();
-        let recipe = Recipe { device: device.clone(), module, layout: whole, kernel, constants, cache };
+        let recipe = Recipe { device: device.clone(), module, layout: whole, kernel, constants, cache, failures };
         Ok(Pipeline {
             layout,
             reflection,
@@ -152,12 +162,13 @@ pub(super) struct Pipelines {
     workers: Workers,
     /// After the threads, which end before it is stored.
     cache: Option<PipelineCache>,
+    failures: Arc<Failures>,
 }
 
 impl Pipelines {
-    /// None yet; what is compiled will come from `cache`, where it is there, and go there.
-    pub(super) fn new(cache: Option<PipelineCache>) -> Self {
-        Self { cache, ..Self::default() }
+    /// None yet; what is compiled will come from `cache`, where it is there, and go there. What fails goes to `failures`.
+    pub(super) fn new(cache: Option<PipelineCache>, failures: Arc<Failures>) -> Self {
+        Self { cache, failures, ..Self::default() }
     }
 
     /// The pipeline of `kernel` with these override constants and these variables stored in f16, and whether it is new; a
@@ -188,7 +199,7 @@ impl Pipelines {
                 module
             }
         };
-        let cache = self.cache.as_ref().map(PipelineCache::raw);
+        let cache = (self.cache.as_ref().map(PipelineCache::raw), self.failures.clone());
         let pipeline = Arc::new(Pipeline::new(device, kernel, constants, module, cache, self.pipelines.len())?);
         self.pipelines.insert(key, pipeline.clone());
         self.workers.compile(pipeline.clone());

@@ -84,7 +84,7 @@ impl<'a> Launch<'a> {
             return Ok(());
         }
         let groups = grid(self.groups, gpu.0.device.limits().max_compute_workgroups_per_dimension)?;
-        let mut state = gpu.room();
+        let mut state = gpu.room()?;
         let is_half = |(name, bound, _): &(_, Bound, _)| (bound.dtype == Some(DType::F16)).then_some(*name);
         let half: Vec<&'static str> = self.bindings.iter().filter_map(is_half).collect();
         if let Some(kernel) = self.u64s

@@ -6,8 +6,11 @@
 
 mod adapter;
 mod compile;
+mod failure;
 mod kernel;
 mod launch;
+mod needs;
+mod no_adapter;
 mod open;
 mod pipeline_cache;
 mod pool;
@@ -15,7 +18,7 @@ mod profile;
 mod readback;
 mod recorder;
 mod reflect;
-mod trusted;
+pub(crate) mod trusted;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -23,6 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 pub use adapter::{AdapterChoice, AdapterReport, Tier, adapters};
 pub use kernel::{DType, Kernel, KernelParams, ParamScalar, ScalarType};
 pub use launch::Launch;
+pub use needs::{NEEDS, Need};
 pub use open::{GpuOptions, OPTIONAL_FEATURES};
 pub use pool::{Bound, Buffer, BufferSlice};
 pub use profile::{Dispatch, KernelTime};
@@ -75,7 +79,7 @@ struct Inner {
     state: Mutex<recorder::State>,
     compilation: Arc<recorder::Compilation>,
     pool: Arc<pool::Pool>,
-    failure: Arc<Mutex<Option<String>>>,
+    failures: Arc<failure::Failures>,
 }
 
 impl std::fmt::Debug for Gpu {
@@ -156,10 +160,12 @@ impl Gpu {
     /// A buffer of at least `bytes` from the pool, with whatever it holds; it returns to the pool when dropped.
     ///
     /// # Errors
-    /// [`Error::Device`] when `bytes` exceeds the device's largest buffer.
+    /// [`Error::Device`] when `bytes` exceeds the device's largest buffer, its memory does not suffice or it has failed before;
+    /// [`Error::DeviceLost`].
     pub fn allocate(&self, bytes: u64) -> Result<Arc<Buffer>> {
         self.check_size(bytes)?;
-        Ok(pool::Pool::allocate(&self.0.pool, &self.0.device, bytes))
+        let buffer = pool::Pool::allocate(&self.0.pool, &self.0.device, bytes);
+        self.check().map(|()| buffer)
     }
 
     /// A buffer of its own for something that lives as long as the model, zeroed; freed when dropped.
@@ -168,7 +174,8 @@ impl Gpu {
     /// As [`Gpu::allocate`].
     pub fn allocate_persistent(&self, bytes: u64) -> Result<Arc<Buffer>> {
         self.check_size(bytes)?;
-        Ok(pool::Pool::allocate_persistent(&self.0.pool, &self.0.device, bytes))
+        let buffer = pool::Pool::allocate_persistent(&self.0.pool, &self.0.device, bytes);
+        self.check().map(|()| buffer)
     }
 
     fn check_size(&self, bytes: u64) -> Result<()> {
@@ -190,14 +197,14 @@ impl Gpu {
         if lock(&self.0.state).pending() {
             self.flush()?;
         }
-        self.0.queue.write_buffer(slice.buffer.raw(), slice.offset, data);
-        Ok(())
+        self.0.failures.write(&self.0.device, &self.0.queue, (slice.buffer.raw(), slice.offset), data);
+        self.check()
     }
 
     /// Records a copy of `source` to `target`, which must be of one size.
     ///
     /// # Errors
-    /// [`Error::Shape`] when the sizes differ, or both slices are of one buffer.
+    /// [`Error::Shape`] when the sizes differ, or both slices are of one buffer; [`Error::Device`], [`Error::DeviceLost`].
     pub fn copy(&self, source: &BufferSlice, target: &BufferSlice) -> Result<()> {
         if source.size != target.size {
             let got = format!("{} and {} bytes", source.size, target.size);
@@ -206,44 +213,48 @@ impl Gpu {
         if source.buffer.id() == target.buffer.id() {
             return Err(Error::shape("copy", "two buffers", "two slices of one buffer"));
         }
-        self.room().copy(source, target);
+        self.room()?.copy(source, target);
         Ok(())
     }
 
     /// Records that `slice` becomes zero.
     ///
     /// # Errors
-    /// None so far; failures of the device show at [`Gpu::flush`].
+    /// [`Error::Device`], [`Error::DeviceLost`].
     pub fn clear(&self, slice: &BufferSlice) -> Result<()> {
-        self.room().clear(slice);
+        self.room()?.clear(slice);
         Ok(())
     }
 
     /// Submits what is recorded.
     ///
     /// # Errors
-    /// [`Error::Device`] with the first failure that the device has reported, if any.
+    /// [`Error::DeviceLost`], or [`Error::Device`] with the first failure that the device has reported, if any.
     pub fn flush(&self) -> Result<()> {
         lock(&self.0.state).flush(&self.0.device, &self.0.queue, &self.0.pool);
         self.check()
     }
 
-    /// The recorder, with room for one more command.
-    fn room(&self) -> MutexGuard<'_, recorder::State> {
+    /// The recorder, with room for one more command, unless the device has failed.
+    fn room(&self) -> Result<MutexGuard<'_, recorder::State>> {
         let mut state = lock(&self.0.state);
         state.make_room(&self.0.device, &self.0.queue, &self.0.pool);
-        state
+        self.check().map(|()| state)
     }
 
-    /// The first failure the device has reported, if any, as an error.
+    /// The first failure the device has reported, if any, as an error. On a device of an application these are the failures of what this
+    /// crate does with it.
     ///
     /// # Errors
-    /// [`Error::Device`].
+    /// [`Error::DeviceLost`], [`Error::Device`].
     pub fn check(&self) -> Result<()> {
-        match lock(&self.0.failure).as_ref() {
-            Some(message) => Err(Error::Device(message.clone())),
-            None => Ok(()),
-        }
+        self.0.failures.check()
+    }
+
+    /// As [`Gpu::check`], after asking the device whether it is still there.
+    fn probe(&self) -> Result<()> {
+        lock(&self.0.state).probe(&self.0.device, &self.0.queue);
+        self.check()
     }
 
     /// Starts reading `slice` back: the copy is recorded here, the bytes arrive when the future is awaited.
@@ -277,7 +288,7 @@ impl Gpu {
     /// # Errors
     /// [`Error::Device`].
     pub fn compilation(&self) -> Result<(u64, u64)> {
-        self.0.device.poll(wgpu::PollType::Poll).map_err(|e| Error::Device(format!("looking at the device: {e}")))?;
+        self.0.failures.poll(&self.0.device, wgpu::PollType::Poll)?;
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Ok((read(&self.0.compilation.done), read(&self.0.compilation.begun)))
     }

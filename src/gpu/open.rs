@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+use super::failure::{Failures, caught};
 use super::pipeline_cache::PipelineCache;
-use super::{AdapterChoice, AdapterReport, Gpu, Inner, Tier, adapter, lock, pool, recorder, trusted};
+use super::{AdapterChoice, AdapterReport, Gpu, Inner, Tier, adapter, pool, recorder, trusted};
 use crate::error::{Error, Result};
 
 /// Features that are used where a device has them; none is needed. Subgroups make software adapters several times faster;
@@ -46,8 +47,8 @@ impl Gpu {
     /// Opens the adapter that `options` names.
     ///
     /// # Errors
-    /// [`Error::NoAdapter`], [`Error::UnknownAdapter`], or [`Error::Device`] when the driver refuses the device, or the adapter
-    /// cannot run the tier asked for or lacks what matrix units need.
+    /// [`Error::NoAdapter`], [`Error::UnknownAdapter`], or [`Error::Device`] when the driver refuses the device or panics, or the
+    /// adapter lacks what the kernels, those of the tier asked for or those for matrix units need.
     pub async fn open(options: &GpuOptions) -> Result<Self> {
         let (adapter, report) = adapter::choose(&options.adapter).await?;
         let mut wanted = OPTIONAL_FEATURES;
@@ -61,35 +62,44 @@ impl Gpu {
             }
             wanted |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
         }
-        let (device, queue) = adapter
-            .request_device(&wgpu::DeviceDescriptor {
-                label: Some("sdmoe"),
-                required_features: adapter.features() & wanted,
-                required_limits: adapter.limits(),
-                memory_hints: wgpu::MemoryHints::Performance,
-                experimental_features: trusted::experimental_features(options.matrix_units),
-                ..Default::default()
-            })
-            .await
+        check_kernels(&report, options)?;
+        let description = wgpu::DeviceDescriptor {
+            label: Some("sdmoe"),
+            required_features: adapter.features() & wanted,
+            required_limits: adapter.limits(),
+            memory_hints: wgpu::MemoryHints::Performance,
+            experimental_features: trusted::experimental_features(options.matrix_units),
+            ..Default::default()
+        };
+        let (device, queue) = caught(&format!("opening {}", report.name), adapter.request_device(&description))
+            .await?
             .map_err(|e| Error::Device(format!("{}: {e}", report.name)))?;
-        let failure = Arc::<Mutex<Option<String>>>::default();
-        let told = failure.clone();
-        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-            lock(&told).get_or_insert_with(|| error.to_string());
-        }));
-        Self::build(device, queue, report, options, failure)
+        let failures = Arc::new(Failures::new(&report.name));
+        // Errors on the way to the device are seen without this; of others, as when buffers are freed, nobody hears.
+        let of_device = failures.clone();
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| of_device.report(&error)));
+        let of_device = failures.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            let reason = if message.is_empty() { format!("{reason:?}").to_lowercase() } else { message };
+            of_device.lost(&reason);
+        });
+        Self::build(device, queue, report, options, failures)
     }
 
-    /// Uses a device that exists already, as an application that draws with wgpu has one. The device's own error
-    /// handler is left alone. Subgroup kernels, profiling and cooperative matrices are used only where the device has the
-    /// features.
+    /// Uses a device that exists already, as an application that draws with wgpu has one. The device's own handler of errors and
+    /// callback for its loss are left alone: what this crate does with the device runs in error scopes of its own, so that an
+    /// error of it is returned here and is not told to the handler. Subgroup kernels, profiling and cooperative matrices are used
+    /// only where the device has the features.
     ///
     /// # Errors
-    /// [`Error::Device`] when `options.tier` needs a feature that the device lacks.
+    /// [`Error::Device`] when the device's limits are less than the kernels need, which [`NEEDS`](super::NEEDS) lists, or
+    /// `options.tier` needs a feature that it lacks.
     pub fn from_device(device: wgpu::Device, queue: wgpu::Queue, options: &GpuOptions) -> Result<Self> {
         let (info, blocks) = (device.adapter_info(), &options.cooperative_matrix);
         let report = AdapterReport::new(0, &info, device.features(), &device.limits(), blocks);
-        Self::build(device, queue, report, options, Arc::default())
+        check_kernels(&report, options)?;
+        let failures = Arc::new(Failures::new(&report.name));
+        Self::build(device, queue, report, options, failures)
     }
 
     fn build(
@@ -97,12 +107,9 @@ impl Gpu {
         queue: wgpu::Queue,
         report: AdapterReport,
         options: &GpuOptions,
-        failure: Arc<Mutex<Option<String>>>,
+        failures: Arc<Failures>,
     ) -> Result<Self> {
         let tier = options.tier.unwrap_or(report.tier);
-        if !report.runs(tier) {
-            return Err(Error::Device(format!("{}: the {tier:?} kernels need a feature it lacks", report.name)));
-        }
         // An adapter may have them and the device not.
         let cooperative_matrix = tier == Tier::Workgroup
             && report.matrix_units
@@ -117,10 +124,12 @@ impl Gpu {
         // Not less than what a thread loads at once (lib/oct_*.wgsl).
         let offset_alignment =
             limits.min_storage_buffer_offset_alignment.max(limits.min_uniform_buffer_offset_alignment).max(32).into();
-        let pool = Arc::new(pool::Pool::default());
+        let pool = Arc::new(pool::Pool::new(failures.clone()));
         let cache = options.pipeline_cache.as_deref().and_then(|folder| PipelineCache::open(&device, folder));
         let compilation = Arc::<recorder::Compilation>::default();
-        let state = Mutex::new(recorder::State::new(&device, &pool, cache, compact, compilation.clone()));
+        let state = recorder::State::new(&device, &pool, cache, failures.clone(), compact, compilation.clone());
+        let state = Mutex::new(state);
+        failures.check()?;
         Ok(Gpu(Arc::new(Inner {
             device,
             queue,
@@ -134,7 +143,19 @@ impl Gpu {
             state,
             compilation,
             pool,
-            failure,
+            failures,
         })))
+    }
+}
+
+/// Checks that an adapter or device can run the kernels that it would get.
+fn check_kernels(report: &AdapterReport, options: &GpuOptions) -> Result<()> {
+    let tier = options.tier.unwrap_or(report.tier);
+    match report.lacks_for(tier) {
+        None => Ok(()),
+        Some(needed) => {
+            let kernels = if report.lacks.is_some() { "the".to_owned() } else { format!("the {}", tier.name()) };
+            Err(Error::Device(format!("{}: {kernels} kernels need {needed}", report.name)))
+        }
     }
 }

@@ -9,6 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use super::failure::Failures;
 use super::{Counters, DType, lock};
 
 /// A GPU buffer that returns to its pool, or is freed, when dropped.
@@ -94,6 +95,7 @@ pub(super) struct Pool {
     bytes: AtomicU64,
     peak: AtomicU64,
     pooled: AtomicU64,
+    failures: Arc<Failures>,
 }
 
 /// Rounds up to a multiple of 1/32 of the next lower power of two: at most 3.2 % are wasted. A step has few sizes, so that
@@ -106,6 +108,11 @@ pub(super) fn size_class(bytes: u64) -> u64 {
 }
 
 impl Pool {
+    /// An empty one, which tells `failures` when a buffer cannot be made.
+    pub(super) fn new(failures: Arc<Failures>) -> Self {
+        Self { failures, ..Self::default() }
+    }
+
     pub(super) fn allocate(pool: &Arc<Pool>, device: &wgpu::Device, bytes: u64) -> Arc<Buffer> {
         let size = size_class(bytes).min(device.limits().max_buffer_size & !3).max(bytes.next_multiple_of(4));
         let reused = lock(&pool.free).get_mut(&size).and_then(|class| {
@@ -127,12 +134,13 @@ impl Pool {
 
     fn create(&self, device: &wgpu::Device, size: u64) -> (u64, wgpu::Buffer) {
         self.note_created(size);
-        let raw = device.create_buffer(&wgpu::BufferDescriptor {
+        let description = wgpu::BufferDescriptor {
             label: None,
             size,
             usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
-        });
+        };
+        let raw = self.failures.watch(device, || device.create_buffer(&description));
         (self.next_id.fetch_add(1, Ordering::Relaxed), raw)
     }
 

@@ -83,7 +83,9 @@ impl Profile {
         let mut first = None;
         for (submission, batch) in self.batches.into_iter().enumerate() {
             let (sender, mapped) = futures_channel::oneshot::channel();
-            batch.staging.map_async(wgpu::MapMode::Read, .., move |result| drop(sender.send(result)));
+            gpu.0.failures.watch(gpu.device(), || {
+                batch.staging.map_async(wgpu::MapMode::Read, .., move |result| drop(sender.send(result)));
+            });
             gpu.finish().await?;
             let fail = |e: String| Error::Device(format!("profile: {e}"));
             mapped.await.map_err(|e| fail(e.to_string()))?.map_err(|e| fail(e.to_string()))?;

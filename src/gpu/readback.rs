@@ -30,12 +30,13 @@ pub(super) fn start(gpu: &Gpu, slice: &BufferSlice) -> Result<Readback> {
     let mut state = lock(&gpu.0.state);
     let staging = state.staging.get_mut(&class).and_then(Vec::pop).unwrap_or_else(|| {
         gpu.0.pool.note_created(class);
-        gpu.0.device.create_buffer(&wgpu::BufferDescriptor {
+        let description = wgpu::BufferDescriptor {
             label: Some("staging"),
             size: class,
             usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
-        })
+        };
+        gpu.0.failures.watch(&gpu.0.device, || gpu.0.device.create_buffer(&description))
     });
     state.copy_raw(slice, staging.clone(), 0);
     let submission = state.flush(&gpu.0.device, &gpu.0.queue, &gpu.0.pool);
@@ -46,7 +47,9 @@ pub(super) fn start(gpu: &Gpu, slice: &BufferSlice) -> Result<Readback> {
     let (sender, mapped) = oneshot::channel();
     let bytes = slice.size.next_multiple_of(4).max(4);
     // The receiver may be gone: then nobody wants the bytes.
-    staging.map_async(wgpu::MapMode::Read, 0..bytes, move |result| drop(sender.send(result)));
+    gpu.0.failures.watch(&gpu.0.device, || {
+        staging.map_async(wgpu::MapMode::Read, 0..bytes, move |result| drop(sender.send(result)));
+    });
     Ok(Readback { gpu: gpu.clone(), staging: Some(staging), size: slice.size, mapped, submission, number })
 }
 
@@ -62,8 +65,9 @@ impl Readback {
     /// # Errors
     /// [`Error::Device`] when the device has failed.
     pub fn try_take(&mut self) -> Option<Result<Vec<u8>>> {
-        // A failed poll shows as a failed mapping.
-        drop(self.gpu.0.device.poll(wgpu::PollType::Poll));
+        if let Err(error) = self.gpu.0.failures.poll(&self.gpu.0.device, wgpu::PollType::Poll) {
+            return Some(Err(error));
+        }
         match self.mapped.try_recv() {
             Ok(None) => None,
             Ok(Some(result)) => Some(self.take(result)),
@@ -73,7 +77,11 @@ impl Readback {
 
     fn take(&mut self, result: Result<(), wgpu::BufferAsyncError>) -> Result<Vec<u8>> {
         self.gpu.check()?;
-        result.map_err(|e| Error::Device(format!("readback: {e}")))?;
+        if let Err(error) = result {
+            // A device that is gone maps nothing.
+            self.gpu.probe()?;
+            return Err(Error::Device(format!("readback: {error}")));
+        }
         let staging = self.staging.take().ok_or_else(|| Error::Device("readback taken twice".into()))?;
         let bytes = self.size.next_multiple_of(4).max(4);
         let view = staging.slice(0..bytes).get_mapped_range();
@@ -107,8 +115,8 @@ impl Future for Readback {
         if cfg!(not(target_arch = "wasm32")) {
             self.count_wait();
             let wait = wgpu::PollType::Wait { submission_index: Some(self.submission.clone()), timeout: None };
-            if let Err(error) = self.gpu.0.device.poll(wait) {
-                return Poll::Ready(Err(Error::Device(format!("waiting: {error}"))));
+            if let Err(error) = self.gpu.0.failures.poll(&self.gpu.0.device, wait) {
+                return Poll::Ready(Err(error));
             }
         }
         match Pin::new(&mut self.mapped).poll(context) {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::compile::{Pipeline, Pipelines};
+use super::failure::Failures;
 use super::pipeline_cache::PipelineCache;
 use super::pool::{BufferSlice, Pool};
 use super::profile::{Dispatch, Profile};
@@ -20,6 +21,8 @@ use crate::error::{Error, Result};
 pub(super) const SLOT: u64 = 256;
 /// Commands a submission has at most: enough to amortise the submit, few enough to start the device early.
 const COMMANDS: usize = 256;
+/// Bytes of the arena.
+pub(super) const ARENA: u64 = SLOT * COMMANDS as u64;
 /// Bind groups kept; a training step needs a few hundred. Past this the cache starts anew.
 const BIND_GROUPS: usize = 1 << 14;
 /// New pipelines that a submission has at most on drivers that take long to compile: llvmpipe compiles at the first dispatch, so
@@ -72,6 +75,7 @@ pub(super) struct State {
     most_new_pipelines: u64,
     bind_groups: HashMap<GroupKey, Arc<wgpu::BindGroup>>,
     pub(super) staging: HashMap<u64, Vec<wgpu::Buffer>>,
+    failures: Arc<Failures>,
 }
 
 impl State {
@@ -80,17 +84,18 @@ impl State {
         device: &wgpu::Device,
         pool: &Pool,
         cache: Option<PipelineCache>,
+        failures: Arc<Failures>,
         compact: bool,
         compilation: Arc<Compilation>,
     ) -> Self {
-        let size = SLOT * COMMANDS as u64;
-        pool.note_created(size);
-        let arena = device.create_buffer(&wgpu::BufferDescriptor {
+        pool.note_created(ARENA);
+        let description = wgpu::BufferDescriptor {
             label: Some("parameters"),
-            size,
+            size: ARENA,
             usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
-        });
+        };
+        let arena = failures.watch(device, || device.create_buffer(&description));
         Self {
             counters: Counters {
                 pipeline_bytes_read: cache.as_ref().map_or(0, PipelineCache::bytes_read),
@@ -99,13 +104,14 @@ impl State {
             profile: None,
             commands: Vec::with_capacity(COMMANDS),
             arena,
-            arena_bytes: Vec::with_capacity(size as usize),
-            pipelines: Pipelines::new(cache),
+            arena_bytes: Vec::with_capacity(ARENA as usize),
+            pipelines: Pipelines::new(cache, failures.clone()),
             compilation,
             new_pipelines: 0,
             most_new_pipelines: if compact { NEW_PIPELINES } else { u64::MAX },
             bind_groups: HashMap::new(),
             staging: HashMap::new(),
+            failures,
         }
     }
 
@@ -151,7 +157,8 @@ impl State {
                 if self.bind_groups.len() >= BIND_GROUPS {
                     self.bind_groups.clear();
                 }
-                let group = Arc::new(bind(device, pipeline, &self.arena, slices));
+                let group = self.failures.watch(device, || bind(device, pipeline, &self.arena, slices));
+                let group = Arc::new(group);
                 self.counters.bind_groups_created += 1;
                 self.bind_groups.insert(key, group.clone());
                 group
@@ -205,18 +212,18 @@ impl State {
         if !dropped.is_empty() {
             self.bind_groups.retain(|(_, slices), _| slices.iter().all(|(id, ..)| !dropped.contains(id)));
         }
-        queue.write_buffer(&self.arena, 0, &self.arena_bytes);
-        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        let commands = std::mem::take(&mut self.commands);
-        match &mut self.profile {
-            None => encode(&mut encoder, &commands),
-            Some(profile) => encode_timed(&mut encoder, &commands, &self.arena_bytes, profile, device, pool),
-        }
+        self.failures.write(device, queue, (&self.arena, 0), &self.arena_bytes);
+        let submission = self.failures.watch(device, || {
+            let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            match &mut self.profile {
+                None => encode(&mut encoder, &self.commands),
+                Some(profile) => encode_timed(&mut encoder, &self.commands, &self.arena_bytes, profile, device, pool),
+            }
+            queue.submit([encoder.finish()])
+        });
         self.arena_bytes.clear();
-        self.commands = commands;
         self.commands.clear();
         self.counters.submissions += 1;
-        let submission = queue.submit([encoder.finish()]);
         let new = std::mem::take(&mut self.new_pipelines);
         if new > 0 {
             let compilation = self.compilation.clone();
@@ -225,6 +232,11 @@ impl State {
             });
         }
         Some(submission)
+    }
+
+    /// Finds out whether the device is gone, by a write that the next submission overwrites.
+    pub(super) fn probe(&self, device: &wgpu::Device, queue: &wgpu::Queue) {
+        self.failures.write(device, queue, (&self.arena, 0), &[0; 4]);
     }
 }
 

@@ -1,6 +1,8 @@
 //! All `unsafe` of the crate: what wgpu cannot check for its callers, each with the reason why it holds here.
 #![allow(unsafe_code, reason = "the one module where it is allowed")]
 
+use std::path::Path;
+
 use super::pipeline_cache::Data;
 
 /// wgpu's token for its experimental features, where it is `wanted`.
@@ -25,5 +27,34 @@ pub(super) fn pipeline_cache(device: &wgpu::Device, data: Option<&Data>) -> wgpu
     // Who forges one has to write into the user's own folder; wgpu's documentation grants that nothing can be proved there.
     unsafe {
         device.create_pipeline_cache(&wgpu::PipelineCacheDescriptor { label: Some("sdmoe"), data, fallback: true })
+    }
+}
+
+/// Loads a shared library, by its name or path, and unloads it; or tells why that is not possible.
+#[cfg(target_os = "linux")]
+pub(super) fn try_library(library: &Path) -> Result<(), String> {
+    // SAFETY: a library's initialisers and finalisers run, and must not rely on more than a process that loads a library gives.
+    // Only libraries come here that the Vulkan loader has loaded into this process, or tried to, a moment before: itself, those
+    // that drivers' files name to it, and two of NVIDIA's driver, made to be loaded so. No symbol of them is used.
+    unsafe { libloading::Library::new(library) }.map(drop).map_err(|e| e.to_string().replace('\n', " "))
+}
+
+/// Elsewhere nothing is asked.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn try_library(_: &Path) -> Result<(), String> {
+    Ok(())
+}
+
+/// Keeps Mesa's device-select layer out of this process where it would only complain, on standard error, that there is no
+/// desktop session. Does nothing where the process has other threads already.
+pub(crate) fn quiet_without_a_desktop() {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR");
+    let desktop = runtime.is_some_and(|folder| Path::new(&folder).is_absolute());
+    // Each thread of the process has an entry; elsewhere than on Linux there is no such folder.
+    let alone = || std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1);
+    if !desktop && alone() {
+        // SAFETY: nothing else may read or write the environment meanwhile. This is the only thread of the process, as the system
+        // itself just said, and starts none before this returns.
+        unsafe { std::env::set_var("NODEVICE_SELECT", "1") }
     }
 }

@@ -7,14 +7,21 @@ use sdmoe::autograd::Array;
 use sdmoe::gpu::{Gpu, GpuOptions, Tier, adapters};
 use sdmoe::tensor::Tensor;
 
-/// The device of the tests, in the adapter's own tier.
+/// The device of the tests, in the adapter's own tier, or the one that the variable SDMOE_TIER asks for.
 pub fn gpu() -> Gpu {
-    open(&GpuOptions::default())
+    open(&GpuOptions { tier: wanted_tier(), ..GpuOptions::default() })
 }
 
 /// A device with other options.
 pub fn open(options: &GpuOptions) -> Gpu {
     pollster::block_on(Gpu::open(options)).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// The only family of kernels to test, where the variable SDMOE_TIER names one: on some drivers others compile for too long.
+fn wanted_tier() -> Option<Tier> {
+    let name = std::env::var("SDMOE_TIER").ok().filter(|name| !["", "auto"].contains(&name.as_str()))?;
+    let tier = Tier::ALL.into_iter().find(|tier| tier.name() == name);
+    Some(tier.unwrap_or_else(|| panic!("SDMOE_TIER: expected the name of a tier, got {name}")))
 }
 
 /// The adapter of the tests with a device that has of its features only those of `wanted`.
@@ -31,21 +38,21 @@ pub fn with_features(wanted: wgpu::Features) -> Gpu {
     Gpu::from_device(device, queue, &GpuOptions::default()).unwrap()
 }
 
-/// The device once in each tier that its adapter can run, and in the subgroup tier with compact code too.
+/// The device once in each tier that its adapter can run, or in the one that the variable SDMOE_TIER asks for.
 pub fn tiers() -> Vec<Gpu> {
     let own = gpu();
-    let runs = |tier: &Tier| own.adapter().runs(*tier);
+    let wanted = wanted_tier();
+    let runs = |tier: &Tier| own.adapter().runs(*tier) && wanted.is_none_or(|wanted| wanted == *tier);
     Tier::ALL
         .into_iter()
         .filter(runs)
-        .flat_map(|tier| if tier == Tier::Subgroup { vec![(tier, false), (tier, true)] } else { vec![(tier, false)] })
-        .map(|(tier, compact)| open(&GpuOptions { tier: Some(tier), compact: Some(compact), ..GpuOptions::default() }))
+        .map(|tier| open(&GpuOptions { tier: Some(tier), ..GpuOptions::default() }))
         .collect()
 }
 
 /// Bits of the adapters' names, for messages.
 pub fn adapter_names() -> Vec<String> {
-    pollster::block_on(adapters()).into_iter().map(|a| a.name).collect()
+    pollster::block_on(adapters()).unwrap().into_iter().map(|a| a.name).collect()
 }
 
 /// A device whose bindings hold `bytes`.
@@ -55,12 +62,7 @@ pub fn small_binding(bytes: u64) -> Gpu {
 
 /// The same in each tier that the adapter can run.
 pub fn small_bindings(bytes: u64) -> Vec<Gpu> {
-    let small = |gpu: Gpu| GpuOptions {
-        tier: Some(gpu.tier()),
-        compact: Some(gpu.compact()),
-        max_binding_bytes: Some(bytes),
-        ..Default::default()
-    };
+    let small = |gpu: Gpu| GpuOptions { tier: Some(gpu.tier()), max_binding_bytes: Some(bytes), ..Default::default() };
     tiers().into_iter().map(|gpu| open(&small(gpu))).collect()
 }
 
