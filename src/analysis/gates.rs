@@ -168,13 +168,8 @@ mod tests {
         // Half of its energy in the own expert's only direction, a quarter in the next one's.
         let vectors: Vec<f32> = (0..4 * 16)
             .map(|i| match (i % 16 + 4 - i / 16) % 4 {
-                _ if i % 16 >= 4 => {
-                    if i % 16 == 5 {
-                        1.0
-                    } else {
-                        0.0
-                    }
-                }
+                _ if i % 16 == 5 => 1.0,
+                _ if i % 16 >= 4 => 0.0,
                 0 => 2f32.sqrt(),
                 1 => 1.0,
                 _ => 0.0,
