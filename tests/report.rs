@@ -335,7 +335,7 @@ fn tails_and_drift_are_drawn_as_what_they_are_beyond_chance() {
     let (dir, _page) = report(&[&analysis]);
     let svg = |id: &str| fs::read_to_string(dir.path().join(format!("figures/{id}.svg"))).unwrap();
     let tail = svg("similarity-tail");
-    assert!(tail.contains("(similarity \u{2212} chance) / (1 \u{2212} chance)") && tail.contains(">0.02<"), "{tail}");
+    assert!(tail.contains("(similarity \u{2212} chance) / (1 \u{2212} chance)") && tail.contains(">0.020<"), "{tail}");
     for id in ["drift", "training-drift"] {
         let drift = svg(id);
         assert!(drift.contains("share of W_u, less chance") && drift.contains("decoupled, model side"), "{id}");
