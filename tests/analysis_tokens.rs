@@ -51,7 +51,7 @@ fn probes_converge_to_the_exact_alignment_with_the_predicted_variance() {
 
     for probes in [64, 256] {
         let one = |seed| {
-            let options = JacobianOptions { probes: Some(probes), spectra: 0, seed };
+            let options = JacobianOptions { probes: Some(probes), spectra: false, seed };
             block_on(jacobians(&gpu, 0, of, &x, options)).unwrap().mean_of_cosines[0][1].unwrap()
         };
         let found: Vec<f64> = (0..SEEDS).map(one).collect();
@@ -88,7 +88,7 @@ fn the_order_of_experts_only_orders_jacobians() {
     });
     let x = upload(&gpu, &Array::random(&[5, d], 2));
     let [before, after] = [&weights, &permuted].map(|[gate, up, down]| {
-        let options = JacobianOptions { probes: None, spectra: 5, seed: 1 };
+        let options = JacobianOptions { probes: None, spectra: true, seed: 1 };
         block_on(jacobians(&gpu, 0, Experts { gate, up, down }, &x, options)).unwrap()
     });
     close("mean of cosines", &after.mean_of_cosines, &before.mean_of_cosines, &order, 1e-6);

@@ -61,6 +61,8 @@ fn sound(found: &Analysis) {
         let name = (row.layer, row.matrix, row.side, row.of, row.part);
         assert!(row.null > 0.0 && row.null <= 1.0, "{name:?}: null {}", row.null);
         let control = row.control.unwrap_or_else(|| panic!("{name:?}: no control"));
+        // Two experts are one pair.
+        assert!((row.spread.is_some() || row.pairs.len() == 2) && row.control_spread.is_some(), "{name:?}: no spread");
         // The control's own spread: few pairs of few dimensions.
         assert!((control - row.null).abs() < 0.1, "{name:?}: control {control}, null {}", row.null);
         let all = row.pairs.iter().flatten().flatten().chain(&row.mean_offdiag).chain(&row.max);
@@ -96,6 +98,11 @@ fn a_run_is_analysed_with_a_text_and_beside_another() {
         let data = gates.data.as_ref().unwrap();
         assert!(data.len() == 4 && data.iter().all(|x| (0.0..=1.0).contains(&x.unwrap())), "{gates:?}");
     }
+    assert_eq!(found.spectra_controls.len(), 3, "one size of each kind");
+    for control in &found.spectra_controls {
+        let s = &control.relative;
+        assert!(s.len() == 24 && s[0] == 1.0 && s.is_sorted_by(|a, b| a > b) && s[23] < 0.2, "{control:?}");
+    }
     for load in &found.load {
         assert_eq!(load.sources, ["digits", "words"]);
         let (found, null, control) = (load.mutual_information.unwrap(), load.null.unwrap(), load.control.unwrap());
@@ -103,7 +110,12 @@ fn a_run_is_analysed_with_a_text_and_beside_another() {
     }
     for j in &found.jacobians {
         assert_eq!((j.probes, j.tokens, j.singular_values.len()), (None, 32, 4));
-        assert!(j.control.unwrap().abs() < 0.1 && j.mean_offdiag.is_some(), "{j:?}");
+        assert!(j.control.unwrap().abs() < 0.1 && j.mean_offdiag.is_some() && j.spread.is_some(), "{j:?}");
+        // 32 of the windows' 32 positions, each once, and both sources.
+        let mut positions = j.positions.clone();
+        positions.sort_unstable();
+        assert_eq!((positions, j.window, j.sources), ((0..32).collect(), 32, 2));
+        assert!(j.effective_rank.iter().all(Option::is_some));
     }
     for a in found.activations.iter().filter(|a| a.tokens > 0) {
         let whole: f64 = a.output_energy.iter().flatten().sum();

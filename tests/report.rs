@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use plant::{BASELINE, HOSTILE, LARGE, SMALL};
 use sdmoe::Error;
-use sdmoe::analysis::record::{Analysis, Of};
+use sdmoe::analysis::record::{Analysis, Of, Part};
 use sdmoe::report::{terminal_table, write, write_comparison};
 
 /// All files below `dir`, by their paths in it.
@@ -273,6 +273,74 @@ fn a_similarity_that_is_chance_is_called_chance() {
     unique.for_each(|r| r.mean_offdiag = Some(r.null * 1.01));
     let (_dir, page) = report(&[&decoupled]);
     assert!(page.contains("on neither side do the unique parts stand out from what random matrices give"));
+}
+
+#[test]
+fn every_number_has_what_it_must_be_compared_with_beside_it() {
+    let (a, b) = (BASELINE.analysis("baseline"), SMALL.analysis("sd"));
+    let (_dir, page) = report(&[&b]);
+    let text = markup(&page);
+    let tile = |what: &str| {
+        let at = text.find(&format!("<dt>{what}")).unwrap_or_else(|| panic!("{what}"));
+        text[at..at + text[at..].find("</div>").unwrap()].to_owned()
+    };
+    // Tokens of one layer are alike whoever gets them: chance says nothing.
+    let routed = tile("Similarity of routed tokens");
+    assert!(routed.contains("control 0.850 \u{b1} 0.03") && !routed.contains("chance"), "{routed}");
+    assert!(tile("Similarity of merged experts").contains("<dd>\u{b1} 0."), "a spread over pairs");
+    assert!(tile("Router specificity").contains("chance 1, control 1.01 \u{b1} 0.25"));
+    // r = 2 of 128 x 256.
+    assert!(text.contains("The top 1\u{a0}% are two directions (r = 2): 0.5 is one that two experts share"));
+    assert!(text.contains("at 32 tokens of 3 sources, spread over positions 2 to 126 of windows of 128"));
+    let large = markup(&report(&[&LARGE.analysis("large")]).1);
+    assert!(!large.contains("(r = 2): 0.5") && !large.contains("(r = 1): 0.5"));
+    let mut single = b.clone();
+    single.similarity.iter_mut().for_each(|row| row.r = 1);
+    assert!(markup(&report(&[&single]).1).contains("is a single direction (r = 1): 0.5 is an angle of 45\u{b0}"));
+    // Side by side, the unique parts stand against what the other has: its whole experts.
+    let both = markup(&report(&[&a, &b]).1);
+    let at = both.find("Similarity of weights against W_u, top 1\u{a0}%, hidden side").unwrap();
+    let row = &both[at..at + both[at..].find("</tr>").unwrap()];
+    let cells: Vec<&str> = row.split("<td>").skip(1).map(|c| c.split("</td>").next().unwrap()).collect();
+    let number = |cell: &str| cell.split(' ').next().unwrap().replace('\u{2212}', "-").parse::<f64>().unwrap();
+    let [weights, unique, difference] = [0, 1, 2].map(|i| number(cells[i]));
+    assert!((unique - weights - difference).abs() < 1.1e-3 && cells[0].contains('\u{b1}'), "{cells:?}");
+    let swapped = markup(&report(&[&b, &a]).1);
+    assert!(swapped.contains("Similarity of W_u against weights, top 1\u{a0}%, model side"));
+}
+
+#[test]
+fn one_source_alone_gets_no_map_of_sources() {
+    let mut analysis = SMALL.analysis("small");
+    for load in &mut analysis.load {
+        load.by_source = vec![load.share.iter().map(|x| Some(*x)).collect()];
+        load.sources.truncate(1);
+        (load.mutual_information, load.normalised_information) = (None, None);
+        (load.null, load.control, load.control_spread) = (None, None, None);
+    }
+    let (_dir, page) = report(&[&analysis]);
+    assert!(page.contains("id=\"load-share\"") && !page.contains("id=\"load-source\""));
+    assert!(!page.contains("id=\"load-information\"") && !page.contains("information undefined"));
+    let (_dir, page) = report(&[&SMALL.analysis("small")]);
+    assert!(page.contains("id=\"load-source\"") && page.contains("id=\"load-information\""));
+}
+
+#[test]
+fn tails_and_drift_are_drawn_as_what_they_are_beyond_chance() {
+    let mut analysis = SMALL.analysis("small");
+    for row in analysis.similarity.iter_mut().filter(|r| r.part == Part::Tail) {
+        let beyond = |share: f64| Some(row.null + share * (1.0 - row.null));
+        (row.mean_offdiag, row.control) = (beyond(0.02), beyond(0.0));
+    }
+    let (dir, _page) = report(&[&analysis]);
+    let svg = |id: &str| fs::read_to_string(dir.path().join(format!("figures/{id}.svg"))).unwrap();
+    let tail = svg("similarity-tail");
+    assert!(tail.contains("(similarity \u{2212} chance) / (1 \u{2212} chance)") && tail.contains(">0.020<"), "{tail}");
+    for id in ["drift", "training-drift"] {
+        let drift = svg(id);
+        assert!(drift.contains("share of W_u, less chance") && drift.contains("decoupled, model side"), "{id}");
+    }
+    assert!(svg("spectra").contains("data-label=\"control\""));
 }
 
 #[test]

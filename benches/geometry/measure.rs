@@ -5,6 +5,7 @@ use sdmoe::analysis::activations::rows;
 use sdmoe::analysis::jacobian::{Experts, JacobianOptions, jacobians};
 use sdmoe::analysis::load::{Choices, Sources, load};
 use sdmoe::analysis::observe::observe;
+use sdmoe::analysis::places::spread;
 use sdmoe::analysis::record::RoutedPca;
 use sdmoe::analysis::routed::Routed;
 use sdmoe::analysis::routed_pca::{PcaOptions, routed_pca};
@@ -140,9 +141,9 @@ pub async fn measure(gpu: &Gpu, model: &Model, kind: Kind, setting: Setting<'_>)
         let choices = Choices { experts: e, top_k, index: &best.index, weight: &best.weight };
         let load = load(layer, choices, Some(sources), seed);
 
-        let count = JACOBIANS.min(tokens);
-        let x = rows(gpu, &view.x, d, (0..count).map(|i| i * tokens / count))?;
-        let options = JacobianOptions { probes: None, spectra: count, seed };
+        let chosen = spread(tokens / seq, seq, JACOBIANS, seed);
+        let x = rows(gpu, &view.x, d, chosen.into_iter())?;
+        let options = JacobianOptions { probes: None, spectra: true, seed };
         let of =
             async |[gate, up, down]: &[Tensor; 3]| jacobians(gpu, layer, Experts { gate, up, down }, &x, options).await;
         let found = of(&experts(gpu, model, layer, e, seed).await?).await?;

@@ -9,11 +9,12 @@ use std::collections::HashMap;
 use faer::MatRef;
 
 use super::record::Part;
-use super::similarity::{Overlaps, mean_offdiag, top_and_tail};
+use super::similarity::{Overlaps, mean_offdiag, spread_offdiag, top_and_tail};
 use super::spectra::{Elements, Measured, Plan, Stack, measure};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::linalg::random::fill_normal;
+use crate::optim::spectral_metrics::mean;
 use crate::tensor::Tensor;
 
 /// Matrices of a control where they are decomposed whole: 120 pairs.
@@ -30,15 +31,32 @@ const STREAM: u32 = 1 << 31;
 pub(super) struct Control {
     /// Share of the top part in the energy.
     pub energy_top: f64,
-    /// Mean similarity of the shorter side: top, tail.
-    short: [Option<f64>; 2],
+    /// `|W|_F^2 / s_1^2`.
+    pub stable_rank: f64,
+    /// `exp` of the spectrum's entropy, where all singular values are known.
+    pub effective_rank: Option<f64>,
+    /// Singular values over the largest, means.
+    pub relative: Vec<f64>,
+    /// Matrices drawn.
+    pub draws: usize,
+    /// Similarity of the shorter side: top, tail.
+    short: [Alike; 2],
     /// Of the longer side.
-    long: [Option<f64>; 2],
+    long: [Alike; 2],
+}
+
+/// How alike the matrices of a control are.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Alike {
+    /// Mean over pairs.
+    pub mean: Option<f64>,
+    /// Standard deviation over pairs.
+    pub spread: Option<f64>,
 }
 
 impl Control {
-    /// The mean similarity on the side of dimension `space`, of matrices whose sides are `sizes`.
-    pub(super) fn similarity(&self, space: usize, sizes: [usize; 2], part: Part) -> Option<f64> {
+    /// The similarity on the side of dimension `space`, of matrices whose sides are `sizes`.
+    pub(super) fn similarity(&self, space: usize, sizes: [usize; 2], part: Part) -> Alike {
         let of = if space == sizes[0].min(sizes[1]) { &self.short } else { &self.long };
         of[usize::from(part == Part::Tail)]
     }
@@ -68,11 +86,20 @@ impl Controls {
         let found = measure(gpu, &stack, plan, KEY).await?;
         let [top_long, tail_long] = side(gpu, &found, 0, long, short).await?;
         let [top_short, tail_short] = side(gpu, &found, 1, long, short).await?;
-        let mean = |o: &Option<Overlaps>| o.as_ref().and_then(|o| mean_offdiag(&o.squared));
+        let alike = |o: &Option<Overlaps>| match o {
+            Some(o) => Alike { mean: mean_offdiag(&o.squared), spread: spread_offdiag(&o.squared) },
+            None => Alike::default(),
+        };
+        let average = |f: &dyn Fn(&Measured) -> f64| found.iter().map(f).sum::<f64>() / count as f64;
         let control = Control {
-            energy_top: found.iter().map(|m| m.energy_share(plan.top)).sum::<f64>() / count as f64,
-            short: [mean(&top_short), mean(&tail_short)],
-            long: [mean(&top_long), mean(&tail_long)],
+            energy_top: average(&|m| m.energy_share(plan.top)),
+            stable_rank: average(&Measured::stable_rank),
+            effective_rank: mean(found.iter().filter_map(Measured::effective_rank)),
+            // A Gaussian matrix has no zero singular value.
+            relative: (0..plan.keep).map(|j| average(&|m| m.s[j] / m.s[0])).collect(),
+            draws: count,
+            short: [alike(&top_short), alike(&tail_short)],
+            long: [alike(&top_long), alike(&tail_long)],
         };
         self.known.insert(key, control.clone());
         Ok(control)

@@ -1,13 +1,16 @@
 //! What an analysis adds where there is a text and a model that runs: load, routed PCA, Jacobians, activations, what the
 //! router follows of the input, and gradients.
 
+use std::collections::BTreeSet;
+
 use super::control::Controls;
 use super::decoupling::{CommonBasis, gradient_share};
 use super::gates::{Router, with_data};
 use super::jacobian::{Experts, JacobianOptions, jacobians};
 use super::load::{Choices, Sources, load};
 use super::observe::{LayerView, gradients, observe};
-use super::record::{Analysis, Of};
+use super::places;
+use super::record::{Analysis, Jacobians, Of};
 use super::routed::Routed;
 use super::routed_pca::{PcaOptions, components, routed_pca};
 use super::spectra::{Elements, Stack};
@@ -21,8 +24,6 @@ use crate::gpu::Gpu;
 use crate::nn::config::ExpertMatrix;
 use crate::nn::model::Model;
 
-/// Tokens at which the singular values of Jacobians are taken.
-const JACOBIAN_SPECTRA: usize = 4;
 /// Up to this width they are exact; beyond it they are probed, and have no spectra.
 const EXACT_WIDTH: usize = 512;
 /// Probes of a token: the cosine of two Jacobians is then good to 0.1 at worst, of which the mean over tokens takes most.
@@ -82,7 +83,7 @@ pub async fn add_data(
         analysis.load.push(load(layer, choices, Some(sources), seed));
         let pca = PcaOptions { r: PCA_DIMENSIONS.min(routed.d), centred: true, seed };
         analysis.routed_pca.push(routed_pca(gpu, layer, routed, pca).await?);
-        analysis.jacobians.push(at_tokens(gpu, model, layer, routed, text.jacobians, seed).await?);
+        analysis.jacobians.push(at_tokens(gpu, model, layer, routed, text, seed).await?);
         for matrix in ExpertMatrix::ALL {
             let kind = Kind { layer, matrix, directions: directions.remove(&(layer, matrix)).unwrap_or_default() };
             analysis.activations.extend(activations(gpu, model, kind, view, routed, &options.spectrum).await?);
@@ -114,23 +115,25 @@ pub async fn add_data(
     Ok(())
 }
 
-/// Jacobians at tokens spread evenly over the text.
+/// Jacobians at tokens that are spread over the text's windows, and so over its sources, and over the positions in them; the
+/// same tokens for all layers.
 async fn at_tokens(
     gpu: &Gpu,
     model: &Model,
     layer: usize,
     routed: Routed<'_>,
-    tokens: usize,
+    text: &DataOptions<'_>,
     seed: u64,
-) -> Result<super::record::Jacobians> {
-    let count = tokens.min(routed.tokens());
-    let spread = (0..count).map(|i| i * routed.tokens() / count);
-    let x = super::activations::rows(gpu, routed.x, routed.d, spread)?;
+) -> Result<Jacobians> {
+    let tokens = places::spread(text.windows.source.len(), text.seq, text.jacobians, seed);
+    let x = super::activations::rows(gpu, routed.x, routed.d, tokens.iter().copied())?;
     let exact = routed.d <= EXACT_WIDTH;
-    let options =
-        JacobianOptions { probes: (!exact).then_some(PROBES), spectra: if exact { JACOBIAN_SPECTRA } else { 0 }, seed };
+    let options = JacobianOptions { probes: (!exact).then_some(PROBES), spectra: exact, seed };
     let [gate, up, down] = ExpertMatrix::ALL.map(|m| model.experts(layer, m));
-    jacobians(gpu, layer, Experts { gate, up, down }, &x, options).await
+    let found = jacobians(gpu, layer, Experts { gate, up, down }, &x, options).await?;
+    let sources: BTreeSet<u32> = tokens.iter().map(|t| text.windows.source[t / text.seq]).collect();
+    let positions = tokens.iter().map(|t| t % text.seq).collect();
+    Ok(Jacobians { positions, window: text.seq, sources: sources.len(), ..found })
 }
 
 /// Adds to the layer's gates their alignment with the leading directions of its input, of which the mean is not removed.

@@ -15,15 +15,18 @@
 //! Independent Jacobians have the expected cosine 0: the null. The control measures experts whose matrices are Gaussian with
 //! the norms of the real ones, at the same tokens.
 
+use rayon::prelude::*;
+
 use super::dense::{effective_rank, singular_values, widened};
 use super::record::{Jacobians, Pairs};
-use super::similarity::mean_offdiag;
+use super::similarity::{mean_offdiag, spread_offdiag};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Kernel, Launch};
 use crate::kernels::Variant;
 use crate::kernels::elementwise::axpby;
 use crate::kernels::gemm::{Trans, gemm};
 use crate::linalg::random::{fill_normal, words};
+use crate::optim::spectral_metrics::mean;
 use crate::tensor::Tensor;
 
 /// Rows of the Jacobian before the down projection.
@@ -60,8 +63,8 @@ pub struct Experts<'a> {
 pub struct JacobianOptions {
     /// Number of Gaussian probes; none for exact Jacobians.
     pub probes: Option<usize>,
-    /// Tokens at which the singular values are taken, of those given.
-    pub spectra: usize,
+    /// Whether the singular values of the exact Jacobians are taken, at all tokens given.
+    pub spectra: bool,
     /// Seed of probes and control.
     pub seed: u64,
 }
@@ -187,7 +190,7 @@ async fn alignment(experts: Experts<'_>, x: &Tensor, probes: Option<&Tensor>) ->
     Ok((sums.iter().map(|row| row.iter().map(over).collect()).collect(), means))
 }
 
-/// The Jacobians of layer `layer` at the tokens `x: [T, d]`.
+/// The Jacobians of layer `layer` at the tokens `x: [T, d]`; where those stand in a text is for the caller to add.
 ///
 /// # Errors
 /// [`Error::Shape`] when the sizes do not fit; [`Error::Data`] for weights that are not finite; [`Error::Device`].
@@ -198,7 +201,7 @@ pub async fn jacobians(
     x: &Tensor,
     options: JacobianOptions,
 ) -> Result<Jacobians> {
-    let [_, d, _] = experts.sizes()?;
+    let [e, d, _] = experts.sizes()?;
     let probes = match options.probes {
         Some(p) => {
             let v = Tensor::empty_f32(gpu, [p, d])?;
@@ -216,12 +219,19 @@ pub async fn jacobians(
     let random = Experts { gate: &random[0], up: &random[1], down: &random[2] };
     let (control, _) = alignment(random, x, probes.as_ref()).await?;
 
-    let (singular_values, effective_rank) = spectra(experts, x, options.spectra.min(x.rows())).await?;
+    let (singular_values, effective_rank) = match options.spectra {
+        true => spectra(experts, x).await?,
+        false => (vec![Vec::new(); e], vec![None; e]),
+    };
     Ok(Jacobians {
         layer,
         tokens: x.rows(),
+        positions: Vec::new(),
+        window: 0,
+        sources: 0,
         probes: options.probes,
         mean_offdiag: mean_offdiag(&mean_of_cosines),
+        spread: spread_offdiag(&mean_of_cosines),
         means_offdiag: mean_offdiag(&cosine_of_means),
         mean_of_cosines,
         cosine_of_means,
@@ -229,28 +239,26 @@ pub async fn jacobians(
         effective_rank,
         null: 0.0,
         control: mean_offdiag(&control),
+        control_spread: spread_offdiag(&control),
     })
 }
 
-/// Of each expert's exact Jacobian the singular values and the effective rank, means over the first `tokens` of x; without
-/// tokens no values, and no rank.
-async fn spectra(experts: Experts<'_>, x: &Tensor, tokens: usize) -> Result<(Vec<Vec<f64>>, Vec<Option<f64>>)> {
+/// Of each expert's exact Jacobian the singular values and the effective rank, means over the tokens of x; without tokens no
+/// rank.
+async fn spectra(experts: Experts<'_>, x: &Tensor) -> Result<(Vec<Vec<f64>>, Vec<Option<f64>>)> {
     let [e, d, _] = experts.sizes()?;
-    if tokens == 0 {
-        return Ok((Vec::new(), vec![None; e]));
-    }
     let exact = Prepared::new(experts, x, None)?;
     let (mut values, mut ranks) = (vec![vec![0.0; d]; e], vec![Vec::new(); e]);
-    for t in 0..tokens {
+    for t in 0..x.rows() {
         let j = exact.at(t)?.to_f32().await?;
-        for (expert, j) in j.chunks(d * d).enumerate() {
-            let s = singular_values(widened(d, d, j).as_ref())?;
+        let of_expert = |j: &[f32]| singular_values(widened(d, d, j).as_ref());
+        let found: Vec<Vec<f64>> = j.par_chunks(d * d).map(of_expert).collect::<Result<_>>()?;
+        for (expert, s) in found.iter().enumerate() {
             ranks[expert].extend(effective_rank(s.iter().map(|s| s * s)));
-            values[expert].iter_mut().zip(&s).for_each(|(sum, s)| *sum += s / tokens as f64);
+            values[expert].iter_mut().zip(s).for_each(|(sum, s)| *sum += s / x.rows() as f64);
         }
     }
-    let mean = |ranks: &Vec<f64>| (!ranks.is_empty()).then(|| ranks.iter().sum::<f64>() / ranks.len() as f64);
-    Ok((values, ranks.iter().map(mean).collect()))
+    Ok((values, ranks.into_iter().map(|r| mean(r.into_iter())).collect()))
 }
 
 /// A random stream of its own for each layer and use.

@@ -12,6 +12,7 @@ pub mod jacobian;
 mod lanczos;
 pub mod load;
 pub mod observe;
+pub mod places;
 pub mod record;
 pub mod routed;
 pub mod routed_pca;

@@ -27,6 +27,8 @@ pub struct Analysis {
     pub similarity: Vec<Similarity>,
     /// Singular spectra.
     pub spectra: Vec<Spectrum>,
+    /// What random matrices of the same sizes have, one for each kind and size.
+    pub spectra_controls: Vec<SpectrumControl>,
     /// What the router follows.
     pub gates: Vec<Gates>,
     /// Which singular directions the tokens use.
@@ -156,6 +158,9 @@ pub struct Similarity {
     pub r: usize,
     /// Mean over pairs of different experts.
     pub mean_offdiag: Option<f64>,
+    /// Standard deviation over those pairs; none for a single one.
+    #[serde(default)]
+    pub spread: Option<f64>,
     /// Mean over those pairs of the mean cosine of the principal angles.
     pub mean_cosine: Option<f64>,
     /// The largest over those pairs.
@@ -164,6 +169,9 @@ pub struct Similarity {
     pub null: f64,
     /// `mean_offdiag` of Gaussian matrices of the same sizes.
     pub control: Option<f64>,
+    /// Standard deviation of the control over its pairs, of which 8 matrices have 28, 16 have 120.
+    #[serde(default)]
+    pub control_spread: Option<f64>,
     /// Experts by experts (samples by samples for activations).
     pub pairs: Pairs,
 }
@@ -185,12 +193,33 @@ pub struct Spectrum {
     pub energy_top_control: Option<f64>,
     /// `|W|_F^2 / s_1^2`.
     pub stable_rank: f64,
+    /// The same of a random matrix of the same size.
+    #[serde(default)]
+    pub stable_rank_control: Option<f64>,
     /// `exp(-sum p ln p)` with `p = s^2 / sum s^2`; none unless all singular values are known.
     pub effective_rank: Option<f64>,
+    /// The same of a random matrix of the same size.
+    #[serde(default)]
+    pub effective_rank_control: Option<f64>,
     /// `|W|_F`.
     pub frobenius: f64,
     /// Falling; the leading tenth, or all.
     pub singular_values: Vec<f64>,
+}
+
+/// The singular spectrum of Gaussian matrices of one size: the control of the spectra of a kind of matrix.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SpectrumControl {
+    /// The kind of matrix.
+    pub matrix: ExpertMatrix,
+    /// Rows, as stored.
+    pub rows: usize,
+    /// Columns, as stored.
+    pub columns: usize,
+    /// Matrices drawn.
+    pub draws: usize,
+    /// Singular values over the largest, mean over the draws; as many as of the matrices themselves.
+    pub relative: Vec<f64>,
 }
 
 /// Alignment of router vectors with the leading input directions of experts (METHOD §6).
@@ -204,14 +233,30 @@ pub struct Gates {
     pub own: Vec<Option<f64>>,
     /// `|V_j^T r_i|^2`: router vectors by experts.
     pub cross: Pairs,
-    /// Own over the mean of the others.
+    /// Own over the mean of the others, of each expert. A ratio of few directions has a skewed distribution: the median for
+    /// random router vectors is not 1 but, for example, 0.73 (r = 2, d = 128, 8 experts).
     pub specificity: Vec<Option<f64>>,
+    /// Mean of `own` over the mean of all alignments with other experts: 1 for random router vectors.
+    #[serde(default)]
+    pub mean_specificity: Option<f64>,
+    /// Mean of `mean_specificity` over several draws of random router vectors.
+    #[serde(default)]
+    pub specificity_control: Option<f64>,
+    /// Standard deviation of `mean_specificity` over those draws.
+    #[serde(default)]
+    pub specificity_control_spread: Option<f64>,
     /// With the leading directions of the layer's input, where data was given.
     pub data: Option<Vec<Option<f64>>>,
     /// `r / d`.
     pub null: f64,
+    /// Standard deviation of `own` over experts.
+    #[serde(default)]
+    pub spread: Option<f64>,
     /// Mean of `own` for random router vectors.
     pub control: Option<f64>,
+    /// Standard deviation over draws of the mean that as many random router vectors as there are experts have.
+    #[serde(default)]
+    pub control_spread: Option<f64>,
 }
 
 /// How tokens use the singular directions of one expert's matrix (METHOD §6, figure 3).
@@ -253,6 +298,15 @@ pub struct Jacobians {
     pub layer: usize,
     /// Tokens at which they were taken.
     pub tokens: usize,
+    /// The position of each of them in its window, from 0.
+    #[serde(default)]
+    pub positions: Vec<usize>,
+    /// Tokens of a window; 0 where that is not known.
+    #[serde(default)]
+    pub window: usize,
+    /// Sources of text that they come from; 0 where that is not known.
+    #[serde(default)]
+    pub sources: usize,
     /// Probes for a token; none where Jacobians are exact.
     pub probes: Option<usize>,
     /// Mean over tokens of the cosine of two experts' Jacobians.
@@ -261,16 +315,22 @@ pub struct Jacobians {
     pub cosine_of_means: Pairs,
     /// Mean of `mean_of_cosines` over pairs.
     pub mean_offdiag: Option<f64>,
+    /// Standard deviation of `mean_of_cosines` over pairs.
+    #[serde(default)]
+    pub spread: Option<f64>,
     /// Mean of `cosine_of_means` over pairs.
     pub means_offdiag: Option<f64>,
-    /// Leading singular values of each expert's Jacobian, mean over tokens.
+    /// Singular values of each expert's exact Jacobian, mean over all the tokens; empty where Jacobians are probed.
     pub singular_values: Vec<Vec<f64>>,
-    /// Effective rank of each expert's Jacobian, mean over tokens.
+    /// Effective rank of each expert's Jacobian, mean over the same tokens.
     pub effective_rank: Vec<Option<f64>>,
     /// Expected cosine of independent Jacobians: 0.
     pub null: f64,
     /// `mean_offdiag` of experts with Gaussian matrices of the same norms, at the same tokens.
     pub control: Option<f64>,
+    /// Standard deviation of that control over its pairs.
+    #[serde(default)]
+    pub control_spread: Option<f64>,
 }
 
 /// Principal components of the tokens that each expert gets (METHOD §7).
@@ -300,10 +360,16 @@ pub struct RoutedPca {
     pub mean_geodesic: Option<f64>,
     /// Mean similarity over pairs.
     pub mean_offdiag: Option<f64>,
+    /// Standard deviation of the similarity over pairs.
+    #[serde(default)]
+    pub spread: Option<f64>,
     /// `r / d`.
     pub null: f64,
     /// `mean_offdiag` of random groups of tokens of the same sizes.
     pub control: Option<f64>,
+    /// Standard deviation of the control over its pairs.
+    #[serde(default)]
+    pub control_spread: Option<f64>,
     /// `mean_geodesic` of those groups.
     pub control_geodesic: Option<f64>,
 }
@@ -331,10 +397,13 @@ pub struct Load {
     pub mutual_information: Option<f64>,
     /// Over `ln min(sources, E)`.
     pub normalised_information: Option<f64>,
-    /// What independent source and expert give by sampling alone: `(S - 1)(E - 1) / 2N`.
+    /// What independent source and expert give by sampling alone: `(S - 1)(E - K) / 2N`.
     pub null: Option<f64>,
-    /// The mutual information with the sources permuted among tokens.
+    /// The mutual information with the sources permuted among tokens, mean over several permutations.
     pub control: Option<f64>,
+    /// Standard deviation over those permutations.
+    #[serde(default)]
+    pub control_spread: Option<f64>,
 }
 
 /// How well decoupled experts stay decoupled (METHOD §5).

@@ -14,7 +14,7 @@
 use super::dense::{effective_rank, eigen, widened};
 use super::record::{Pairs, RoutedPca};
 use super::routed::{Routed, permuted};
-use super::similarity::mean_offdiag;
+use super::similarity::{mean_offdiag, spread_offdiag};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::kernels::gemm::{Trans, gemm};
@@ -153,7 +153,7 @@ pub async fn routed_pca(gpu: &Gpu, layer: usize, routed: Routed<'_>, options: Pc
     };
     let longest = (r as f64).sqrt() * std::f64::consts::FRAC_PI_2;
     let geodesic = table(&angles, |t| distances(t).geodesic);
-    let similarity = table(&angles, overlap);
+    let (similarity, control) = (table(&angles, overlap), table(&random, overlap));
     Ok(RoutedPca {
         layer,
         r,
@@ -163,12 +163,14 @@ pub async fn routed_pca(gpu: &Gpu, layer: usize, routed: Routed<'_>, options: Pc
         effective_rank: values(|l, _| effective_rank(l.iter().copied())),
         mean_geodesic: mean_offdiag(&geodesic).map(|g| g / longest),
         mean_offdiag: mean_offdiag(&similarity),
+        spread: spread_offdiag(&similarity),
         similarity,
         geodesic,
         chordal: table(&angles, |t| distances(t).chordal),
         projection: table(&angles, |t| distances(t).projection),
         null: r as f64 / d as f64,
-        control: mean_offdiag(&table(&random, overlap)),
+        control: mean_offdiag(&control),
+        control_spread: spread_offdiag(&control),
         control_geodesic: mean_offdiag(&table(&random, |t| distances(t).geodesic)).map(|g| g / longest),
     })
 }

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::kernels::gemm::{Trans, gemm};
 use crate::nn::config::ExpertMatrix;
-use crate::optim::spectral_metrics::mean;
+use crate::optim::spectral_metrics::{deviation, mean};
 use crate::tensor::Tensor;
 use crate::train::metrics::Side;
 
@@ -120,10 +120,12 @@ impl Overlaps {
             part,
             r: self.r,
             mean_offdiag: mean_offdiag(&self.squared),
+            spread: spread_offdiag(&self.squared),
             mean_cosine: mean_offdiag(&self.cosine),
             max: off_diagonal(&self.squared).reduce(f64::max),
             null: self.null(),
             control: None,
+            control_spread: None,
             pairs: self.squared,
         }
     }
@@ -145,6 +147,13 @@ fn off_diagonal(pairs: &Pairs) -> impl Iterator<Item = f64> + '_ {
 /// Mean over pairs of different ones, of what is defined; none of nothing.
 pub fn mean_offdiag(pairs: &Pairs) -> Option<f64> {
     mean(off_diagonal(pairs))
+}
+
+/// Standard deviation over pairs of different ones, each counted once, of what is defined; none of less than two.
+pub fn spread_offdiag(pairs: &Pairs) -> Option<f64> {
+    let once: Vec<f64> =
+        pairs.iter().enumerate().flat_map(|(i, row)| row.iter().skip(i + 1).filter_map(|&x| x)).collect();
+    deviation(&once)
 }
 
 /// Top and tail of one side, from the top bases and, on the longer side, those of the tail.

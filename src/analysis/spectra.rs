@@ -181,12 +181,12 @@ impl Measured {
     }
 
     /// `|W|_F^2 / s_1^2`; 0 for a zero matrix, whose rank is 0.
-    fn stable_rank(&self) -> f64 {
+    pub(super) fn stable_rank(&self) -> f64 {
         self.s.first().filter(|&&s| s > 0.0).map_or(0.0, |s| self.energy / (s * s))
     }
 
     /// `exp(-sum p ln p)`, `p = s^2 / sum s^2`; none for a zero matrix or where not all are known.
-    fn effective_rank(&self) -> Option<f64> {
+    pub(super) fn effective_rank(&self) -> Option<f64> {
         dense::effective_rank(self.s.iter().map(|s| s * s)).filter(|_| self.all)
     }
 
@@ -207,7 +207,9 @@ impl Measured {
             energy_top: self.energy_share(top),
             energy_top_control: None,
             stable_rank: self.stable_rank(),
+            stable_rank_control: None,
             effective_rank: self.effective_rank(),
+            effective_rank_control: None,
             frobenius: self.energy.sqrt(),
             singular_values: self.s.clone(),
         }

@@ -139,7 +139,8 @@ pub(super) async fn samples(
     let overlaps = side(gpu, &found, 1, n, d).await?;
     let rows = [Part::Top, Part::Tail].into_iter().zip(overlaps).filter_map(|(part, overlaps)| {
         let mut row = overlaps?.row(layer, ExpertMatrix::Gate, Side::Model, Of::Activations, part);
-        row.control = control.similarity(d, [n, d], part);
+        let alike = control.similarity(d, [n, d], part);
+        (row.control, row.control_spread) = (alike.mean, alike.spread);
         Some(row)
     });
     Ok(rows.collect())

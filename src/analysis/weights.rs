@@ -8,7 +8,7 @@ use faer::MatRef;
 use super::control::{Controls, side};
 use super::decoupling::{CommonBasis, decoupling};
 use super::gates::{Router, gates};
-use super::record::{Decoupling, Gates, Of, Part, Similarity, Spectrum};
+use super::record::{Decoupling, Gates, Of, Part, Similarity, Spectrum, SpectrumControl};
 use super::spectra::{Directions, Elements, Measured, SpectrumOptions, Stack, measure};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -57,6 +57,8 @@ pub struct LayerFindings {
     pub similarity: Vec<Similarity>,
     /// By kind, of what and expert; `W_c` last.
     pub spectra: Vec<Spectrum>,
+    /// By kind, what random matrices of the same size have.
+    pub spectra_controls: Vec<SpectrumControl>,
     /// Where there is a router and gate matrices.
     pub gates: Option<Gates>,
     /// By kind, where experts are decoupled.
@@ -140,7 +142,14 @@ impl Layer<'_> {
         for (expert, measured) in found.iter().enumerate() {
             let mut row = measured.spectrum(self.layer, matrix, Some(expert), of, plan.top);
             row.energy_top_control = Some(control.energy_top);
+            row.stable_rank_control = Some(control.stable_rank);
+            row.effective_rank_control = control.effective_rank;
             self.found.spectra.push(row);
+        }
+        let relative = control.relative.clone();
+        let control_row = SpectrumControl { matrix, rows, columns, draws: control.draws, relative };
+        if !self.found.spectra_controls.contains(&control_row) {
+            self.found.spectra_controls.push(control_row);
         }
         let sides = if stack.row_side(matrix) == Side::Model { [0, 1] } else { [1, 0] };
         for (of_side, index) in [Side::Model, Side::Hidden].into_iter().zip(sides) {
@@ -148,7 +157,8 @@ impl Layer<'_> {
             for (part, overlaps) in [Part::Top, Part::Tail].into_iter().zip(overlaps) {
                 let Some(overlaps) = overlaps else { continue };
                 let mut row = overlaps.row(self.layer, matrix, of_side, of, part);
-                row.control = control.similarity([rows, columns][index], [rows, columns], part);
+                let alike = control.similarity([rows, columns][index], [rows, columns], part);
+                (row.control, row.control_spread) = (alike.mean, alike.spread);
                 self.found.similarity.push(row);
             }
         }

@@ -140,6 +140,11 @@ pub async fn analyze_weights(
             let found = analyze_layer(gpu, &weights, &options.spectrum, controls).await?;
             analysis.similarity.extend(found.similarity);
             analysis.spectra.extend(found.spectra);
+            for control in found.spectra_controls {
+                if !analysis.spectra_controls.contains(&control) {
+                    analysis.spectra_controls.push(control);
+                }
+            }
             analysis.gates.extend(found.gates);
             analysis.decoupling.extend(found.decoupling);
             directions.extend(found.directions.into_iter().map(|(matrix, d)| ((layer.number, matrix), d)));

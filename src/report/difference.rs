@@ -4,8 +4,9 @@ use maud::{Markup, html};
 
 use super::figure::table;
 use super::measures::{Measure, measures};
-use super::number::{UNDEFINED, finite, show};
-use super::subject::Subject;
+use super::number::{UNDEFINED, finite, percent, show, with_spread};
+use super::subject::{SIDES, Subject, side};
+use crate::analysis::record::{Of, Part};
 
 const NOT_MEASURED: &str = "\u{2013}";
 
@@ -16,8 +17,9 @@ pub fn section(a: &Subject, b: &Subject) -> Markup {
     let (more, less) = if second.len() > first.len() { (&second, &first) } else { (&first, &second) };
     let mut names: Vec<&str> = more.iter().map(|m| m.what.as_str()).collect();
     names.extend(less.iter().map(|m| m.what.as_str()).filter(|n| !more.iter().any(|m| m.what == *n)));
-    let rows: Vec<Vec<String>> =
+    let mut rows: Vec<Vec<String>> =
         names.into_iter().map(|name| row(name, find(&first, name), find(&second, name))).collect();
+    rows.splice(0..0, unique_against_whole(a, b));
     let head = ["Mean over layers and matrices", &a.name, &b.name, "difference", "chance", "control"];
     html! {
         section id="difference" {
@@ -28,12 +30,27 @@ pub fn section(a: &Subject, b: &Subject) -> Markup {
     }
 }
 
+/// Where one of the two is decoupled: its unique parts against the experts of the other, which have no other part.
+fn unique_against_whole(a: &Subject, b: &Subject) -> Vec<Vec<String>> {
+    if a.has_unique() == b.has_unique() {
+        return Vec::new();
+    }
+    let top = percent(a.analysis.settings.top);
+    let of = |s: &Subject, on| {
+        let of = if s.has_unique() { Of::Unique } else { Of::Weights };
+        Measure::similarity(String::new(), s.shared(of, Part::Top, on))
+    };
+    let whose = if a.has_unique() { "Similarity of W_u against weights" } else { "Similarity of weights against W_u" };
+    let one = |on| row(&format!("{whose}, top {top}, {}", side(on)), Some(&of(a, on)), Some(&of(b, on)));
+    SIDES.map(one).into()
+}
+
 fn find<'a>(all: &'a [Measure], name: &str) -> Option<&'a Measure> {
     all.iter().find(|m| m.what == name)
 }
 
 fn row(name: &str, a: Option<&Measure>, b: Option<&Measure>) -> Vec<String> {
-    let value = |m: Option<&Measure>| m.map_or(NOT_MEASURED.into(), |m| show(m.value));
+    let value = |m: Option<&Measure>| m.map_or(NOT_MEASURED.into(), |m| with_spread(m.value, m.spread));
     // Once where both have the same.
     let beside = |f: fn(&Measure) -> Option<f64>| {
         let of = |m: Option<&Measure>| finite(m.and_then(f)).map(|x| show(Some(x)));

@@ -1,8 +1,8 @@
 //! The figures of an analysis in one list: means over layers, matrices and experts.
 
-use super::number::{finite, largest, mean, median, percent, show};
-use super::subject::{SIDES, Subject, side};
-use crate::analysis::record::{Decoupling, Jacobians, Load, Of, Part, RoutedPca};
+use super::number::{brief, finite, largest, mean, percent, pooled, show, with_spread};
+use super::subject::{SIDES, Shared, Subject, side};
+use crate::analysis::record::{Decoupling, Gates, Jacobians, Load, Of, Part, RoutedPca};
 
 /// One figure of a subject, for tiles, tables and the terminal.
 #[derive(Debug)]
@@ -11,22 +11,37 @@ pub struct Measure {
     pub what: String,
     /// Its mean over what was measured.
     pub value: Option<f64>,
-    /// What chance gives.
+    /// Standard deviation over pairs of experts, or experts.
+    pub spread: Option<f64>,
+    /// What chance gives, where that is what to compare with.
     pub null: Option<f64>,
     /// What the control gives.
     pub control: Option<f64>,
+    /// Standard deviation of the control over its draws or pairs.
+    pub control_spread: Option<f64>,
 }
 
 impl Measure {
     fn new(what: impl Into<String>, value: Option<f64>, null: Option<f64>, control: Option<f64>) -> Self {
-        Self { what: what.into(), value, null, control }
+        Self { what: what.into(), value, spread: None, null, control, control_spread: None }
     }
 
-    /// `chance 0.016, control 0.017`, or what there is of it.
+    /// A similarity of experts.
+    pub fn similarity(what: String, x: Shared) -> Self {
+        Self::new(what, x.mean, x.null, x.control).spread(x.spread, x.control_spread)
+    }
+
+    /// The same with the deviations of the value and of its control.
+    fn spread(self, spread: Option<f64>, control_spread: Option<f64>) -> Self {
+        Self { spread, control_spread, ..self }
+    }
+
+    /// `± 0.12, chance 0.016, control 0.017 ± 0.011`, or what there is of it.
     pub fn beside(&self) -> String {
-        let named = [("chance", self.null), ("control", self.control)];
-        let parts: Vec<String> =
-            named.iter().filter(|(_, x)| finite(*x).is_some()).map(|(n, x)| format!("{n} {}", show(*x))).collect();
+        let spread = finite(self.spread).map(|s| format!("\u{b1} {}", brief(Some(s))));
+        let chance = finite(self.null).map(|x| format!("chance {}", show(Some(x))));
+        let control = finite(self.control).map(|x| format!("control {}", with_spread(Some(x), self.control_spread)));
+        let parts: Vec<String> = [spread, chance, control].into_iter().flatten().collect();
         parts.join(", ")
     }
 }
@@ -42,12 +57,7 @@ pub fn measures(s: &Subject) -> Vec<Measure> {
                 let name = if part == Part::Top { format!("top {top}") } else { "tail".into() };
                 if s.rows(of, part).any(|r| r.side == on) {
                     let x = s.shared(of, part, on);
-                    all.push(Measure::new(
-                        format!("Similarity of {}, {name}, {}", of_plain(of), side(on)),
-                        x.mean,
-                        x.null,
-                        x.control,
-                    ));
+                    all.push(Measure::similarity(format!("Similarity of {}, {name}, {}", of_plain(of), side(on)), x));
                 }
             }
         }
@@ -61,32 +71,41 @@ pub fn measures(s: &Subject) -> Vec<Measure> {
             None,
             control,
         ));
-        all.push(Measure::new("Stable rank, weights", mean(spectra().map(|x| Some(x.stable_rank))), None, None));
+        let stable = mean(spectra().map(|x| Some(x.stable_rank)));
+        let control = mean(spectra().map(|x| x.stable_rank_control));
+        all.push(Measure::new("Stable rank, weights", stable, None, control));
     }
     if !a.gates.is_empty() {
         let own = mean(a.gates.iter().flat_map(|g| g.own.iter().copied()));
         let (null, control) = (mean(a.gates.iter().map(|g| Some(g.null))), mean(a.gates.iter().map(|g| g.control)));
-        all.push(Measure::new("Router vector on its own expert's directions", own, null, control));
-        let specificity = median(a.gates.iter().flat_map(|g| g.specificity.iter().copied()));
-        all.push(Measure::new("Router specificity (own over others, median)", specificity, Some(1.0), None));
+        let measure = Measure::new("Router vector on its own expert's directions", own, null, control);
+        let spread = pooled(a.gates.iter().map(|g| (mean(g.own.iter().copied()), g.spread)));
+        all.push(measure.spread(spread, pooled(a.gates.iter().map(|g| (g.control, g.control_spread)))));
+        let of = |f: fn(&Gates) -> Option<f64>| mean(a.gates.iter().map(f));
+        let specificity = of(|g| g.mean_specificity);
+        let measure = Measure::new(
+            "Router specificity (mean own / mean others)",
+            specificity,
+            Some(1.0),
+            of(|g| g.specificity_control),
+        );
+        let draws = a.gates.iter().map(|g| (g.specificity_control, g.specificity_control_spread));
+        all.push(measure.spread(None, pooled(draws)));
     }
     if !a.jacobians.is_empty() {
         let of = |f: fn(&Jacobians) -> Option<f64>| mean(a.jacobians.iter().map(f));
-        all.push(Measure::new(
-            "Cosine of expert Jacobians",
-            of(|j| j.mean_offdiag),
-            of(|j| Some(j.null)),
-            of(|j| j.control),
-        ));
+        let measure =
+            Measure::new("Cosine of expert Jacobians", of(|j| j.mean_offdiag), of(|j| Some(j.null)), of(|j| j.control));
+        let spread = pooled(a.jacobians.iter().map(|j| (j.mean_offdiag, j.spread)));
+        all.push(measure.spread(spread, pooled(a.jacobians.iter().map(|j| (j.control, j.control_spread)))));
     }
     if !a.routed_pca.is_empty() {
         let of = |f: fn(&RoutedPca) -> Option<f64>| mean(a.routed_pca.iter().map(f));
-        all.push(Measure::new(
-            "Similarity of routed tokens' subspaces",
-            of(|p| p.mean_offdiag),
-            of(|p| Some(p.null)),
-            of(|p| p.control),
-        ));
+        // Tokens of one layer are alike whoever gets them: only random groups of them are a comparison.
+        let measure =
+            Measure::new("Similarity of routed tokens' subspaces", of(|p| p.mean_offdiag), None, of(|p| p.control));
+        let spread = pooled(a.routed_pca.iter().map(|p| (p.mean_offdiag, p.spread)));
+        all.push(measure.spread(spread, pooled(a.routed_pca.iter().map(|p| (p.control, p.control_spread)))));
     }
     if !a.load.is_empty() {
         let of = |f: fn(&Load) -> Option<f64>| mean(a.load.iter().map(f));
@@ -103,12 +122,13 @@ pub fn measures(s: &Subject) -> Vec<Measure> {
             None,
         ));
         if a.load.iter().any(|l| l.mutual_information.is_some()) {
-            all.push(Measure::new(
+            let measure = Measure::new(
                 "Information of source on expert (nats)",
                 of(|l| l.mutual_information),
                 of(|l| l.null),
                 of(|l| l.control),
-            ));
+            );
+            all.push(measure.spread(None, pooled(a.load.iter().map(|l| (l.control, l.control_spread)))));
         }
     }
     if !a.decoupling.is_empty() {

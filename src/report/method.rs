@@ -15,7 +15,7 @@ pub fn section(subjects: &[Subject]) -> Markup {
             h2 { "How it was measured" }
             @for s in subjects { (settings(s)) }
             h3 { "Words" }
-            p { "Chance is the value that random subspaces of the same sizes have in the mean (the null). The control is the same measurement where there is nothing to find: Gaussian matrices of the same sizes, random groups of tokens of the same sizes, permuted sources. Of the two, the larger counts. The words in the verdict are for (similarity \u{2212} chance) / (1 \u{2212} chance):" }
+            p { "Chance is the value that random subspaces of the same sizes have in the mean (the null). The control is the same measurement where there is nothing to find: Gaussian matrices of the same sizes, random groups of tokens of the same sizes, permuted sources. Of the two, the larger counts. What follows \u{b1} is a standard deviation: over pairs of experts, or over experts; of a control over its pairs or draws. The words in the verdict are for (similarity \u{2212} chance) / (1 \u{2212} chance):" }
             div.wide.whole {
                 table.words {
                     tbody {

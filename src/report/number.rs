@@ -1,5 +1,7 @@
 //! Numbers as text, the same for the same value: short, and never NaN or infinite.
 
+use crate::optim::spectral_metrics;
+
 /// What stands where there is no number.
 pub const UNDEFINED: &str = "undefined";
 
@@ -67,11 +69,27 @@ pub fn mean(values: impl IntoIterator<Item = Option<f64>>) -> Option<f64> {
     (n > 0).then(|| sum / f64::from(n))
 }
 
-/// Median of what is defined, the lower of two in the middle.
+/// Median of what is defined; of an even number the mean of the two in the middle.
 pub fn median(values: impl IntoIterator<Item = Option<f64>>) -> Option<f64> {
-    let mut values: Vec<f64> = values.into_iter().filter_map(finite).collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len().saturating_sub(1) / 2).copied()
+    spectral_metrics::median(values.into_iter().filter_map(finite))
+}
+
+/// Standard deviation of values of which groups are known by mean and deviation, groups of about one size; none where no
+/// group has a deviation.
+pub fn pooled(groups: impl IntoIterator<Item = (Option<f64>, Option<f64>)>) -> Option<f64> {
+    let groups: Vec<(f64, f64)> =
+        groups.into_iter().filter_map(|(mean, spread)| Some((finite(mean)?, finite(spread)?))).collect();
+    let centre = mean(groups.iter().map(|g| Some(g.0)))?;
+    let squares = groups.iter().map(|(mean, spread)| Some((mean - centre).powi(2) + spread * spread));
+    mean(squares).map(f64::sqrt)
+}
+
+/// `0.440 ± 0.12`: a mean and the standard deviation of what it is the mean of, where that is known.
+pub fn with_spread(x: Option<f64>, spread: Option<f64>) -> String {
+    match (finite(x), finite(spread)) {
+        (Some(_), Some(spread)) => format!("{} \u{b1} {}", show(x), brief(Some(spread))),
+        _ => show(x),
+    }
 }
 
 /// Largest of what is defined.
@@ -164,6 +182,11 @@ mod tests {
     fn means_pass_over_what_is_undefined() {
         assert_eq!(mean([Some(1.0), None, Some(f64::NAN), Some(3.0)]), Some(2.0));
         assert_eq!(mean([None]), None);
-        assert_eq!(median([Some(5.0), Some(1.0), Some(3.0)]), Some(3.0));
+        assert_eq!(pooled([(Some(1.0), Some(3.0)), (None, None), (Some(9.0), Some(3.0))]), Some(5.0));
+        assert_eq!(pooled([(Some(1.0), None)]), None);
+        assert_eq!(with_spread(Some(0.44), Some(0.123)), "0.440 \u{b1} 0.12");
+        assert_eq!((with_spread(Some(0.44), None), with_spread(None, Some(1.0))), ("0.440".into(), UNDEFINED.into()));
+        assert_eq!(median([Some(5.0), Some(1.0), None, Some(3.0)]), Some(3.0));
+        assert_eq!(median([Some(5.0), Some(1.0)]), Some(3.0));
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::lines::{Line, Look};
-use super::number::{finite, largest, mean, show};
+use super::number::{finite, largest, mean, pooled, show, with_spread};
 use crate::analysis::record::{Analysis, Of, Part, Similarity};
 use crate::nn::config::ExpertMatrix;
 use crate::train::metrics::Side;
@@ -73,8 +73,10 @@ impl Subject<'_> {
         Shared {
             mean: mean(rows.iter().map(|s| s.mean_offdiag)),
             max: largest(rows.iter().map(|s| s.max)),
+            spread: pooled(rows.iter().map(|s| (s.mean_offdiag, s.spread))),
             null: mean(rows.iter().map(|s| Some(s.null))),
             control: mean(rows.iter().map(|s| s.control)),
+            control_spread: pooled(rows.iter().map(|s| (s.control, s.control_spread))),
         }
     }
 
@@ -89,12 +91,16 @@ impl Subject<'_> {
 pub struct Shared {
     /// Mean over rows.
     pub mean: Option<f64>,
+    /// Standard deviation over pairs of experts.
+    pub spread: Option<f64>,
     /// Largest pair of all.
     pub max: Option<f64>,
     /// What chance gives.
     pub null: Option<f64>,
     /// What the control gives.
     pub control: Option<f64>,
+    /// Standard deviation of the control over its pairs.
+    pub control_spread: Option<f64>,
 }
 
 impl Shared {
@@ -121,9 +127,10 @@ impl Shared {
         }
     }
 
-    /// `chance 0.016, control 0.017`.
+    /// `chance 0.016, control 0.017 ± 0.011`.
     pub fn beside(&self) -> String {
-        let control = finite(self.control).map(|_| format!(", control {}", show(self.control)));
+        let control =
+            finite(self.control).map(|_| format!(", control {}", with_spread(self.control, self.control_spread)));
         format!("chance {}{}", show(self.null), control.unwrap_or_default())
     }
 }

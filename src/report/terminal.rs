@@ -1,7 +1,7 @@
 //! The report as a table for the terminal.
 
-use super::measures::measures;
-use super::number::{finite, largest, show, thousands};
+use super::measures::{Measure, measures};
+use super::number::{finite, largest, pooled, show, thousands};
 use super::subject::{SIDES, Subject, side, subjects};
 use super::verdict::verdict;
 use crate::analysis::record::{Analysis, Of, Part};
@@ -38,22 +38,27 @@ pub fn terminal_table(analysis: &Analysis) -> String {
         all.iter().filter(|m| !m.what.starts_with("Similarity of") || m.what.contains("routed")).collect();
     if !others.is_empty() {
         lines.push(String::new());
-        lines.push(row("", &["mean", "chance", "control"].map(str::to_owned)));
-        let cell = |x: Option<f64>| finite(x).map_or("\u{2013}".into(), |_| show(x));
-        lines.extend(others.iter().map(|m| row(&m.what, &[show(m.value), cell(m.null), cell(m.control)])));
+        lines.push(row("", &["mean", "\u{b1}", "chance", "control"].map(str::to_owned)));
+        let cells = |m: &Measure| [show(m.value), cell(m.spread), cell(m.null), cell(m.control)];
+        lines.extend(others.iter().map(|m| row(&m.what, &cells(m))));
     }
     (lines.join("\n") + "\n").replace('\u{a0}', " ")
 }
 
+/// What is not there is a dash.
+fn cell(x: Option<f64>) -> String {
+    finite(x).map_or("\u{2013}".into(), |_| show(x))
+}
+
 fn row(name: &str, cells: &[String]) -> String {
-    let cells: String = cells.iter().map(|c| format!("{c:>10}")).collect();
+    let cells: String = cells.iter().map(|c| format!("{c:>8}")).collect();
     format!("{name:<48}{cells}").trim_end().to_owned()
 }
 
 fn similarity(s: &Subject) -> Vec<String> {
-    let heads = ["mean", "worst", "layer", "chance", "control"].map(str::to_owned);
+    let heads = ["mean", "\u{b1}", "worst", "layer", "chance", "control"].map(str::to_owned);
     let line = |name: &str, cells: &[String]| {
-        let cells: String = cells.iter().map(|c| format!("{c:>10}")).collect();
+        let cells: String = cells.iter().map(|c| format!("{c:>8}")).collect();
         format!("{name:<30}{cells}").trim_end().to_owned()
     };
     let mut lines = vec![line("similarity of the top part", &heads)];
@@ -73,10 +78,11 @@ fn similarity(s: &Subject) -> Vec<String> {
                     &format!("{}, {}, {}", s.of(of), m.name(), side(on)),
                     &[
                         show(mean(|r| r.mean_offdiag)),
+                        cell(pooled(rows.iter().map(|r| (r.mean_offdiag, r.spread)))),
                         show(most),
                         layer.map_or("\u{2013}".into(), |r| r.layer.to_string()),
                         show(mean(|r| Some(r.null))),
-                        mean(|r| r.control).map_or("\u{2013}".into(), |c| show(Some(c))),
+                        cell(mean(|r| r.control)),
                     ],
                 ));
             }

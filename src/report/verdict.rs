@@ -1,7 +1,7 @@
 //! The verdict: what the numbers say, in plain words, and no more than they say.
 
 use super::measures::measures;
-use super::number::{UNDEFINED, brief, finite, percent, show};
+use super::number::{UNDEFINED, brief, finite, percent, show, with_spread};
 use super::subject::{SIDES, Shared, Subject, side};
 use crate::analysis::record::{Of, Part};
 use crate::train::metrics::Side;
@@ -82,22 +82,41 @@ fn incomplete(s: &Subject) -> String {
 fn both_sides(s: &Subject, of: Of) -> String {
     let part = |on: Side| {
         let x: Shared = s.shared(of, Part::Top, on);
-        format!("{} on the {} ({}; {})", show(x.mean), side(on), x.words(), x.beside())
+        format!("{} on the {} ({}; {})", with_spread(x.mean, x.spread), side(on), x.words(), x.beside())
     };
     SIDES.map(part).join(", ")
 }
 
 /// How the similarities of one subject read.
 fn similarities(s: &Subject) -> Vec<String> {
-    let weights =
-        format!("{}, mean over layers and matrices: {}.", capital(s.of(Of::Weights)), both_sides(s, Of::Weights));
+    let weights = format!(
+        "{}, mean over layers and matrices (\u{b1} standard deviation over pairs of experts): {}.",
+        capital(s.of(Of::Weights)),
+        both_sides(s, Of::Weights)
+    );
     let unique = format!("{}: {}.", capital(s.of(Of::Unique)), both_sides(s, Of::Unique));
     if s.has_unique() { vec![weights, unique] } else { vec![weights] }
 }
 
+/// What a similarity of one or two directions means; none where there are more.
+fn few_directions(s: &Subject) -> Option<String> {
+    let top = percent(s.analysis.settings.top);
+    let has = |r: usize| s.rows(Of::Weights, Part::Top).any(|row| row.r == r);
+    let one = format!("the top {top} is a single direction (r = 1): 0.5 is an angle of 45\u{b0} between two experts'");
+    let two = format!(
+        "the top {top} are two directions (r = 2): 0.5 is one that two experts share and one that they do not, or half of both"
+    );
+    match (has(1), has(2)) {
+        (false, false) => None,
+        (true, false) => Some(s.tag(&format!("{}.", capital(&one)))),
+        (false, true) => Some(s.tag(&format!("{}.", capital(&two)))),
+        (true, true) => Some(s.tag(&format!("{}; in other matrices {two}.", capital(&one)))),
+    }
+}
+
 /// What must be said beside the numbers.
 fn provisos(s: &Subject) -> Vec<String> {
-    let mut all = Vec::new();
+    let mut all: Vec<String> = few_directions(s).into_iter().collect();
     if s.has_unique() {
         all.push("Merged experts hold the common matrix W_c and are more alike by construction; the unique parts tell how far they are decoupled. Neither alone is the whole picture.".to_owned());
     }
@@ -130,8 +149,8 @@ fn glance(subjects: &[Subject]) -> Vec<Vec<String>> {
             for on in SIDES.into_iter().filter(|on| s.rows(of, Part::Top).any(|r| r.side == *on)) {
                 let x = s.shared(of, Part::Top, on);
                 let mut row = vec![format!("{}, {}", s.tag(s.of(of)), side(on))];
-                row.extend([x.mean, x.null].map(show));
-                row.push(finite(x.control).map_or("\u{2013}".into(), |c| show(Some(c))));
+                row.extend([with_spread(x.mean, x.spread), show(x.null)]);
+                row.push(finite(x.control).map_or("\u{2013}".into(), |c| with_spread(Some(c), x.control_spread)));
                 row.push(x.words().to_owned());
                 rows.push(row);
             }

@@ -67,7 +67,7 @@ pub struct SpectralMetrics {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drift_hidden: Option<f32>,
     /// sigma_k / sigma_{k+1} of `W_c` at the last refresh: the median over layers and matrices, as a mean of ratios is that
-    /// of the largest; none where most are infinite.
+    /// of the largest; none where half of them or more are infinite.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub common_gap: Option<f32>,
     /// Share of the energy of `W_c` beyond rank k at the last refresh.
@@ -103,9 +103,15 @@ pub struct Similarity {
     pub side: Side,
     /// Of the merged experts `W_i`.
     pub merged: f32,
+    /// Its standard deviation over pairs; none of a single pair.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merged_spread: Option<f32>,
     /// Of the unique parts `W_u,i`; none for a matrix that is not decoupled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unique: Option<f32>,
+    /// Its standard deviation over pairs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unique_spread: Option<f32>,
     /// Of random subspaces: r over the side's width.
     pub chance: f32,
 }
@@ -236,7 +242,9 @@ mod tests {
             matrix: ExpertMatrix::Gate,
             side: Side::Hidden,
             merged: 0.5,
+            merged_spread: Some(0.25),
             unique: Some(0.1),
+            unique_spread: None,
             chance: 0.0625,
         };
         let summary = Summary {
@@ -257,7 +265,7 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(serde_json::from_str::<Summary>(&text).unwrap(), summary);
         let compact = text.split_whitespace().collect::<String>();
-        let expected = r#"{"layer":0,"matrix":"gate","side":"hidden","merged":0.5,"unique":0.1,"chance":0.0625}"#;
+        let expected = r#"{"layer":0,"matrix":"gate","side":"hidden","merged":0.5,"merged_spread":0.25,"unique":0.1,"chance":0.0625}"#;
         assert!(compact.contains(expected), "{text}");
     }
 }

@@ -5,7 +5,7 @@ use super::trainer::Trainer;
 use crate::error::Result;
 use crate::nn::config::ExpertMatrix;
 use crate::nn::params::Group;
-use crate::optim::spectral_metrics::{PendingSimilarity, leading, mean, similarity_chance};
+use crate::optim::spectral_metrics::{PendingSimilarity, leading, mean, median, similarity_chance};
 use crate::optim::{MatrixMetrics, MetricOptions, SideSimilarity};
 
 /// Similarities of each layer, matrix and side: of the merged experts, and of `W_u` where they are decoupled.
@@ -28,7 +28,7 @@ pub async fn spectral_block(trainer: &Trainer) -> Result<SpectralMetrics> {
         mean(similarity.iter().filter(|s| s.side == Side::Hidden).filter_map(f).map(f64::from)).map(|x| x as f32)
     };
     let over = |f: fn(&MatrixMetrics) -> Option<f64>| mean(decoupled.iter().filter_map(f)).map(|x| x as f32);
-    let gaps = decoupled.iter().filter_map(|m| Some(m.refresh?.common_gap)).collect();
+    let gaps = decoupled.iter().filter_map(|m| Some(m.refresh?.common_gap));
     Ok(SpectralMetrics {
         similarity_merged: hidden(|s| Some(s.merged)),
         similarity_unique: hidden(|s| s.unique),
@@ -39,12 +39,6 @@ pub async fn spectral_block(trainer: &Trainer) -> Result<SpectralMetrics> {
         basis_angle: decoupled.iter().filter_map(|m| Some(m.refresh?.basis_angle as f32)).reduce(f32::max),
         common_gradient_share: over(|m| m.common_gradient_share),
     })
-}
-
-/// The median, the lower of two in the middle; none of nothing.
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len().saturating_sub(1) / 2).copied()
 }
 
 async fn all(trainer: &Trainer, decoupled: &[MatrixMetrics]) -> Result<Vec<Similarity>> {
@@ -81,22 +75,18 @@ fn by_side(
     unique: Option<SideSimilarity>,
     chance: SideSimilarity,
 ) -> [Similarity; 2] {
-    let of = |side, f: fn(SideSimilarity) -> f64| {
-        let unique = unique.map(|u| f(u) as f32);
-        Similarity { layer, matrix, side, merged: f(merged) as f32, unique, chance: f(chance) as f32 }
+    let of = |side: Side, f: fn(SideSimilarity) -> f64| {
+        let spread = |s: SideSimilarity| s.spread.map(|spread| spread[usize::from(side == Side::Hidden)] as f32);
+        Similarity {
+            layer,
+            matrix,
+            side,
+            merged: f(merged) as f32,
+            merged_spread: spread(merged),
+            unique: unique.map(|u| f(u) as f32),
+            unique_spread: unique.and_then(spread),
+            chance: f(chance) as f32,
+        }
     };
     [of(Side::Model, |s| s.model), of(Side::Hidden, |s| s.hidden)]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::median;
-
-    #[test]
-    fn one_large_ratio_does_not_move_the_median() {
-        assert_eq!(median(vec![3.0, 900.0, 2.0]), Some(3.0));
-        assert_eq!(median(vec![f64::INFINITY, 2.0, 5.0, 4.0]), Some(4.0));
-        assert_eq!(median(vec![7.0]), Some(7.0));
-        assert_eq!(median(Vec::new()), None);
-    }
 }

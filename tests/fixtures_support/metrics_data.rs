@@ -190,7 +190,7 @@ fn jacobians_hold(gpu: &Gpu, case: &Case) -> Result<(), String> {
             }
         }
     }
-    let options = JacobianOptions { probes: None, spectra: 1, seed: 3 };
+    let options = JacobianOptions { probes: None, spectra: true, seed: 3 };
     let found = block_on(jacobians(gpu, 0, experts, &x, options)).map_err(text)?;
     compare("jcos_mean", &flat(&found.mean_of_cosines), &case.tensor("jcos_mean")?.data, SHARE)?;
     compare("jcos_of_mean", &flat(&found.cosine_of_means), &case.tensor("jcos_of_mean")?.data, SHARE)

@@ -2,7 +2,7 @@
 
 use sdmoe::analysis::record::{
     Activations, Analysis, Coverage, Decoupling, Gates, Jacobians, Load, Of, Pairs, Part, RoutedPca, Settings,
-    Similarity, Spectrum, Target, Training,
+    Similarity, Spectrum, SpectrumControl, Target, Training,
 };
 use sdmoe::nn::config::ExpertMatrix;
 use sdmoe::train::metrics::Side;
@@ -57,6 +57,12 @@ fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
+/// Standard deviation of values that stand twice each.
+fn spread(values: &[f64]) -> Option<f64> {
+    let centre = mean(values)?;
+    Some((values.iter().map(|x| (x - centre).powi(2)).sum::<f64>() / values.len() as f64).sqrt())
+}
+
 impl Plant {
     /// The expert of layer 1 that no token reaches.
     fn dead(&self, layer: usize) -> Option<usize> {
@@ -99,9 +105,11 @@ impl Plant {
             r,
             mean_offdiag: mean(&values),
             mean_cosine: mean(&values.iter().map(|x| x.sqrt() * 0.9).collect::<Vec<_>>()),
+            spread: spread(&values),
             max: values.iter().copied().reduce(f64::max),
             null,
             control: Some(null + (1.0 - null) * 0.002 * noise(&[layer, m])),
+            control_spread: Some(0.5 * null),
             pairs,
         }
     }
@@ -142,7 +150,9 @@ impl Plant {
                         energy_top: 0.1 + 0.3 * power,
                         energy_top_control: Some(0.04),
                         stable_rank: 12.0 / power,
+                        stable_rank_control: Some(35.0),
                         effective_rank: self.data.then_some(90.0 / power),
+                        effective_rank_control: self.data.then_some(100.0),
                         frobenius: 11.0,
                         singular_values: (1..=kept).map(|j| 5.0 * (j as f64).powf(-power)).collect(),
                     });
@@ -150,6 +160,13 @@ impl Plant {
             }
         }
         all
+    }
+
+    fn spectrum_control(&self, matrix: ExpertMatrix) -> SpectrumControl {
+        let kept = self.d.min(self.f).div_ceil(10).max(8);
+        let (rows, columns) = if matrix == ExpertMatrix::Down { (self.f, self.d) } else { (self.d, self.f) };
+        let relative = (0..kept).map(|j| 1.0 - 0.5 * j as f64 / kept as f64).collect();
+        SpectrumControl { matrix, rows, columns, draws: 16, relative }
     }
 
     fn gates(&self, layer: usize) -> Gates {
@@ -174,9 +191,14 @@ impl Plant {
             own,
             specificity,
             data: self.data.then(|| vec![Some(0.1); self.experts]),
+            mean_specificity: Some(6.0),
+            specificity_control: Some(1.01),
+            specificity_control_spread: Some(0.25),
             cross,
             null,
+            spread: Some(2.0 * null),
             control: Some(null * 1.01),
+            control_spread: Some(0.2 * null),
         }
     }
 
@@ -219,9 +241,13 @@ impl Plant {
             |e: usize| (1..=12).map(|j| 2.0 / (j as f64).sqrt() * if Some(e) == dead { 0.0 } else { 1.0 }).collect();
         Jacobians {
             layer,
-            tokens: 128,
+            tokens: 32,
+            positions: (0..32).map(|i| 2 + 4 * i).collect(),
+            window: 128,
+            sources: 3,
             probes: Some(16),
             mean_offdiag: mean(&off(&cosines)),
+            spread: spread(&off(&cosines)),
             means_offdiag: mean(&off(&means)),
             mean_of_cosines: cosines,
             cosine_of_means: means,
@@ -229,6 +255,7 @@ impl Plant {
             effective_rank: (0..self.experts).map(|e| (Some(e) != dead).then_some(40.0 + e as f64)).collect(),
             null: 0.0,
             control: Some(0.001),
+            control_spread: Some(0.004),
         }
     }
 
@@ -253,9 +280,11 @@ impl Plant {
             projection: map(|s| (1.0 - s * s).sqrt()),
             mean_geodesic: Some(0.6),
             mean_offdiag: mean(&off(&similarity)),
+            spread: spread(&off(&similarity)),
             similarity,
             null,
             control: Some(0.85),
+            control_spread: Some(0.03),
             control_geodesic: Some(0.2),
         }
     }
@@ -284,6 +313,7 @@ impl Plant {
             normalised_information: Some(0.08),
             null: Some(0.004),
             control: Some(0.0045),
+            control_spread: Some(0.0012),
             share,
         }
     }
@@ -365,6 +395,7 @@ impl Plant {
             },
             similarity: self.similarities(),
             spectra: self.spectra(),
+            spectra_controls: ExpertMatrix::ALL.map(|m| self.spectrum_control(m)).into(),
             gates: layers.clone().map(|l| self.gates(l)).collect(),
             activations: if self.data { self.activations() } else { Vec::new() },
             jacobians: with_data(self.layers).map(|l| self.jacobians(l)).collect(),

@@ -6,7 +6,7 @@ use crate::analysis::record::Gates;
 use crate::report::figure::{About, Figure, HeatPanel};
 use crate::report::heat::{Table, Words};
 use crate::report::lines::{Axis, Line, Look};
-use crate::report::number::{largest, mean, median, round_up, show};
+use crate::report::number::{brief, largest, mean, round_up, show, with_spread};
 use crate::report::subject::{Subject, merge_chance, over_layers};
 
 const SOURCE: &str = "METHOD \u{a7}6; arXiv 2602.12556, figure 2b";
@@ -25,7 +25,12 @@ fn cross(subjects: &[Subject]) -> Option<Figure> {
         diagonal_is_trivial: false,
         lo: 0.0,
         hi,
-        note: format!("own {}, others {}, r = {}", show(mean(g.own.iter().copied())), show(others(g)), g.r),
+        note: format!(
+            "own {}, others {}, r = {}",
+            with_spread(mean(g.own.iter().copied()), g.spread),
+            show(others(g)),
+            g.r
+        ),
         null: Some(g.null),
         control: g.control,
     };
@@ -92,22 +97,31 @@ fn specificity(subjects: &[Subject]) -> Option<Figure> {
     let mut lines: Vec<Line> = subjects
         .iter()
         .map(|s| {
-            let points = over_layers(&s.analysis.gates, |g| g.layer, |g| median(g.specificity.iter().copied()));
-            Line::new(s.tag("median of experts"), s.look(false), points)
+            let points = over_layers(&s.analysis.gates, |g| g.layer, |g| g.mean_specificity);
+            Line::new(s.tag("mean own over mean of others"), s.look(false), points)
         })
         .collect();
     let even = subjects
         .iter()
         .map(|s| Line::new("chance", Look::Chance, over_layers(&s.analysis.gates, |g| g.layer, |_| Some(1.0))));
-    lines.extend(merge_chance(even.collect()));
-    let charts = [("own over mean of others".to_owned(), lines)];
+    let controls = subjects.iter().map(|s| {
+        let points = over_layers(&s.analysis.gates, |g| g.layer, |g| g.specificity_control);
+        Line::new(s.tag("control"), Look::Control, points)
+    });
+    lines.extend(merge_chance(even.chain(controls).collect()));
+    let charts = [("specificity".to_owned(), lines)];
     let all = [charts[0].1.clone()];
-    let (x, y) = (Axis::numbers("layer", &all), Axis::values("own over mean of others", &all));
+    let (x, y) = (Axis::numbers("layer", &all), Axis::values("specificity", &all));
+    let spreads = subjects.iter().flat_map(|s| &s.analysis.gates).map(|g| g.specificity_control_spread);
+    let scatter = match mean(spreads) {
+        Some(spread) => format!(" One random router scatters by {} around that.", brief(Some(spread))),
+        None => String::new(),
+    };
     let about = About {
         id: "gates-specificity",
         title: "Specificity of the router",
-        shows: "Alignment with the own expert over the mean alignment with the others.".into(),
-        chance: "1: a router vector that knows nothing of its expert.".into(),
+        shows: "Mean alignment of the router vectors with their own experts over their mean alignment with the others: a ratio of means. The median of the experts' own ratios has another chance, below 1 where r is small; they are in analysis.json.".into(),
+        chance: format!("1: router vectors that know nothing of their experts. Dotted: random router vectors.{scatter}"),
         source: SOURCE,
     };
     Figure::charts(about, 2, &x, &y, &charts)

@@ -12,12 +12,24 @@ fn jacobian_rows(s: &Subject) -> Vec<(usize, Jacobians)> {
     s.analysis.jacobians.iter().map(|j| (j.layer, j.clone())).collect()
 }
 
+/// `32 tokens of 3 sources, spread over positions 2 to 125 of windows of 128`, as far as that is known.
+fn tokens(j: &Jacobians) -> String {
+    let mut text = format!("{} tokens", j.tokens);
+    if j.sources > 0 {
+        text += &format!(" of {} {}", j.sources, if j.sources == 1 { "source" } else { "sources" });
+    }
+    if let (Some(first), Some(last)) = (j.positions.iter().min(), j.positions.iter().max()) {
+        text += &format!(", spread over positions {first} to {last} of windows of {}", j.window);
+    }
+    text
+}
+
 /// Figures of the Jacobians.
 pub fn jacobians(subjects: &[Subject]) -> Vec<Option<Figure>> {
     let how = |s: &Subject| {
         let j = s.analysis.jacobians.first()?;
         let kind = j.probes.map_or("exact".into(), |p| format!("by {p} random probes a token"));
-        Some(s.tag(&format!("{kind}, at {} tokens", j.tokens)))
+        Some(s.tag(&format!("{kind}, at {}", tokens(j))))
     };
     let how: Vec<String> = subjects.iter().filter_map(how).collect();
     let cosines = "The cosine of two experts' Jacobians d expert(x) / dx: 1 is the same local function up to a factor.";
@@ -50,7 +62,10 @@ pub fn jacobians(subjects: &[Subject]) -> Vec<Option<Figure>> {
     let rank = About {
         id: "jacobians-rank",
         title: "Effective rank of the Jacobians",
-        shows: "Mean over tokens and experts: about how many directions of the input an expert responds to.".into(),
+        shows: format!(
+            "Mean over tokens and experts: about how many directions of the input an expert responds to. Measured: {}.",
+            how.join("; ")
+        ),
         chance: "No null: it describes one expert and compares none. A Jacobian with even singular values has d."
             .into(),
         source: SOURCE,
@@ -69,7 +84,7 @@ pub fn jacobians(subjects: &[Subject]) -> Vec<Option<Figure>> {
                 ("control", Look::Control, |j| j.control),
             ],
         ),
-        jacobian_spectra(subjects),
+        jacobian_spectra(subjects, &how.join("; ")),
         trend(
             rank,
             subjects,
@@ -80,7 +95,7 @@ pub fn jacobians(subjects: &[Subject]) -> Vec<Option<Figure>> {
     ]
 }
 
-fn jacobian_spectra(subjects: &[Subject]) -> Option<Figure> {
+fn jacobian_spectra(subjects: &[Subject], how: &str) -> Option<Figure> {
     let all_layers = layers(subjects);
     let line = |j: &Jacobians| {
         let n = j.singular_values.iter().map(Vec::len).max().unwrap_or(0);
@@ -96,7 +111,9 @@ fn jacobian_spectra(subjects: &[Subject]) -> Option<Figure> {
     let about = About {
         id: "jacobians-spectra",
         title: "Singular spectra of the Jacobians",
-        shows: "Leading singular values over the largest, mean over tokens and experts, one line a layer.".into(),
+        shows: format!(
+            "Singular values over the largest, mean over tokens and experts, one line a layer. Measured: {how}."
+        ),
         chance: "No null for the shape itself: it describes single experts.".into(),
         source: SOURCE,
     };

@@ -6,7 +6,7 @@ use crate::analysis::record::Load;
 use crate::report::figure::{About, Figure, HeatPanel, table as numbers_table};
 use crate::report::heat::{Table, Words};
 use crate::report::lines::{Axis, Line, Look};
-use crate::report::number::{largest, round_up, show};
+use crate::report::number::{largest, round_up, show, with_spread};
 use crate::report::subject::{Subject, merge_chance, over_layers};
 
 const SOURCE: &str = "METHOD \u{a7}2 for the loads; mutual information as usual, in nats";
@@ -54,7 +54,9 @@ fn share(subjects: &[Subject]) -> Option<Figure> {
 }
 
 fn by_source(subjects: &[Subject]) -> Option<Figure> {
-    let all = || subjects.iter().flat_map(|s| &s.analysis.load).filter(|l| !l.by_source.is_empty());
+    // One source alone has the load of all.
+    let compares = |l: &&Load| l.by_source.iter().filter(|row| row.iter().any(Option::is_some)).count() > 1;
+    let all = || subjects.iter().flat_map(|s| &s.analysis.load).filter(compares);
     let hi =
         largest(all().flat_map(|l| l.by_source.iter().flatten().copied())).filter(|x| *x > 0.0).map_or(1.0, round_up);
     let table = |l: &Load| Table {
@@ -66,13 +68,13 @@ fn by_source(subjects: &[Subject]) -> Option<Figure> {
             "information {} nats (chance {}, control {})",
             show(l.mutual_information),
             show(l.null),
-            show(l.control)
+            with_spread(l.control, l.control_spread)
         ),
         null: Some(1.0 / experts(l)),
         control: None,
     };
     let panels = subjects.iter().map(|s| {
-        let loads = || s.analysis.load.iter().filter(|l| !l.by_source.is_empty());
+        let loads = || s.analysis.load.iter().filter(compares);
         let rows = loads().next().map(|l| l.sources.iter().take(SOURCES).cloned().collect()).unwrap_or_default();
         HeatPanel {
             words: Words { heading: s.tag("share by source"), row: "source".into(), column: "expert".into(), rows },
@@ -118,7 +120,7 @@ fn information(subjects: &[Subject]) -> Option<Figure> {
         id: "load-information",
         title: "How much the source tells of the expert",
         shows: "Mutual information of a token's source and its expert: 0 where the source does not matter.".into(),
-        chance: "Broken: what sampling alone gives, (S \u{2212} 1)(E \u{2212} 1) / 2N. Dotted: sources permuted among tokens.".into(),
+        chance: "Broken: what sampling alone gives, (S \u{2212} 1)(E \u{2212} K) / 2N for N = T K choices. Dotted: sources permuted among tokens, mean of several permutations.".into(),
         source: SOURCE,
     };
     chart(about, "nats", lines)

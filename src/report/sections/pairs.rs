@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use crate::analysis::record::Pairs;
+use crate::analysis::similarity::spread_offdiag;
 use crate::report::figure::{About, Figure, HeatPanel};
 use crate::report::heat::{Table, Words};
 use crate::report::lines::{Axis, Line, Look, Named};
-use crate::report::number::{largest, mean, round_down, round_up, show, smallest};
+use crate::report::number::{largest, mean, round_down, round_up, show, smallest, with_spread};
 use crate::report::subject::{Subject, merge_chance, over_layers};
 
 /// Where the definitions come from.
@@ -52,8 +53,8 @@ pub fn heat_maps<T>(
         for (rows, tables) in all.iter().zip(&mut tables) {
             for (layer, t) in rows {
                 let pairs = (m.pairs)(t);
-                let note =
-                    format!("mean {}, largest {}", show(mean(off_diagonal(pairs))), show(largest(off_diagonal(pairs))));
+                let average = with_spread(mean(off_diagonal(pairs)), spread_offdiag(pairs));
+                let note = format!("mean {average}, largest {}", show(largest(off_diagonal(pairs))));
                 let table = Table {
                     cells: pairs.clone(),
                     diagonal_is_trivial: true,

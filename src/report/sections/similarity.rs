@@ -7,10 +7,11 @@ use crate::nn::config::ExpertMatrix;
 use crate::report::figure::{About, Figure, HeatPanel, table as numbers_table};
 use crate::report::heat::{Table, Words};
 use crate::report::lines::{Axis, Line, Look};
-use crate::report::number::{finite, largest, percent, round_up, show};
+use crate::report::number::{finite, largest, percent, round_up, show, with_spread};
 use crate::report::subject::{
     SIDES, Subject, layers, merge_chance, most_alike, over_layers, side, similarity_lines, worst,
 };
+use crate::train::metrics::Side;
 
 const SOURCE: &str = "METHOD \u{a7}6; arXiv 2602.12556, figures 1, 2a and 4";
 
@@ -34,7 +35,7 @@ pub fn table(row: &Similarity, hi: f64) -> Table {
         hi,
         note: format!(
             "mean {}, largest {}, mean cosine {}, r = {}",
-            show(row.mean_offdiag),
+            with_spread(row.mean_offdiag, row.spread),
             show(row.max),
             show(row.mean_cosine),
             row.r
@@ -109,12 +110,41 @@ fn trends(about: About, subjects: &[Subject], ofs: &[Of], part: Part) -> Option<
         .into_iter()
         .map(|(on, m)| {
             let heading = m.map_or(side(on).to_owned(), |m| format!("{}, {}", m.name(), side(on)));
-            (heading, similarity_lines(subjects, ofs, part, on, m))
+            let lines = match part {
+                Part::Top => similarity_lines(subjects, ofs, part, on, m),
+                Part::Tail => excess_lines(subjects, ofs, on),
+            };
+            (heading, lines)
         })
         .collect();
     let lines: Vec<Vec<Line>> = charts.iter().map(|c| c.1.clone()).collect();
-    let (x, y) = (Axis::numbers("layer", &lines), Axis::values("mean similarity of pairs of experts", &lines));
+    let y = match part {
+        Part::Top => "mean similarity of pairs of experts",
+        Part::Tail => "(similarity \u{2212} chance) / (1 \u{2212} chance)",
+    };
+    let (x, y) = (Axis::numbers("layer", &lines), Axis::values(y, &lines));
     Some(Figure::charts(about, 3, &x, &y, &charts)?.with_numbers(numbers(subjects, ofs)))
+}
+
+/// The tails' similarity and its control as excess over chance, by layer, means over matrices.
+fn excess_lines(subjects: &[Subject], ofs: &[Of], on: Side) -> Vec<Line> {
+    let (mut lines, mut chance) = (Vec::new(), Vec::new());
+    let excess = |x: Option<f64>, null: f64| finite(x).filter(|_| null < 1.0).map(|x| (x - null) / (1.0 - null));
+    for s in subjects {
+        for &of in ofs {
+            let rows = || s.rows(of, Part::Tail).filter(|r| r.side == on);
+            let over = |f: &dyn Fn(&Similarity) -> Option<f64>| over_layers(rows(), |r| r.layer, f);
+            if rows().next().is_none() {
+                continue;
+            }
+            let measured = over(&|r| excess(r.mean_offdiag, r.null));
+            lines.push(Line::new(s.tag(s.of(of)), s.look(of == Of::Unique), measured));
+            chance.push(Line::new(s.tag("chance"), Look::Chance, over(&|_| Some(0.0))));
+            chance.push(Line::new(s.tag("control"), Look::Control, over(&|r| excess(r.control, r.null))));
+        }
+    }
+    lines.extend(merge_chance(chance));
+    lines
 }
 
 fn numbers(subjects: &[Subject], ofs: &[Of]) -> maud::Markup {
@@ -127,11 +157,11 @@ fn numbers(subjects: &[Subject], ofs: &[Of]) -> maud::Markup {
                 s.tag(s.of(r.of)),
                 part_name(r.part, s.analysis.settings.top),
                 r.r.to_string(),
-                show(r.mean_offdiag),
+                with_spread(r.mean_offdiag, r.spread),
                 show(r.mean_cosine),
                 show(r.max),
                 show(Some(r.null)),
-                show(r.control),
+                with_spread(r.control, r.control_spread),
             ]);
         }
     }
@@ -160,8 +190,8 @@ pub fn weights(subjects: &[Subject]) -> Vec<Option<Figure>> {
     let tail = About {
         id: "similarity-tail",
         title: "Similarity of the tail over the layers",
-        shows: "The same of all other directions, mean over gate, up and down too. Large subspaces overlap much by chance alone: only the distance to chance says something.".into(),
-        chance: "Broken: r / m with the tail's r. Dotted: Gaussian matrices of the same sizes.".into(),
+        shows: "The same of all other directions, mean over gate, up and down too. Large subspaces overlap much by chance alone, so what is drawn is the excess over it: 0 is chance, 1 the same subspace. The numbers below are as measured.".into(),
+        chance: "Broken: 0, for r / m with the tail's r. Dotted: Gaussian matrices of the same sizes.".into(),
         source: SOURCE,
     };
     vec![
@@ -183,11 +213,18 @@ pub fn gradients(subjects: &[Subject]) -> Vec<Option<Figure>> {
         source: SOURCE,
     };
     let over = |id, title, part| {
+        let (shows, chance) = match part {
+            Part::Top => ("Mean over pairs of experts.", "Broken: r / m."),
+            Part::Tail => (
+                "Mean over pairs of experts and over gate, up and down, as the excess over chance: 0 is chance, 1 the same subspace.",
+                "Broken: 0, for r / m.",
+            ),
+        };
         let about = About {
             id,
             title,
-            shows: "Mean over pairs of experts; of the tail also over gate, up and down.".into(),
-            chance: "Broken: r / m. Dotted: Gaussian matrices of the same sizes.".into(),
+            shows: shows.into(),
+            chance: format!("{chance} Dotted: Gaussian matrices of the same sizes."),
             source: SOURCE,
         };
         trends(about, subjects, &[Of::Gradients], part)

@@ -6,7 +6,7 @@ use crate::analysis::record::{Of, Spectrum};
 use crate::nn::config::ExpertMatrix;
 use crate::report::figure::{About, Figure};
 use crate::report::lines::{Axis, Line, Look};
-use crate::report::number::{finite, median, percent, smallest};
+use crate::report::number::{finite, mean, median, percent, smallest};
 use crate::report::subject::{Subject, graded, layers, merge_chance, over_layers};
 
 /// Points of a curve: more cannot be told apart in a panel.
@@ -54,27 +54,53 @@ impl Kind {
 pub fn spectra(subjects: &[Subject]) -> Vec<Option<Figure>> {
     vec![
         curves(subjects),
-        scalar(subjects, About {
-            id: "energy",
-            title: "Energy of the top directions over the layers",
-            shows: format!("Share of the squared singular values in the top {}, mean over experts.", percent(subjects[0].analysis.settings.top)),
-            chance: "Dotted: a random matrix of the same size.".into(),
-            source: "METHOD \u{a7}6; arXiv 2602.12556, figure 1a",
-        }, "share of the energy", |s| finite(Some(s.energy_top)), |s| s.energy_top_control),
-        scalar(subjects, About {
-            id: "stable-rank",
-            title: "Stable rank over the layers",
-            shows: "|W|\u{b2} / s\u{2081}\u{b2}, mean over experts: about how many directions carry the energy.".into(),
-            chance: "No null: it describes one matrix and compares none. A matrix with even singular values has min(m, n).".into(),
-            source: "METHOD \u{a7}6",
-        }, "stable rank", |s| Some(s.stable_rank), |_| None),
-        scalar(subjects, About {
-            id: "effective-rank",
-            title: "Effective rank over the layers",
-            shows: "exp of the entropy of s\u{b2} / \u{3a3} s\u{b2}, mean over experts; it needs all singular values.".into(),
-            chance: "No null: it describes one matrix and compares none. A matrix with even singular values has min(m, n).".into(),
-            source: "METHOD \u{a7}6, \u{a7}7",
-        }, "effective rank", |s| s.effective_rank, |_| None),
+        scalar(
+            subjects,
+            About {
+                id: "energy",
+                title: "Energy of the top directions over the layers",
+                shows: format!(
+                    "Share of the squared singular values in the top {}, mean over experts.",
+                    percent(subjects[0].analysis.settings.top)
+                ),
+                chance: "Dotted: a random matrix of the same size.".into(),
+                source: "METHOD \u{a7}6; arXiv 2602.12556, figure 1a",
+            },
+            "share of the energy",
+            |s| finite(Some(s.energy_top)),
+            |s| s.energy_top_control,
+        ),
+        scalar(
+            subjects,
+            About {
+                id: "stable-rank",
+                title: "Stable rank over the layers",
+                shows: "|W|\u{b2} / s\u{2081}\u{b2}, mean over experts: about how many directions carry the energy."
+                    .into(),
+                chance: "Dotted: a random matrix of the same size. A matrix with even singular values has min(m, n)."
+                    .into(),
+                source: "METHOD \u{a7}6",
+            },
+            "stable rank",
+            |s| Some(s.stable_rank),
+            |s| s.stable_rank_control,
+        ),
+        scalar(
+            subjects,
+            About {
+                id: "effective-rank",
+                title: "Effective rank over the layers",
+                shows:
+                    "exp of the entropy of s\u{b2} / \u{3a3} s\u{b2}, mean over experts; it needs all singular values."
+                        .into(),
+                chance: "Dotted: a random matrix of the same size. A matrix with even singular values has min(m, n)."
+                    .into(),
+                source: "METHOD \u{a7}6, \u{a7}7",
+            },
+            "effective rank",
+            |s| s.effective_rank,
+            |s| s.effective_rank_control,
+        ),
     ]
 }
 
@@ -84,7 +110,10 @@ fn curves(subjects: &[Subject]) -> Option<Figure> {
     for kind in Kind::ALL {
         for s in subjects {
             for m in ExpertMatrix::ALL {
-                let lines = by_layer(s, kind, m, &all_layers);
+                let mut lines = by_layer(s, kind, m, &all_layers);
+                if lines.iter().any(Line::is_drawn) {
+                    lines.extend(gaussian(s, m));
+                }
                 charts.push((format!("{}, {}", s.tag(kind.name(s)), m.name()), lines));
             }
         }
@@ -106,11 +135,20 @@ fn curves(subjects: &[Subject]) -> Option<Figure> {
         id: "spectra",
         title: "Singular spectra",
         shows: "Singular values over the largest, one line a layer, the median over experts. A steep start means that few directions carry much.".into(),
-        chance: "No null for the shape itself; the next figure has the energy of a random matrix of the same size.".into(),
+        chance: "Dotted: Gaussian matrices of the same size.".into(),
         source: "METHOD \u{a7}6; arXiv 2602.12556, figure 1a",
     };
     let top = percent(subjects[0].analysis.settings.top);
     Figure::by_layer(about, 3, (&x, &y), &charts, &all_layers, bound.map(|r| (r, format!("top {top}"))))
+}
+
+/// The spectra of random matrices of the sizes that a kind of matrix has.
+fn gaussian(s: &Subject, matrix: ExpertMatrix) -> Option<Line> {
+    let controls: Vec<_> = s.analysis.spectra_controls.iter().filter(|c| c.matrix == matrix).collect();
+    let n = controls.iter().map(|c| c.relative.len()).max()?;
+    let at = |j: usize| mean(controls.iter().map(|c| c.relative.get(j).copied()));
+    let points = spread(n).into_iter().map(|j| ((j + 1) as f64, at(j))).collect();
+    Some(Line::new("control", Look::Control, points))
 }
 
 fn by_layer(s: &Subject, kind: Kind, matrix: ExpertMatrix, all_layers: &[usize]) -> Vec<Line> {

@@ -12,10 +12,8 @@ pub fn decoupling(subjects: &[Subject]) -> Vec<Option<Figure>> {
     let drift = About {
         id: "drift",
         title: "Drift into the common directions",
-        shows:
-            "The share |P W_u| / |W_u| of the unique parts inside the common basis, mean over experts: 0 is decoupled."
-                .into(),
-        chance: "Broken: a random matrix has \u{221a}(k / m) on a side of width m.".into(),
+        shows: "The share |P W_u| / |W_u| of the unique parts inside the common basis, mean over experts, less what chance gives: 0 is a random matrix, of which nothing is decoupled; the dotted lines are where the share is 0.".into(),
+        chance: "Broken: 0, for the \u{221a}(k / m) that a random matrix has on a side of width m.".into(),
         source: "METHOD \u{a7}5; the basis of arXiv 2602.12556",
     };
     let beyond = About {
@@ -30,12 +28,13 @@ pub fn decoupling(subjects: &[Subject]) -> Vec<Option<Figure>> {
         per_matrix(
             drift,
             subjects,
-            "share of W_u",
+            "share of W_u, less chance",
             &[
-                ("model side", Look::Colour(0), |d| Some(d.drift_model)),
-                ("hidden side", Look::Colour(0), |d| Some(d.drift_hidden)),
-                ("chance, model side", Look::Chance, |d| Some(d.null_model)),
-                ("chance, hidden side", Look::Chance, |d| Some(d.null_hidden)),
+                ("model side", Look::Colour(0), |d| Some(d.drift_model - d.null_model)),
+                ("hidden side", Look::Colour(0), |d| Some(d.drift_hidden - d.null_hidden)),
+                ("chance", Look::Chance, |_| Some(0.0)),
+                ("decoupled, model side", Look::Control, |d| Some(-d.null_model)),
+                ("decoupled, hidden side", Look::Control, |d| Some(-d.null_hidden)),
             ],
         ),
         per_matrix(
@@ -56,7 +55,7 @@ fn per_matrix(about: About, subjects: &[Subject], y: &str, named: &[Named<Decoup
             for (i, &(name, look, value)) in named.iter().enumerate() {
                 let points = over_layers(rows(), |d| d.layer, value);
                 match look {
-                    Look::Chance => chance.push(Line::new(s.tag(name), look, points)),
+                    Look::Chance | Look::Control => chance.push(Line::new(s.tag(name), look, points)),
                     _ => lines.push(Line::new(s.tag(name), s.look(i > 0), points)),
                 }
             }
@@ -80,8 +79,13 @@ fn curve(t: &Training, values: &[Option<f64>]) -> Vec<(f64, Option<f64>)> {
     known.chunks(group).map(|c| (c[c.len() - 1].0, mean(c.iter().map(|p| Some(p.1))))).collect()
 }
 
+/// A curve less what chance gives; none where that is not known.
+fn less(values: &[Option<f64>], null: Option<f64>) -> Vec<Option<f64>> {
+    values.iter().map(|x| Some((*x)? - null?)).collect()
+}
+
 /// One of a run's curves.
-type Curve = fn(&Training) -> &Vec<Option<f64>>;
+type Curve = fn(&Training) -> Vec<Option<f64>>;
 /// What chance gives for a curve.
 type Null = fn(&Training) -> Option<f64>;
 
@@ -106,7 +110,7 @@ pub fn training(subjects: &[Subject]) -> Vec<Option<Figure>> {
             subjects,
             "nats per byte",
             true,
-            &[("training", |t| &t.loss), ("validation", |t| &t.val_loss)],
+            &[("training", |t| t.loss.clone()), ("validation", |t| t.val_loss.clone())],
             &[],
         ),
         over_steps(
@@ -120,22 +124,32 @@ pub fn training(subjects: &[Subject]) -> Vec<Option<Figure>> {
             subjects,
             "similarity",
             false,
-            &[("as they compute (merged)", |t| &t.similarity_merged), ("unique W_u", |t| &t.similarity_unique)],
+            &[
+                ("as they compute (merged)", |t| t.similarity_merged.clone()),
+                ("unique W_u", |t| t.similarity_unique.clone()),
+            ],
             &[("chance", |t| t.null_similarity)],
         ),
         over_steps(
             about(
                 "training-drift",
                 "Drift",
-                "Share of the unique parts inside the common basis, mean over layers and matrices: 0 is decoupled.",
-                "Broken, where known: random matrices, \u{221a}(k / m).",
+                "Share of the unique parts inside the common basis, mean over layers and matrices, less what chance gives: 0 is a random matrix, of which nothing is decoupled; the other broken lines are where the share is 0.",
+                "Broken: 0, for the \u{221a}(k / m) of random matrices.",
                 "METHOD \u{a7}5",
             ),
             subjects,
-            "share of W_u",
+            "share of W_u, less chance",
             false,
-            &[("model side", |t| &t.drift_model), ("hidden side", |t| &t.drift_hidden)],
-            &[("chance, model side", |t| t.null_drift_model), ("chance, hidden side", |t| t.null_drift_hidden)],
+            &[
+                ("model side", |t| less(&t.drift_model, t.null_drift_model)),
+                ("hidden side", |t| less(&t.drift_hidden, t.null_drift_hidden)),
+            ],
+            &[
+                ("chance", |_| Some(0.0)),
+                ("decoupled, model side", |t| t.null_drift_model.map(|x| -x)),
+                ("decoupled, hidden side", |t| t.null_drift_hidden.map(|x| -x)),
+            ],
         ),
         over_steps(
             about(
@@ -148,7 +162,7 @@ pub fn training(subjects: &[Subject]) -> Vec<Option<Figure>> {
             subjects,
             "E max f \u{2212} 1",
             false,
-            &[("worst layer", |t| &t.load_max_violation)],
+            &[("worst layer", |t| t.load_max_violation.clone())],
             &[("even load", |_| Some(0.0))],
         ),
     ]
@@ -166,7 +180,7 @@ fn over_steps(
     for s in subjects {
         let Some(t) = &s.analysis.training else { continue };
         for (i, (name, values)) in curves.iter().enumerate() {
-            lines.push(Line::new(s.tag(name), s.look(i > 0), curve(t, values(t))));
+            lines.push(Line::new(s.tag(name), s.look(i > 0), curve(t, &values(t))));
         }
         let ends = (t.step.first().copied().unwrap_or(0) as f64, t.step.last().copied().unwrap_or(1) as f64);
         for (name, null) in nulls {
