@@ -8,8 +8,9 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 
 use super::header::TensorTable;
-use super::{MODEL_FILE, OPTIMIZER_FILE, locate};
+use super::{IDENTITY, MODEL_FILE, OPTIMIZER_FILE, OTHER_CHECKPOINT, locate};
 use crate::error::{Error, Result};
+use crate::files;
 
 /// The file that says which shard holds which tensor.
 const INDEX_FILE: &str = "model.safetensors.index.json";
@@ -74,7 +75,9 @@ impl Target {
             return Self::folder(&folder, Source::Run);
         }
         let nothing = |_| {
-            let wanted = "expected a run, a checkpoint, a Hugging Face folder or a .safetensors file, found nothing";
+            let found = fs::metadata(path).map_or("nothing", |about| files::kind(&about));
+            let wanted =
+                format!("expected a run, a checkpoint, a Hugging Face folder or a .safetensors file, found {found}");
             Error::checkpoint(path, wanted)
         };
         Self::folder(&locate(path).map_err(nothing)?, Source::HuggingFace)
@@ -121,11 +124,16 @@ impl Target {
             && optimizer.exists()
         {
             let state = TensorTable::open(&optimizer)?;
-            let (wanted, got) = (entries.get("step"), state.own_entries()?.unwrap_or_default().remove("step"));
+            let mut of_state = state.own_entries()?.unwrap_or_default();
+            let same = entries.get(IDENTITY) == of_state.get(IDENTITY);
+            let (wanted, got) = (entries.get("step"), of_state.remove("step"));
             if wanted != got.as_ref() {
                 let say = |step: Option<&String>| step.map_or("none".to_owned(), |s| format!("that of step {s}"));
                 let message = format!("expected the state of the model, {}, got {}", say(wanted), say(got.as_ref()));
                 return Err(Error::checkpoint(&optimizer, message));
+            }
+            if !same {
+                return Err(Error::checkpoint(&optimizer, OTHER_CHECKPOINT));
             }
             files.push(state);
         }
@@ -152,7 +160,7 @@ impl Target {
         if length > MAX_INDEX {
             return Err(bad(format!("expected an index of at most {MAX_INDEX} bytes, got {length}")));
         }
-        let text = fs::read(index_path).map_err(Error::io("reading", index_path))?;
+        let text = files::read(index_path)?;
         let Index { weight_map } =
             serde_json::from_slice(&text).map_err(|e| bad(format!("expected an index with a `weight_map`: {e}")))?;
         let names: Vec<&String> = weight_map.values().collect::<BTreeSet<_>>().into_iter().collect();
@@ -197,7 +205,7 @@ fn model_type(file: &Path) -> Option<String> {
     struct Config {
         model_type: Option<String>,
     }
-    let text = fs::read(file.with_file_name("config.json")).ok()?;
+    let text = files::read(&file.with_file_name("config.json")).ok()?;
     match serde_json::from_slice::<Config>(&text) {
         Ok(config) => config.model_type,
         Err(e) => {
