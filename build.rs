@@ -1,4 +1,5 @@
-//! Joins the project's sources and documents into one file, the corpus that `sdmoe train` uses without `--data`.
+//! Joins the project's sources and documents into one file, the corpus that `sdmoe train` uses without `--data`, and writes
+//! the length of each beside it: the end of every one is held out.
 //!
 //! Baked into the binary, so that an installed `sdmoe` trains on the same text wherever it is started.
 
@@ -24,7 +25,6 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
 
 fn main() -> io::Result<()> {
     let mut files = Vec::new();
-    // Documents first and `src` last: the held-out part is then ordinary code of the same kind as most of the rest.
     for root in ["README.md", "docs", "shaders", "src"] {
         let root = Path::new(root);
         if root.exists() {
@@ -32,11 +32,14 @@ fn main() -> io::Result<()> {
             collect(root, &mut files)?;
         }
     }
-    let mut corpus = Vec::new();
+    let (mut corpus, mut lengths) = (Vec::new(), Vec::new());
     for file in &files {
+        let before = corpus.len();
         // A checkout with CRLF line ends trains on the same bytes.
         corpus.extend(fs::read(file)?.into_iter().filter(|b| *b != b'\r'));
+        lengths.push(corpus.len() - before);
     }
     let out = env::var_os("OUT_DIR").map(PathBuf::from).ok_or_else(|| io::Error::other("OUT_DIR is not set"))?;
+    fs::write(out.join("own_lengths.rs"), format!("&{lengths:?}"))?;
     fs::write(out.join("own_sources.bin"), corpus)
 }

@@ -63,6 +63,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod data;
 pub mod error;
+mod files;
 pub mod gpu;
 pub mod kernels;
 pub mod linalg;

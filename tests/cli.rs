@@ -15,10 +15,16 @@ use sdmoe::train::saved::{self, Position};
 
 /// A run folder with a checkpoint of step 7 and no model in it.
 fn run(place: &Place, name: &str) -> RunFolder {
+    run_with(place, name, &[1.0, 2.0])
+}
+
+/// The same with these numbers as its one tensor, parameters and state.
+fn run_with(place: &Place, name: &str, w: &[f32]) -> RunFolder {
     let folder = RunFolder::create(&place.path(name)).unwrap();
     let config = RunConfig::default();
     folder.begin(&config, 0).unwrap();
-    let w = [TensorToSave::f32("w", &[2], &[1.0, 2.0])];
+    let shape = [w.len()];
+    let w = [TensorToSave::f32("w", &shape, w)];
     saved::save(&folder.checkpoint_path(), &config, Position { step: 7, ..Position::default() }, &w, &w).unwrap();
     folder
 }
@@ -39,13 +45,36 @@ fn data_that_cannot_be_used_is_told() {
 
 #[cfg(unix)]
 #[test]
-fn an_unreadable_file_inside_a_folder_is_named() {
+fn pipes_devices_and_links_to_nothing_are_refused_by_name_as_data_and_as_checkpoints() {
     use std::os::unix::fs::symlink;
     let place = Place::new();
-    place.write("folder/a.txt", "a");
-    // A link to nothing is unreadable for root too.
-    symlink("nowhere", place.path("folder/broken.txt")).unwrap();
-    place.fails("train --data folder", "broken.txt");
+    run(&place, "done");
+    fs::create_dir(place.path("folder")).unwrap();
+    let pipe = |name: &str| {
+        assert!(std::process::Command::new("mkfifo").arg(place.path(name)).status().unwrap().success());
+    };
+    pipe("folder/pipe");
+    symlink("nowhere", place.path("folder/link")).unwrap();
+    // Not the whole tree is compared here: to read a pipe waits for ever.
+    let refused = |args: &str, expected: &str| place::failed(args, &place.command(args).output().unwrap(), expected);
+    refused("train --data folder/pipe", "reading folder/pipe: expected a file or a folder, found a named pipe");
+    refused("train --data folder/link", "reading folder/link: a link to nowhere, which does not exist");
+    refused("train --data /dev/zero", "reading /dev/zero: expected a file or a folder, found a device");
+    refused("train --data folder", "no bytes in 0 files (1 link that leads nowhere, 1 pipe or device passed over)");
+    refused(
+        "analyze folder/pipe",
+        "folder/pipe: expected a run, a checkpoint, a Hugging Face folder or a .safetensors file",
+    );
+    refused("eval --checkpoint folder/pipe --data folder", "expected a checkpoint folder, found none");
+    for file in [MODEL_FILE, OPTIMIZER_FILE] {
+        let path = format!("done/checkpoint/{file}");
+        let whole = fs::read(place.path(&path)).unwrap();
+        fs::remove_file(place.path(&path)).unwrap();
+        pipe(&path);
+        refused("train --resume done", &format!("reading done/checkpoint/{file}: expected a file, found a named pipe"));
+        fs::remove_file(place.path(&path)).unwrap();
+        fs::write(place.path(&path), whole).unwrap();
+    }
 }
 
 #[test]
@@ -101,7 +130,8 @@ fn a_folder_that_is_taken_is_left_alone() {
 fn a_run_that_cannot_go_on_is_told_and_kept() {
     let place = Place::new();
     place.write("photos/cat.png", "x");
-    run(&place, "done");
+    drop(run(&place, "done"));
+    place.write("done/summary.json", "{\"steps\": 7}");
     place.fails("train --resume photos", "expected the folder of a run to resume, found no config.toml");
     place.fails("train --resume missing", "expected the folder of a run to resume");
     place.fails(
@@ -111,6 +141,71 @@ fn a_run_that_cannot_go_on_is_told_and_kept() {
     place.fails("train --resume done --rank 4", "config: spectral.rank: expected the checkpoint's 8, got 4");
     RunFolder::create(&place.path("young")).unwrap().begin(&RunConfig::default(), 0).unwrap();
     place.fails("train --resume young", "expected a checkpoint folder, found none");
+}
+
+#[test]
+fn a_setting_that_does_not_fit_the_checkpoint_is_named_with_both_values() {
+    let place = Place::new();
+    drop(run(&place, "done"));
+    let config = place.read("done/config.toml");
+    for (from, to, expected) in [
+        ("top_k = 2", "top_k = 1", "model.moe.top_k: expected the checkpoint's 2, got 1"),
+        (
+            "shared_gate = \"none\"",
+            "shared_gate = \"sigmoid\"",
+            "model.moe.shared_gate: expected the checkpoint's \"none\"",
+        ),
+        ("rope_theta = 10000.0", "rope_theta = 500.0", "model.rope_theta: expected the checkpoint's 10000, got 500"),
+        ("layers = 4", "layers = 3", "model.layers: expected the checkpoint's 4, got 3"),
+        (
+            "[\"gate\", \"up\", \"down\"]",
+            "[\"up\"]",
+            "spectral.matrices: expected the checkpoint's [\"gate\", \"up\", \"down\"], got",
+        ),
+    ] {
+        assert!(config.contains(from), "{from} in {config}");
+        place.write("done/config.toml", config.replace(from, to));
+        place.fails("train --resume done", expected);
+    }
+}
+
+#[test]
+fn a_folder_in_which_another_process_trains_is_left_alone() {
+    let place = Place::new();
+    let folder = run(&place, "done");
+    folder.hold().unwrap();
+    place.fails("train --resume done", "done: another process is training in this folder; wait until it ends");
+    drop(folder);
+    place.write("short", "x");
+    place.fails("train --resume done --data short", "shorter than one sequence");
+}
+
+#[test]
+fn the_optimizers_state_of_another_run_is_refused() {
+    let place = Place::new();
+    for (name, w) in [("one", [1.0]), ("two", [2.0])] {
+        drop(run_with(&place, name, &w));
+    }
+    fs::copy(place.path("two/checkpoint/optimizer.safetensors"), place.path("one/checkpoint/optimizer.safetensors"))
+        .unwrap();
+    for command in ["train --resume one", "analyze one", "analyze one/checkpoint"] {
+        place.fails(command, "optimizer.safetensors: expected the state that was saved with the model beside it");
+    }
+}
+
+#[test]
+fn weights_that_are_not_finite_are_refused_by_name() {
+    let place = Place::new();
+    place.write("d", "x".repeat(200));
+    for bad in [f32::NAN, f32::NEG_INFINITY] {
+        let name = format!("run{bad}");
+        drop(run_with(&place, &name, &[1.0, bad]));
+        for command in ["generate --checkpoint DIR --prompt x", "eval --checkpoint DIR --data d", "train --resume DIR"]
+        {
+            let expected = format!("model.safetensors: tensor `w`: expected finite numbers, got {bad} at element 1");
+            place.fails(&command.replace("DIR", &name), &expected);
+        }
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -28,8 +28,15 @@ fn parent(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-fn remove(folder: &Path) -> Result<()> {
-    if folder.exists() { fs::remove_dir_all(folder).map_err(Error::io("removing", folder)) } else { Ok(()) }
+/// Removes what is at `path`, a link itself and not what it leads to.
+fn remove(path: &Path) -> Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(e) => Err(e),
+        Ok(about) if about.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+    };
+    removed.map_err(Error::io("removing", path))
 }
 
 fn rename(from: &Path, to: &Path) -> Result<()> {
@@ -56,7 +63,8 @@ fn sync_files(folder: &Path) -> Result<()> {
 
 /// Replaces the folder `dir` by what `files` writes into the folder that it is handed (plain files, no folders).
 ///
-/// When `files` fails, `dir` is as before and the unfinished folder is gone.
+/// When `files` fails, `dir` is as before and the unfinished folder is gone. The folder that `dir` is in must exist: one that
+/// was removed or renamed meanwhile is not made anew.
 ///
 /// # Errors
 /// What `files` returns, or [`Error::Io`].
@@ -67,7 +75,7 @@ pub fn write_atomically(dir: &Path, files: impl FnOnce(&Path) -> Result<()>) -> 
     }
     remove(&old)?;
     remove(&temporary)?;
-    fs::create_dir_all(&temporary).map_err(Error::io("creating", &temporary))?;
+    fs::create_dir(&temporary).map_err(Error::io("creating", &temporary))?;
     if let Err(e) = files(&temporary).and_then(|()| sync_files(&temporary)) {
         // The failure that matters is `e`; what cannot be removed now is removed by the next write.
         let _ = fs::remove_dir_all(&temporary);
@@ -92,19 +100,22 @@ pub fn locate(dir: &Path) -> Result<PathBuf> {
         .ok_or_else(|| Error::checkpoint(dir, "expected a checkpoint folder, found none"))
 }
 
-/// Replaces one file by `content`: written beside it, flushed, renamed.
+/// Replaces one file by `content`: written beside it, flushed, renamed. A link that is in the way there is removed, not
+/// followed.
 ///
 /// # Errors
 /// [`Error::Io`]; the old file is then as before.
 pub fn write_file_atomically(path: &Path, content: &[u8]) -> Result<()> {
     let temporary = sibling(path, ".tmp");
+    remove(&temporary)?;
     let write = || {
-        let mut file = File::create(&temporary)?;
+        let mut file = File::create_new(&temporary)?;
         file.write_all(content)?;
         file.sync_all()
     };
     if let Err(e) = write() {
-        let _ = fs::remove_file(&temporary);
+        // The failure that matters is `e`.
+        let _ = remove(&temporary);
         return Err(Error::io("writing", path)(e));
     }
     rename(&temporary, path)?;
@@ -179,5 +190,37 @@ mod tests {
         write_file_atomically(&path, b"two").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(names(run.path()), ["config.toml"]);
+    }
+    #[cfg(unix)]
+    #[test]
+    fn links_in_the_place_of_temporaries_are_not_followed() {
+        use std::os::unix::fs::symlink;
+        let run = tempfile::tempdir().unwrap();
+        let other = tempfile::tempdir().unwrap();
+        fs::write(other.path().join("file"), "theirs").unwrap();
+        let at = |name: &str| run.path().join(name);
+        for target in [other.path().join("file"), other.path().join("missing")] {
+            symlink(&target, at("config.toml.tmp")).unwrap();
+            write_file_atomically(&at("config.toml"), b"mine").unwrap();
+            assert!(!at("config.toml").is_symlink());
+        }
+        for target in [other.path().to_owned(), other.path().join("missing"), other.path().join("file")] {
+            symlink(&target, at("checkpoint.tmp")).unwrap();
+            symlink(&target, at("checkpoint.old")).unwrap();
+            write_atomically(&at("checkpoint"), put("1")).unwrap();
+            assert!(!at("checkpoint").is_symlink());
+        }
+        assert_eq!(fs::read_to_string(other.path().join("file")).unwrap(), "theirs");
+        assert_eq!(names(other.path()), ["file"]);
+        assert_eq!(names(run.path()), ["checkpoint", "config.toml"]);
+    }
+
+    #[test]
+    fn a_folder_that_is_gone_is_not_made_anew() {
+        let place = tempfile::tempdir().unwrap();
+        let run = place.path().join("run");
+        assert!(write_atomically(&run.join("checkpoint"), put("1")).is_err());
+        assert!(write_file_atomically(&run.join("summary.json"), b"1").is_err());
+        assert!(!run.exists());
     }
 }

@@ -12,8 +12,9 @@ use super::foreign::{START, by_content, by_name, plain_file, there};
 use super::header::TensorTable;
 use super::names::shown;
 use super::unique::Unique;
-use super::{MODEL_FILE, OPTIMIZER_FILE, locate};
+use super::{IDENTITY, MODEL_FILE, OPTIMIZER_FILE, OTHER_CHECKPOINT, locate};
 use crate::error::{Error, Result};
+use crate::files;
 
 /// The file that says which shard holds which tensor.
 const INDEX_FILE: &str = "model.safetensors.index.json";
@@ -84,7 +85,9 @@ impl Target {
             return Self::folder(&folder, Source::Run);
         }
         let nothing = |_| {
-            let wanted = "expected a run, a checkpoint, a Hugging Face folder or a .safetensors file, found nothing";
+            let found = fs::metadata(path).map_or("nothing", |about| files::kind(&about));
+            let wanted =
+                format!("expected a run, a checkpoint, a Hugging Face folder or a .safetensors file, found {found}");
             Error::checkpoint(path, wanted)
         };
         Self::folder(&locate(path).map_err(nothing)?, Source::HuggingFace)
@@ -140,11 +143,16 @@ impl Target {
             && there(&optimizer)
         {
             let state = TensorTable::open(&optimizer)?;
-            let (wanted, got) = (entries.get("step"), state.own_entries()?.unwrap_or_default().remove("step"));
+            let mut of_state = state.own_entries()?.unwrap_or_default();
+            let same = entries.get(IDENTITY) == of_state.get(IDENTITY);
+            let (wanted, got) = (entries.get("step"), of_state.remove("step"));
             if wanted != got.as_ref() {
                 let say = |step: Option<&String>| step.map_or("none".to_owned(), |s| format!("that of step {s}"));
                 let message = format!("expected the state of the model, {}, got {}", say(wanted), say(got.as_ref()));
                 return Err(Error::checkpoint(&optimizer, message));
+            }
+            if !same {
+                return Err(Error::checkpoint(&optimizer, OTHER_CHECKPOINT));
             }
             files.push(state);
         }

@@ -14,6 +14,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use super::foreign::plain_file;
 use super::header::read_header;
 use crate::error::{Error, Result};
+use crate::files;
 
 /// The one key of the file's own metadata.
 const KEY: &str = "sdmoe";
@@ -99,9 +100,7 @@ pub struct TensorFile {
 /// # Errors
 /// [`Error::Io`] when it cannot be read; [`Error::Checkpoint`] when it is truncated, damaged, or not ours.
 pub fn load_tensors(path: &Path) -> Result<TensorFile> {
-    // Reading what is no plain file may wait for ever.
-    plain_file(path)?;
-    let bytes = std::fs::read(path).map_err(Error::io("reading", path))?;
+    let bytes = files::read(path)?;
     let (data_start, header) = read_header(path, bytes.len() as u64, &bytes[..])?;
     let entries = own_entries(path, header.metadata().as_ref().unwrap_or(&HashMap::new()))?;
     let message = format!("not a checkpoint of sdmoe: expected metadata `{KEY}`, found none");
@@ -188,6 +187,24 @@ impl TensorFile {
         Ok(values)
     }
 
+    /// Checks that every number of every f32 tensor is finite.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] with the first tensor, in the order of the names, that holds another one.
+    pub fn require_finite(&self) -> Result<()> {
+        for name in self.names() {
+            let Some(info) = self.header.info(&name).filter(|info| info.dtype == Dtype::F32) else { continue };
+            let (start, end) = info.data_offsets;
+            let (words, _) = self.bytes[self.data_start + start..self.data_start + end].as_chunks::<4>();
+            let mut numbers = words.iter().map(|w| f32::from_le_bytes(*w)).enumerate();
+            if let Some((i, x)) = numbers.find(|(_, x)| !x.is_finite()) {
+                let message = format!("tensor `{name}`: expected finite numbers, got {x} at element {i}");
+                return Err(Error::checkpoint(&self.path, message));
+            }
+        }
+        Ok(())
+    }
+
     fn get<T>(&self, name: &str, dtype: Dtype, read: fn([u8; 4]) -> T) -> Result<(Vec<usize>, Vec<T>)> {
         let bad = |m: String| Error::checkpoint(&self.path, format!("tensor `{name}`: {m}"));
         let info = self.header.info(name).ok_or_else(|| bad("expected one, found none".into()))?;
@@ -228,6 +245,29 @@ mod tests {
         assert!(wrong.contains("`w`: expected shape [3, 2], got [2, 3]"), "{wrong}");
         assert!(file.get_f32("i").unwrap_err().to_string().contains("expected F32, got U32"));
         assert!(file.get_f32("no").unwrap_err().to_string().contains("found none"));
+    }
+
+    #[test]
+    fn a_number_that_is_not_finite_is_told_with_its_tensor() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.safetensors");
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let (good, bits) = ([f32::MAX, f32::MIN_POSITIVE], [f32::NAN.to_bits()]);
+            let w = [1.0, 2.0, bad];
+            let tensors = [
+                TensorToSave::f32("a", &[2], &good),
+                TensorToSave::u32("b", &[1], &bits),
+                TensorToSave::f32("w", &[3], &w),
+            ];
+            save_tensors(&path, &tensors[..2], &metadata()).unwrap();
+            load_tensors(&path).unwrap().require_finite().unwrap();
+            save_tensors(&path, &tensors, &metadata()).unwrap();
+            let message = load_tensors(&path).unwrap().require_finite().unwrap_err().to_string();
+            assert!(
+                message.ends_with(&format!("tensor `w`: expected finite numbers, got {bad} at element 2")),
+                "{message}"
+            );
+        }
     }
 
     #[test]

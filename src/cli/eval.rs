@@ -14,7 +14,7 @@ pub(super) struct Args {
     /// Checkpoint folder, or the folder of a run
     #[arg(long, value_name = "DIR")]
     checkpoint: PathBuf,
-    /// Files or folders to evaluate on, any text or bytes
+    /// Files or folders to evaluate on, any text or bytes, or - for standard input
     #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
     data: Vec<PathBuf>,
     #[command(flatten)]

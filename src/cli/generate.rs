@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::data::tokenizer::Printer;
+use crate::data::tokenizer::{Printer, encode, printable};
 use crate::error::{Error, Result};
 use crate::train::Generation;
 use crate::train::saved::SavedModel;
@@ -15,7 +15,7 @@ pub(super) struct Args {
     /// Checkpoint folder, or the folder of a run
     #[arg(long, value_name = "DIR")]
     checkpoint: PathBuf,
-    /// Text to go on from
+    /// Text to go on from, or - for standard input
     #[arg(long, value_name = "TEXT")]
     prompt: String,
     /// Bytes to generate
@@ -49,16 +49,17 @@ pub(super) fn run(args: &Args) -> Result<()> {
         return Err(Error::config("--top-p", format!("expected a number above 0, at most 1, got {}", args.top_p)));
     }
     let model = SavedModel::open(&args.checkpoint)?;
-    let what = Generation {
-        prompt: args.prompt.clone().into_bytes(),
-        tokens: args.tokens,
-        temperature: args.temperature,
-        top_p: args.top_p,
-        seed: args.seed,
+    let prompt = match args.prompt.as_str() {
+        "-" => crate::data::read(&["-".into()])?.bytes,
+        text => text.as_bytes().to_vec(),
     };
+    // What a pipe brings is shown as what is generated: with nothing in it that a terminal obeys.
+    let shown = if args.prompt == "-" { printable(&encode(&prompt)) } else { args.prompt.clone() };
+    let what =
+        Generation { prompt, tokens: args.tokens, temperature: args.temperature, top_p: args.top_p, seed: args.seed };
     let mut printer = Printer::default();
     // The prompt comes with the first byte, so that a device that fails leaves nothing on standard output.
-    let mut prompt = Some(args.prompt.as_str());
+    let mut prompt = Some(shown.as_str());
     let each = |byte| {
         super::print(prompt.take().unwrap_or_default())?;
         super::print(&printer.push(byte))

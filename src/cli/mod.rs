@@ -2,7 +2,7 @@
 //!
 //! Everything that is wrong with flags, files and data is found before a device is opened and before anything is
 //! written. Exit codes: 0 when all went well, 2 for any error, with one line on standard error, and 130 (the shells' number
-//! for an interrupt) for training that Ctrl-C ended before its last step, so that `sdmoe train && ...` does not go on.
+//! for an interrupt) for training that Ctrl-C, SIGTERM or SIGHUP ended before its last step, so that `sdmoe train && ...` does not go on.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -21,6 +21,7 @@ mod devices;
 mod eval;
 mod generate;
 mod panic;
+mod stop;
 mod train;
 
 /// The whole command line.
@@ -28,7 +29,7 @@ mod train;
 #[command(
     name = "sdmoe",
     version,
-    after_help = "Exit codes: 0 done; 2 an error, told in one line; 130 training interrupted by Ctrl-C, checkpoint written.",
+    after_help = "Exit codes: 0 done; 2 an error, told in one line; 130 training interrupted (Ctrl-C, SIGTERM, SIGHUP), checkpoint written.",
     about = "Trains Mixture-of-Experts language models with spectral decoupling (SD-MoE)"
 )]
 struct Cli {

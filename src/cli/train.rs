@@ -3,8 +3,6 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::data::Corpus;
 use crate::error::{Error, Result};
@@ -19,17 +17,17 @@ use crate::train::saved::SavedRun;
 use crate::train::{Outcome, Plan};
 
 use super::device::DeviceArgs;
-
-/// Exit code of a program that an interrupt ended, by the shells' convention: 128 + SIGINT.
-const INTERRUPTED: u8 = 130;
+use super::stop::{INTERRUPTED, Stop};
 
 /// Flags of `sdmoe train`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Ctrl-C finishes the step, writes a checkpoint and ends with exit code 130; a second one ends at once."
+    after_help = "Ctrl-C finishes the step, writes a checkpoint and ends with exit code 130, and so do SIGTERM and SIGHUP; a \
+                  second Ctrl-C ends at once."
 )]
 pub(super) struct Args {
-    /// Files or folders to train on, any text or bytes; the last part is held out for validation
+    /// Files or folders to train on, any text or bytes, or - for standard input; the end of each file is held out for
+    /// validation
     #[arg(long, value_name = "PATH", num_args = 1..)]
     data: Vec<PathBuf>,
     /// Settings to start from: tiny, small or base [default: tiny]
@@ -171,9 +169,14 @@ impl Args {
             (None, Some(dir)) => RunFolder::create(dir)?,
             (None, None) => RunFolder::first_free(Path::new("runs"), preset_name(config.preset)),
         };
-        let resume = self.resume.as_ref().map(|_| SavedRun::open(&folder.checkpoint_path())).transpose()?;
-        if let Some(saved) = &resume {
+        let mut resume = None;
+        if self.resume.is_some() {
+            // Before the checkpoint is read: nobody may replace it from here on.
+            folder.hold()?;
+            let saved = SavedRun::open(&folder.checkpoint_path())?;
             saved.model.accepts(&config)?;
+            folder.require_work(saved.model.step, config.train.steps)?;
+            resume = Some(saved);
         }
         let corpus = Corpus::load(&config.data.paths, config.data.validation_fraction)?;
         corpus.require(config.train.seq)?;
@@ -196,22 +199,33 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     if plan.resume.as_ref().is_some_and(|saved| !saved.model.trained_on(plan.corpus.fingerprint())) {
         say("note: the data are not those that this run was started with");
     }
-    let dir = plan.folder.dir().to_owned();
+    let (steps, resumed) = (plan.config.train.steps, plan.resume.as_ref().filter(|_| !args.quiet));
+    if let Some((last, next)) = resumed.and_then(|saved| saved.model.rising_rate(&plan.config)) {
+        say(&format!(
+            "note: the learning rate rises from {last:.2e} to {next:.2e}: its schedule stretches over all {steps} steps"
+        ));
+    }
+    if resumed.is_some_and(|saved| saved.model.step == steps) {
+        say(&format!("all {steps} steps are done; the run ended before its summary, which is made now"));
+    }
+    // With its lock, which is held until the report is there.
+    let folder = plan.folder.clone();
+    let dir = folder.dir().to_owned();
     let reports = !matches!(args.report, Some(Switch::Off));
     let held_out = if reports { plan.corpus.validation().to_vec() } else { Vec::new() };
-    let stop = stop_on_interrupt()?;
+    let stop = Stop::listen()?;
     let adapter = plan.config.adapter.as_deref().into();
     let gpu = pollster::block_on(Gpu::open(&GpuOptions {
         adapter,
         matrix_units: args.matrix_units,
         ..args.device.options()
     }))?;
-    match pollster::block_on(run_on(&gpu, plan, display, &stop))? {
+    match pollster::block_on(run_on(&gpu, plan, display, stop.asked()))? {
         Outcome::Finished { summary, sample } => {
             super::print(&report(&summary, &sample, &dir))?;
             if reports {
-                // The run is whole and saved: from here on an interrupt loses nothing but the report.
-                stop.store(true, Ordering::Relaxed);
+                // From here on an interrupt loses nothing but the report.
+                stop.saved();
                 let display = if display == Display::Bar { Display::Bar } else { Display::Quiet };
                 let page = super::analyze::report_run(&gpu, &dir, &held_out, display)?;
                 super::print(&format!("report on the experts: {}\n", page.display()))?;
@@ -223,20 +237,6 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             Ok(ExitCode::from(INTERRUPTED))
         }
     }
-}
-
-/// A flag that the first Ctrl-C sets; the second one ends the program at once.
-fn stop_on_interrupt() -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = stop.clone();
-    let handler = move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(INTERRUPTED.into());
-        }
-        say("\nfinishing this step and writing a checkpoint; press Ctrl-C again to stop at once");
-    };
-    ctrlc::set_handler(handler).map_err(|e| Error::Device(format!("cannot handle Ctrl-C: {e}")))?;
-    Ok(stop)
 }
 
 /// The final figures for a person.

@@ -1,113 +1,69 @@
-//! The corpus: the bytes of files and folders, joined in a fixed order, with the last part held out for validation.
-//!
-//! No decoding: any bytes will do. Must not depend on anything but the named files: no user-wide ignore file, no order of
-//! the file system.
+//! The corpus: the bytes of files and folders, joined in a fixed order, with the end of each file held out for validation.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use ignore::WalkBuilder;
-
+pub use super::text::{Text, read};
 use crate::error::{Error, Result};
 
-/// The project's own sources and documents, joined by the build script.
-static OWN_SOURCES: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/own_sources.bin"));
+/// The shortest end of a file that is held out: fewer bytes say little, as their context is cut off.
+const SHORTEST_END: usize = 64;
 
 /// Bytes to train on and bytes held out.
 #[derive(Clone, Debug)]
 pub struct Corpus {
+    /// The parts to train on of all files, then their held-out ends.
     bytes: Vec<u8>,
     split: usize,
     description: String,
-}
-
-/// Text read from files: its bytes and, for a person, where they came from.
-#[derive(Clone, Debug)]
-pub struct Text {
-    /// All files, joined.
-    pub bytes: Vec<u8>,
-    /// Where from, e.g. `3 files`.
-    pub description: String,
-}
-
-/// Reads files and folders; with no path, the project's own sources, which are part of the program.
-///
-/// Folders are walked in the order of the file names; hidden files, `target` folders, what a `.gitignore` inside the
-/// folder excludes, and files with a NUL byte are passed over. A file that is named itself is taken whatever it holds.
-///
-/// # Errors
-/// [`Error::Io`] for what cannot be read, [`Error::Data`] when there is not one byte.
-pub fn read(paths: &[PathBuf]) -> Result<Text> {
-    if paths.is_empty() {
-        let description = "sdmoe's own sources and documents".to_owned();
-        return Ok(Text { bytes: OWN_SOURCES.to_vec(), description });
-    }
-    let (mut bytes, mut files, mut binary) = (Vec::new(), 0usize, 0usize);
-    for path in paths {
-        let metadata = std::fs::metadata(path).map_err(Error::io("reading", path))?;
-        if !metadata.is_dir() {
-            bytes.extend(std::fs::read(path).map_err(Error::io("reading", path))?);
-            files += 1;
-            continue;
-        }
-        for file in walk(path)? {
-            let content = std::fs::read(&file).map_err(Error::io("reading", &file))?;
-            if content.contains(&0) {
-                binary += 1;
-            } else {
-                bytes.extend(content);
-                files += 1;
-            }
-        }
-    }
-    let skipped = if binary > 0 { format!(" ({binary} binary passed over)") } else { String::new() };
-    let description = format!("{files} file{}{skipped}", if files == 1 { "" } else { "s" });
-    if bytes.is_empty() {
-        let names = paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
-        return Err(Error::Data(format!("{names}: expected text, got no bytes in {description}")));
-    }
-    Ok(Text { bytes, description })
-}
-
-/// The files below a folder, sorted by name within each folder.
-fn walk(folder: &Path) -> Result<Vec<PathBuf>> {
-    let walker = WalkBuilder::new(folder)
-        .standard_filters(false)
-        .hidden(true)
-        .git_ignore(true)
-        .require_git(false)
-        .follow_links(true)
-        .filter_entry(|e| e.depth() == 0 || e.file_name() != "target" || !e.path().is_dir())
-        .sort_by_file_name(Ord::cmp)
-        .build();
-    let mut files = Vec::new();
-    for entry in walker {
-        let entry = entry.map_err(|e| Error::Io {
-            action: "reading",
-            path: folder.to_owned(),
-            source: std::io::Error::other(e.to_string()),
-        })?;
-        if entry.file_type().is_some_and(|t| t.is_file()) {
-            files.push(entry.into_path());
-        }
-    }
-    Ok(files)
+    /// How the held-out part came about, for a person; nothing where there is one file.
+    ends: String,
 }
 
 impl Corpus {
-    /// Reads `paths` (none: the project's own sources) and holds out the last `validation_fraction` of the bytes.
+    /// Reads `paths` (none: the project's own sources) and holds out the share `validation_fraction` of each file, from its
+    /// end. A file whose end would be shorter than 64 bytes goes whole to training; where all are so short, the end of all of
+    /// them joined is held out.
     ///
     /// # Errors
     /// As [`read`].
     pub fn load(paths: &[PathBuf], validation_fraction: f64) -> Result<Self> {
-        let text = read(paths)?;
-        Ok(Self::from_bytes(text.bytes, validation_fraction, text.description))
+        Ok(Self::from_text(read(paths)?, validation_fraction))
     }
 
-    /// A corpus from bytes that are already there.
+    fn from_text(text: Text, validation_fraction: f64) -> Self {
+        let Text { mut bytes, mut lengths, description } = text;
+        // An empty file has no end.
+        lengths.retain(|n| *n > 0);
+        let ends: Vec<usize> = lengths.iter().map(|n| end(*n, validation_fraction)).collect();
+        let (files, long) = (lengths.len(), ends.iter().filter(|e| **e >= SHORTEST_END).count());
+        if files <= 1 || long == 0 {
+            let mut corpus = Self::from_bytes(bytes, validation_fraction, description);
+            if files > 1 {
+                corpus.ends = ", the end of all joined, as none is long enough on its own".into();
+            }
+            return corpus;
+        }
+        let (mut at, mut split, mut held_out) = (0, 0, Vec::new());
+        for (length, end) in lengths.into_iter().zip(ends) {
+            let end = if end < SHORTEST_END { 0 } else { end };
+            held_out.extend_from_slice(&bytes[at + length - end..at + length]);
+            bytes.copy_within(at..at + length - end, split);
+            (at, split) = (at + length, split + length - end);
+        }
+        bytes.truncate(split);
+        bytes.extend(held_out);
+        let ends = match files - long {
+            0 => ", the end of each file".to_owned(),
+            1 => format!(", the end of each of {long} files; 1 too short for that goes whole to training"),
+            short => format!(", the end of each of {long} files; {short} too short for that go whole to training"),
+        };
+        Self { bytes, split, description, ends }
+    }
+
+    /// A corpus from bytes that are already there, as one file: the last `validation_fraction` of them is held out.
     pub fn from_bytes(bytes: Vec<u8>, validation_fraction: f64, description: String) -> Self {
-        let held_out = (bytes.len() as f64 * validation_fraction.clamp(0.0, 1.0)).round() as usize;
-        let split = bytes.len() - held_out.min(bytes.len());
-        Self { bytes, split, description }
+        let split = bytes.len() - end(bytes.len(), validation_fraction);
+        Self { bytes, split, description, ends: String::new() }
     }
 
     /// The bytes to train on.
@@ -123,7 +79,7 @@ impl Corpus {
     /// Where the bytes came from, and how many, for a person.
     pub fn description(&self) -> String {
         let (train, held_out) = (self.train().len(), self.validation().len());
-        format!("{}: {train} bytes to train on, {held_out} held out", self.description)
+        format!("{}: {train} bytes to train on, {held_out} held out{}", self.description, self.ends)
     }
 
     /// FNV-1a over the bytes and the split: tells whether a resumed run sees the data that it was started with.
@@ -141,6 +97,12 @@ impl Corpus {
         require(self.train(), seq, "the part to train on")?;
         require(self.validation(), seq, "the held-out part (data.validation_fraction)")
     }
+}
+
+/// How many of a file's bytes are held out.
+fn end(length: usize, validation_fraction: f64) -> usize {
+    let held_out = (length as f64 * validation_fraction.clamp(0.0, 1.0)).round() as usize;
+    held_out.min(length)
 }
 
 /// Checks that `bytes` hold one sequence and the byte after it.
@@ -161,40 +123,6 @@ pub fn require(bytes: &[u8], seq: usize, part: &str) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn folder(files: &[(&str, &[u8])]) -> tempfile::TempDir {
-        let dir = tempfile::tempdir().unwrap();
-        for (name, content) in files {
-            let path = dir.path().join(name);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, content).unwrap();
-        }
-        dir
-    }
-
-    #[test]
-    fn folders_are_joined_in_name_order_without_hidden_binary_ignored_and_built_files() {
-        let dir = folder(&[
-            ("b.txt", b"B"),
-            ("a/z.txt", b"Z"),
-            ("a/y.txt", b"Y"),
-            ("c.bin", b"C\0"),
-            (".git/config", b"G"),
-            (".hidden", b"H"),
-            ("target/x.txt", b"T"),
-            (".gitignore", b"skipped\n"),
-            ("skipped", b"S"),
-        ]);
-        let text = read(&[dir.path().to_owned()]).unwrap();
-        assert_eq!(text.bytes, b"YZB");
-        assert_eq!(text.description, "3 files (1 binary passed over)");
-    }
-
-    #[test]
-    fn a_file_that_is_named_is_taken_whatever_it_holds() {
-        let dir = folder(&[(".c.bin", b"C\0\xff")]);
-        assert_eq!(read(&[dir.path().join(".c.bin")]).unwrap().bytes, b"C\0\xff");
-    }
-
     #[test]
     fn the_last_part_is_held_out() {
         let corpus = Corpus::from_bytes((0..100).collect(), 0.1, String::new());
@@ -212,11 +140,43 @@ mod tests {
         assert!(!corpus.train().contains(&b'\r'));
     }
 
+    fn text(lengths: &[usize]) -> Text {
+        let bytes = lengths.iter().enumerate().flat_map(|(i, n)| vec![i as u8; *n]).collect();
+        Text { bytes, lengths: lengths.to_vec(), description: "files".into() }
+    }
+
     #[test]
-    fn nothing_to_read_is_an_error_that_names_the_path() {
-        let dir = folder(&[("empty.txt", b"")]);
-        let missing = dir.path().join("missing");
-        assert!(read(&[missing]).unwrap_err().to_string().contains("missing"));
-        assert!(read(&[dir.path().join("empty.txt")]).unwrap_err().to_string().contains("empty.txt"));
+    fn the_end_of_every_file_is_held_out_and_short_ones_go_whole_to_training() {
+        let corpus = Corpus::from_text(text(&[1000, 639, 5000, 10]), 0.1);
+        let count = |bytes: &[u8], file: u8| bytes.iter().filter(|b| **b == file).count();
+        let parts = |file| (count(corpus.train(), file), count(corpus.validation(), file));
+        assert_eq!([0, 1, 2, 3].map(parts), [(900, 100), (575, 64), (4500, 500), (10, 0)]);
+        let wanted = "files: 5985 bytes to train on, 664 held out, the end of each of 3 files; \
+                      1 too short for that goes whole to training";
+        assert_eq!(corpus.description(), wanted);
+        let all = Corpus::from_text(text(&[1000, 2000]), 0.1);
+        assert_eq!(all.description(), "files: 2700 bytes to train on, 300 held out, the end of each file");
+        assert!(all.train().is_sorted() && all.validation().is_sorted(), "in their order");
+    }
+
+    #[test]
+    fn where_every_file_is_short_the_end_of_all_of_them_is_held_out() {
+        let corpus = Corpus::from_text(text(&[500; 10]), 0.1);
+        assert_eq!((corpus.train().len(), corpus.validation()), (4500, &[9; 500][..]));
+        assert!(
+            corpus.description().ends_with("500 held out, the end of all joined, as none is long enough on its own")
+        );
+    }
+
+    #[test]
+    fn the_fingerprint_knows_where_files_end() {
+        let of = |lengths: &[usize]| {
+            let bytes = (0..4000).map(|i| (i * i % 251) as u8).collect();
+            let text = Text { bytes, lengths: lengths.to_vec(), description: String::new() };
+            Corpus::from_text(text, 0.1).fingerprint()
+        };
+        assert_eq!(of(&[1000, 3000]), of(&[1000, 3000]));
+        assert_ne!(of(&[1000, 3000]), of(&[4000]));
+        assert_ne!(of(&[1000, 3000]), of(&[3000, 1000]));
     }
 }

@@ -5,7 +5,9 @@
 pub mod batches;
 pub mod corpus;
 pub mod offsets;
+mod own_output;
 pub mod sources;
+mod text;
 pub mod tokenizer;
 
 pub use batches::{Batch, Batches, Validation};

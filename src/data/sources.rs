@@ -1,9 +1,12 @@
 //! Text by source: which file or folder each byte came from, for asking which expert prefers what.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::batches::{Batch, Validation};
 use super::corpus;
+use super::own_output::own_entries;
+use super::text::{STANDARD_INPUT, whole};
 use crate::error::{Error, Result};
 
 /// A named piece of text.
@@ -24,8 +27,8 @@ pub struct SourceWindows {
     pub source: Vec<u32>,
 }
 
-/// The sources of `paths`: each path is one; of a single folder each entry is one that holds text. No path: the project's own
-/// sources, as one.
+/// The sources of `paths`: each path is one, also where it is named twice; of a single folder each entry is one that holds
+/// text. No path: the project's own sources, as one.
 ///
 /// # Errors
 /// As [`corpus::read`].
@@ -35,9 +38,11 @@ pub fn read(paths: &[PathBuf]) -> Result<Vec<Source>> {
         [] => Ok(vec![Source { name: "sdmoe".into(), bytes: corpus::read(&[])?.bytes }]),
         [folder] if folder.is_dir() => {
             let mut entries = Vec::new();
+            let own = own_entries(folder);
             for entry in std::fs::read_dir(folder).map_err(Error::io("reading", folder))? {
                 let path = entry.map_err(Error::io("reading", folder))?.path();
-                if !name(&path).starts_with('.') && name(&path) != "target" {
+                let name = name(&path);
+                if !name.starts_with('.') && name != "target" && !own.contains(&&*name) {
                     entries.push(path);
                 }
             }
@@ -46,11 +51,17 @@ pub fn read(paths: &[PathBuf]) -> Result<Vec<Source>> {
             let sources: Vec<Source> = entries.iter().filter_map(|path| one(path).ok()).collect();
             if sources.is_empty() { Ok(vec![one(folder)?]) } else { Ok(sources) }
         }
-        paths => paths.iter().map(|path| one(path)).collect(),
+        paths => {
+            let mut met = BTreeSet::new();
+            paths.iter().filter(|path| met.insert(whole(path))).map(|path| one(path)).collect()
+        }
     }
 }
 
 fn name(path: &Path) -> String {
+    if path.as_os_str() == STANDARD_INPUT {
+        return "standard input".into();
+    }
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
@@ -93,7 +104,7 @@ mod tests {
         let sources = read(&[dir.path().to_owned()]).unwrap();
         let found: Vec<_> = sources.iter().map(|s| (s.name.as_str(), s.bytes.as_slice())).collect();
         assert_eq!(found, [("a", b"112".as_slice()), ("b.txt", b"bbb")]);
-        let named = read(&[dir.path().join("b.txt"), dir.path().join("a")]).unwrap();
+        let named = read(&["b.txt", "a", "b.txt"].map(|n| dir.path().join(n))).unwrap();
         assert_eq!(named.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["b.txt", "a"]);
     }
 

@@ -58,7 +58,12 @@ fn unseal(identity: &str, file: &[u8]) -> Result<Data, &'static str> {
 
 /// The data in the file at `path`, which need not be there.
 fn read(path: &Path, identity: &str) -> io::Result<Data> {
-    if fs::metadata(path)?.len() > MOST_BYTES {
+    let about = fs::metadata(path)?;
+    if !about.is_file() {
+        // A pipe may wait for ever, a device need not end.
+        return Err(io::Error::other("no regular file"));
+    }
+    if about.len() > MOST_BYTES {
         return Err(io::Error::other("too large"));
     }
     unseal(identity, &fs::read(path)?).map_err(io::Error::other)
@@ -198,6 +203,19 @@ mod tests {
         assert!(!path.exists(), "the next process starts anew");
         fs::File::create(&path).unwrap().set_len(MOST_BYTES + 1).unwrap();
         assert_eq!(read(&path, IDENTITY).err().unwrap().to_string(), "too large");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_pipe_or_a_device_is_not_read_and_is_replaced() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        for path in [&path, Path::new("/dev/zero")] {
+            assert_eq!(read(path, IDENTITY).err().unwrap().to_string(), "no regular file");
+        }
+        write(&path, &seal(IDENTITY, DATA)).unwrap();
+        assert_eq!(read(&path, IDENTITY).unwrap().0, DATA);
     }
 
     #[test]

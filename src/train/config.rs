@@ -39,9 +39,10 @@ pub struct RunConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataConfig {
-    /// Files and folders, relative to the folder that the program is started in; none for sdmoe's own sources.
+    /// Files and folders, relative to the folder that the program is started in; `-` is standard input, none sdmoe's own
+    /// sources.
     pub paths: Vec<PathBuf>,
-    /// Share of the bytes, from the end, that is held out for validation.
+    /// Share of each file's bytes, from its end, that is held out for validation.
     pub validation_fraction: f64,
 }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::write_file_atomically;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::nn::config::ExpertMatrix;
 
 /// One line of `metrics.jsonl`.
@@ -32,9 +33,10 @@ pub struct StepMetrics {
     /// In mixed precision the steps up to this one that overflowed and were skipped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skipped_steps: Option<u32>,
-    /// Bytes trained on per second, over the last stretch of steps of half a second or more; validation, spectral figures
-    /// and checkpoints are left out.
-    pub tokens_per_second: f64,
+    /// Bytes trained on per second, over the last stretch of steps of half a second or more; validation, spectral figures,
+    /// checkpoints and steps that waited for kernels to be compiled are left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens_per_second: Option<f64>,
     /// Cross-entropy on the held-out part.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub val_loss: Option<f32>,
@@ -124,8 +126,8 @@ pub struct Summary {
     pub val_loss: f32,
     /// `val_loss / ln 2`.
     pub bits_per_byte: f32,
-    /// Bytes trained on per second, without the first three steps (in which kernels are compiled), validation, spectral
-    /// figures and checkpoints. Of the last session, where the run was resumed.
+    /// Bytes trained on per second, without validation, spectral figures, checkpoints and the steps that waited for kernels
+    /// to be compiled. Of the last session that trained, where the run was resumed.
     pub tokens_per_second: f64,
     /// Steps done.
     pub steps: u64,
@@ -168,17 +170,23 @@ impl MetricsWriter {
     /// # Errors
     /// [`Error::Io`].
     pub fn open(path: &Path, last_step: u64) -> Result<Self> {
-        if path.exists() {
-            let text = std::fs::read_to_string(path).map_err(Error::io("reading", path))?;
+        if path.symlink_metadata().is_ok() {
+            let text = String::from_utf8_lossy(&files::read(path)?).into_owned();
             let step = |line: &str| serde_json::from_str::<StepMetrics>(line).ok().map(|m| m.step);
             let keep = |line: &&str| line.ends_with('\n') && step(line).is_some_and(|s| s <= last_step);
             let kept: String = text.split_inclusive('\n').take_while(keep).collect();
-            if kept != text {
+            if kept.len() != text.len() {
                 write_file_atomically(path, kept.as_bytes())?;
             }
         }
         let file = OpenOptions::new().create(true).append(true).open(path).map_err(Error::io("opening", path))?;
         Ok(Self { file, path: path.to_owned() })
+    }
+
+    /// The last line of the file, where it is a whole one.
+    pub fn last(&self) -> Option<StepMetrics> {
+        let text = files::read(&self.path).ok()?;
+        serde_json::from_slice(text.trim_ascii_end().rsplit(|b| *b == b'\n').next()?).ok()
     }
 
     /// Appends one line.
@@ -204,7 +212,7 @@ mod tests {
     #[test]
     fn a_line_holds_what_was_measured_and_nothing_else() {
         let mut line = StepMetrics { step: 3, loss: 2.5, ..StepMetrics::default() };
-        let short = r#"{"step":3,"loss":2.5,"aux_loss":0.0,"lr":0.0,"grad_norm":0.0,"tokens_per_second":0.0}"#;
+        let short = r#"{"step":3,"loss":2.5,"aux_loss":0.0,"lr":0.0,"grad_norm":0.0}"#;
         assert_eq!(serde_json::to_string(&line).unwrap(), short);
         line.spectral = Some(SpectralMetrics { basis_angle: Some(0.25), ..SpectralMetrics::default() });
         line.dead_experts = Some(1);
@@ -224,7 +232,9 @@ mod tests {
         let path = dir.path().join("metrics.jsonl");
         let line = |step| StepMetrics { step, ..StepMetrics::default() };
         let mut writer = MetricsWriter::open(&path, 0).unwrap();
+        assert_eq!(writer.last(), None);
         (1..=4).for_each(|s| writer.write(&line(s)).unwrap());
+        assert_eq!(writer.last(), Some(line(4)));
         // Whole but for its line end.
         writer.file.write_all(b"{\"step\":5}").unwrap();
         for (last, expected) in [(9, vec![1, 2, 3, 4, 10]), (2, vec![1, 2, 10])] {

@@ -47,8 +47,9 @@ impl Progress {
     }
 
     /// Shows that `step` is done.
-    pub fn step(&self, step: u64, loss: f32, tokens_per_second: f64) {
-        let message = format!("loss {loss:.3}  {tokens_per_second:.0} tokens/s");
+    pub fn step(&self, step: u64, loss: f32, tokens_per_second: Option<f64>) {
+        let rate = tokens_per_second.map_or(String::new(), |rate| format!("  {rate:.0} tokens/s"));
+        let message = format!("loss {loss:.3}{rate}");
         if self.display == Display::Lines && tenth(step, self.steps) {
             let left =
                 time_left(self.started.elapsed(), step.saturating_sub(self.first), self.steps.saturating_sub(step));
@@ -117,7 +118,7 @@ mod tests {
     fn the_template_is_valid() {
         assert!(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} {eta} left").is_ok());
         let progress = Progress::start(Display::Quiet, 3, 10);
-        progress.step(4, 1.0, 10.0);
+        progress.step(4, 1.0, Some(10.0));
         assert_eq!(progress.bar.position(), 4);
         progress.finish();
     }

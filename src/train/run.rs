@@ -94,19 +94,14 @@ async fn run_with(gpu: &Gpu, plan: Plan, progress: &Progress, stop: &AtomicBool)
     // The files' tensors are on the device now.
     drop(resume);
     let (first, last) = (trainer.step_number(), config.train.steps);
-    if first >= last {
-        return Err(Error::config(
-            "train.steps",
-            format!("expected more than the {first} steps already done, got {last}"),
-        ));
-    }
+    folder.require_work(first, last)?;
     let metrics = folder.begin(&config, first)?;
     let tokens_per_step = (config.train.batch * config.train.seq) as u64 * config.train.accumulate;
     let clock = Clock::new(tokens_per_step, first);
     let fingerprint = corpus.fingerprint();
     let mut run =
         Run { config, corpus, fingerprint, folder, begun, trainer, metrics, progress, clock, val_loss: f32::NAN };
-    run.until_done(stop).await
+    if first < last { run.until_done(stop).await } else { run.close().await }
 }
 
 impl Run<'_> {
@@ -131,7 +126,7 @@ impl Run<'_> {
             if spectral {
                 line.spectral = Some(super::specialisation::spectral_block(&self.trainer).await?);
             }
-            self.metrics.write(&line)?;
+            self.write(&line)?;
             self.progress.step(step, report.loss, line.tokens_per_second);
             if let Some(loss) = line.val_loss {
                 self.progress.line(&format!("step {step}: validation loss {loss:.4}"));
@@ -153,7 +148,26 @@ impl Run<'_> {
         let train = &self.config.train;
         let batches = Batches::new(self.corpus.train(), train.batch, train.seq, self.config.seed)?;
         let micro: Vec<_> = (0..train.accumulate).map(|i| batches.batch(step, i)).collect();
-        self.trainer.step(&micro)
+        let pipelines = |trainer: &Trainer| trainer.gpu().counters().pipelines_created;
+        let before = pipelines(&self.trainer);
+        self.trainer.step(&micro)?;
+        if pipelines(&self.trainer) != before {
+            self.clock.compiled(step);
+        }
+        Ok(())
+    }
+
+    /// Writes a line of metrics.
+    fn write(&mut self, line: &StepMetrics) -> Result<()> {
+        self.folder.require_here()?;
+        self.metrics.write(line)
+    }
+
+    /// What a run lacks that was killed behind its last checkpoint: no step is left to do.
+    async fn close(&mut self) -> Result<Outcome> {
+        let mut line = StepMetrics { step: self.trainer.step_number(), ..StepMetrics::default() };
+        self.evaluate(&mut line).await?;
+        self.finish().await
     }
 
     /// Adds what is measured on the held-out part, and the experts' load, to the line of the step just done.
@@ -184,7 +198,7 @@ impl Run<'_> {
         for report in &reports {
             let line = self.line(report);
             if report.step.is_multiple_of(self.config.train.log_every) {
-                self.metrics.write(&line)?;
+                self.write(&line)?;
             }
             self.progress.step(report.step, report.loss, line.tokens_per_second);
         }
@@ -218,6 +232,7 @@ impl Run<'_> {
         if let Some((what, value)) = model.iter().chain(&state).find_map(broken) {
             return Err(Error::NotFinite { step: self.trainer.step_number(), what, value });
         }
+        self.folder.require_here()?;
         saved::save(
             &self.folder.checkpoint_path(),
             &self.config,
@@ -232,10 +247,13 @@ impl Run<'_> {
         let config = &self.config;
         let gpu = self.trainer.gpu();
         let steps = self.trainer.step_number();
+        // A session that only closed the run has the rate of the one that trained.
+        let rate = self.clock.overall().or_else(|| self.metrics.last()?.tokens_per_second);
+        self.folder.require_here()?;
         let summary = Summary {
             val_loss,
             bits_per_byte: val_loss / std::f32::consts::LN_2,
-            tokens_per_second: self.clock.overall(steps),
+            tokens_per_second: rate.unwrap_or_default(),
             steps,
             tokens: self.tokens(),
             parameters: self.trainer.model().params().numel() as u64,

@@ -1,14 +1,22 @@
 //! A checkpoint as it lies on the disk, read and checked as far as that needs no device.
 //!
 //! `model.safetensors` says by itself what it is: its metadata hold the settings (`config`, the text of `config.toml`) and
-//! the `step`. `optimizer.safetensors` must come from the same step.
+//! the `step`. `optimizer.safetensors` must come from the same step of the same run: both files carry an [`IDENTITY`], made
+//! from the tensors of both, so that the same run gives the same bytes whenever and wherever it is repeated or resumed.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+use toml::Value;
+
 use super::config::RunConfig;
 use crate::checkpoint::write_atomically;
-use crate::checkpoint::{MODEL_FILE, OPTIMIZER_FILE, TensorFile, TensorToSave, load_tensors, locate, save_tensors};
+use crate::checkpoint::{
+    IDENTITY, MODEL_FILE, OPTIMIZER_FILE, OTHER_CHECKPOINT, TensorFile, TensorToSave, load_tensors, locate,
+    save_tensors,
+};
+use crate::data::offsets::hash;
 use crate::error::{Error, Result};
 
 /// The parameters of a run at one step, in host memory.
@@ -62,6 +70,22 @@ fn metadata(config: &RunConfig, at: Position) -> Result<BTreeMap<String, String>
     Ok(metadata)
 }
 
+/// A number that other tensors, or those of another step, do not give.
+fn identity<'a>(step: u64, tensors: impl Iterator<Item = &'a TensorToSave<'a>>) -> u64 {
+    let mut sorted: Vec<_> = tensors.collect();
+    sorted.sort_by_key(|tensor| tensor.name);
+    let word = |bytes: &[u8]| {
+        let mut word = [0; 8];
+        word[..bytes.len()].copy_from_slice(bytes);
+        u64::from_le_bytes(word)
+    };
+    let parts = sorted.iter().flat_map(|tensor| [tensor.name.as_bytes(), tensor.bytes]);
+    parts.fold(step, |state, part| {
+        let state = hash(state, &[part.len() as u64]);
+        part.chunks(8).fold(state, |state, bytes| hash(state, &[word(bytes)]))
+    })
+}
+
 /// Writes the checkpoint of a run that stands `at`, replacing the folder `dir` as a whole.
 ///
 /// # Errors
@@ -73,7 +97,8 @@ pub fn save(
     model: &[TensorToSave<'_>],
     optimizer: &[TensorToSave<'_>],
 ) -> Result<()> {
-    let metadata = metadata(config, at)?;
+    let mut metadata = metadata(config, at)?;
+    metadata.insert(IDENTITY.into(), format!("{:016x}", identity(at.step, model.iter().chain(optimizer))));
     write_atomically(dir, |temporary| {
         save_tensors(&temporary.join(MODEL_FILE), model, &metadata)?;
         save_tensors(&temporary.join(OPTIMIZER_FILE), optimizer, &metadata)
@@ -96,12 +121,14 @@ impl SavedModel {
     /// Reads the parameters from a checkpoint folder, or from the folder of a run.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] when there is none, or it is truncated, damaged or foreign; [`Error::Io`].
+    /// [`Error::Checkpoint`] when there is none, it is truncated, damaged or foreign, or holds a number that is not finite;
+    /// [`Error::Io`].
     pub fn open(dir: &Path) -> Result<Self> {
         let of_run = locate(&dir.join("checkpoint")).ok().filter(|_| !dir.join(MODEL_FILE).exists());
         let path = of_run.map_or_else(|| locate(dir), Ok)?;
         let file = part(&path, MODEL_FILE)?;
         let tensors = load_tensors(&file)?;
+        tensors.require_finite()?;
         let (step, tokens) = (number(&tensors, &file, "step")?, number(&tensors, &file, "tokens")?);
         let config = RunConfig::from_toml(tensors.entry("config")?, &file.display().to_string(), None)?;
         config.validate()?;
@@ -114,10 +141,10 @@ impl SavedModel {
     }
 
     /// Checks that this checkpoint can go on with other settings: the same model, the same rank if both are decoupled, and
-    /// steps left to do.
+    /// no fewer steps than are done.
     ///
     /// # Errors
-    /// [`Error::Config`] names the setting that was changed.
+    /// [`Error::Config`] names the setting that was changed, with the checkpoint's value and the other one.
     pub fn accepts(&self, config: &RunConfig) -> Result<()> {
         let (old, new) = (&self.config, config);
         let mut model = new.model.clone();
@@ -125,23 +152,62 @@ impl SavedModel {
         model.moe.balance_loss = old.model.moe.balance_loss;
         model.moe.z_loss = old.model.moe.z_loss;
         model.moe.balance_bias = old.model.moe.balance_bias;
-        if model != old.model {
-            return Err(Error::config("model", "expected the shape that the checkpoint has, got another"));
-        }
+        same("model", &old.model, &model)?;
         if old.spectral.decouples() && new.spectral.decouples() {
-            if old.spectral.rank != new.spectral.rank {
-                let message = format!("expected the checkpoint's {}, got {}", old.spectral.rank, new.spectral.rank);
-                return Err(Error::config("spectral.rank", message));
-            }
-            if old.spectral.matrices != new.spectral.matrices {
-                return Err(Error::config("spectral.matrices", "expected those of the checkpoint, got others"));
-            }
+            same("spectral.rank", &old.spectral.rank, &new.spectral.rank)?;
+            same("spectral.matrices", &old.spectral.matrices, &new.spectral.matrices)?;
         }
-        if new.train.steps <= self.step {
-            let message = format!("expected more than the {} steps already done, got {}", self.step, new.train.steps);
-            return Err(Error::config("train.steps", message));
+        if new.train.steps < self.step {
+            return Err(too_few_steps(self.step, new.train.steps));
         }
         Ok(())
+    }
+
+    /// The learning rates of the last step and of the next one, where more steps than the checkpoint's make it rise: the
+    /// schedule stretches over all of them.
+    pub fn rising_rate(&self, config: &RunConfig) -> Option<(f32, f32)> {
+        let lr = |config: &RunConfig, step| config.optimizer.schedule(config.train.steps).lr(step);
+        let (planned, next) = (lr(&self.config, self.step + 1), lr(config, self.step + 1));
+        let rises = config.train.steps > self.config.train.steps && next > planned;
+        rises.then(|| (lr(&self.config, self.step), next))
+    }
+}
+
+/// There is nothing left to do.
+pub(super) fn too_few_steps(done: u64, wanted: u64) -> Error {
+    Error::config("train.steps", format!("expected more than the {done} steps already done, got {wanted}"))
+}
+
+/// Checks that a setting, or a table of settings, is what the checkpoint has.
+fn same<T: Serialize + PartialEq>(field: &str, old: &T, new: &T) -> Result<()> {
+    if old == new {
+        return Ok(());
+    }
+    let value = |of: &T| Value::try_from(of).map_err(|e| Error::config(field, e.to_string()));
+    let (field, old, new) = first_difference(field.to_owned(), value(old)?, value(new)?);
+    Err(Error::config(field, format!("expected the checkpoint's {old}, got {new}")))
+}
+
+/// A setting as it stands in `config.toml`; numbers with a point are f32.
+fn shown(value: &Value) -> String {
+    if let Value::Float(x) = value { (*x as f32).to_string() } else { value.to_string() }
+}
+
+/// The first setting of two tables that differs, with its whole name and both values.
+fn first_difference(field: String, old: Value, new: Value) -> (String, String, String) {
+    match (old, new) {
+        (Value::Table(old), Value::Table(mut new)) => {
+            let differs = |(key, value): (String, Value)| match new.remove(&key) {
+                Some(other) if other == value => None,
+                other => Some((key, value, other)),
+            };
+            match old.into_iter().find_map(differs) {
+                Some((key, value, Some(other))) => first_difference(format!("{field}.{key}"), value, other),
+                Some((key, value, None)) => (format!("{field}.{key}"), shown(&value), "none".into()),
+                None => (field, "settings".into(), "others".into()),
+            }
+        }
+        (old, new) => (field, shown(&old), shown(&new)),
     }
 }
 
@@ -149,7 +215,7 @@ impl SavedRun {
     /// Reads parameters and optimizer state.
     ///
     /// # Errors
-    /// As [`SavedModel::open`], and when the two files belong to different steps.
+    /// As [`SavedModel::open`], and when the two files belong to different steps or runs.
     pub fn open(dir: &Path) -> Result<Self> {
         let model = SavedModel::open(dir)?;
         let file = part(&model.path, OPTIMIZER_FILE)?;
@@ -159,6 +225,10 @@ impl SavedRun {
             let message = format!("expected the state of step {}, got that of step {step}", model.step);
             return Err(Error::checkpoint(&file, message));
         }
+        if optimizer.metadata().get(IDENTITY) != model.tensors.metadata().get(IDENTITY) {
+            return Err(Error::checkpoint(&file, OTHER_CHECKPOINT));
+        }
+        optimizer.require_finite()?;
         Ok(Self { model, optimizer })
     }
 }
@@ -166,6 +236,7 @@ impl SavedRun {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::config::SharedGate;
 
     #[test]
     fn a_checkpoint_says_what_it_is_from_its_own_folder_and_from_its_runs() {
@@ -188,6 +259,42 @@ mod tests {
     }
 
     #[test]
+    fn files_of_older_programs_have_no_identity_and_are_read() {
+        let run = tempfile::tempdir().unwrap();
+        let dir = run.path().join("checkpoint");
+        save(&dir, &RunConfig::default(), Position { step: 7, ..Position::default() }, &[], &[]).unwrap();
+        let without = |name: &str| {
+            let file = load_tensors(&dir.join(name)).unwrap();
+            let mut metadata = file.metadata().clone();
+            metadata.remove(IDENTITY).unwrap();
+            save_tensors(&dir.join(name), &[], &metadata).unwrap();
+        };
+        without(OPTIMIZER_FILE);
+        let message = SavedRun::open(&dir).unwrap_err().to_string();
+        assert!(message.contains("another checkpoint or run"), "one of each: {message}");
+        without(MODEL_FILE);
+        SavedRun::open(&dir).unwrap();
+    }
+
+    #[test]
+    fn numbers_that_are_not_finite_are_no_checkpoint() {
+        let run = tempfile::tempdir().unwrap();
+        let (good, bad) = ([1.0], [f32::NAN]);
+        let (good, bad) = ([TensorToSave::f32("w", &[1], &good)], [TensorToSave::f32("w", &[1], &bad)]);
+        save(run.path(), &RunConfig::default(), Position::default(), &bad, &good).unwrap();
+        assert!(
+            SavedModel::open(run.path())
+                .unwrap_err()
+                .to_string()
+                .contains("model.safetensors: tensor `w`: expected finite")
+        );
+        save(run.path(), &RunConfig::default(), Position::default(), &good, &bad).unwrap();
+        SavedModel::open(run.path()).unwrap();
+        let message = SavedRun::open(run.path()).unwrap_err().to_string();
+        assert!(message.contains("optimizer.safetensors: tensor `w`: expected finite"), "{message}");
+    }
+
+    #[test]
     fn a_run_goes_on_with_the_same_model_only() {
         let run = tempfile::tempdir().unwrap();
         let config = RunConfig::default();
@@ -201,11 +308,39 @@ mod tests {
         };
         assert_eq!(refused(|c| c.model.moe.balance_loss = 0.5), None);
         assert_eq!(refused(|c| c.spectral.enabled = false), None);
-        assert!(refused(|c| c.model.rope_theta = 5.0).unwrap().contains("config: model"));
+        type Change = fn(&mut RunConfig);
+        let changes: [(Change, &str); 4] = [
+            (|c| c.model.rope_theta = 5.0, "model.rope_theta: expected the checkpoint's 10000, got 5"),
+            (|c| c.model.moe.top_k = 1, "model.moe.top_k: expected the checkpoint's 2, got 1"),
+            (
+                |c| c.model.moe.shared_gate = SharedGate::Sigmoid,
+                "moe.shared_gate: expected the checkpoint's \"none\", got",
+            ),
+            (|c| c.spectral.matrices.truncate(2), "\"down\"], got [\"gate\", \"up\"]"),
+        ];
+        for (change, expected) in changes {
+            let message = refused(change).unwrap();
+            assert!(message.contains(expected), "{message}");
+        }
         assert!(
             refused(|c| c.spectral.rank = 4).unwrap().contains("spectral.rank: expected the checkpoint's 8, got 4")
         );
-        assert!(refused(|c| c.train.steps = 7).unwrap().contains("more than the 7 steps already done"));
+        assert_eq!(refused(|c| c.train.steps = 7), None, "what is left may be the summary");
+        assert!(refused(|c| c.train.steps = 6).unwrap().contains("more than the 7 steps already done, got 6"));
+    }
+
+    #[test]
+    fn more_steps_make_the_learning_rate_rise() {
+        let run = tempfile::tempdir().unwrap();
+        let mut config = RunConfig::default();
+        (config.train.steps, config.optimizer.lr, config.optimizer.warmup_steps) = (100, 1e-3, 10);
+        save(run.path(), &config, Position { step: 100, ..Position::default() }, &[], &[]).unwrap();
+        let saved = SavedModel::open(run.path()).unwrap();
+        assert_eq!(saved.rising_rate(&config), None);
+        config.train.steps = 200;
+        let (last, next) = saved.rising_rate(&config).unwrap();
+        assert_eq!(last, 1e-3 * config.optimizer.min_lr_ratio);
+        assert!(next > 5.0 * last && next < 1e-3, "{last} to {next}");
     }
 
     #[test]
@@ -219,6 +354,23 @@ mod tests {
         save(&b, &RunConfig::default(), Position { step: 2, ..Position::default() }, &[], &[]).unwrap();
         std::fs::copy(b.join(OPTIMIZER_FILE), a.join(OPTIMIZER_FILE)).unwrap();
         assert!(message(&a).contains("expected the state of step 1, got that of step 2"));
+        // Of the same step of another run: by its content, in whatever order it is given.
+        let c = run.path().join("c");
+        let save_one = |dir: &Path, w: f32| {
+            let w = [w];
+            let tensors = [TensorToSave::f32("w", &[1], &w), TensorToSave::f32("x", &[1], &[1.0])];
+            save(dir, &RunConfig::default(), Position { step: 2, ..Position::default() }, &tensors, &tensors[..1])
+                .unwrap();
+        };
+        save_one(&a, 1.0);
+        save_one(&c, 2.0);
+        std::fs::copy(c.join(OPTIMIZER_FILE), a.join(OPTIMIZER_FILE)).unwrap();
+        assert!(
+            message(&a).contains("optimizer.safetensors: expected the state that was saved with the model beside it")
+        );
+        save_one(&c, 1.0);
+        std::fs::copy(c.join(OPTIMIZER_FILE), a.join(OPTIMIZER_FILE)).unwrap();
+        SavedRun::open(&a).unwrap();
         std::fs::remove_file(b.join(OPTIMIZER_FILE)).unwrap();
         assert!(message(&b).contains("found no optimizer.safetensors"));
     }

@@ -55,6 +55,11 @@ impl Place {
         assert_eq!(self.tree(), before, "{args}: nothing may be written");
     }
 
+    /// As [`Place::fails`] where another process writes meanwhile.
+    pub fn fails_alone(&self, args: &str, expected: &str) {
+        failed(args, &self.command(args).output().unwrap(), expected);
+    }
+
     /// Every file and folder with its content.
     pub fn tree(&self) -> Vec<(PathBuf, Vec<u8>)> {
         tree(self.dir.path())

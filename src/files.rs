@@ -1,0 +1,112 @@
+//! Files that a person names: only regular ones are opened, because a pipe may wait for ever and a device need not end.
+//!
+//! Links are followed, as everywhere; one that leads nowhere is called that.
+
+use std::fs::{self, Metadata};
+use std::io::{self, ErrorKind};
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// What stands at a path, for a person: `a file`, `a folder`, `a named pipe`, `a device` ...
+pub(crate) fn kind(about: &Metadata) -> &'static str {
+    let what = about.file_type();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+        if what.is_fifo() {
+            return "a named pipe";
+        } else if what.is_socket() {
+            return "a socket";
+        } else if what.is_char_device() || what.is_block_device() {
+            return "a device";
+        }
+    }
+    if what.is_dir() {
+        "a folder"
+    } else if what.is_file() {
+        "a file"
+    } else {
+        "something else"
+    }
+}
+
+/// What is known of a path, after its links.
+///
+/// # Errors
+/// [`Error::Io`], which tells a link that leads nowhere or in a circle from a path where nothing is.
+pub(crate) fn about(path: &Path) -> Result<Metadata> {
+    fs::metadata(path).map_err(|e| {
+        let of_link = match fs::read_link(path) {
+            Ok(target) if e.kind() == ErrorKind::NotFound => {
+                format!("a link to {}, which does not exist", target.display())
+            }
+            Ok(_) => format!("a link that cannot be followed: {e}"),
+            Err(_) => return Error::io("reading", path)(e),
+        };
+        Error::io("reading", path)(io::Error::new(e.kind(), of_link))
+    })
+}
+
+/// What is known of a regular file.
+///
+/// # Errors
+/// [`Error::Io`] when it cannot be looked at, or is a folder, a pipe, a device or a socket.
+pub(crate) fn regular(path: &Path) -> Result<Metadata> {
+    let about = about(path)?;
+    if about.is_file() {
+        return Ok(about);
+    }
+    let message = format!("expected a file, found {}", kind(&about));
+    Err(Error::io("reading", path)(io::Error::new(ErrorKind::InvalidInput, message)))
+}
+
+/// Reads a regular file whole.
+///
+/// # Errors
+/// As [`regular`].
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
+    regular(path)?;
+    fs::read(path).map_err(Error::io("reading", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_regular_files_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "x").unwrap();
+        assert_eq!(read(&file).unwrap(), b"x");
+        let message = |path: &Path| read(path).unwrap_err().to_string();
+        assert!(message(dir.path()).ends_with("expected a file, found a folder"), "{}", message(dir.path()));
+        assert!(message(&dir.path().join("missing")).contains("missing: "));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn devices_sockets_pipes_and_links_to_nothing_are_called_by_their_names() {
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let message = |path: &Path| read(path).unwrap_err().to_string();
+        assert_eq!(message(Path::new("/dev/zero")), "reading /dev/zero: expected a file, found a device");
+        let _socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
+        assert!(message(&path("socket")).ends_with("found a socket"));
+        assert!(std::process::Command::new("mkfifo").arg(path("pipe")).status().unwrap().success());
+        assert!(message(&path("pipe")).ends_with("found a named pipe"));
+        for (link, target, wanted) in [
+            ("nowhere", "nothing", "nowhere: a link to nothing, which does not exist"),
+            ("circle", "circle", "circle: a link that cannot be followed: "),
+            ("to-pipe", "pipe", "to-pipe: expected a file, found a named pipe"),
+        ] {
+            symlink(target, path(link)).unwrap();
+            assert!(message(&path(link)).contains(wanted), "{}", message(&path(link)));
+        }
+        fs::write(path("file"), "x").unwrap();
+        symlink("file", path("to-file")).unwrap();
+        assert_eq!(read(&path("to-file")).unwrap(), b"x");
+    }
+}
