@@ -1,8 +1,17 @@
 //! The `sdmoe` program.
 
+use std::io::Write;
 use std::process::ExitCode;
 
+use sdmoe::train::progress::plain;
+
 fn main() -> ExitCode {
-    env_logger::init();
+    // As the default, but that names in what is logged do nothing to a terminal.
+    env_logger::Builder::from_default_env()
+        .format(|out, record| {
+            let (level, target) = (record.level(), record.target());
+            writeln!(out, "[{} {level} {target}] {}", out.timestamp(), plain(&record.args().to_string()))
+        })
+        .init();
     sdmoe::cli::run(std::env::args_os())
 }

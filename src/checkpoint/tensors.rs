@@ -142,6 +142,11 @@ impl TensorFile {
         self.header.info(name).is_some()
     }
 
+    /// The shape of a tensor, if there is one of that name.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.header.info(name).map(|info| info.shape.as_slice())
+    }
+
     /// What was saved beside the tensors, with `format` and `version`.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata

@@ -6,6 +6,7 @@ use super::subject::{SIDES, Subject, side, subjects};
 use super::verdict::verdict;
 use crate::analysis::record::{Analysis, Of, Part};
 use crate::nn::config::ExpertMatrix;
+use crate::train::progress::plain;
 
 /// Tensors listed here.
 const LISTED: usize = 20;
@@ -38,6 +39,8 @@ pub fn terminal_table(analysis: &Analysis) -> String {
         let cell = |x: Option<f64>| finite(x).map_or("\u{2013}".into(), |_| show(x));
         lines.extend(others.iter().map(|m| row(&m.what, &[show(m.value), cell(m.null), cell(m.control)])));
     }
+    // Names of folders and tensors may hold anything.
+    let lines: Vec<_> = lines.iter().map(|line| plain(line)).collect();
     (lines.join("\n") + "\n").replace('\u{a0}', " ")
 }
 

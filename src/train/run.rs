@@ -1,5 +1,6 @@
 //! A whole run: the loop around a [`Trainer`], with its metrics, validations and checkpoints.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -10,7 +11,8 @@ use super::progress::{Display, Progress};
 use super::resume::{parameters, restore, restore_model};
 use super::saved::{self, Position, SavedModel};
 use super::trainer::{StepReport, Trainer};
-use super::{Evaluation, Generation, Outcome, Plan, generate};
+use super::warnings::{self, Watcher};
+use super::{Evaluation, Generation, Outcome, Plan, generate, size};
 use crate::checkpoint::TensorToSave;
 use crate::data::{Batches, Corpus, Validation, tokenizer};
 use crate::error::{Error, Result};
@@ -53,6 +55,7 @@ struct Run {
     metrics: MetricsWriter,
     progress: Progress,
     clock: Clock,
+    watcher: Watcher,
     /// The newest one; the last step has one.
     val_loss: f32,
 }
@@ -75,10 +78,13 @@ pub async fn run(plan: Plan, display: Display, stop: &AtomicBool) -> Result<Outc
 /// `metrics.jsonl` holds whole lines.
 pub async fn run_on(gpu: &Gpu, plan: Plan, display: Display, stop: &AtomicBool) -> Result<Outcome> {
     let Plan { config, corpus, folder, resume } = plan;
+    size::check(gpu, &config)?;
     let trainer = match &resume {
-        Some(saved) => restore(gpu, &config, saved)?,
-        None => Trainer::new(gpu, &config)?,
+        Some(saved) => restore(gpu, &config, saved),
+        None => Trainer::new(gpu, &config),
     };
+    // A device that could not hold the model says so when it is asked, not before.
+    let trainer = trainer.and_then(|t| gpu.check().map(|()| t)).map_err(|e| size::explain(&config, e))?;
     let begun = resume.as_ref().map_or((0, 0), |saved| (saved.model.step, saved.model.tokens));
     // The files' tensors are on the device now.
     drop(resume);
@@ -90,12 +96,24 @@ pub async fn run_on(gpu: &Gpu, plan: Plan, display: Display, stop: &AtomicBool) 
         ));
     }
     let metrics = folder.begin(&config, first)?;
+    let watcher = warnings::of_metrics(&config, &folder.metrics_path())?;
     let tokens_per_step = (config.train.batch * config.train.seq) as u64 * config.train.accumulate;
     let progress = Progress::start(display, first, last);
     let clock = Clock::new(tokens_per_step, first);
     let fingerprint = corpus.fingerprint();
-    let mut run =
-        Run { config, corpus, fingerprint, folder, begun, trainer, metrics, progress, clock, val_loss: f32::NAN };
+    let mut run = Run {
+        config,
+        corpus,
+        fingerprint,
+        folder,
+        begun,
+        trainer,
+        metrics,
+        progress,
+        clock,
+        watcher,
+        val_loss: f32::NAN,
+    };
     let outcome = run.until_done(stop).await;
     run.progress.finish();
     outcome
@@ -128,6 +146,9 @@ impl Run {
             if let Some(loss) = line.val_loss {
                 self.progress.line(&format!("step {step}: validation loss {loss:.4}"));
             }
+            for warning in self.watcher.hear(&line) {
+                self.progress.line(&format!("warning: {}", warning.message));
+            }
             if saves {
                 self.save().await?;
             }
@@ -144,8 +165,7 @@ impl Run {
     fn train(&mut self, step: u64) -> Result<()> {
         let train = &self.config.train;
         let batches = Batches::new(self.corpus.train(), train.batch, train.seq, self.config.seed)?;
-        let micro: Vec<_> = (0..train.accumulate).map(|i| batches.batch(step, i)).collect();
-        self.trainer.step(&micro)
+        self.trainer.step_from(|i| Ok(Cow::Owned(batches.batch(step, i))))
     }
 
     /// Adds what is measured on the held-out part, and the experts' load, to the line of the step just done.
@@ -161,6 +181,7 @@ impl Run {
         line.val_loss = Some(loss);
         line.load_max_violation = Some(load.max_violation);
         line.dead_experts = Some(load.dead_experts);
+        line.load_entropy = Some(load.entropy);
         Ok(())
     }
 
@@ -235,6 +256,7 @@ impl Run {
             adapter: gpu.adapter().name.clone(),
             peak_gpu_bytes: gpu.counters().peak_bytes,
             similarity: super::specialisation::similarities(&self.trainer).await?,
+            warnings: self.watcher.warnings().to_vec(),
         };
         summary.write(&self.folder.summary_path())?;
         let prompt = self.corpus.validation();
@@ -266,7 +288,11 @@ pub async fn continue_text(
     what: &Generation,
     each: impl FnMut(u8) -> Result<()>,
 ) -> Result<()> {
+    saved.complete()?;
     let gpu = Gpu::open(device).await?;
+    // No window is longer than the text.
+    let longest = what.prompt.len().saturating_add(what.tokens).max(1);
+    size::check_activations(&gpu, &saved.config.windows(1, longest))?;
     // In f32 on every adapter: the weights of a run in f16 are saved in f32.
     let model = restore_model(&gpu, saved, &saved.config.model, Precision::F32)?;
     generate::generate(&gpu, &model, saved.config.train.seq, what, each).await
@@ -279,7 +305,9 @@ pub async fn continue_text(
 pub async fn evaluate_text(saved: &SavedModel, device: &GpuOptions, text: &[u8]) -> Result<Evaluation> {
     let train = &saved.config.train;
     let windows = Validation::all(text, train.batch, train.seq)?;
+    saved.complete()?;
     let gpu = Gpu::open(device).await?;
+    size::check_activations(&gpu, &saved.config.windows(text.len().div_ceil(train.seq), train.seq))?;
     // In f32 on every adapter: the weights of a run in f16 are saved in f32.
     let model = restore_model(&gpu, saved, &saved.config.model, Precision::F32)?;
     evaluate(&gpu, &model, train.seq, windows.iter()).await
