@@ -32,6 +32,8 @@ struct Params {
 const LEAST: f32 = 1.1754944e-38;
 // A squared norm below this, in a column whose largest element was 1, is rounding: no reflection.
 const NEGLIGIBLE: f32 = 1e-30;
+// The exponent of numbers that are not finite.
+const EXPONENT: u32 = 0x7f800000u;
 // The most vec4s of a row: 64 columns.
 const MAX_G: u32 = 16;
 
@@ -153,7 +155,8 @@ fn householder(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups)
             var alpha = x;
             var v = 0.0;
             var t = 0.0;
-            if norm2 > NEGLIGIBLE {
+            // By the bits: a compiler may assume that no number is NaN. What is not finite makes R so.
+            if norm2 > NEGLIGIBLE || (bitcast<u32>(norm2) & EXPONENT) == EXPONENT {
                 let norm = sqrt(norm2);
                 alpha = select(norm, -norm, x >= 0.0);
                 v = x - alpha;

@@ -4,7 +4,7 @@
 // X [rows, columns], rows >= columns, is copied column by column and scaled by its largest element into `w`. Rotations
 // make its columns orthogonal: w = X V, and its columns' norms are the singular values. A round rotates disjoint pairs,
 // a sweep of columns - 1 rounds meets every pair once. Output, sorted by falling singular value: s [columns] and the first
-// `keep` columns of U and V. A column of U whose singular value is zero is zero.
+// `keep` columns of U and V. A column of U whose singular value is zero is zero. Of an X that is not finite all is NaN.
 //
 // Columns lie in vec4s, padded with zeros. That is also what keeps a thread below 65535 loop iterations: llvmpipe (Mesa 22)
 // leaves all loops of an invocation once it has made that many in total.
@@ -34,12 +34,19 @@ const LEAST: f32 = 1.1754944e-38;
 const ORTHOGONAL: f32 = 5e-7;
 // So do pairs whose product is below this part of |X|_F^2: both columns are rounding errors of larger ones.
 const NEGLIGIBLE: f32 = 1e-16;
+// The exponent of numbers that are not finite. By the bits: a compiler may assume that there are none.
+const EXPONENT: u32 = 0x7f800000u;
+const NAN: u32 = 0x7fc00000u;
 // One-sided Jacobi converges quadratically, in 5 to 9 sweeps at these sizes.
 const SWEEPS: u32 = 15;
 
 var<workgroup> partial: array<f32, WG>;
 var<workgroup> norm: array<f32, COLUMNS>;
 var<workgroup> unfinished: u32;
+
+fn finite_or_nan(value: f32, broken: bool) -> f32 {
+    return bitcast<f32>(select(bitcast<u32>(value), NAN, broken));
+}
 
 @compute @workgroup_size(WG)
 fn jacobi_svd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -58,15 +65,23 @@ fn jacobi_svd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
     let v_base = index * n * n4;
 
     var largest = 0.0;
+    var exponent = 0u;
     for (var i = lane; i < size; i += WG) {
-        largest = max(largest, abs(x[x_base + i]));
+        let value = x[x_base + i];
+        largest = max(largest, abs(value));
+        exponent = max(exponent, bitcast<u32>(value) & EXPONENT);
     }
-    partial[lane] = largest;
+    // Negative where an element is not finite.
+    partial[lane] = select(largest, -1.0, exponent == EXPONENT);
     workgroupBarrier();
+    largest = 0.0;
+    var broken = false;
     for (var i = 0u; i < WG; i++) {
+        broken = broken || partial[i] < 0.0;
         largest = max(largest, partial[i]);
     }
     workgroupBarrier();
+    largest = select(largest, 0.0, broken);
     let usable = largest >= LEAST;
     let scale = select(0.0, largest, usable);
     let inverse = select(0.0, 1.0 / largest, usable);
@@ -79,7 +94,7 @@ fn jacobi_svd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
         var value = vec4<f32>();
         for (var e = 0u; e < 4u; e++) {
             if first + e < m {
-                value[e] = x[origin + (first + e) * row_step] * inverse;
+                value[e] = select(x[origin + (first + e) * row_step] * inverse, 0.0, broken);
             }
         }
         w[base + i] = value;
@@ -185,14 +200,16 @@ fn jacobi_svd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
         for (var other = 0u; other < n; other++) {
             rank += u32(norm[other] > own || (norm[other] == own && other < column));
         }
-        s[index * n + rank] = own * scale;
+        s[index * n + rank] = finite_or_nan(own * scale, broken);
         if rank < KEEP {
             let factor = select(0.0, 1.0 / own, own > LEAST);
             for (var i = 0u; i < m; i++) {
-                u[(index * m + i) * KEEP + rank] = w[base + column * m4 + i / 4u][i % 4u] * factor;
+                let element = w[base + column * m4 + i / 4u][i % 4u] * factor;
+                u[(index * m + i) * KEEP + rank] = finite_or_nan(element, broken);
             }
             for (var i = 0u; i < n; i++) {
-                v[(index * n + i) * KEEP + rank] = vt[v_base + column * n4 + i / 4u][i % 4u];
+                let element = vt[v_base + column * n4 + i / 4u][i % 4u];
+                v[(index * n + i) * KEEP + rank] = finite_or_nan(element, broken);
             }
         }
     }

@@ -88,6 +88,14 @@ pub enum Error {
         /// Its value: NaN or infinite.
         value: f32,
     },
+    /// A computation that is defined for finite numbers alone met another.
+    #[error("{op}: expected finite numbers, got {value}")]
+    Undefined {
+        /// The operation, e.g. `svd`.
+        op: &'static str,
+        /// What it met or made of it: NaN or infinite.
+        value: f32,
+    },
 }
 
 /// `Result` with this crate's [`Error`].
@@ -107,6 +115,17 @@ impl Error {
     /// A [`Error::Checkpoint`].
     pub fn checkpoint(path: &Path, message: impl Into<String>) -> Self {
         Error::Checkpoint { path: path.to_owned(), message: message.into() }
+    }
+
+    /// Checks that what `op` gave is finite.
+    ///
+    /// # Errors
+    /// [`Error::Undefined`] with the first number that is not.
+    pub(crate) fn unless_finite(op: &'static str, values: &[f32]) -> Result<()> {
+        match values.iter().find(|x| !x.is_finite()) {
+            Some(&value) => Err(Error::Undefined { op, value }),
+            None => Ok(()),
+        }
     }
 
     /// Turns an [`std::io::Error`] into an [`Error::Io`]: `.map_err(Error::io("reading", path))`.

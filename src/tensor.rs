@@ -41,7 +41,8 @@ impl From<&[usize]> for Shape {
         let mut shape = Shape { dims: [1; 4], rank: dims.len().min(4) as u8 };
         shape.dims[..dims.len() - split].copy_from_slice(&dims[split..]);
         if let (Some(first), true) = (shape.dims.first_mut(), split > 0) {
-            *first *= dims[..split].iter().product::<usize>();
+            // What saturates is refused where bytes are counted.
+            *first = dims[..split].iter().fold(*first, |product, &size| product.saturating_mul(size));
         }
         shape
     }
@@ -91,14 +92,16 @@ fn size(gpu: &Gpu, shape: Shape, dtype: DType) -> Result<u64> {
     if dtype == DType::F16 {
         gpu.require_f16()?;
     }
-    Ok((shape.numel() * dtype.bytes()) as u64)
+    let bytes = shape.dims().iter().try_fold(dtype.bytes() as u64, |bytes, &size| bytes.checked_mul(size as u64));
+    bytes.ok_or_else(|| Error::shape("tensor", "fewer than 2^64 bytes", format!("{shape:?}")))
 }
 
 impl Tensor {
     /// A tensor with unspecified content, from the pool.
     ///
     /// # Errors
-    /// [`Error::Device`] when it exceeds the adapter's largest buffer, or when the adapter lacks f16 for an f16 tensor.
+    /// [`Error::Device`] when it exceeds the adapter's largest buffer, or when the adapter lacks f16 for an f16 tensor;
+    /// [`Error::Shape`] when its size cannot be counted.
     pub fn empty(gpu: &Gpu, shape: impl Into<Shape>, dtype: DType) -> Result<Self> {
         let shape = shape.into();
         let size = size(gpu, shape, dtype)?;

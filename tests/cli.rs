@@ -83,7 +83,7 @@ fn settings_that_are_unknown_or_impossible_are_named() {
     for (text, expected) in [
         ("[model]\nwidth = 3", "config: model.width: unknown setting; expected one of "),
         ("[train]\nsteps = ", "config: run.toml, line 2: "),
-        ("[train]\nsteps = \"many\"", "config: run.toml: invalid type"),
+        ("[train]\nsteps = \"many\"", "config: train.steps: invalid type: string \"many\""),
         ("[model.moe]\ntop_k = 9", "config: model.moe.top_k: expected at most model.moe.experts = 8, got 9"),
         ("[spectral]\nrank = 200", "config: spectral.rank: expected at most min(d_model, d_expert) = 128, got 200"),
         ("[model]\nkv_heads = 3", "config: model.kv_heads: expected a divisor of model.heads = 4, got 3"),
@@ -94,8 +94,136 @@ fn settings_that_are_unknown_or_impossible_are_named() {
     place.fails("train --config missing.toml", "reading missing.toml: ");
     place.fails("train --rank 200", "config: spectral.rank: ");
     place.fails("train --steps 0", "config: train.steps: expected at least 1, got 0");
-    place.fails("train --lr -1", "unexpected argument '-1'");
-    place.fails("train --lr=-1", "config: optimizer.lr: expected a number above 0, got -1");
+    for value in ["-1", "-1e-3", "-inf", "nan", "1e39"] {
+        place.fails(&format!("train --lr {value}"), "config: optimizer.lr: expected a number above 0");
+        place.fails(&format!("train --lr={value}"), "config: optimizer.lr: expected a number above 0");
+    }
+}
+
+#[test]
+fn sizes_that_nothing_can_hold_are_told_by_their_setting() {
+    let place = Place::new();
+    for (text, expected) in [
+        (
+            "model.heads = 9223372036854775806\nmodel.kv_heads = 1",
+            "config: model.heads: expected at most 4096, got 9223",
+        ),
+        ("model.layers = 100000000000", "config: model.layers: expected at most 4096, got 100000000000"),
+        ("spectral.power_iterations = 100000", "config: spectral.power_iterations: expected at most 100, got 100000"),
+        ("train.accumulate = 4294967296", "config: train.accumulate: expected at most 65536, got 4294967296"),
+        ("train.batch = 4611686018427387904", "config: train.batch: expected at most 1048576, got 4611"),
+    ] {
+        place.write("run.toml", text);
+        place.fails("train --config run.toml --out r", expected);
+    }
+}
+
+#[test]
+fn usage_mistakes_are_one_line() {
+    let place = Place::new();
+    for (args, expected) in [
+        (
+            "train --speed 3",
+            "error: unexpected argument '--speed' found; tip: a similar argument exists: '--seed'; see --help",
+        ),
+        (
+            "train --spectral maybe",
+            "error: invalid value 'maybe' for '--spectral <on|off>' [possible values: on, off]; see --help",
+        ),
+        (
+            "eval --checkpoint a",
+            "error: the following required arguments were not provided: --data <PATH>...; see --help",
+        ),
+        (
+            "train --steps -1",
+            "error: invalid value '-1' for '--steps <N>': expected a whole number of at least 0 and below 2^64, got -1",
+        ),
+        ("train --batch 1e3", "expected a whole number of at least 0 and below 2^64, got 1e3"),
+        ("train --seq 99999999999999999999", "expected a whole number of at least 0 and below 2^64"),
+        ("analyze", "error: the following required arguments were not provided: <TARGET>; see --help"),
+        ("analyze a --tokens 99999999999", "expected a number of at least 1 and at most 16777216, got 99999999999"),
+        ("generate --checkpoint a --prompt x --tokens 99999999999", "--tokens: expected at most 1073741824"),
+        (
+            "generate --checkpoint a --prompt x --temperature -1",
+            "--temperature: expected a number of at least 0, got -1",
+        ),
+        ("bench --rounds 99999999", "--rounds: expected at most 10000, got 99999999"),
+        ("bench --seconds inf", "--seconds: expected a number of at least 0 and at most 86400, got inf"),
+        ("help-me", "error: unrecognized subcommand 'help-me'"),
+    ] {
+        place.fails(args, expected);
+    }
+    let output = place.command("train").arg("--no\u{1b}[2J\u{9b}such\nflag").output().unwrap();
+    // clap leaves out what turns colours on and more.
+    place::failed("a flag that would clear the screen", &output, "such flag' found");
+    assert!(!output.stderr.contains(&0x1b) && !output.stderr.contains(&0x9b), "{output:?}");
+    let mut none = assert_cmd::Command::cargo_bin("sdmoe").unwrap();
+    let output = none.current_dir(place.path("")).output().unwrap();
+    place::failed("nothing", &output, "error: expected a command: train, generate, eval, analyze, bench, devices");
+    // What is asked for is no mistake.
+    for (args, expected) in [("--help", "Commands:"), ("train --help", "--precision"), ("--version", "sdmoe ")] {
+        let shown = place.runs(args);
+        assert!(shown.contains(expected) && !shown.starts_with("error"), "{shown}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn names_of_files_do_nothing_to_the_terminal() {
+    let place = Place::new();
+    let name = "a\u{1b}]0;title\u{7}\n\u{9b}2J";
+    place.write(name, "");
+    let output = place.command("train --data").arg(name).output().unwrap();
+    place::failed("a name with control characters", &output, "data: a\\u{1b}]0;title\\u{7} \\u{9b}2J: expected text");
+    let bytes = [output.stderr, output.stdout].concat();
+    assert!(bytes.iter().all(|b| *b >= b' ' || *b == b'\n'), "{bytes:?}");
+}
+
+#[test]
+fn flags_without_effect_are_told() {
+    let place = Place::new();
+    let told = |args: &str, expected: &str| {
+        let output = place.command(args).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        let line = said.lines().next().unwrap_or_default();
+        assert!(line.starts_with("warning: ") && line.contains(expected), "{args}: {said}");
+        assert!(said.lines().last().unwrap_or_default().starts_with("error: "), "{args}: {said}");
+    };
+    // They fail later, at what is not there.
+    told("analyze missing --tokens 5", "--tokens has no effect without --data");
+    told("generate --checkpoint missing --prompt x --temperature 0 --seed 2", "--seed has no effect");
+    told("generate --checkpoint missing --prompt x --temperature 0 --top-p 0.5", "--top-p has no effect");
+    for (text, expected) in [
+        ("model.moe.top_k = 1", "model.moe.renormalize = true with model.moe.top_k = 1"),
+        ("model.moe.d_shared = 0\nmodel.moe.shared_gate = \"sigmoid\"", "model.moe.shared_gate"),
+        ("spectral.matrices = [\"up\", \"up\"]", "spectral.matrices names up twice"),
+    ] {
+        place.write("run.toml", text);
+        let args = "train --config run.toml --out a --quiet --adapter nonesuch";
+        told(args, expected);
+    }
+}
+
+#[test]
+fn a_checkpoint_whose_settings_promise_more_than_its_header_has_is_told() {
+    let place = Place::new();
+    place.write("d", "x".repeat(2000));
+    let promise = |layers: usize| {
+        let mut config = RunConfig::default();
+        config.model.layers = layers;
+        let w = [TensorToSave::f32("w", &[2], &[1.0, 2.0])];
+        let at = Position { step: 7, ..Position::default() };
+        let _ = fs::remove_dir_all(place.path("c"));
+        saved::save(&place.path("c"), &config, at, &w, &w).unwrap();
+    };
+    promise(3000);
+    for command in ["eval --checkpoint c --data d", "generate --checkpoint c --prompt x"] {
+        place.fails(command, "tensor `embed.weight`: expected one, found none (by the file's own settings)");
+    }
+    promise(100_000);
+    for command in ["eval --checkpoint c --data d", "generate --checkpoint c --prompt x"] {
+        place.fails(command, "config: model.layers: expected at most 4096, got 100000");
+    }
 }
 
 #[test]

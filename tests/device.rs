@@ -91,3 +91,13 @@ fn kernels_are_timed_where_the_adapter_can() {
     assert_eq!((times.len(), times[0].calls), (1, 3));
     assert!(times[0].seconds > 0.0 && times[0].seconds < 10.0, "{times:?}");
 }
+
+#[test]
+fn a_size_beyond_all_counting_is_an_error() {
+    let gpu = gpu();
+    let huge = usize::MAX / 2;
+    for shape in [vec![huge, huge], vec![huge, 1, 1, 5], vec![huge, huge, 1, 1, 1], vec![huge / 2]] {
+        let message = Tensor::empty_f32(&gpu, &shape).map(drop).unwrap_err().to_string();
+        assert!(message.contains("2^64 bytes") || message.contains("the adapter's largest"), "{shape:?}: {message}");
+    }
+}

@@ -361,3 +361,42 @@ fn principal_angles_are_accurate_from_nothing_to_a_right_angle() {
         assert!((distances.projection - 1.0).abs() < 1e-6);
     }
 }
+
+#[test]
+fn what_is_not_finite_has_no_singular_values_and_says_so() {
+    for gpu in tiers() {
+        for [m, n] in [[1, 1], [5, 1], [3, 7], [64, 64], [3, 300], [100, 90]] {
+            let (k, size) = (m.min(n).min(4), m * n);
+            let bad = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+            let places = [0, size / 2, size - 1];
+            // A good matrix, then one for each number and place.
+            let mut x = Array::random(&[10, m, n], 3).to_f32();
+            for (i, (bad, at)) in bad.iter().flat_map(|b| places.map(|at| (*b, at))).enumerate() {
+                x[(i + 1) * size + at] = bad;
+            }
+            let x = Tensor::from_f32(&gpu, [10, m, n], &x).unwrap();
+            let svd = randomized_svd(&x, k, SvdOptions::default(), None).unwrap();
+            let what = format!("{m} x {n}, {:?}", gpu.tier());
+            let message = block_on(svd.values()).err().map(|e| e.to_string()).unwrap_or_default();
+            assert!(message.contains("svd: expected finite numbers, got "), "{what}: {message}");
+            let (s, u, v) = (download(&svd.s_all), download(&svd.u), download(&svd.v));
+            let (good, broken) = s.data.split_at(s.cols());
+            assert!(good.iter().all(|s| s.is_finite() && *s >= 0.0), "{what}: {good:?}");
+            assert!(broken.iter().all(|s| s.is_nan()), "{what}: {broken:?}");
+            assert_orthonormal(&what, &u.matrix(0));
+            assert_orthonormal(&what, &v.matrix(0));
+            for i in 1..10 {
+                let vectors = [u.matrix(i).data, v.matrix(i).data].concat();
+                assert!(vectors.iter().all(|x| x.is_nan()), "{what}: vectors of matrix {i}");
+            }
+        }
+    }
+}
+
+#[test]
+fn singular_values_of_finite_matrices_are_read_as_they_are() {
+    let gpu = gpu();
+    let x = upload(&gpu, &Array::random(&[3, 9, 5], 4));
+    let small = svd_small(&x, 5).unwrap();
+    assert_eq!(block_on(small.values()).unwrap(), block_on(small.s.to_f32()).unwrap());
+}

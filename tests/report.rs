@@ -454,3 +454,17 @@ fn the_terminal_gets_a_table_of_eighty_columns() {
         assert_eq!(text.contains("unique W_u"), analysis.target.spectral);
     }
 }
+
+#[test]
+fn warnings_of_a_run_stand_first_on_the_page_and_by_name_on_one_of_two() {
+    let (a, b) = (SMALL.analysis("one"), BASELINE.analysis("two"));
+    let (_dir, page) = report(&[&a]);
+    let warning = "step 50: 3 of the 32 experts got no token &lt;b&gt;at all&lt;/b&gt;";
+    assert!(page.contains(&format!("<li>{warning}</li>")));
+    assert!(page.find("id=\"warnings\"").unwrap() < page.find("class=\"figures\"").unwrap());
+    let (_dir, page) = report(&[&a, &b]);
+    assert!(page.contains(&format!("<li>one: {warning}</li>")));
+    let mut quiet = a.clone();
+    quiet.training.as_mut().unwrap().warnings.clear();
+    assert!(!report(&[&quiet]).1.contains("id=\"warnings\""));
+}

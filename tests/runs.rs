@@ -21,6 +21,7 @@ use sdmoe::train::resume::restore;
 use sdmoe::train::run::run;
 use sdmoe::train::run_folder::RunFolder;
 use sdmoe::train::saved::SavedRun;
+use sdmoe::train::warnings::Kind;
 use sdmoe::train::{Outcome, Plan};
 
 const TEXT: &str = "the quick brown fox jumps over the lazy dog. ";
@@ -85,7 +86,7 @@ fn a_run_writes_what_the_documents_promise_and_its_config_reproduces_it() {
         assert!(report.contains(part), "{part} in {report}");
     }
     let metrics = place.read("a/metrics.jsonl");
-    let names = "step loss aux_loss lr grad_norm tokens_per_second val_loss load_max_violation dead_experts \
+    let names = "step loss aux_loss lr grad_norm tokens_per_second val_loss load_max_violation dead_experts load_entropy \
                  similarity_merged similarity_unique drift_model drift_hidden common_gap common_energy_beyond_rank \
                  basis_angle common_gradient_share";
     for name in names.split_whitespace() {
@@ -93,7 +94,7 @@ fn a_run_writes_what_the_documents_promise_and_its_config_reproduces_it() {
     }
     let text = place.read("a/summary.json");
     let names = "val_loss bits_per_byte tokens_per_second steps tokens parameters active_parameters adapter \
-                 peak_gpu_bytes similarity layer matrix side merged unique chance";
+                 peak_gpu_bytes similarity layer matrix side merged unique chance warnings";
     for name in names.split_whitespace() {
         assert!(text.contains(&format!("\"{name}\":")), "{name} in {text}");
     }
@@ -363,6 +364,54 @@ fn standard_input_is_a_file_like_any_other() {
     );
 }
 
+/// Settings whose router gets no gradient, and whose experts die.
+fn frozen_router() -> RunConfig {
+    let mut config = tiny();
+    (config.model.moe.top_k, config.model.moe.balance_loss, config.model.moe.z_loss) = (1, 0.0, 0.0);
+    // Two sequences of the same words: few different tokens.
+    (config.train.steps, config.train.seq, config.train.eval_every) = (3, 32, 1);
+    config
+}
+
+#[test]
+fn doubtful_settings_and_dead_experts_are_told_once_and_stand_in_summary_and_report() {
+    let place = place(&frozen_router());
+    let told = |args: &str| {
+        let output = place.command(args).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{said}");
+        said.lines().filter(|l| l.starts_with("warning: ")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let loud = told("train --config run.toml --out a");
+    assert!(loud[0].contains("model.moe.renormalize = true with model.moe.top_k = 1"), "{loud:?}");
+    assert!(loud[0].contains("nothing trains it"), "{loud:?}");
+    let warnings = summary(&place.path("a")).warnings;
+    assert_eq!(loud, warnings.iter().map(|w| format!("warning: {}", w.message)).collect::<Vec<_>>());
+    let kinds: Vec<Kind> = warnings.iter().map(|w| w.kind).collect();
+    assert!(kinds.starts_with(&[Kind::RouterWithoutGradient]) && kinds.contains(&Kind::DeadExperts), "{kinds:?}");
+    let mut once = kinds.clone();
+    once.dedup();
+    assert_eq!(once, kinds);
+    // What the metrics say without the warnings.
+    assert!(lines(&place.path("a/metrics.jsonl")).iter().any(|l| l.dead_experts > Some(0)));
+    let page = place.read("a/analysis/report.html");
+    assert!(page.contains("What to be wary of") && page.contains("got no token, where an even load is 16 tokens"));
+    assert!(place.read("a/analysis/analysis.json").contains("\"kind\":\"dead_experts\""));
+    // Quiet about the progress, not about these; and a resumed run knows what was told before.
+    assert_eq!(told("train --config run.toml --out b --quiet --report off"), loud);
+    let resumed = told("train --resume a --steps 5 --report off");
+    assert!(!resumed.iter().any(|l| l.contains("got no token")), "{resumed:?}");
+    assert!(summary(&place.path("a")).warnings.starts_with(&warnings));
+}
+
+#[test]
+fn a_run_without_fault_is_not_warned_of() {
+    let place = place(&tiny());
+    place.runs("train --config run.toml --out a --quiet");
+    assert_eq!(summary(&place.path("a")).warnings, []);
+    assert!(!place.read("a/analysis/report.html").contains("What to be wary of"));
+}
+
 fn values(named: impl IntoIterator<Item = (String, Tensor)>) -> std::collections::BTreeMap<String, Vec<f32>> {
     named.into_iter().map(|(name, tensor)| (name, block_on(tensor.to_f32()).unwrap())).collect()
 }
@@ -462,7 +511,8 @@ fn missing_and_unknown_adapters_are_told_and_leave_nothing() {
 /// A place with a finished run `a` of 4 steps.
 fn finished() -> Place {
     let mut config = tiny();
-    config.train.steps = 4;
+    // Together with a learning rate that breaks a run it would be warned of.
+    (config.train.steps, config.optimizer.weight_decay) = (4, 0.0);
     let place = place(&config);
     place.runs("train --config run.toml --out a --quiet --report off");
     place

@@ -95,8 +95,9 @@ pub(super) fn singular_values(x: MatRef<'_, f64>) -> Result<Vec<f64>> {
 /// Sum of the singular values of a small matrix, each right to about 1e-8 of the largest.
 ///
 /// # Errors
-/// [`Error::Data`] when the iteration does not converge.
+/// [`Error::Data`] when the iteration does not converge; [`Error::Undefined`] for numbers that are not finite.
 pub(super) fn nuclear_norm(x: MatRef<'_, f64>) -> Result<f64> {
+    finite(x)?;
     if x.ncols() == 1 {
         return Ok(x.norm_l2());
     }
@@ -110,11 +111,20 @@ pub(super) fn nuclear_norm(x: MatRef<'_, f64>) -> Result<f64> {
 /// All singular values, falling, and with `vectors` the left and right singular vectors.
 ///
 /// # Errors
-/// [`Error::Data`] when the iteration does not converge.
+/// [`Error::Data`] when the iteration does not converge; [`Error::Undefined`] for numbers that are not finite.
 pub(super) fn svd(x: MatRef<'_, f64>) -> Result<(Vec<f64>, Mat<f64>, Mat<f64>)> {
+    finite(x)?;
     let svd = x.thin_svd().map_err(|_| unfinished("singular values", x.nrows(), x.ncols()))?;
     let s = svd.S().column_vector().iter().copied().collect();
     Ok((s, svd.U().to_owned(), svd.V().to_owned()))
+}
+
+/// Checks that a matrix that is to be decomposed is finite: an iteration on what is not may end anywhere.
+fn finite(x: MatRef<'_, f64>) -> Result<()> {
+    match x.col_iter().flat_map(|column| column.iter()).find(|x| !x.is_finite()) {
+        Some(&value) => Err(Error::Undefined { op: "svd", value: value as f32 }),
+        None => Ok(()),
+    }
 }
 
 /// The columns `range`.
@@ -169,6 +179,21 @@ mod tests {
         ];
         for (name, a) in cases {
             assert!(defect(&a) < 1e-13, "{name}: {:e}", defect(&a));
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_is_an_error_wherever_it_stands() {
+        for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            for (rows, columns, at) in [(1, 1, (0, 0)), (5, 3, (4, 2)), (3, 40, (0, 20)), (30, 30, (29, 0))] {
+                let mut a = random(rows, columns, 12);
+                a[at] = bad;
+                for message in
+                    [svd(a.as_ref()).unwrap_err(), nuclear_norm(a.as_ref()).unwrap_err()].map(|e| e.to_string())
+                {
+                    assert!(message.starts_with("svd: expected finite numbers, got "), "{message}");
+                }
+            }
         }
     }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::nn::config::ExpertMatrix;
 use crate::train::metrics::Side;
+use crate::train::warnings::Warning;
 
 /// A square table over experts (or groups), by rows; what is undefined is `None`.
 pub type Pairs = Vec<Vec<Option<f64>>>;
@@ -455,4 +456,6 @@ pub struct Training {
     pub null_drift_model: Option<f64>,
     /// On the hidden side: `sqrt(k / f)`.
     pub null_drift_hidden: Option<f64>,
+    /// What is doubtful in the run's settings and figures.
+    pub warnings: Vec<Warning>,
 }

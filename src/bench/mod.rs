@@ -63,6 +63,11 @@ impl Suite {
     }
 }
 
+/// More rounds tell nothing more.
+const MAX_ROUNDS: usize = 10_000;
+/// A day.
+const MAX_SECONDS: f64 = 86_400.0;
+
 /// How long to measure.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
@@ -96,14 +101,13 @@ impl Plan {
     /// # Errors
     /// [`Error::Config`] when the filter leaves none, and for a number of rounds or seconds that is none.
     pub fn new(suites: &[Suite], options: Options) -> Result<Self> {
-        if options.rounds == 0 {
-            return Err(Error::config("--rounds", "expected at least 1, got 0"));
+        if !(1..=MAX_ROUNDS).contains(&options.rounds) {
+            let expected = if options.rounds == 0 { "at least 1".into() } else { format!("at most {MAX_ROUNDS}") };
+            return Err(Error::config("--rounds", format!("expected {expected}, got {}", options.rounds)));
         }
-        if !(options.seconds >= 0.0 && options.seconds.is_finite()) {
-            return Err(Error::config(
-                "--seconds",
-                format!("expected a number of at least 0, got {}", options.seconds),
-            ));
+        if !(0.0..=MAX_SECONDS).contains(&options.seconds) {
+            let message = format!("expected a number of at least 0 and at most {MAX_SECONDS}, got {}", options.seconds);
+            return Err(Error::config("--seconds", message));
         }
         let all: Vec<Group> = suites.iter().flat_map(|suite| suite.groups()).collect();
         let known: Vec<String> = all.iter().flatten().map(|case| case.facts.name.clone()).collect();

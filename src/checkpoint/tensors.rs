@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
-use super::foreign::plain_file;
 use super::header::read_header;
 use crate::error::{Error, Result};
 use crate::files;
@@ -142,6 +141,11 @@ impl TensorFile {
     /// Whether there is a tensor of that name.
     pub fn contains(&self, name: &str) -> bool {
         self.header.info(name).is_some()
+    }
+
+    /// The shape of a tensor, if there is one of that name.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.header.info(name).map(|info| info.shape.as_slice())
     }
 
     /// What was saved beside the tensors, with `format` and `version`.

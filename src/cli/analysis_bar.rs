@@ -3,7 +3,7 @@
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::analysis::whole::Event;
-use crate::train::progress::{Display, say};
+use crate::train::progress::{Display, plain, say};
 
 const TEMPLATE: &str = "{bar:30} {pos}/{len} matrices  {msg}  {eta} left";
 
@@ -23,7 +23,7 @@ impl AnalysisBar {
         if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
             bar.set_style(style);
         }
-        Self { display, bar, name: name.to_owned() }
+        Self { display, bar, name: plain(name).into_owned() }
     }
 
     /// Shows a step forward.

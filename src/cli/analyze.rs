@@ -17,17 +17,23 @@ use crate::gpu::Gpu;
 use crate::nn::config::Precision;
 use crate::report;
 use crate::train::compiling::CompileNotice;
-use crate::train::progress::{Display, say};
+use crate::train::config::RunConfig;
+use crate::train::progress::{Display, plain, say};
 use crate::train::resume::restore_model;
 use crate::train::run_folder::RunFolder;
 use crate::train::saved::SavedModel;
+use crate::train::warnings;
 
 use super::analysis_bar::AnalysisBar;
 use super::device::DeviceArgs;
+use super::usage::whole;
+use super::{shown, warn};
 
 /// Tokens looked at, where nothing else is said: seconds on a CPU for a tiny model.
 const TOKENS: usize = 8192;
-/// Of those, tokens at which Jacobians are taken.
+/// More than a device holds the activations of.
+const MOST_TOKENS: usize = 1 << 24;
+/// Of the tokens looked at, those at which Jacobians are taken.
 const JACOBIANS: usize = 32;
 
 /// A run's report within its folder.
@@ -58,11 +64,11 @@ pub(super) struct Args {
     /// Share of the singular directions that is the top part
     #[arg(long, value_name = "SHARE", default_value = "1%", value_parser = share)]
     top: f64,
-    /// Tokens of the text that are looked at
-    #[arg(long, value_name = "N", default_value_t = TOKENS, value_parser = tokens)]
-    tokens: usize,
+    /// Tokens of the text that are looked at [default: 8192]
+    #[arg(long, value_name = "N", value_parser = tokens)]
+    tokens: Option<usize>,
     /// Seed of sketches, probes and controls
-    #[arg(long, value_name = "S", default_value_t = 0)]
+    #[arg(long, value_name = "S", default_value_t = 0, value_parser = whole::<u64>)]
     seed: u64,
     /// Share of the singular values that is computed, or all
     #[arg(long, value_name = "SHARE|all", default_value = "10%", value_parser = values)]
@@ -105,7 +111,8 @@ fn values(text: &str) -> Result<f64, String> {
 }
 
 fn tokens(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| format!("expected a number of at least 1, got {text}"))
+    let expected = || format!("expected a number of at least 1 and at most {MOST_TOKENS}, got {text}");
+    text.parse().ok().filter(|n| (1..=MOST_TOKENS).contains(n)).ok_or_else(expected)
 }
 
 /// A target, opened and checked, and the text for it.
@@ -129,6 +136,7 @@ impl Subject {
             Some(text) => {
                 let saved = SavedModel::open(path)?;
                 let seq = saved.config.train.seq;
+                saved.complete()?;
                 let windows = sources::windows(text, tokens.div_ceil(seq), seq)?;
                 Some((saved, text.iter().map(|s| s.name.clone()).collect(), windows))
             }
@@ -181,7 +189,12 @@ impl Subject {
         if self.checkpoint.source() == Source::Run && self.checkpoint.stack() == 0 {
             let metrics = RunFolder::resume(&self.path).map(|folder| folder.metrics_path());
             if let Some(metrics) = metrics.ok().filter(|path| path.is_file()) {
-                found.analysis.training = Some(training(&metrics, &self.checkpoint)?);
+                let mut curves = training(&metrics, &self.checkpoint)?;
+                match RunConfig::from_file(&self.path.join("config.toml"), None) {
+                    Ok(config) => curves.warnings = warnings::of_metrics(&config, &metrics)?.warnings().to_vec(),
+                    Err(e) => say(&format!("note: without the warnings of the run: {e}")),
+                }
+                found.analysis.training = Some(curves);
             }
         }
         if let Some((saved, names, windows)) = &self.text {
@@ -236,10 +249,13 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let spectrum =
         SpectrumOptions { top: args.top, values: args.values, seed: args.seed, ..SpectrumOptions::default() };
     let options = AnalysisOptions { spectrum, layers: args.layers.clone().map(|l| l.0) };
+    if args.tokens.is_some() && args.data.is_empty() {
+        warn("--tokens has no effect without --data, whose tokens are looked at");
+    }
     let text = if args.data.is_empty() { None } else { Some(sources::read(&args.data)?) };
     let targets = args.target.iter().chain(&args.compare);
     let open_one = |path: &PathBuf| {
-        let subject = Subject::open(path, text.as_deref(), args.tokens)?;
+        let subject = Subject::open(path, text.as_deref(), args.tokens.unwrap_or(TOKENS))?;
         options.chosen(&subject.checkpoint)?;
         Ok(subject)
     };
@@ -278,14 +294,18 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     for one in found.iter().chain(beside.iter().map(|(_, record)| record)) {
         if found.len() + beside.len() > 1 {
-            super::print(&format!("{}:\n", one.target.name))?;
+            super::print(&format!("{}:\n", plain(&one.target.name)))?;
         }
         super::print(&(report::terminal_table(one) + "\n"))?;
     }
     for (other, _) in &beside {
-        super::print(&format!("report on {}: {}\n", other.name, dir.join(&other.folder).join(report::PAGE).display()))?;
+        super::print(&format!(
+            "report on {}: {}\n",
+            plain(&other.name),
+            shown(&dir.join(&other.folder).join(report::PAGE))
+        ))?;
     }
-    super::print(&format!("report: {}\n", dir.join(report::PAGE).display()))
+    super::print(&format!("report: {}\n", shown(&dir.join(report::PAGE))))
 }
 
 #[cfg(test)]

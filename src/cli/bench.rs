@@ -8,6 +8,8 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, GpuOptions};
 
 use super::device::DeviceArgs;
+use super::usage::whole;
+use super::warn;
 
 /// Flags of `sdmoe bench`.
 #[derive(Debug, clap::Args)]
@@ -31,7 +33,7 @@ pub(super) struct Args {
     #[arg(long)]
     matrix_units: bool,
     /// Rounds of each group of cases
-    #[arg(long, value_name = "N", default_value_t = Options::default().rounds)]
+    #[arg(long, value_name = "N", default_value_t = Options::default().rounds, value_parser = whole::<usize>)]
     rounds: usize,
     /// Seconds after which a group of cases has no further round, once it has three
     #[arg(long, value_name = "S", default_value_t = Options::default().seconds)]
@@ -77,6 +79,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
         Options { filter: args.filter.clone(), rounds: args.rounds, seconds: args.seconds, quick: args.quick };
     let plan = Plan::new(&suites, options)?;
     if args.list {
+        if args.json.is_some() {
+            warn("--json has no effect: with --list nothing is measured");
+        }
         return super::print(&plan.names().map(|name| format!("{name}\n")).collect::<String>());
     }
     if let Some(path) = &args.json {

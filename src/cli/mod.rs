@@ -6,12 +6,13 @@
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use crate::error::{Error, Result};
-use crate::train::progress::say;
+use crate::train::progress::{plain, say, without_controls};
 
 mod analysis_bar;
 mod analyze;
@@ -23,6 +24,7 @@ mod generate;
 mod panic;
 mod stop;
 mod train;
+mod usage;
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -56,12 +58,16 @@ enum Command {
 /// Runs the program with the command line `args`, whose first entry is its name.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     crate::gpu::trusted::quiet_without_a_desktop();
-    let cli = match Cli::try_parse_from(args) {
+    let cli = match Cli::try_parse_from(usage::join_negative_numbers(args)) {
         Ok(cli) => cli,
-        Err(e) => {
-            // Help and version come here too, with code 0; nothing is left to say when even this cannot be printed.
+        // Help and version come here too; nothing is left to say when even this cannot be printed.
+        Err(e) if !e.use_stderr() => {
             let _ = e.print();
-            return ExitCode::from(e.exit_code() as u8);
+            return ExitCode::SUCCESS;
+        }
+        Err(e) => {
+            say(&format!("error: {}", usage::one_line::<Cli>(&e)));
+            return ExitCode::from(2);
         }
     };
     let work = || match cli.command {
@@ -81,12 +87,23 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// Prints to standard output; a reader that went away (`sdmoe ... | head`) is not a failure.
+/// A path on one line that does nothing to a terminal.
+fn shown(path: &Path) -> String {
+    plain(&path.display().to_string()).into_owned()
+}
+
+/// Tells of something doubtful, on one line of standard error.
+fn warn(message: &str) {
+    say(&format!("warning: {message}"));
+}
+
+/// Prints to standard output, control characters but line ends and tabs as their code; a reader that went away (`sdmoe ... | head`) is not a failure.
 fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
+    let text = without_controls(text, &['\n', '\t']);
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Error::io("writing", std::path::Path::new("standard output"))(e))
+            Err(Error::io("writing", Path::new("standard output"))(e))
         }
         _ => Ok(()),
     }

@@ -14,10 +14,13 @@ use crate::train::progress::{Display, say};
 use crate::train::run::run_on;
 use crate::train::run_folder::RunFolder;
 use crate::train::saved::SavedRun;
+use crate::train::warnings::settings_warnings;
 use crate::train::{Outcome, Plan};
 
 use super::device::DeviceArgs;
 use super::stop::{INTERRUPTED, Stop};
+use super::usage::whole;
+use super::{shown, warn};
 
 /// Flags of `sdmoe train`.
 #[derive(Debug, clap::Args)]
@@ -37,13 +40,13 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     config: Option<PathBuf>,
     /// Optimizer steps of the whole run
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>)]
     steps: Option<u64>,
     /// Sequences a batch
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>)]
     batch: Option<usize>,
     /// Bytes a sequence
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>)]
     seq: Option<usize>,
     /// Highest learning rate
     #[arg(long, value_name = "LR")]
@@ -53,13 +56,13 @@ pub(super) struct Args {
     #[arg(long, value_name = "f32|f16", value_parser = precision)]
     precision: Option<Precision>,
     /// Seed of the parameters and of the order of the data
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", value_parser = whole::<u64>)]
     seed: Option<u64>,
     /// Spectral decoupling of the experts [default: on]
     #[arg(long, value_name = "on|off")]
     spectral: Option<Switch>,
     /// Rank k of the experts' common bases
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = whole::<usize>)]
     rank: Option<usize>,
     /// What backward makes again instead of keeping it: `experts` saves about half of the activations' memory
     #[arg(long, value_parser = recompute, value_name = "none|experts")]
@@ -180,6 +183,9 @@ impl Args {
         }
         let corpus = Corpus::load(&config.data.paths, config.data.validation_fraction)?;
         corpus.require(config.train.seq)?;
+        if let Some(saved) = &resume {
+            saved.model.complete()?;
+        }
         Ok(Plan { config, corpus, folder, resume })
     }
 }
@@ -211,6 +217,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     // With its lock, which is held until the report is there.
     let folder = plan.folder.clone();
     let dir = folder.dir().to_owned();
+    let doubtful = settings_warnings(&plan.config);
+    doubtful.iter().for_each(|warning| warn(&warning.message));
+    if args.rank.is_some() && !plan.config.spectral.enabled {
+        warn("--rank has no effect: spectral decoupling is off");
+    }
     let reports = !matches!(args.report, Some(Switch::Off));
     let held_out = if reports { plan.corpus.validation().to_vec() } else { Vec::new() };
     let stop = Stop::listen()?;
@@ -222,18 +233,23 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     }))?;
     match pollster::block_on(run_on(&gpu, plan, display, stop.asked()))? {
         Outcome::Finished { summary, sample } => {
+            if display == Display::Quiet {
+                // Nothing was told on the way.
+                let found = summary.warnings.iter().filter(|w| w.step.is_some());
+                found.for_each(|warning| warn(&warning.message));
+            }
             super::print(&report(&summary, &sample, &dir))?;
             if reports {
                 // From here on an interrupt loses nothing but the report.
                 stop.saved();
                 let display = if display == Display::Bar { Display::Bar } else { Display::Quiet };
                 let page = super::analyze::report_run(&gpu, &dir, &held_out, display)?;
-                super::print(&format!("report on the experts: {}\n", page.display()))?;
+                super::print(&format!("report on the experts: {}\n", shown(&page)))?;
             }
             Ok(ExitCode::SUCCESS)
         }
         Outcome::Interrupted { step } => {
-            super::print(&format!("stopped after step {step}; go on with: sdmoe train --resume {}\n", dir.display()))?;
+            super::print(&format!("stopped after step {step}; go on with: sdmoe train --resume {}\n", shown(&dir)))?;
             Ok(ExitCode::from(INTERRUPTED))
         }
     }
@@ -271,6 +287,6 @@ fn report(summary: &Summary, sample: &str, dir: &Path) -> String {
             mean(|s| Some(s.chance)).unwrap_or_default()
         ));
     }
-    line(format!("metrics, summary and checkpoint: {}\n", dir.display()));
+    line(format!("metrics, summary and checkpoint: {}\n", shown(dir)));
     lines.join("\n")
 }

@@ -1,8 +1,8 @@
 //! Dense linear algebra on the device, batched and without readback: random numbers, tall-skinny QR, small SVD,
 //! randomized SVD, subspaces.
 //!
-//! Everything is f32 and deterministic: one adapter gives the same bits for the same input. Nothing here is
-//! differentiable: METHOD holds the bases fixed between refreshes.
+//! Everything is f32 and deterministic: one adapter gives the same bits for the same input. A matrix with an element that is
+//! not finite has NaN for results, which who reads them back turns into an error. Nothing here is differentiable: METHOD holds the bases fixed between refreshes.
 
 pub mod qr;
 pub mod random;
@@ -52,6 +52,16 @@ pub(crate) fn stack(op: &'static str, x: &Tensor) -> Result<[usize; 3]> {
         [batch, rows, columns] => Ok([batch, rows, columns]),
         _ => Err(Error::shape(op, "[rows, columns] or [batch, rows, columns]", format!("{x:?}"))),
     }
+}
+
+/// What `op` gave, in host memory.
+///
+/// # Errors
+/// [`Error::Undefined`] where it is not finite; [`Error::Device`].
+async fn finite(op: &'static str, values: &Tensor) -> Result<Vec<f32>> {
+    let values = values.to_f32().await?;
+    Error::unless_finite(op, &values)?;
+    Ok(values)
 }
 
 /// Cuts a batch into parts whose matrices of `elements` elements fit one binding together, at least one a part.

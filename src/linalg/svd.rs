@@ -75,7 +75,7 @@ impl Default for SvdOptions {
     }
 }
 
-/// The k leading singular triplets.
+/// The k leading singular triplets; all NaN for a matrix that has an element that is not finite.
 #[derive(Clone, Debug)]
 pub struct Svd {
     /// Left singular vectors, `[B, m, k]`.
@@ -85,6 +85,16 @@ pub struct Svd {
     pub s_all: Tensor,
     /// Right singular vectors, `[B, n, k]`.
     pub v: Tensor,
+}
+
+impl Svd {
+    /// The singular values in host memory, `[B, l]`.
+    ///
+    /// # Errors
+    /// [`Error::Undefined`] where a matrix has an element that is not finite; [`Error::Device`].
+    pub async fn values(&self) -> Result<Vec<f32>> {
+        super::finite("svd", &self.s_all).await
+    }
 }
 
 /// The `k` leading singular triplets of each matrix of `w: [B, m, n]` (or `[m, n]`), `1 <= k <= min(m, n)`.

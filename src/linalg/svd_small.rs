@@ -33,7 +33,7 @@ crate::params! {
     struct IdentityParams { size: u32 }
 }
 
-/// Singular values, all of them, and the leading singular vectors.
+/// Singular values, all of them, and the leading singular vectors; all NaN for a matrix that has an element that is not finite.
 #[derive(Clone, Debug)]
 pub struct SmallSvd {
     /// `[B, m, keep]`, orthonormal columns.
@@ -42,6 +42,16 @@ pub struct SmallSvd {
     pub s: Tensor,
     /// `[B, n, keep]`, orthonormal columns.
     pub v: Tensor,
+}
+
+impl SmallSvd {
+    /// The singular values in host memory, `[B, min(m, n)]`.
+    ///
+    /// # Errors
+    /// [`Error::Undefined`] where a matrix has an element that is not finite; [`Error::Device`].
+    pub async fn values(&self) -> Result<Vec<f32>> {
+        super::finite("svd_small", &self.s).await
+    }
 }
 
 /// Override constants of [`JACOBI_SVD`] for `x: [.., m, n]`: a thread a pair of columns, at least a subgroup of the software

@@ -280,39 +280,51 @@ fn require(ok: bool, field: &str, message: impl FnOnce() -> String) -> Result<()
     if ok { Ok(()) } else { Err(Error::config(field, message())) }
 }
 
+/// Checks that `value` lies within `least` and `most`. The upper bounds lie above what any published model has, and so low that
+/// no product of sizes leaves 64 bits: 2^12 layers of 2^10 experts of 2^16 x 2^17 elements are 2^55.
+fn within(field: &str, value: u64, least: u64, most: u64) -> Result<()> {
+    require(value >= least, field, || format!("expected at least {least}, got {value}"))?;
+    require(value <= most, field, || format!("expected at most {most}, got {value}"))
+}
+
+/// Checks that `value` is a number of at least 0 and at most `most`.
+fn weight(field: &str, value: f32, most: f32) -> Result<()> {
+    require((0.0..=most).contains(&value), field, || {
+        format!("expected a number >= 0 and at most {}, got {value}", f64::from(most))
+    })
+}
+
+/// The widest embedding, hidden layer and so on; see [`within`].
+const MAX_WIDTH: u64 = 1 << 16;
+/// The widest hidden layer of an expert.
+const MAX_HIDDEN: u64 = 1 << 17;
+
 impl ModelConfig {
-    /// Checks that the sizes fit each other.
+    /// Checks that each size is within its bounds and that the sizes fit each other.
     ///
     /// # Errors
     /// [`Error::Config`] names the first setting that is impossible, what it needs and what it is.
     pub fn validate(&self) -> Result<()> {
-        for (field, value) in [
-            ("model.vocab", self.vocab),
-            ("model.d_model", self.d_model),
-            ("model.layers", self.layers),
-            ("model.heads", self.heads),
-            ("model.kv_heads", self.kv_heads),
-            ("model.head_dim", self.head_dim),
-            ("model.moe.experts", self.moe.experts),
-            ("model.moe.top_k", self.moe.top_k),
-            ("model.moe.d_expert", self.moe.d_expert),
-        ] {
-            require(value >= 1, field, || "expected at least 1, got 0".into())?;
-        }
+        within("model.vocab", self.vocab as u64, 1, 1 << 20)?;
+        within("model.d_model", self.d_model as u64, 1, MAX_WIDTH)?;
+        within("model.layers", self.layers as u64, 1, 1 << 12)?;
+        within("model.heads", self.heads as u64, 1, 1 << 12)?;
+        within("model.kv_heads", self.kv_heads as u64, 1, 1 << 12)?;
+        within("model.head_dim", self.head_dim as u64, 1, u64::MAX)?;
         require(self.heads.is_multiple_of(self.kv_heads), "model.kv_heads", || {
             format!("expected a divisor of model.heads = {}, got {}", self.heads, self.kv_heads)
-        })?;
-        require(self.head_dim.is_multiple_of(2), "model.head_dim", || {
-            format!("expected an even number (RoPE turns pairs), got {}", self.head_dim)
         })?;
         require(self.head_dim <= 128, "model.head_dim", || {
             format!("expected at most 128 (the attention kernel's register budget), got {}", self.head_dim)
         })?;
-        require(self.rope_theta >= 1.0 && self.rope_theta.is_finite(), "model.rope_theta", || {
-            format!("expected a number of at least 1, got {}", self.rope_theta)
+        require(self.head_dim.is_multiple_of(2), "model.head_dim", || {
+            format!("expected an even number (RoPE turns pairs), got {}", self.head_dim)
         })?;
-        require(self.norm_eps > 0.0 && self.norm_eps.is_finite(), "model.norm_eps", || {
-            format!("expected a positive number, got {}", self.norm_eps)
+        require((1.0..=1e12).contains(&self.rope_theta), "model.rope_theta", || {
+            format!("expected a number of at least 1 and at most 1e12, got {}", self.rope_theta)
+        })?;
+        require(self.norm_eps > 0.0 && self.norm_eps <= 1.0, "model.norm_eps", || {
+            format!("expected a number above 0 and at most 1, got {}", self.norm_eps)
         })?;
         self.moe.validate()
     }
@@ -320,23 +332,21 @@ impl ModelConfig {
 
 impl MoeConfig {
     fn validate(&self) -> Result<()> {
+        within("model.moe.experts", self.experts as u64, 1, 1024)?;
+        within("model.moe.top_k", self.top_k as u64, 1, u64::MAX)?;
+        within("model.moe.d_expert", self.d_expert as u64, 1, MAX_HIDDEN)?;
+        within("model.moe.d_shared", self.d_shared as u64, 0, MAX_HIDDEN)?;
         require(self.top_k <= self.experts, "model.moe.top_k", || {
             format!("expected at most model.moe.experts = {}, got {}", self.experts, self.top_k)
         })?;
         require(self.routing == Routing::TopK || self.top_k == self.experts, "model.moe.top_k", || {
-            format!("soft routing visits every expert: expected {}, got {}", self.experts, self.top_k)
+            format!("model.moe.routing = \"soft\" visits every expert: expected {}, got {}", self.experts, self.top_k)
         })?;
-        require(self.experts <= 1024, "model.moe.experts", || format!("expected at most 1024, got {}", self.experts))?;
-        require(self.top_k <= 64, "model.moe.top_k", || format!("expected at most 64, got {}", self.top_k))?;
-        for (field, value) in [
-            ("model.moe.scaling", self.scaling),
-            ("model.moe.balance_loss", self.balance_loss),
-            ("model.moe.z_loss", self.z_loss),
-            ("model.moe.balance_bias", self.balance_bias),
-        ] {
-            require(value >= 0.0 && value.is_finite(), field, || format!("expected a number >= 0, got {value}"))?;
-        }
-        Ok(())
+        within("model.moe.top_k", self.top_k as u64, 1, 64)?;
+        weight("model.moe.scaling", self.scaling, 1e4)?;
+        weight("model.moe.balance_loss", self.balance_loss, 1e4)?;
+        weight("model.moe.z_loss", self.z_loss, 1e4)?;
+        weight("model.moe.balance_bias", self.balance_bias, 1e4)
     }
 }
 
@@ -364,9 +374,14 @@ impl SpectralConfig {
     /// Checks the settings against a model.
     ///
     /// # Errors
-    /// [`Error::Config`] when the rank does not fit the expert matrices or an interval is zero. Where nothing is decoupled
-    /// every setting is fine.
+    /// [`Error::Config`] when a number is beyond its bound, when the rank does not fit the expert matrices or an interval is
+    /// zero. Where nothing is decoupled only the bounds count.
     pub fn validate(&self, model: &ModelConfig) -> Result<()> {
+        within("spectral.refresh_every", self.refresh_every, 0, MAX_STEPS)?;
+        // 16 iterations separate a ratio of 1.1 to three digits; each is two products with every expert matrix.
+        within("spectral.power_iterations", self.power_iterations as u64, 0, 100)?;
+        within("spectral.rank", self.rank as u64, 0, MAX_WIDTH)?;
+        within("spectral.oversampling", self.oversampling as u64, 0, MAX_WIDTH)?;
         if !ExpertMatrix::ALL.into_iter().any(|m| self.covers(m)) {
             return Ok(());
         }
@@ -374,10 +389,16 @@ impl SpectralConfig {
         require(self.rank <= limit, "spectral.rank", || {
             format!("expected at most min(d_model, d_expert) = {limit}, got {}", self.rank)
         })?;
-        let fits = limit <= MAX_COLUMNS || self.rank.saturating_add(self.oversampling) <= MAX_COLUMNS;
-        require(fits, "spectral.oversampling", || {
+        let sketched = limit > MAX_COLUMNS;
+        require(!sketched || self.rank <= MAX_COLUMNS, "spectral.rank", || {
+            format!("expected at most {MAX_COLUMNS} where min(d_model, d_expert) is more, got {}", self.rank)
+        })?;
+        require(!sketched || self.rank + self.oversampling <= MAX_COLUMNS, "spectral.oversampling", || {
             format!("expected at most {MAX_COLUMNS} with the rank, {}, got {}", self.rank, self.oversampling)
         })?;
-        require(self.refresh_every >= 1, "spectral.refresh_every", || "expected at least 1, got 0".into())
+        within("spectral.refresh_every", self.refresh_every, 1, MAX_STEPS)
     }
 }
+
+/// The most steps of a run, and of everything that is counted in steps: at a thousand steps a second it takes 30 years.
+pub(crate) const MAX_STEPS: u64 = 1_000_000_000_000;

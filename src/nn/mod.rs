@@ -7,4 +7,5 @@ pub mod moe;
 pub mod params;
 pub mod pass;
 pub mod sample;
+pub(crate) mod size;
 pub mod spectral;

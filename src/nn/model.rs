@@ -13,6 +13,7 @@ use crate::nn::config::{ExpertMatrix, ModelConfig, Precision};
 use crate::nn::moe::MoeLayer;
 use crate::nn::params::{Group, ParamBuilder, ParamId, ParamSet};
 use crate::nn::pass::Pass;
+use crate::nn::size;
 use crate::ops::{Add, Embedding, MatMul, RmsNorm};
 use crate::tensor::{DType, Tensor};
 
@@ -77,7 +78,27 @@ impl Model {
     /// As [`Model::new`], and [`Error::Device`] when the adapter lacks f16.
     pub fn with_precision(gpu: &Gpu, config: &ModelConfig, precision: Precision) -> Result<Self> {
         config.validate()?;
+        size::fits(config, gpu.device().limits().max_buffer_size)?;
         let mut params = ParamBuilder::default();
+        let mut model = Self::registered(&mut params, config);
+        model.params = params.build_for(gpu, precision)?;
+        if config.moe.balance_bias > 0.0 {
+            for layer in &mut model.layers {
+                layer.bias = Some(Tensor::persistent(gpu, [config.moe.experts], DType::F32)?);
+            }
+        }
+        Ok(model)
+    }
+
+    /// Names and shapes of the parameters in a checkpoint, which need no device.
+    pub fn shapes(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
+        let mut params = ParamBuilder::default();
+        Self::registered(&mut params, config);
+        params.shapes().map(|(name, shape)| (name.to_owned(), shape.to_vec())).collect()
+    }
+
+    /// The model before it has buffers.
+    fn registered(params: &mut ParamBuilder, config: &ModelConfig) -> Self {
         let d = config.d_model;
         let embed = params.add("embed.weight", Group::Decay, &[config.vocab, d]);
         let mut layers = Vec::new();
@@ -85,18 +106,15 @@ impl Model {
             let name = format!("layers.{l}");
             layers.push(Layer {
                 attn_norm: params.add(format!("{name}.attn_norm.weight"), Group::NoDecay, &[d]),
-                attn: AttentionLayer::new(&mut params, &format!("{name}.attn"), config),
+                attn: AttentionLayer::new(params, &format!("{name}.attn"), config),
                 moe_norm: params.add(format!("{name}.moe_norm.weight"), Group::NoDecay, &[d]),
-                moe: MoeLayer::new(&mut params, &format!("{name}.moe"), l, config),
-                bias: match config.moe.balance_bias > 0.0 {
-                    true => Some(Tensor::persistent(gpu, [config.moe.experts], DType::F32)?),
-                    false => None,
-                },
+                moe: MoeLayer::new(params, &format!("{name}.moe"), l, config),
+                bias: None,
             });
         }
         let final_norm = params.add("final_norm.weight", Group::NoDecay, &[d]);
         let head = (!config.tied_head).then(|| params.add("head.weight", Group::Decay, &[d, config.vocab]));
-        Ok(Self { config: config.clone(), params: params.build_for(gpu, precision)?, embed, layers, final_norm, head })
+        Self { config: config.clone(), params: ParamSet::default(), embed, layers, final_norm, head }
     }
 
     /// Draws the parameters: norms 1, embedding and router with a small deviation, every other matrix `[in, out]` with

@@ -79,6 +79,11 @@ impl ParamBuilder {
         ParamId(self.entries.len() - 1)
     }
 
+    /// Names and shapes of what was added, in order.
+    pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.entries.iter().map(|(name, _, shape)| (name.as_str(), shape.as_slice()))
+    }
+
     /// Makes the buffers in f32, zeroed.
     ///
     /// # Errors
@@ -145,7 +150,7 @@ impl ParamBuilder {
 }
 
 /// All parameters of a model.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ParamSet {
     params: Vec<Param>,
     groups: Vec<GroupBuffers>,

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::schedule::LearningRate;
 use crate::error::{Error, Result};
+use crate::nn::config::MAX_STEPS;
 
 /// The `[optimizer]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -69,18 +70,21 @@ impl OptimizerConfig {
             }
             Err(Error::config(format!("optimizer.{field}"), format!("expected {expected}, got {got}")))
         };
-        let positive = |x: f32| x > 0.0 && x.is_finite();
+        let positive = |x: f32, most: f32| x > 0.0 && x <= most;
         let share = |x: f32| (0.0..1.0).contains(&x);
-        check(positive(self.lr), "lr", "a number above 0", self.lr)?;
+        check(positive(self.lr, 1e30), "lr", "a number above 0 and at most 1e30", self.lr)?;
         check(share(self.beta1), "beta1", "a number in [0, 1)", self.beta1)?;
         check(share(self.beta2), "beta2", "a number in [0, 1)", self.beta2)?;
-        check(positive(self.eps), "eps", "a number above 0", self.eps)?;
+        check(positive(self.eps, 1.0), "eps", "a number above 0 and at most 1", self.eps)?;
         let scale = self.loss_scale;
         check((1.0..=16_777_216.0).contains(&scale), "loss_scale", "a number in [1, 2^24]", scale)?;
-        check(self.loss_scale_every >= 1, "loss_scale_every", "at least 1", 0.0)?;
+        let every = self.loss_scale_every;
+        check(every >= 1, "loss_scale_every", "at least 1", every as f32)?;
+        let warmup = self.warmup_steps;
+        check(warmup <= MAX_STEPS, "warmup_steps", "at most 10^12", warmup as f32)?;
         let (decay, clip) = (self.weight_decay, self.clip);
-        check(decay >= 0.0 && decay.is_finite(), "weight_decay", "a number of at least 0", decay)?;
-        check(clip >= 0.0 && clip.is_finite(), "clip", "a number of at least 0", clip)?;
+        check((0.0..=1e3).contains(&decay), "weight_decay", "a number of at least 0 and at most 1000", decay)?;
+        check((0.0..=1e9).contains(&clip), "clip", "a number of at least 0 and at most 1e9", clip)?;
         check((0.0..=1.0).contains(&self.min_lr_ratio), "min_lr_ratio", "a number in [0, 1]", self.min_lr_ratio)
     }
 }

@@ -3,7 +3,7 @@
 //! The device computes small tensors; [`PendingMetrics::read`] awaits them and takes the last means in f64. Sides are
 //! named by where they live (METHOD §6): the model side, d, is the input of gate and up and the output of down.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::Readback;
 use crate::kernels::spectral::{pair_overlaps, sizes};
 use crate::linalg::MAX_COLUMNS;
@@ -290,6 +290,7 @@ impl PendingSimilarity {
 
 async fn floats(readback: Readback) -> Result<Vec<f64>> {
     let values: Vec<f32> = bytemuck::pod_collect_to_vec(&readback.await?);
+    Error::unless_finite("spectral metrics", &values)?;
     Ok(values.into_iter().map(f64::from).collect())
 }
 

@@ -20,6 +20,7 @@ mod subject;
 mod svg;
 mod terminal;
 mod verdict;
+mod warnings;
 
 use std::path::{Path, PathBuf};
 

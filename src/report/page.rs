@@ -13,6 +13,7 @@ use super::sections::{self, Section};
 use super::subject::{Subject, subjects};
 use super::svg;
 use super::verdict::{Verdict, verdict};
+use super::warnings;
 use crate::analysis::record::Analysis;
 
 const STYLE: &str = include_str!("page.css");
@@ -62,6 +63,7 @@ fn page(subjects: &[Subject], first: &[Figure], sections: &[Section], all: &[&Fi
             body {
                 header { (head(subjects, &verdict(subjects))) }
                 main {
+                    (warnings::section(subjects))
                     div.figures { @for f in first { (f.html()) } }
                     @if let [a, b] = subjects { (difference::section(a, b)) }
                     (contents(subjects, sections))

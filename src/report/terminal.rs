@@ -6,6 +6,7 @@ use super::subject::{SIDES, Subject, side, subjects};
 use super::verdict::verdict;
 use crate::analysis::record::{Analysis, Of, Part};
 use crate::nn::config::ExpertMatrix;
+use crate::train::progress::plain;
 
 /// Tensors listed here.
 const LISTED: usize = 20;
@@ -42,6 +43,8 @@ pub fn terminal_table(analysis: &Analysis) -> String {
         let cells = |m: &Measure| [show(m.value), cell(m.spread), cell(m.null), cell(m.control)];
         lines.extend(others.iter().map(|m| row(&m.what, &cells(m))));
     }
+    // Names of folders and tensors may hold anything.
+    let lines: Vec<_> = lines.iter().map(|line| plain(line)).collect();
     (lines.join("\n") + "\n").replace('\u{a0}', " ")
 }
 

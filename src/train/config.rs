@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::error::{Error, Result};
-use crate::nn::config::{ModelConfig, Precision, Preset, SpectralConfig};
+use crate::nn::config::{MAX_STEPS, ModelConfig, Precision, Preset, SpectralConfig};
 use crate::optim::config::OptimizerConfig;
 
 /// All settings of a run.
@@ -168,8 +168,10 @@ impl RunConfig {
     /// [`Error::Config`].
     pub fn from_toml(text: &str, origin: &str, preset: Option<Preset>) -> Result<Self> {
         let mut file: Table = toml::from_str(text).map_err(|e| {
-            let line = e.span().map_or(0, |s| text[..s.start.min(text.len())].matches('\n').count() + 1);
-            Error::config(format!("{origin}, line {line}"), one_line(e.message()))
+            let start = e.span().map_or(0, |s| s.start.min(text.len()));
+            let number = text[..start].matches('\n').count() + 1;
+            let line: String = text.lines().nth(number - 1).unwrap_or_default().trim().chars().take(120).collect();
+            Error::config(format!("{origin}, line {number}"), format!("{} in `{line}`", one_line(e.message())))
         })?;
         let preset = match (preset, file.get("preset")) {
             (Some(preset), _) => preset,
@@ -184,8 +186,12 @@ impl RunConfig {
         let mut known = table.clone();
         known.insert("adapter".into(), Value::String(String::new()));
         reject_unknown(&file, &known, "")?;
-        merge(&mut table, file);
-        Value::Table(table).try_into().map_err(|e: toml::de::Error| Error::config(origin, one_line(&e.to_string())))
+        let preset = table.clone();
+        merge(&mut table, file.clone());
+        Value::Table(table).try_into().map_err(|e: toml::de::Error| {
+            // Which setting it is, the error of the whole does not tell.
+            blame(&file, &preset, &[]).unwrap_or_else(|| Error::config(origin, one_line(e.message())))
+        })
     }
 
     /// The complete settings as the text of `config.toml`.
@@ -198,6 +204,14 @@ impl RunConfig {
 
     fn to_table(&self) -> Result<Table> {
         Table::try_from(self).map_err(|e| Error::config("config.toml", one_line(&e.to_string())))
+    }
+
+    /// The settings of a pass in f32 over at most `batch` windows of at most `seq` bytes.
+    pub(crate) fn windows(&self, batch: usize, seq: usize) -> Self {
+        let mut config = self.clone();
+        config.train.precision = Precision::F32;
+        (config.train.batch, config.train.seq) = (self.train.batch.min(batch), self.train.seq.min(seq));
+        config
     }
 
     /// Checks every setting that can be checked without data and device.
@@ -213,22 +227,26 @@ impl RunConfig {
         let fraction = self.data.validation_fraction;
         require(fraction > 0.0 && fraction < 1.0, "data.validation_fraction", "a number between 0 and 1", fraction)?;
         let t = &self.train;
-        for (field, value) in [
-            ("train.steps", t.steps),
-            ("train.batch", t.batch as u64),
-            ("train.seq", t.seq as u64),
-            ("train.accumulate", t.accumulate),
-            ("train.log_every", t.log_every),
-            ("train.eval_batches", t.eval_batches as u64),
+        for (field, value, least, most) in [
+            ("train.steps", t.steps, 1, MAX_STEPS),
+            ("train.batch", t.batch as u64, 1, 1 << 20),
+            ("train.seq", t.seq as u64, 1, 1 << 20),
+            ("train.accumulate", t.accumulate, 1, 1 << 16),
+            ("train.log_every", t.log_every, 1, MAX_STEPS),
+            ("train.eval_every", t.eval_every, 0, MAX_STEPS),
+            ("train.eval_batches", t.eval_batches as u64, 1, 1 << 20),
+            ("train.checkpoint_every", t.checkpoint_every, 0, MAX_STEPS),
+            ("train.spectral_every", t.spectral_every, 0, MAX_STEPS),
         ] {
-            require(value >= 1, field, "at least 1", value)?;
-            require(i64::try_from(value).is_ok(), field, "at most 2^63 - 1", value)?;
+            require(value >= least, field, &format!("at least {least}"), value)?;
+            require(value <= most, field, &format!("at most {most}"), value)?;
         }
         require(i64::try_from(self.seed).is_ok(), "seed", "at most 2^63 - 1", self.seed)?;
-        // Routed slots are counted in u32 on the device.
-        let slots = t.batch.checked_mul(t.seq).and_then(|n| n.checked_mul(self.model.moe.top_k));
-        let fits = slots.is_some_and(|n| n <= 1 << 31);
-        require(fits, "train.batch", "batch x seq x top_k of at most 2^31", format!("{} x {}", t.batch, t.seq))
+        // Routed slots are counted in u32 on the device; none of the bounds lets the product overflow.
+        let slots = t.batch as u64 * t.seq as u64 * self.model.moe.top_k as u64;
+        let blamed = if t.seq > t.batch * 256 { "train.seq" } else { "train.batch" };
+        let got = format!("{} x {} x {}", t.batch, t.seq, self.model.moe.top_k);
+        require(slots <= 1 << 31, blamed, "batch x seq x top_k of at most 2^31", got)
     }
 }
 
@@ -254,6 +272,31 @@ fn reject_unknown(table: &Table, known: &Table, prefix: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The error of the first setting of `file` below `path` that, alone over the preset, cannot be what it has to be.
+fn blame(file: &Table, preset: &Table, path: &[&str]) -> Option<Error> {
+    file.iter().find_map(|(key, value)| {
+        let path = [path, &[key]].concat();
+        // Of a table where there must be no table, or the other way round, the whole is to blame.
+        if let (Value::Table(inner), Some(Value::Table(_))) = (value, at(preset, &path)) {
+            return blame(inner, preset, &path);
+        }
+        let alone = path
+            .iter()
+            .rev()
+            .fold(value.clone(), |inner, key| Value::Table([(key.to_string(), inner)].into_iter().collect()));
+        let mut table = preset.clone();
+        merge(&mut table, alone.try_into().ok()?);
+        let tried: Result<RunConfig, toml::de::Error> = Value::Table(table).try_into();
+        tried.err().map(|e| Error::config(path.join("."), one_line(e.message())))
+    })
+}
+
+fn at<'a>(table: &'a Table, path: &[&str]) -> Option<&'a Value> {
+    let (first, rest) = path.split_first()?;
+    let value = table.get(*first)?;
+    if rest.is_empty() { Some(value) } else { at(value.as_table()?, rest) }
 }
 
 /// Puts the values of `over` into `base`, table by table.
@@ -340,12 +383,19 @@ mod tests {
             ("sede = 3", "config: sede: unknown setting"),
             ("preset = \"huge\"", "config: preset: unknown variant `huge`"),
             ("seed = 1\nseed = ", "config: run.toml, line 2: "),
-            ("[train]\nsteps = \"many\"", "train"),
-            ("[train]\nsteps = -1", "train"),
+            ("[train]\nsteps = \"many\"", "config: train.steps: invalid type: string \"many\""),
+            ("[train]\nsteps = -1", "config: train.steps: invalid value: integer `-1`"),
+            ("[train]\nprecision = 16", "config: train.precision: "),
             ("[train]\nrecompute = \"half\"", "unknown variant `half`, expected `none` or `experts`"),
-            ("model = 3", "model"),
+            ("model = 3", "config: model: invalid type: integer `3`"),
             ("[train]\nsteps = 0", "config: train.steps: expected at least 1, got 0"),
-            ("[train]\nbatch = 4611686018427387904", "config: train.batch: expected batch x seq"),
+            ("[train]\nbatch = 4611686018427387904", "config: train.batch: expected at most 1048576, got"),
+            (
+                "[train]\nbatch = 1048576\nseq = 2048",
+                "config: train.batch: expected batch x seq x top_k of at most 2^31",
+            ),
+            ("[train]\nbatch = 2048\nseq = 1048576", "config: train.seq: expected batch x seq x top_k of at most 2^31"),
+            ("[spectral]\nrank = 65", "config: spectral.rank: expected at most 64 where min"),
             ("[model]\nvocab = 100", "config: model.vocab: expected at least 256"),
             ("[model.moe]\ntop_k = 9", "config: model.moe.top_k: expected at most model.moe.experts = 8, got 9"),
             ("[spectral]\nrank = 129", "config: spectral.rank: expected at most min(d_model, d_expert) = 128"),
@@ -354,8 +404,8 @@ mod tests {
                 "config: spectral.oversampling: expected at most 64 with the rank, 8",
             ),
             ("[model]\nkv_heads = 3", "config: model.kv_heads: expected a divisor of model.heads = 4, got 3"),
-            ("[optimizer]\nlr = nan", "config: optimizer.lr: expected a number above 0, got NaN"),
-            ("[optimizer]\nbeta2 = 1", "optimizer"),
+            ("[optimizer]\nlr = nan", "config: optimizer.lr: expected a number above 0 and at most 1e30, got NaN"),
+            ("[optimizer]\nbeta2 = 1", "config: optimizer.beta2: expected a number in [0, 1), got 1"),
             ("[data]\nvalidation_fraction = 1.0", "config: data.validation_fraction: expected a number between"),
         ] {
             let message = error(text);

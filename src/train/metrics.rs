@@ -12,6 +12,7 @@ use crate::checkpoint::write_file_atomically;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::nn::config::ExpertMatrix;
+use crate::train::warnings::Warning;
 
 /// One line of `metrics.jsonl`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -46,6 +47,10 @@ pub struct StepMetrics {
     /// Experts without a token, over all layers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dead_experts: Option<u32>,
+    /// The entropy of the experts' load over `ln E`, of the most uneven layer: 1 is even, `ln K / ln E` is K experts that get
+    /// every token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_entropy: Option<f32>,
     /// The spectral block.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub spectral: Option<SpectralMetrics>,
@@ -143,6 +148,9 @@ pub struct Summary {
     pub peak_gpu_bytes: u64,
     /// Similarity of the experts, per layer, matrix and side.
     pub similarity: Vec<Similarity>,
+    /// What is doubtful in the settings and in what training measured, each told once.
+    #[serde(default)]
+    pub warnings: Vec<Warning>,
 }
 
 impl Summary {
@@ -208,6 +216,7 @@ impl MetricsWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::warnings::Kind;
 
     #[test]
     fn a_line_holds_what_was_measured_and_nothing_else() {
@@ -268,6 +277,7 @@ mod tests {
             adapter: "llvmpipe".into(),
             peak_gpu_bytes: 1,
             similarity: vec![similarity],
+            warnings: vec![Warning { kind: Kind::DeadExperts, step: Some(1), message: "one".into() }],
         };
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("summary.json");
@@ -276,6 +286,8 @@ mod tests {
         assert_eq!(serde_json::from_str::<Summary>(&text).unwrap(), summary);
         let compact = text.split_whitespace().collect::<String>();
         let expected = r#"{"layer":0,"matrix":"gate","side":"hidden","merged":0.5,"merged_spread":0.25,"unique":0.1,"chance":0.0625}"#;
+        assert!(compact.contains(expected), "{text}");
+        let expected = r#""warnings":[{"kind":"dead_experts","step":1,"message":"one"}]"#;
         assert!(compact.contains(expected), "{text}");
     }
 }

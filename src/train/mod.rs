@@ -17,8 +17,10 @@ pub mod resume;
 pub mod run;
 pub mod run_folder;
 pub mod saved;
+pub(crate) mod size;
 pub mod specialisation;
 pub mod trainer;
+pub mod warnings;
 
 use config::RunConfig;
 use metrics::Summary;

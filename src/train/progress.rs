@@ -1,5 +1,6 @@
 //! What a person sees while a run goes on: a bar on a terminal, else a line every tenth of the way.
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
@@ -16,9 +17,29 @@ pub enum Display {
     Bar,
 }
 
-/// Prints a line on standard error. Nobody may be listening there any more (`sdmoe train 2>&1 | head`), and training goes on.
+/// Prints a line on standard error, control characters as their code. Nobody may be listening there any more
+/// (`sdmoe train 2>&1 | head`), and training goes on.
 pub fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(std::io::stderr(), "{}", plain(line));
+}
+
+/// `text` on one line that does nothing to a terminal: names of files and tensors may hold anything.
+pub fn plain(text: &str) -> Cow<'_, str> {
+    without_controls(text, &[])
+}
+
+/// `text` with control characters, but those in `kept`, and those that turn the direction of writing as `\u{1b}`.
+pub fn without_controls<'a>(text: &'a str, kept: &[char]) -> Cow<'a, str> {
+    let turns = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let acts = |c: char| (c.is_control() || turns(c)) && !kept.contains(&c);
+    if !text.contains(acts) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::new();
+    for c in text.chars() {
+        if acts(c) { shown.extend(c.escape_unicode()) } else { shown.push(c) }
+    }
+    Cow::Owned(shown)
 }
 
 /// Shows step, loss, tokens per second and the time left, on standard error.
@@ -112,6 +133,16 @@ mod tests {
         assert_eq!(time_left(Duration::from_secs(60), 100, 200), "2m00s");
         assert_eq!(time_left(Duration::from_secs(60), 1, 100), "1h40m");
         assert_eq!(time_left(Duration::ZERO, 0, 0), "0m00s");
+    }
+
+    #[test]
+    fn names_do_nothing_to_a_terminal() {
+        assert_eq!(
+            plain("a\x1b[2J\r\n\u{9b}\u{202e}b\u{7f}\t\u{e9}"),
+            "a\\u{1b}[2J\\u{d}\\u{a}\\u{9b}\\u{202e}b\\u{7f}\\u{9}\u{e9}"
+        );
+        assert_eq!(without_controls("a\n\tb\0", &['\n', '\t']), "a\n\tb\\u{0}");
+        assert!(matches!(plain("plain"), Cow::Borrowed("plain")));
     }
 
     #[test]

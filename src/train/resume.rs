@@ -29,6 +29,7 @@ fn load(tensor: &Tensor, name: &str, file: &TensorFile) -> Result<()> {
 /// # Errors
 /// [`crate::Error::Checkpoint`] when a tensor is missing or of another shape; [`crate::Error::Device`].
 pub fn restore_model(gpu: &Gpu, saved: &SavedModel, config: &ModelConfig, precision: Precision) -> Result<Model> {
+    saved.complete()?;
     let model = Model::with_precision(gpu, config, precision)?;
     parameters(&model).try_for_each(|(name, tensor)| load(&tensor, &name, &saved.tensors))?;
     model.params().update_copies()?;

@@ -1,5 +1,6 @@
 //! A whole run: the loop around a [`Trainer`], with its metrics, validations and checkpoints.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -11,7 +12,8 @@ use super::progress::{Display, Progress, say};
 use super::resume::{parameters, restore, restore_model};
 use super::saved::{self, Position, SavedModel};
 use super::trainer::{StepReport, Trainer};
-use super::{Evaluation, Generation, Outcome, Plan, generate};
+use super::warnings::{self, Watcher};
+use super::{Evaluation, Generation, Outcome, Plan, generate, size};
 use crate::checkpoint::TensorToSave;
 use crate::data::{Batches, Corpus, Validation, tokenizer};
 use crate::error::{Error, Result};
@@ -54,6 +56,7 @@ struct Run<'a> {
     metrics: MetricsWriter,
     progress: &'a Progress,
     clock: Clock,
+    watcher: Watcher,
     /// The newest one; the last step has one.
     val_loss: f32,
 }
@@ -86,21 +89,36 @@ pub async fn run_on(gpu: &Gpu, plan: Plan, display: Display, stop: &AtomicBool) 
 
 async fn run_with(gpu: &Gpu, plan: Plan, progress: &Progress, stop: &AtomicBool) -> Result<Outcome> {
     let Plan { config, corpus, folder, resume } = plan;
+    size::check(gpu, &config)?;
     let trainer = match &resume {
-        Some(saved) => restore(gpu, &config, saved)?,
-        None => Trainer::new(gpu, &config)?,
+        Some(saved) => restore(gpu, &config, saved),
+        None => Trainer::new(gpu, &config),
     };
+    // A device that could not hold the model says so when it is asked, not before.
+    let trainer = trainer.and_then(|t| gpu.check().map(|()| t)).map_err(|e| size::explain(&config, e))?;
     let begun = resume.as_ref().map_or((0, 0), |saved| (saved.model.step, saved.model.tokens));
     // The files' tensors are on the device now.
     drop(resume);
     let (first, last) = (trainer.step_number(), config.train.steps);
     folder.require_work(first, last)?;
     let metrics = folder.begin(&config, first)?;
+    let watcher = warnings::of_metrics(&config, &folder.metrics_path())?;
     let tokens_per_step = (config.train.batch * config.train.seq) as u64 * config.train.accumulate;
     let clock = Clock::new(tokens_per_step, first);
     let fingerprint = corpus.fingerprint();
-    let mut run =
-        Run { config, corpus, fingerprint, folder, begun, trainer, metrics, progress, clock, val_loss: f32::NAN };
+    let mut run = Run {
+        config,
+        corpus,
+        fingerprint,
+        folder,
+        begun,
+        trainer,
+        metrics,
+        progress,
+        clock,
+        watcher,
+        val_loss: f32::NAN,
+    };
     if first < last { run.until_done(stop).await } else { run.close().await }
 }
 
@@ -131,6 +149,9 @@ impl Run<'_> {
             if let Some(loss) = line.val_loss {
                 self.progress.line(&format!("step {step}: validation loss {loss:.4}"));
             }
+            for warning in self.watcher.hear(&line) {
+                self.progress.line(&format!("warning: {}", warning.message));
+            }
             if saves {
                 self.save().await?;
             }
@@ -147,10 +168,9 @@ impl Run<'_> {
     fn train(&mut self, step: u64) -> Result<()> {
         let train = &self.config.train;
         let batches = Batches::new(self.corpus.train(), train.batch, train.seq, self.config.seed)?;
-        let micro: Vec<_> = (0..train.accumulate).map(|i| batches.batch(step, i)).collect();
         let pipelines = |trainer: &Trainer| trainer.gpu().counters().pipelines_created;
         let before = pipelines(&self.trainer);
-        self.trainer.step(&micro)?;
+        self.trainer.step_from(|i| Ok(Cow::Owned(batches.batch(step, i))))?;
         if pipelines(&self.trainer) != before {
             self.clock.compiled(step);
         }
@@ -183,6 +203,7 @@ impl Run<'_> {
         line.val_loss = Some(loss);
         line.load_max_violation = Some(load.max_violation);
         line.dead_experts = Some(load.dead_experts);
+        line.load_entropy = Some(load.entropy);
         Ok(())
     }
 
@@ -261,6 +282,7 @@ impl Run<'_> {
             adapter: gpu.adapter().name.clone(),
             peak_gpu_bytes: gpu.counters().peak_bytes,
             similarity: super::specialisation::similarities(&self.trainer).await?,
+            warnings: self.watcher.warnings().to_vec(),
         };
         summary.write(&self.folder.summary_path())?;
         let prompt = self.corpus.validation();
@@ -292,8 +314,12 @@ pub async fn continue_text(
     what: &Generation,
     each: impl FnMut(u8) -> Result<()>,
 ) -> Result<()> {
+    saved.complete()?;
     let gpu = Gpu::open(device).await?;
     let _notice = CompileNotice::start(&gpu, say);
+    // No window is longer than the text.
+    let longest = what.prompt.len().saturating_add(what.tokens).max(1);
+    size::check_activations(&gpu, &saved.config.windows(1, longest))?;
     // In f32 on every adapter: the weights of a run in f16 are saved in f32.
     let model = restore_model(&gpu, saved, &saved.config.model, Precision::F32)?;
     generate::generate(&gpu, &model, saved.config.train.seq, what, each).await
@@ -306,8 +332,10 @@ pub async fn continue_text(
 pub async fn evaluate_text(saved: &SavedModel, device: &GpuOptions, text: &[u8]) -> Result<Evaluation> {
     let train = &saved.config.train;
     let windows = Validation::all(text, train.batch, train.seq)?;
+    saved.complete()?;
     let gpu = Gpu::open(device).await?;
     let _notice = CompileNotice::start(&gpu, say);
+    size::check_activations(&gpu, &saved.config.windows(text.len().div_ceil(train.seq), train.seq))?;
     // In f32 on every adapter: the weights of a run in f16 are saved in f32.
     let model = restore_model(&gpu, saved, &saved.config.model, Precision::F32)?;
     evaluate(&gpu, &model, train.seq, windows.iter()).await

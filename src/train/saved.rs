@@ -18,6 +18,7 @@ use crate::checkpoint::{
 };
 use crate::data::offsets::hash;
 use crate::error::{Error, Result};
+use crate::nn::model::Model;
 
 /// The parameters of a run at one step, in host memory.
 #[derive(Debug)]
@@ -133,6 +134,25 @@ impl SavedModel {
         let config = RunConfig::from_toml(tensors.entry("config")?, &file.display().to_string(), None)?;
         config.validate()?;
         Ok(Self { path, step, tokens, config, tensors })
+    }
+
+    /// Checks that the file has the tensors that its own settings promise: sizes are believed after this, not before.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] names the first tensor that is missing or of another shape.
+    pub fn complete(&self) -> Result<()> {
+        for (name, shape) in Model::shapes(&self.config.model) {
+            let bad = |message: String| {
+                let message = format!("tensor `{name}`: {message} (by the file's own settings)");
+                Error::checkpoint(&self.path.join(MODEL_FILE), message)
+            };
+            match self.tensors.shape(&name) {
+                Some(there) if there == shape => {}
+                Some(there) => return Err(bad(format!("expected shape {shape:?}, got {there:?}"))),
+                None => return Err(bad("expected one, found none".into())),
+            }
+        }
+        Ok(())
     }
 
     /// Whether it was trained on the data with that fingerprint.

@@ -3,6 +3,7 @@
 //! A step records everything, submits, and returns; its figures arrive some steps later ([`Trainer::reports`]), so that
 //! the device never waits for the host.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use crate::autograd::{Tape, Var};
@@ -19,6 +20,7 @@ use crate::tensor::{DType, Tensor};
 use crate::train::config::{Recompute, RunConfig};
 use crate::train::evaluate::evaluate;
 use crate::train::memory::MemoryReport;
+use crate::train::size;
 
 /// Steps whose figures may be outstanding: enough that the host is ahead of the device, few enough that a failure is
 /// noticed soon.
@@ -54,6 +56,8 @@ pub struct Load {
     pub max_violation: f32,
     /// Experts without a token, over all layers.
     pub dead_experts: u32,
+    /// The entropy of the load over its largest, `ln E`, of the most uneven layer: 1 is even; 1 for a single expert.
+    pub entropy: f32,
 }
 
 /// A training run in memory.
@@ -85,6 +89,8 @@ impl Trainer {
     /// # Errors
     /// [`Error::Config`] for impossible settings, [`Error::Device`] when the adapter cannot hold the model.
     pub fn new(gpu: &Gpu, config: &RunConfig) -> Result<Self> {
+        config.validate()?;
+        size::check(gpu, config)?;
         let model = Model::with_precision(gpu, &config.model, config.train.precision)?;
         model.init(config.seed)?;
         Self::with_model(gpu, config, model, SpectralInit::Fresh)
@@ -96,6 +102,7 @@ impl Trainer {
     /// As [`Trainer::new`].
     pub fn with_model(gpu: &Gpu, config: &RunConfig, model: Model, init: SpectralInit) -> Result<Self> {
         config.validate()?;
+        size::check(gpu, config)?;
         let train = &config.train;
         let rows = train.batch * train.seq;
         // Routed tokens of an expert and step, on average: what decides between the forms of the gradient split.
@@ -174,6 +181,19 @@ impl Trainer {
             let got = format!("{}", batches.len());
             return Err(Error::shape("step", format!("{wanted} micro-batches"), got));
         }
+        let mut batches = batches.iter();
+        self.step_from(|_| match batches.next() {
+            Some(batch) => Ok(Cow::Borrowed(batch)),
+            None => Err(Error::shape("step", format!("{wanted} micro-batches"), "fewer")),
+        })
+    }
+
+    /// As [`Trainer::step`], with micro-batch `i` made by `batch(i)` when its turn comes, so that one is in memory at a time.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`], and what `batch` returns.
+    pub fn step_from<'a>(&mut self, mut batch: impl FnMut(u64) -> Result<Cow<'a, Batch>>) -> Result<()> {
+        let wanted = self.config.train.accumulate;
         if self.step == self.rehearse_after {
             self.optimizer.rehearse()?;
         }
@@ -182,7 +202,8 @@ impl Trainer {
         if let Some(scaling) = self.optimizer.loss_scale() {
             axpby(share, &scaling.state.slice(0..1)?, 0.0, &self.share)?;
         }
-        for (i, batch) in batches.iter().enumerate() {
+        for i in 0..wanted {
+            let batch = batch(i)?;
             self.tokens.write_u32(&batch.tokens)?;
             self.targets.write_u32(&batch.targets)?;
             let mode = if i == 0 { Mode::Train } else { Mode::Accumulate };
@@ -295,13 +316,14 @@ impl Trainer {
     pub async fn load(&self) -> Result<Load> {
         let experts = self.config.model.moe.experts;
         let counts = self.counts.to_u32().await?;
-        let mut load = Load::default();
+        let mut load = Load { entropy: 1.0, ..Load::default() };
         for row in counts.chunks(self.counts.cols()) {
             let row = &row[..experts];
             let total: u64 = row.iter().map(|&c| u64::from(c)).sum();
             let most = row.iter().copied().max().unwrap_or(0);
             let violation = f64::from(most) * experts as f64 / total.max(1) as f64 - 1.0;
             load.max_violation = load.max_violation.max(violation as f32);
+            load.entropy = load.entropy.min(entropy(row, total));
             load.dead_experts += row.iter().filter(|&&c| c == 0).count() as u32;
         }
         Ok(load)
@@ -331,5 +353,27 @@ impl Trainer {
         let mut state = self.optimizer.state()?;
         state.extend(self.model.state());
         Ok(state)
+    }
+}
+
+/// The entropy of `counts`, which add up to `total`, over that of an even load; 1 where there is nothing to tell.
+fn entropy(counts: &[u32], total: u64) -> f32 {
+    if counts.len() < 2 || total == 0 {
+        return 1.0;
+    }
+    let shares = counts.iter().filter(|&&c| c > 0).map(|&c| f64::from(c) / total as f64);
+    (-shares.map(|p| p * p.ln()).sum::<f64>() / (counts.len() as f64).ln()) as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::entropy;
+
+    #[test]
+    fn the_load_has_an_entropy_of_1_where_it_is_even_and_of_0_where_one_expert_has_it_all() {
+        assert!((entropy(&[3, 3, 3], 9) - 1.0).abs() < 1e-6);
+        assert_eq!(entropy(&[0, 9, 0], 9).abs(), 0.0);
+        assert!((entropy(&[4, 4, 0, 0], 8) - 0.5).abs() < 1e-6);
+        assert_eq!((entropy(&[7], 7), entropy(&[0, 0], 0)), (1.0, 1.0));
     }
 }

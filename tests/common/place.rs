@@ -73,8 +73,7 @@ pub fn failed(args: &str, output: &Output, expected: &str) {
     assert!(message.contains(expected), "{args}: expected `{expected}` in: {message}");
     assert!(message.starts_with("error: "), "{args}: {message}");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "", "{args}");
-    // Usage mistakes come from clap, with a hint on further lines.
-    assert!(message.trim_end().lines().count() == 1 || message.contains("--help"), "{args}: {message}");
+    assert_eq!(message.trim_end().lines().count(), 1, "{args}: {message}");
 }
 
 /// Every file below `dir` with its content.

@@ -6,6 +6,7 @@ use sdmoe::analysis::record::{
 };
 use sdmoe::nn::config::ExpertMatrix;
 use sdmoe::train::metrics::Side;
+use sdmoe::train::warnings::{Kind, Warning};
 
 /// What would run if a name were not escaped.
 pub const HOSTILE: &str = "<script>alert(\"1\" & '2')</script>";
@@ -351,6 +352,11 @@ impl Plant {
             null_similarity: Some(0.016),
             null_drift_model: self.spectral.then_some(0.25),
             null_drift_hidden: self.spectral.then_some(0.18),
+            warnings: vec![Warning {
+                kind: Kind::DeadExperts,
+                step: Some(50),
+                message: "step 50: 3 of the 32 experts got no token <b>at all</b>".into(),
+            }],
         }
     }
 
