@@ -81,7 +81,7 @@ pub(super) fn gates(
     };
     let random: Vec<Vec<f64>> = (0..CONTROL_VECTORS).map(random).collect();
     let control = mean(alignment(&random, bases).into_iter().flatten().flatten());
-    Ok(Gates { layer, r, own, cross, specificity, data: None, null: r as f64 / d as f64, control })
+    Ok(Gates { layer, r, own, cross: cross.into(), specificity, data: None, null: r as f64 / d as f64, control })
 }
 
 /// The share of each expert's router vector within the leading directions of the layer's input, `basis: [d, r]` by rows.

@@ -124,7 +124,7 @@ impl Overlaps {
             max: off_diagonal(&self.squared).reduce(f64::max),
             null: self.null(),
             control: None,
-            pairs: self.squared,
+            pairs: self.squared.into(),
         }
     }
 }

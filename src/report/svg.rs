@@ -2,6 +2,7 @@
 
 use maud::{Markup, PreEscaped, html};
 
+use super::legend::Legend;
 use super::number::coordinate;
 
 /// Width of one panel: a phone shows one beside nothing, a desktop three in a row.
@@ -57,10 +58,12 @@ pub fn text_width(text: &str) -> f64 {
     6.5 * text.chars().count() as f64
 }
 
-/// Panels in rows of `columns`, under a title, as one SVG file.
-pub fn file(title: &str, columns: usize, panels: &[Panel]) -> String {
-    let (gap, top) = (24.0, 44.0);
+/// Panels in rows of `columns`, under a title and a legend, as one SVG file.
+pub fn file(title: &str, columns: usize, panels: &[Panel], legend: &Legend) -> String {
+    let gap = 24.0;
     let columns = columns.clamp(1, panels.len().max(1));
+    let (legend, below) = legend.svg(columns as f64 * (WIDTH + gap) - gap);
+    let top = 44.0 + below;
     let heights: Vec<f64> =
         panels.chunks(columns).map(|row| row.iter().map(|p| p.height).fold(0.0, f64::max) + gap).collect();
     let width = columns as f64 * (WIDTH + gap) + gap;
@@ -87,6 +90,7 @@ pub fn file(title: &str, columns: usize, panels: &[Panel]) -> String {
         style { (PreEscaped(STYLE)) }
         rect.paper width="100%" height="100%" {}
         text.figure x=(gap) y="28" { (title) }
+        g transform=(format!("translate({gap} 42)")) { (legend) }
         @for row in &rows { (row) }
         (PreEscaped("</svg>\n"))
     };
