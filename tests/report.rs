@@ -307,7 +307,6 @@ const HUGE: Plant = Plant { layers: 58, experts: 256, d: 7168, f: 2048, spectral
 
 #[test]
 fn a_report_does_not_grow_with_the_square_of_the_experts() {
-    // A tenth of the layers; the whole of it is the next test's.
     let huge = Plant { layers: 6, ..HUGE }.kept("huge", Detail::Top);
     let (dir, page) = report(&[&huge]);
     let (text, figures) = sizes(dir.path());
@@ -329,7 +328,6 @@ fn a_report_does_not_grow_with_the_square_of_the_experts() {
 }
 
 #[test]
-#[ignore = "takes 700 MB a layer's pairs at a time and half a minute without optimisation; the test before it is a tenth of it"]
 fn a_report_of_58_layers_of_256_experts_stays_below_30_megabytes() {
     let (dir, page) = report(&[&HUGE.kept("huge", Detail::Top)]);
     let (text, figures) = sizes(dir.path());

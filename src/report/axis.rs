@@ -99,7 +99,8 @@ impl Axis {
 
     /// The axis for the page's script.
     pub fn words(&self) -> String {
-        format!("{} {} {}", self.range.0, self.range.1, u8::from(self.log))
+        // With exponents where they are shorter.
+        format!("{:?} {:?} {}", self.range.0, self.range.1, u8::from(self.log))
     }
 }
 

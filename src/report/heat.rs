@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::colour;
 use super::number::{coordinate, finite, show, tick_label, tick_step};
-use super::svg::{Panel, WIDTH, panel, shorten};
+use super::svg::{Panel, WIDTH, panel, shorten, text_width};
 
 /// Values of one heat map, with the scale that it shares with those it is compared with.
 #[derive(Clone, Debug, Default)]
@@ -198,10 +198,10 @@ pub fn draw(table: &Table, words: &Words, slot: &str, key: &str) -> Panel {
         (width / columns.max(1) as f64, if square && words.rows.is_empty() { even } else { even.clamp(least, 18.0) });
     let height = cell.1 * rows.max(1) as f64;
     let end = TOP + height;
-    let every = |count: usize, room: f64| {
-        // As many numbers as fit at 16 px each.
+    let every = |count: usize, room: f64, least: f64| {
+        // As many numbers as fit.
         let step =
-            (1..).map(|i| tick_step(i as f64, 1) as usize).find(|s| *s as f64 * room >= 16.0).unwrap_or(1).max(1);
+            (1..).map(|i| tick_step(i as f64, 1) as usize).find(|s| *s as f64 * room >= least).unwrap_or(1).max(1);
         (0..count).step_by(step)
     };
     let content = html! {
@@ -210,10 +210,10 @@ pub fn draw(table: &Table, words: &Words, slot: &str, key: &str) -> Panel {
             (table.paths())
         }
         rect.rule x=(left) y=(TOP) width=(coordinate(width)) height=(coordinate(height)) {}
-        @for j in every(columns, cell.0) {
+        @for j in every(columns, cell.0, 8.0 + text_width(&(columns * block).to_string())) {
             text x=(coordinate(left + (j as f64 + 0.5) * cell.0)) y=(coordinate(end + 13.0)) text-anchor="middle" { (j * block) }
         }
-        @for i in every(rows, cell.1) {
+        @for i in every(rows, cell.1, 16.0) {
             text x=(left - 5.0) y=(coordinate(TOP + (i as f64 + 0.5) * cell.1 + 4.0)) text-anchor="end" {
                 (words.rows.get(i).map_or_else(|| (i * block).to_string(), |name| shorten(name, 17)))
             }

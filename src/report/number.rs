@@ -111,6 +111,9 @@ pub fn tick_label(x: f64, step: f64) -> String {
         let digits = (x.abs().log10().floor() - step.log10().floor()).clamp(0.0, 6.0) as usize;
         return format!("{x:.digits$e}").replace('-', "\u{2212}");
     }
+    if x == 0.0 && step < 1e-6 {
+        return "0".into();
+    }
     let decimals = (-step.log10().floor()).clamp(0.0, 6.0) as usize;
     // Rounding can leave a negative zero.
     format!("{:.*}", decimals, x + 0.0).replace('-', "\u{2212}")

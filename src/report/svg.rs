@@ -30,7 +30,7 @@ pub fn panel(height: f64, heading: &str, attributes: &[(&str, String)], content:
     );
     let svg = html! {
         (PreEscaped(open))
-        text.heading x="0" y="13" { (shorten(heading, 52)) }
+        text.heading x="0" y="13" { (shorten(heading, 46)) }
         (content)
         (PreEscaped("</svg>"))
     };
@@ -66,7 +66,8 @@ pub fn file(title: &str, columns: usize, panels: &[Panel], legend: &Legend) -> S
     let top = 44.0 + below;
     let heights: Vec<f64> =
         panels.chunks(columns).map(|row| row.iter().map(|p| p.height).fold(0.0, f64::max) + gap).collect();
-    let width = columns as f64 * (WIDTH + gap) + gap;
+    // A title of 16 px may be longer than its drawings are wide.
+    let width = (columns as f64 * (WIDTH + gap) + gap).max(2.0 * gap + 1.5 * text_width(title));
     let height = top + heights.iter().sum::<f64>();
     let mut y = top;
     let rows = panels.chunks(columns).zip(&heights).map(|(row, h)| {

@@ -84,7 +84,7 @@ fn worst_layer(subjects: &[Subject]) -> Option<Figure> {
         return Some(figure);
     }
     let tables = rows.iter().map(|(s, of, r)| (s.tag(s.of(*of)), &r.pairs, Some(r.null)));
-    Some(figure.with_list("The most alike pairs", true, blocks::listed("Of", &blocks::list(tables, PAIRS))))
+    Some(figure.with_list("The most alike pairs", true, blocks::listed("Of", "experts", &blocks::list(tables, PAIRS))))
 }
 
 fn trend(subjects: &[Subject]) -> Option<Figure> {

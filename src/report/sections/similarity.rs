@@ -83,8 +83,10 @@ pub fn heat_maps(about: About, subjects: &[Subject], ofs: &[Of], prefer: Option<
     if alike.is_empty() {
         return Some(figure);
     }
+    let things = if ofs.contains(&Of::Activations) { "samples" } else { "experts" };
+    // Beside one map there is room.
     let what = if whose.len() > 1 { "Layer, matrix, side, of" } else { "Layer, matrix, side" };
-    Some(figure.with_list("The most alike pairs", false, blocks::listed(what, &alike)))
+    Some(figure.with_list("The most alike pairs", whose.len() == 1, blocks::listed(what, things, &alike)))
 }
 
 fn key(r: &Similarity, top: f64) -> Vec<String> {
