@@ -277,12 +277,10 @@ mod tests {
     #[test]
     fn what_is_undefined_stays_out_of_blocks() {
         let mut whole = table(66, true);
-        for e in 0..66 {
-            (whole[e][4], whole[4][e]) = (None, None);
-            (whole[e][5], whole[5][e]) = (Some(f64::NAN), Some(f64::NAN));
-            // A whole block.
-            for undefined in 6..9 {
-                (whole[e][undefined], whole[undefined][e]) = (None, None);
+        // From 6 on a whole block.
+        for (expert, x) in [(5, Some(f64::NAN)), (4, None), (6, None), (7, None), (8, None)] {
+            for (a, b) in (0..66).flat_map(|e| [(e, expert), (expert, e)]) {
+                whole[a][b] = x;
             }
         }
         let mut kept = KeptPairs::from(whole);

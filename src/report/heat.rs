@@ -186,10 +186,12 @@ impl Table {
 /// Draws `table`; `slot` names the panel to the page's script, and `key` the table.
 pub fn draw(table: &Table, words: &Words, slot: &str, key: &str) -> Panel {
     let (rows, columns) = (table.cells.len(), table.columns());
-    let left = if words.rows.is_empty() { 34.0 } else { 118.0 };
+    let block = table.block.max(1);
+    // Numbers of more than two digits need more room beside the row's name.
+    let digits = text_width(&(rows * block).to_string()) - text_width("00");
+    let left = if words.rows.is_empty() { 34.0 + digits.max(0.0) } else { 118.0 };
     let width = WIDTH - left - RIGHT;
     let square = rows == columns;
-    let block = table.block.max(1);
     let named = |what: &str| if block > 1 { format!("{what}, {block} a cell") } else { what.to_owned() };
     // A name needs its line's height.
     let least = if words.rows.is_empty() { 4.0 } else { 15.0 };

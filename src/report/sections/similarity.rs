@@ -76,7 +76,7 @@ pub fn heat_maps(about: About, subjects: &[Subject], ofs: &[Of], prefer: Option<
     let figure = blocks::figure(about, drawn, (selects, key(prefer, top)), words, &entries)?;
     let named = |s: &Subject, r: &Similarity| {
         let place = format!("{}, {}, {}", r.layer, r.matrix.name(), side(r.side));
-        if whose.len() > 1 { format!("{place}, {}", s.tag(s.of(r.of))) } else { place }
+        if columns > 1 { format!("{place}, {}", s.tag(s.of(r.of))) } else { place }
     };
     let first = whose.iter().flat_map(|&(s, of)| s.rows(of, parts[0]).map(move |r| (s, r)));
     let alike = blocks::list(first.map(|(s, r)| (named(s, r), &r.pairs, Some(r.null))), PAIRS);
@@ -85,8 +85,8 @@ pub fn heat_maps(about: About, subjects: &[Subject], ofs: &[Of], prefer: Option<
     }
     let things = if ofs.contains(&Of::Activations) { "samples" } else { "experts" };
     // Beside one map there is room.
-    let what = if whose.len() > 1 { "Layer, matrix, side, of" } else { "Layer, matrix, side" };
-    Some(figure.with_list("The most alike pairs", whose.len() == 1, blocks::listed(what, things, &alike)))
+    let what = if columns > 1 { "Layer, matrix, side, of" } else { "Layer, matrix, side" };
+    Some(figure.with_list("The most alike pairs", columns == 1, blocks::listed(what, things, &alike)))
 }
 
 fn key(r: &Similarity, top: f64) -> Vec<String> {
