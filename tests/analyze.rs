@@ -9,7 +9,7 @@ use std::fs;
 
 use checkpoints::{Names, Sizes, Stored, model, write, write_shards};
 use place::Place;
-use sdmoe::analysis::record::{Analysis, Of, Part};
+use sdmoe::analysis::record::{Analysis, KeptPairs, Of, Part};
 use sdmoe::nn::config::{Preset, Routing};
 use sdmoe::report::{PAGE, RECORD, RECORDS};
 use sdmoe::train::config::RunConfig;
@@ -356,6 +356,45 @@ fn only_reports_of_its_own_are_replaced() {
     assert_eq!(output.status.code(), Some(2), "{message}");
     assert!(message.contains("taken/figures/worst-layer.svg: is in the way of the report"), "{message}");
     assert_eq!(place.read("taken/figures/worst-layer.svg"), "mine");
+}
+
+#[test]
+fn of_many_experts_no_more_is_kept_than_asked_for() {
+    let place = Place::new();
+    let sizes = Sizes { layers: 3, dense: 1, experts: 70, d: 8, f: 4 };
+    write(&place.path("many.safetensors"), &model(Names::Olmoe, "F32", sizes));
+    let analysed = |flags: &str| {
+        place.runs(&format!("analyze many.safetensors --out out{flags}"));
+        let page = place.read(&format!("out/{PAGE}"));
+        (record(&place, &format!("out/{RECORD}")), page)
+    };
+    let (whole, whole_page) = analysed(" --pairs full");
+    let (top, top_page) = analysed("");
+    let (none, _) = analysed(" --pairs none");
+    assert_eq!(top, analysed(" --pairs top").0, "70 are many");
+    assert!(whole.similarity.iter().all(|s| s.pairs.len() == 70) && whole.spectra_over_experts.is_empty());
+    assert!(whole.spectra.iter().all(|s| s.singular_values.len() == 4));
+    for (found, blocks) in [(&top, 24), (&none, 0)] {
+        assert_eq!((found.similarity.len(), found.spectra.len()), (whole.similarity.len(), whole.spectra.len()));
+        for (kept, whole) in found.similarity.iter().zip(&whole.similarity) {
+            let KeptPairs::Reduced(pairs) = &kept.pairs else { panic!("{kept:?}") };
+            assert_eq!((pairs.size, pairs.block_mean.len(), pairs.top.is_empty()), (70, blocks, blocks == 0));
+            assert_eq!((kept.mean_offdiag, kept.max), (whole.mean_offdiag, whole.max));
+            assert_eq!((pairs.mean, pairs.largest), (whole.pairs.mean(), whole.max));
+            assert_eq!((pairs.spread, kept.spread), (whole.spread, whole.spread));
+            let listed = |&(i, j, x): &(usize, usize, f64)| (whole.pairs[i][j].unwrap() - x).abs() < 1e-5;
+            assert!(pairs.top.iter().all(listed), "{kept:?}");
+        }
+        assert!(found.spectra.iter().all(|s| s.singular_values.is_empty() && s.frobenius > 0.0));
+        let together: Vec<_> =
+            found.spectra_over_experts.iter().map(|s| (s.layer, s.experts, s.median.len())).collect();
+        assert_eq!(together, [(1, 70, 4), (1, 70, 4), (1, 70, 4), (2, 70, 4), (2, 70, 4), (2, 70, 4)]);
+    }
+    // The page shows what can be seen, however much the record has.
+    let figures = |page: &str| page.matches("<figure").count();
+    assert_eq!(figures(&whole_page), figures(&top_page));
+    assert!(top_page.contains("largest of blocks") && whole_page.contains("largest of blocks"));
+    place.fails("analyze many.safetensors --pairs some", "full, top, none");
 }
 
 #[test]

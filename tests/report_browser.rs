@@ -10,7 +10,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use plant::{BASELINE, LARGE, SMALL};
+use plant::{BASELINE, LARGE, Plant, SMALL};
+use sdmoe::analysis::pairs::Detail;
 use sdmoe::report::{write, write_comparison};
 
 /// What a browser is called.
@@ -96,10 +97,19 @@ fn a_browser_renders_the_report_and_a_reader_can_use_it() {
     let home = dir.path().join("home");
     let (baseline, decoupled) = (BASELINE.analysis("baseline"), SMALL.analysis("sd-moe"));
     let large = LARGE.analysis("Qwen1.5-MoE-A2.7B");
+    let many = Plant { layers: 4, experts: 128, ..LARGE }.kept("many", Detail::Top);
     write(&dir.path().join("one"), &decoupled).unwrap();
+    write(&dir.path().join("many"), &many).unwrap();
     write(&dir.path().join("large"), &large).unwrap();
     write_comparison(&dir.path().join("two"), &baseline, &decoupled).unwrap();
-    for (name, analysis) in [("one", &decoupled), ("large", &large), ("two", &baseline)] {
+    let single = ["cell expert 0 \u{d7} expert 1: 0.", "own expert 2 \u{d7} expert 2: itself"];
+    let blocks = [
+        "cell experts 0\u{2013}3 \u{d7} experts 4\u{2013}7: 0.",
+        "own experts 8\u{2013}11 \u{d7} experts 8\u{2013}11: 0.",
+    ];
+    for (name, cells, said_of_cells) in
+        [("one", 8, single), ("large", 60, single), ("two", 8, single), ("many", 32, blocks)]
+    {
         let page = dir.path().join(name).join("report.html");
         for (kind, width, height) in [("desktop", 1280, 2400), ("phone", 390, 2400)] {
             let picture = dir.path().join(format!("{name}-{kind}.png"));
@@ -117,7 +127,7 @@ fn a_browser_renders_the_report_and_a_reader_can_use_it() {
         }
         // Without a picture a window is at least 500 px wide; a frame can be as narrow as a phone.
         let text = fs::read_to_string(&page).unwrap();
-        let body = format!("<body data-experts=\"{}\">", analysis.target.experts);
+        let body = format!("<body data-experts=\"{cells}\">");
         let probed = text.replace("<body>", &body).replace("</body>", &format!("<script>{PROBE}</script></body>"));
         let probe = page.with_file_name("probe.html");
         fs::write(&probe, probed).unwrap();
@@ -132,10 +142,7 @@ fn a_browser_renders_the_report_and_a_reader_can_use_it() {
         println!("{name}: {said:?}");
         let starts = |prefix: &str| said.iter().any(|l| l.starts_with(prefix));
         assert!(starts("width 390") && starts("over nothing"), "{name}: {said:?}");
-        assert!(
-            starts("cell expert 0 \u{d7} expert 1: 0.") && starts("own expert 2 \u{d7} expert 2: itself"),
-            "{name}: {said:?}"
-        );
+        assert!(said_of_cells.into_iter().all(starts), "{name}: {said:?}");
         assert!(starts("same true") && starts("redrawn true") && starts("shown flex"), "{name}: {said:?}");
         assert!(said.iter().any(|l| l.starts_with("line ") && l.contains("layer 0: 0.")), "{name}: {said:?}");
     }

@@ -75,7 +75,7 @@ pub async fn add_data(
     analysis.settings.tokens = observed.source.len();
     analysis.settings.data = Some(text.label.to_owned());
     let sources = Sources { of_token: &observed.source, names: text.names };
-    for layer in chosen.iter().map(|l| l.number) {
+    for (layer, detail) in chosen.iter().map(|l| (l.number, options.detail(l))) {
         listener(Event::Begin(&format!("layer {layer}, at work on the text")));
         let (view, routed) = (&observed.layers[layer], observed.routed(layer).check()?);
         let Routed { experts, top_k, index, weight, .. } = routed;
@@ -91,6 +91,7 @@ pub async fn add_data(
         let widths = [routed.d, text.seq];
         analysis.similarity.extend(samples(gpu, layer, &view.x, widths, &options.spectrum, controls).await?);
         gates(gpu, model, layer, view, routed, analysis).await?;
+        analysis.keep(layer, detail);
     }
     listener(Event::Begin("gradients"));
     gradients(gpu, model, text.seq, text.windows)?;
@@ -104,6 +105,7 @@ pub async fn add_data(
             let found = analyze_experts(gpu, layer.number, matrix, of, &stack, &options.spectrum, controls).await?;
             analysis.similarity.extend(found.similarity);
             analysis.spectra.extend(found.spectra);
+            analysis.keep(layer.number, options.detail(layer));
             let mut rows_of = analysis.decoupling.iter_mut();
             let row = rows_of.find(|row| row.layer == layer.number && row.matrix == matrix);
             if let (Some(common), Some(row)) = (checkpoint.common(layer, matrix)?, row) {

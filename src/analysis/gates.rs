@@ -100,7 +100,7 @@ pub(super) fn gates(
         control: mean(alignments.iter().copied()),
         control_spread: deviation(&alignments),
         own,
-        cross,
+        cross: cross.into(),
     })
 }
 

@@ -7,12 +7,11 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use super::pairs::{KeptPairs, Pairs, Reduced};
 use crate::nn::config::ExpertMatrix;
+use crate::optim::spectral_metrics::mean;
 use crate::train::metrics::Side;
 use crate::train::warnings::Warning;
-
-/// A square table over experts (or groups), by rows; what is undefined is `None`.
-pub type Pairs = Vec<Vec<Option<f64>>>;
 
 /// Everything that one analysis found.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -30,10 +29,16 @@ pub struct Analysis {
     pub spectra: Vec<Spectrum>,
     /// What random matrices of the same sizes have, one for each kind and size.
     pub spectra_controls: Vec<SpectrumControl>,
+    /// The experts' spectra together, where there are too many to keep each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub spectra_over_experts: Vec<SpectrumOverExperts>,
     /// What the router follows.
     pub gates: Vec<Gates>,
     /// Which singular directions the tokens use.
     pub activations: Vec<Activations>,
+    /// The experts' curves of that together, where there are too many to keep each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub activation_means: Vec<ActivationMeans>,
     /// Whether experts compute different functions.
     pub jacobians: Vec<Jacobians>,
     /// Where the tokens of each expert lie.
@@ -174,7 +179,7 @@ pub struct Similarity {
     #[serde(default)]
     pub control_spread: Option<f64>,
     /// Experts by experts (samples by samples for activations).
-    pub pairs: Pairs,
+    pub pairs: KeptPairs,
 }
 
 /// The singular spectrum of one matrix.
@@ -204,7 +209,8 @@ pub struct Spectrum {
     pub effective_rank_control: Option<f64>,
     /// `|W|_F`.
     pub frobenius: f64,
-    /// Falling; the leading tenth, or all.
+    /// Falling; the leading tenth, or all. Empty for one of many experts: see [`SpectrumOverExperts`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub singular_values: Vec<f64>,
 }
 
@@ -223,6 +229,25 @@ pub struct SpectrumControl {
     pub relative: Vec<f64>,
 }
 
+/// The singular values of a layer's experts, each over its expert's largest: what is kept of many.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SpectrumOverExperts {
+    /// The layer.
+    pub layer: usize,
+    /// The kind of matrix.
+    pub matrix: ExpertMatrix,
+    /// Weights, unique parts or gradients.
+    pub of: Of,
+    /// How many experts.
+    pub experts: usize,
+    /// Of each direction the smallest.
+    pub lowest: Vec<f64>,
+    /// The median; of an even number the mean of the two in the middle.
+    pub median: Vec<f64>,
+    /// The largest.
+    pub highest: Vec<f64>,
+}
+
 /// Alignment of router vectors with the leading input directions of experts (METHOD §6).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Gates {
@@ -233,7 +258,7 @@ pub struct Gates {
     /// `|V_i^T r_i|^2` for the unit router vector of expert i.
     pub own: Vec<Option<f64>>,
     /// `|V_j^T r_i|^2`: router vectors by experts.
-    pub cross: Pairs,
+    pub cross: KeptPairs,
     /// Own over the mean of the others, of each expert. A ratio of few directions has a skewed distribution: the median for
     /// random router vectors is not 1 but, for example, 0.73 (r = 2, d = 128, 8 experts).
     pub specificity: Vec<Option<f64>>,
@@ -273,7 +298,8 @@ pub struct Activations {
     pub tokens: usize,
     /// `|x.v| / |x|` beyond which a direction counts as active.
     pub threshold: f64,
-    /// Share of tokens that use each direction, by falling singular value.
+    /// Share of tokens that use each direction, by falling singular value. Empty, as the next two, for one of many experts:
+    /// see [`ActivationMeans`].
     pub ratio: Vec<Option<f64>>,
     /// Share of the input's energy along each direction.
     pub input_energy: Vec<Option<f64>>,
@@ -290,6 +316,23 @@ pub struct Activations {
     pub null: Option<f64>,
     /// The mean of `ratio` for random directions in place of the singular ones.
     pub control: Option<f64>,
+}
+
+/// Curves of [`Activations`], means over a layer's experts: what is kept of many.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ActivationMeans {
+    /// The layer.
+    pub layer: usize,
+    /// The kind of matrix.
+    pub matrix: ExpertMatrix,
+    /// How many experts had tokens.
+    pub experts: usize,
+    /// Share of tokens that use each direction.
+    pub ratio: Vec<Option<f64>>,
+    /// Share of the input's energy along each direction.
+    pub input_energy: Vec<Option<f64>>,
+    /// Share of the output's energy that each direction carries.
+    pub output_energy: Vec<Option<f64>>,
 }
 
 /// Experts as functions: their Jacobians at the layer's input (METHOD §7).
@@ -311,9 +354,9 @@ pub struct Jacobians {
     /// Probes for a token; none where Jacobians are exact.
     pub probes: Option<usize>,
     /// Mean over tokens of the cosine of two experts' Jacobians.
-    pub mean_of_cosines: Pairs,
+    pub mean_of_cosines: KeptPairs,
     /// Cosine of the mean Jacobians.
-    pub cosine_of_means: Pairs,
+    pub cosine_of_means: KeptPairs,
     /// Mean of `mean_of_cosines` over pairs.
     pub mean_offdiag: Option<f64>,
     /// Standard deviation of `mean_of_cosines` over pairs.
@@ -321,8 +364,12 @@ pub struct Jacobians {
     pub spread: Option<f64>,
     /// Mean of `cosine_of_means` over pairs.
     pub means_offdiag: Option<f64>,
-    /// Singular values of each expert's exact Jacobian, mean over all the tokens; empty where Jacobians are probed.
+    /// Singular values of each expert's exact Jacobian, mean over all the tokens; empty where Jacobians are probed. Of many
+    /// experts there is only their mean.
     pub singular_values: Vec<Vec<f64>>,
+    /// The mean over experts of those, each over its expert's largest, where they are not kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mean_spectrum: Vec<f64>,
     /// Effective rank of each expert's Jacobian, mean over the same tokens.
     pub effective_rank: Vec<Option<f64>>,
     /// Expected cosine of independent Jacobians: 0.
@@ -332,6 +379,19 @@ pub struct Jacobians {
     /// Standard deviation of that control over its pairs.
     #[serde(default)]
     pub control_spread: Option<f64>,
+}
+
+impl Jacobians {
+    /// Mean over experts of the singular values, each over its expert's largest.
+    pub fn relative_spectrum(&self) -> Vec<f64> {
+        if self.singular_values.is_empty() {
+            return self.mean_spectrum.clone();
+        }
+        let relative = |s: &Vec<f64>, j: usize| Some(s.get(j)? / s.first().filter(|first| **first > 0.0)?);
+        let of = |j: usize| mean(self.singular_values.iter().filter_map(|s| relative(s, j)));
+        // Experts without a value come last; where none has one the curve ends.
+        (0..self.singular_values.iter().map(Vec::len).max().unwrap_or(0)).map_while(of).collect()
+    }
 }
 
 /// Principal components of the tokens that each expert gets (METHOD §7).
@@ -350,13 +410,13 @@ pub struct RoutedPca {
     /// `exp(entropy(l / sum l))`.
     pub effective_rank: Vec<Option<f64>>,
     /// Similarity of the subspaces, as for weights.
-    pub similarity: Pairs,
+    pub similarity: KeptPairs,
     /// Geodesic distances `|t|_2`.
-    pub geodesic: Pairs,
+    pub geodesic: KeptPairs,
     /// Chordal distances `|sin t|_2`.
-    pub chordal: Pairs,
+    pub chordal: KeptPairs,
     /// Projection distances `sin t_max`.
-    pub projection: Pairs,
+    pub projection: KeptPairs,
     /// Mean geodesic distance over pairs, over its largest value `sqrt(r) pi / 2`.
     pub mean_geodesic: Option<f64>,
     /// Mean similarity over pairs.

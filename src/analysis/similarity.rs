@@ -126,7 +126,7 @@ impl Overlaps {
             null: self.null(),
             control: None,
             control_spread: None,
-            pairs: self.squared,
+            pairs: self.squared.into(),
         }
     }
 }

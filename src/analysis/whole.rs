@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::control::Controls;
 use super::gates::Router;
+use super::pairs::Detail;
 use super::record::{Analysis, Coverage, Settings, Target};
 use super::spectra::{Directions, Elements, SpectrumOptions, Stack};
 use super::weights::{Decoupled, KindWeights, LayerWeights, analyze_layer};
@@ -23,6 +24,8 @@ pub struct AnalysisOptions {
     pub spectrum: SpectrumOptions,
     /// The layers, by their numbers in the model; none for all that have experts.
     pub layers: Option<Vec<usize>>,
+    /// What is kept of the pairs of experts; none for what suits their number, [`Detail::of_experts`].
+    pub pairs: Option<Detail>,
 }
 
 /// A step forward, for whoever shows it.
@@ -38,6 +41,11 @@ pub enum Event<'a> {
 pub type Listener<'a> = &'a (dyn Fn(Event<'_>) + Sync);
 
 impl AnalysisOptions {
+    /// What is kept of the pairs of a layer's experts.
+    pub(super) fn detail(&self, layer: &ExpertLayer) -> Detail {
+        self.pairs.unwrap_or(Detail::of_experts(layer.experts))
+    }
+
     /// The layers of a checkpoint that are wanted.
     ///
     /// # Errors
@@ -148,6 +156,8 @@ pub async fn analyze_weights(
             analysis.gates.extend(found.gates);
             analysis.decoupling.extend(found.decoupling);
             directions.extend(found.directions.into_iter().map(|(matrix, d)| ((layer.number, matrix), d)));
+            // Before the next: all layers' tables would not fit.
+            analysis.keep(layer.number, options.detail(layer));
             analysis.coverage.matrices += layer.experts;
         }
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::analysis::Controls;
 use crate::analysis::curves::training;
 use crate::analysis::data::{DataOptions, add_data};
+use crate::analysis::pairs::Detail;
 use crate::analysis::record::{Analysis, OtherStack};
 use crate::analysis::spectra::SpectrumOptions;
 use crate::analysis::whole::{AnalysisOptions, analyze_weights, target_name};
@@ -73,8 +74,30 @@ pub(super) struct Args {
     /// Share of the singular values that is computed, or all
     #[arg(long, value_name = "SHARE|all", default_value = "10%", value_parser = values)]
     values: f64,
+    /// What the record keeps of pairs of experts: all; maps of blocks and the largest pairs; or only means, and but for all
+    /// no curves of single experts [default: full up to 64 experts in a layer, else top]
+    #[arg(long, value_name = "full|top|none")]
+    pairs: Option<PairsArg>,
     #[command(flatten)]
     device: DeviceArgs,
+}
+
+/// Values of `--pairs`.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum PairsArg {
+    Full,
+    Top,
+    None,
+}
+
+impl From<PairsArg> for Detail {
+    fn from(pairs: PairsArg) -> Self {
+        match pairs {
+            PairsArg::Full => Detail::Full,
+            PairsArg::Top => Detail::Top,
+            PairsArg::None => Detail::None,
+        }
+    }
 }
 
 /// Numbers of layers.
@@ -248,7 +271,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let display = if std::io::stderr().is_terminal() { Display::Bar } else { Display::Lines };
     let spectrum =
         SpectrumOptions { top: args.top, values: args.values, seed: args.seed, ..SpectrumOptions::default() };
-    let options = AnalysisOptions { spectrum, layers: args.layers.clone().map(|l| l.0) };
+    let options =
+        AnalysisOptions { spectrum, layers: args.layers.clone().map(|l| l.0), pairs: args.pairs.map(Detail::from) };
     if args.tokens.is_some() && args.data.is_empty() {
         warn("--tokens has no effect without --data, whose tokens are looked at");
     }

@@ -6,6 +6,7 @@ use maud::{Markup, html};
 use serde::Serialize;
 
 use super::heat::{self, Packed, Table, Words};
+use super::legend::Legend;
 use super::lines::{self, Axis, Chart, Line};
 use super::svg::{self, Panel};
 
@@ -28,8 +29,10 @@ pub struct Figure {
     pub columns: usize,
     /// The tables to choose from, if it is a heat map with choices.
     pub choice: Option<Choice>,
-    /// The numbers as a table.
-    pub numbers: Option<Markup>,
+    /// The names of its lines.
+    pub legend: Legend,
+    /// Tables below it: what they are, whether they are open, and their rows.
+    pub tables: Vec<(&'static str, bool, Markup)>,
 }
 
 /// The choices of a heat map: the page's script redraws the panels.
@@ -77,16 +80,24 @@ pub struct About<'a> {
 impl Figure {
     fn new(about: About, columns: usize, panels: Vec<Panel>) -> Self {
         let About { id, title, shows, chance, source } = about;
-        Self { id: id.into(), title: title.into(), shows, chance, source, panels, columns, choice: None, numbers: None }
+        Self {
+            id: id.into(),
+            title: title.into(),
+            shows,
+            chance,
+            source,
+            panels,
+            columns,
+            choice: None,
+            legend: Legend::default(),
+            tables: Vec::new(),
+        }
     }
 
     /// Line charts that share their axes; none where nothing is defined.
     pub fn charts(about: About, columns: usize, x: &Axis, y: &Axis, charts: &[(String, Vec<Line>)]) -> Option<Self> {
-        Self::charts_with(
-            about,
-            columns,
-            charts.iter().map(|(heading, lines)| Chart { heading, x, y, lines, bound: None, grades: None }),
-        )
+        let charts = charts.iter().map(|(heading, lines)| Chart { heading, x, y, lines, bound: None });
+        Self::charts_with(about, columns, None, charts)
     }
 
     /// Line charts with a line a layer, graded over all `layers`, that share their axes; `bound` marks a place on x.
@@ -99,22 +110,22 @@ impl Figure {
         bound: Option<(f64, String)>,
     ) -> Option<Self> {
         let grades = (format!("layer {}", layers.first()?), format!("layer {}", layers.last()?));
-        let of_layers = charts.iter().map(|(heading, lines)| Chart {
-            heading,
-            x,
-            y,
-            lines,
-            bound: bound.clone(),
-            grades: Some(grades.clone()),
-        });
-        Self::charts_with(about, columns, of_layers)
+        let of_layers = charts.iter().map(|(heading, lines)| Chart { heading, x, y, lines, bound: bound.clone() });
+        Self::charts_with(about, columns, Some(grades), of_layers)
     }
 
-    /// Line charts.
-    fn charts_with<'a>(about: About, columns: usize, charts: impl Iterator<Item = Chart<'a>>) -> Option<Self> {
+    /// Line charts with one legend.
+    fn charts_with<'a>(
+        about: About,
+        columns: usize,
+        grades: Option<(String, String)>,
+        charts: impl Iterator<Item = Chart<'a>>,
+    ) -> Option<Self> {
         let measured = |l: &Line| l.is_drawn() && !matches!(l.look, lines::Look::Chance | lines::Look::Control);
-        let panels: Vec<Panel> = charts.filter(|c| c.lines.iter().any(measured)).map(|c| lines::draw(&c)).collect();
-        (!panels.is_empty()).then(|| Self::new(about, columns, panels))
+        let charts: Vec<Chart> = charts.filter(|c| c.lines.iter().any(measured)).collect();
+        let legend = Legend::of(charts.iter().flat_map(|c| c.lines), grades);
+        let panels: Vec<Panel> = charts.iter().map(lines::draw).collect();
+        (!panels.is_empty()).then(|| Self { legend, ..Self::new(about, columns, panels) })
     }
 
     /// Heat maps to choose among by `selects`; `chosen` is drawn, and all are in the page as far as there is room.
@@ -146,21 +157,25 @@ impl Figure {
 
     /// Adds the numbers as a table.
     pub fn with_numbers(mut self, numbers: Markup) -> Self {
-        self.numbers = Some(numbers);
+        self.tables.push(("The numbers", false, numbers));
+        self
+    }
+
+    /// Adds a list below the drawings, under its name; `open` where it is seen at once.
+    pub fn with_list(mut self, name: &'static str, open: bool, rows: Markup) -> Self {
+        self.tables.push((name, open, rows));
         self
     }
 
     /// The figure as a file of its own.
     pub fn file(&self) -> String {
-        svg::file(&self.title, self.columns, &self.panels)
+        svg::file(&self.title, self.columns, &self.panels, &self.legend)
     }
 
     /// The figure in the page.
     pub fn html(&self) -> Markup {
-        // Narrow figures stand beside each other.
-        let chooses = self.choice.as_ref().is_some_and(|c| !c.selects.is_empty());
+        // Figures of one panel stand beside each other.
         let class = match self.panels.len() {
-            1 if chooses => "wide-one",
             1 => "one",
             2 => "two",
             _ => "many",
@@ -169,13 +184,14 @@ impl Figure {
             figure.(class) id=(self.id) {
                 h3 { (self.title) }
                 @if let Some(choice) = &self.choice { (choice.html(&self.id)) }
+                (self.legend.html())
                 div.panels { @for p in &self.panels { div.panel { (p.svg) } } }
                 figcaption {
                     p { (self.shows) }
                     p { strong { "Chance. " } (self.chance) " " span.source { "Definition: " (self.source) "." } }
                 }
-                @if let Some(numbers) = &self.numbers {
-                    details { summary { "The numbers" } div.wide { (numbers) } }
+                @for (name, open, rows) in &self.tables {
+                    details open=[open.then_some("open")] { summary { (name) } div.wide { (rows) } }
                 }
             }
         }
@@ -200,7 +216,7 @@ fn pack(
     let (mut used, mut left_out) = (0, 0);
     for (_, _, key, i) in order {
         let table = &panels[i].1[key];
-        let size = 2 * table.cells.iter().map(Vec::len).sum::<usize>();
+        let size = table.weight();
         if used + size > ROOM {
             left_out += 1;
             continue;

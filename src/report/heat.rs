@@ -8,15 +8,19 @@ use serde::Serialize;
 
 use super::colour;
 use super::number::{coordinate, finite, show, tick_label, tick_step};
-use super::svg::{Panel, WIDTH, panel, shorten};
+use super::svg::{Panel, WIDTH, panel, shorten, text_width};
 
 /// Values of one heat map, with the scale that it shares with those it is compared with.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Table {
     /// Rows of cells, all of one length.
     pub cells: Vec<Vec<Option<f64>>>,
     /// Whether the diagonal is a thing beside itself, which says nothing.
     pub diagonal_is_trivial: bool,
+    /// How many experts a column, and of a square table a row, stands for; 0 and 1 for one.
+    pub block: usize,
+    /// How many experts there are, where they stand in blocks.
+    pub count: usize,
     /// The value of the scale's dark end.
     pub lo: f64,
     /// The value of its bright end.
@@ -56,9 +60,12 @@ const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz
 pub struct Packed {
     rows: usize,
     cols: usize,
-    /// Only what is right of the diagonal is there.
+    /// Only what is right of the diagonal is there, and the diagonal unless it is trivial.
     half: bool,
     trivial: bool,
+    /// Experts of a row or column, and of all.
+    block: usize,
+    count: usize,
     lo: f64,
     hi: f64,
     ends: [String; 2],
@@ -90,7 +97,9 @@ impl Table {
             (Some(a), Some(b)) => (a - b).abs() <= 0.5 * (self.hi - self.lo) / LEVELS,
             (a, b) => a == b,
         };
-        self.diagonal_is_trivial && n == self.columns() && (0..n).all(|i| (0..i).all(|j| same(at(i, j), at(j, i))))
+        (self.diagonal_is_trivial || self.block > 1)
+            && n == self.columns()
+            && (0..n).all(|i| (0..i).all(|j| same(at(i, j), at(j, i))))
     }
 
     /// The table for the page's script.
@@ -98,7 +107,7 @@ impl Table {
         let half = self.is_half();
         let mut data = String::new();
         for (i, row) in self.cells.iter().enumerate() {
-            for j in if half { i + 1 } else { 0 }..self.columns() {
+            for j in if half { i + usize::from(self.diagonal_is_trivial) } else { 0 }..self.columns() {
                 // A row that is too short has undefined cells.
                 let x = row.get(j).copied().flatten();
                 let level = finite(x).map_or(UNDEFINED, |x| {
@@ -114,6 +123,8 @@ impl Table {
             cols: self.columns(),
             half,
             trivial: self.diagonal_is_trivial,
+            block: self.block.max(1),
+            count: self.count,
             lo: self.lo,
             hi: self.hi,
             ends: self.ends(),
@@ -122,6 +133,12 @@ impl Table {
             control: self.mark("control", self.control),
             data,
         }
+    }
+
+    /// Bytes that the table takes in the page, about.
+    pub fn weight(&self) -> usize {
+        let cells = self.cells.iter().map(Vec::len).sum::<usize>();
+        if self.is_half() { cells } else { 2 * cells }
     }
 
     /// The labels of the scale's ends.
@@ -169,9 +186,13 @@ impl Table {
 /// Draws `table`; `slot` names the panel to the page's script, and `key` the table.
 pub fn draw(table: &Table, words: &Words, slot: &str, key: &str) -> Panel {
     let (rows, columns) = (table.cells.len(), table.columns());
-    let left = if words.rows.is_empty() { 34.0 } else { 118.0 };
+    let block = table.block.max(1);
+    // Numbers of more than two digits need more room beside the row's name.
+    let digits = text_width(&(rows * block).to_string()) - text_width("00");
+    let left = if words.rows.is_empty() { 34.0 + digits.max(0.0) } else { 118.0 };
     let width = WIDTH - left - RIGHT;
     let square = rows == columns;
+    let named = |what: &str| if block > 1 { format!("{what}, {block} a cell") } else { what.to_owned() };
     // A name needs its line's height.
     let least = if words.rows.is_empty() { 4.0 } else { 15.0 };
     let even = width / rows.max(1) as f64;
@@ -179,10 +200,10 @@ pub fn draw(table: &Table, words: &Words, slot: &str, key: &str) -> Panel {
         (width / columns.max(1) as f64, if square && words.rows.is_empty() { even } else { even.clamp(least, 18.0) });
     let height = cell.1 * rows.max(1) as f64;
     let end = TOP + height;
-    let every = |count: usize, room: f64| {
-        // As many numbers as fit at 16 px each.
+    let every = |count: usize, room: f64, least: f64| {
+        // As many numbers as fit.
         let step =
-            (1..).map(|i| tick_step(i as f64, 1) as usize).find(|s| *s as f64 * room >= 16.0).unwrap_or(1).max(1);
+            (1..).map(|i| tick_step(i as f64, 1) as usize).find(|s| *s as f64 * room >= least).unwrap_or(1).max(1);
         (0..count).step_by(step)
     };
     let content = html! {
@@ -191,17 +212,17 @@ pub fn draw(table: &Table, words: &Words, slot: &str, key: &str) -> Panel {
             (table.paths())
         }
         rect.rule x=(left) y=(TOP) width=(coordinate(width)) height=(coordinate(height)) {}
-        @for j in every(columns, cell.0) {
-            text x=(coordinate(left + (j as f64 + 0.5) * cell.0)) y=(coordinate(end + 13.0)) text-anchor="middle" { (j) }
+        @for j in every(columns, cell.0, 8.0 + text_width(&(columns * block).to_string())) {
+            text x=(coordinate(left + (j as f64 + 0.5) * cell.0)) y=(coordinate(end + 13.0)) text-anchor="middle" { (j * block) }
         }
-        @for i in every(rows, cell.1) {
+        @for i in every(rows, cell.1, 16.0) {
             text x=(left - 5.0) y=(coordinate(TOP + (i as f64 + 0.5) * cell.1 + 4.0)) text-anchor="end" {
-                (words.rows.get(i).map_or_else(|| i.to_string(), |name| shorten(name, 17)))
+                (words.rows.get(i).map_or_else(|| (i * block).to_string(), |name| shorten(name, 17)))
             }
         }
-        text x=(coordinate(left + width / 2.0)) y=(coordinate(end + 27.0)) text-anchor="middle" { (words.column) }
+        text x=(coordinate(left + width / 2.0)) y=(coordinate(end + 27.0)) text-anchor="middle" { (named(&words.column)) }
         @if words.rows.is_empty() {
-            text transform=(format!("translate(9 {}) rotate(-90)", coordinate(TOP + height / 2.0))) text-anchor="middle" { (words.row) }
+            text transform=(format!("translate(9 {}) rotate(-90)", coordinate(TOP + height / 2.0))) text-anchor="middle" { (named(&words.row)) }
         }
         g transform=(format!("translate(0 {})", coordinate(end + 36.0))) {
             (legend(table))

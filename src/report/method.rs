@@ -4,6 +4,7 @@ use maud::{Markup, html};
 
 use super::number::{percent, thousands};
 use super::subject::Subject;
+use crate::analysis::pairs::MANY;
 
 /// Names of tensors that the page lists; all are in the record.
 const LISTED: usize = 50;
@@ -26,7 +27,10 @@ pub fn section(subjects: &[Subject]) -> Markup {
                     }
                 }
             }
-            p.hint { "Undefined (grey cells, gaps in lines) is what has no value: an expert without tokens, too few tokens for a subspace, a router row of zeros. Values under the pointer are rounded; all numbers are in analysis.json." }
+            p.hint { "Undefined (grey cells, gaps in lines) is what has no value: an expert without tokens, too few tokens for a subspace, a router row of zeros. Values under the pointer are rounded; the numbers are in analysis.json." }
+            @if subjects.iter().any(|s| s.analysis.target.experts > MANY) {
+                p.hint { "Of more than " (MANY) " experts in a layer, maps show blocks of neighbouring experts: the mean of their pairs, or the largest. An expert beside itself does not count. The most alike pairs are listed below the maps." }
+            }
             h3 { "Sources" }
             p {
                 "METHOD is the project\u{2019}s page of definitions, docs/method.md. "

@@ -5,11 +5,14 @@
 //! same analysis gives the same bytes. Text from files is escaped by the templates (`maud`) or, in the script's data, by
 //! JSON with `<` written as `\u003c`.
 
+mod axis;
+mod blocks;
 mod colour;
 mod difference;
 mod figure;
 mod files;
 mod heat;
+mod legend;
 mod lines;
 mod measures;
 mod method;

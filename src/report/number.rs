@@ -4,6 +4,8 @@ use crate::optim::spectral_metrics;
 
 /// What stands where there is no number.
 pub const UNDEFINED: &str = "undefined";
+/// What is larger is drawn as this: of ends up to it, the difference is a number too.
+pub const LARGEST: f64 = 1e300;
 
 /// The value, if it is a number that can be drawn.
 pub fn finite(x: Option<f64>) -> Option<f64> {
@@ -111,6 +113,7 @@ pub fn tick_step(range: f64, count: usize) -> f64 {
 
 /// The next round number at or above `x`, to end a scale at.
 pub fn round_up(x: f64) -> f64 {
+    let x = x.clamp(-LARGEST, LARGEST);
     let step = tick_step(x.abs(), 5);
     (x / step - 1e-9).ceil() * step
 }
@@ -123,7 +126,11 @@ pub fn round_down(x: f64) -> f64 {
 /// A tick's label: as many decimals as the step needs.
 pub fn tick_label(x: f64, step: f64) -> String {
     if x != 0.0 && (x.abs() < 1e-3 || x.abs() >= 1e6) {
-        return format!("{x:.0e}").replace('-', "\u{2212}");
+        let digits = (x.abs().log10().floor() - step.log10().floor()).clamp(0.0, 6.0) as usize;
+        return format!("{x:.digits$e}").replace('-', "\u{2212}");
+    }
+    if x == 0.0 && step < 1e-6 {
+        return "0".into();
     }
     let decimals = (-step.log10().floor()).clamp(0.0, 6.0) as usize;
     // Rounding can leave a negative zero.

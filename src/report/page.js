@@ -15,13 +15,13 @@
     return minus(x.toFixed(a < 1 ? 3 : Number.isInteger(x) ? 0 : a < 10 ? 2 : a < 100 ? 1 : 0));
   };
 
-  // Two digits a cell; of a half only what is right of the diagonal is there.
+  // Two digits a cell; of a half only what is right of the diagonal is there, and the diagonal unless it is trivial.
   const unpack = t => {
     if (t.values) return t.values;
     const cells = Array.from({ length: t.rows }, () => Array(t.cols));
     let at = 0;
     for (let i = 0; i < t.rows; i++) {
-      for (let j = t.half ? i + 1 : 0; j < t.cols; j++) {
+      for (let j = t.half ? i + (t.trivial ? 1 : 0) : 0; j < t.cols; j++) {
         const level = 64 * digit.get(t.data[at++]) + digit.get(t.data[at++]);
         const x = level === 4095 ? undefined : t.lo + (t.hi - t.lo) * level / 4094;
         cells[i][j] = x;
@@ -121,10 +121,12 @@
     const j = Math.floor((p.x - left) / width * (t?.cols ?? 0)), i = Math.floor((p.y - top) / height * (t?.rows ?? 0));
     if (!t || i < 0 || j < 0 || i >= t.rows || j >= t.cols) return hide();
     const [id, panel] = svg.dataset.heat.split(".");
-    const row = data.figures[id].names[panel][i] ?? `${svg.dataset.row} ${i}`;
+    const one = (what, i) => t.block === 1 ? `${what} ${i}`
+      : `${what}s ${i * t.block}\u2013${Math.min((i + 1) * t.block, t.count) - 1}`;
+    const row = data.figures[id].names[panel][i] ?? one(svg.dataset.row, i);
     const same = t.trivial && i === j;
     const w = width / t.cols, h = height / t.rows;
-    put(svg, event, `${row} \u00d7 ${svg.dataset.column} ${j}: ${same ? "itself" : show(unpack(t)[i][j])}`,
+    put(svg, event, `${row} \u00d7 ${one(svg.dataset.column, j)}: ${same ? "itself" : show(unpack(t)[i][j])}`,
       shape("rect", { x: left + j * w, y: top + i * h, width: w, height: h }));
   };
 

@@ -118,9 +118,10 @@ fn describe(s: &Subject) -> String {
     let step = t.step.map(|step| format!(" at step {step}")).unwrap_or_default();
     let decoupled = if t.spectral { ", decoupled (W = W_c + W_u)" } else { "" };
     let text = format!(
-        "{}, {kind}{step}: {} MoE layers of {} experts, {} \u{d7} {}{decoupled}",
+        "{}, {kind}{step}: {} MoE {} of {} experts, {} \u{d7} {}{decoupled}",
         t.name,
         t.layers.len(),
+        if t.layers.len() == 1 { "layer" } else { "layers" },
         t.experts,
         t.d_model,
         t.d_expert

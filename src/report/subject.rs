@@ -118,6 +118,8 @@ impl Shared {
     /// The excess in words; the page says where they begin.
     pub fn words(&self) -> &'static str {
         match self.excess() {
+            // Subspaces as large as their space are the same whatever the experts.
+            None if finite(self.mean).is_some() => "chance leaves no room",
             None => "undefined",
             Some(e) if e < -0.03 => "less than chance",
             Some(e) if e < 0.03 => "no more than chance",

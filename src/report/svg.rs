@@ -2,6 +2,7 @@
 
 use maud::{Markup, PreEscaped, html};
 
+use super::legend::Legend;
 use super::number::coordinate;
 
 /// Width of one panel: a phone shows one beside nothing, a desktop three in a row.
@@ -29,7 +30,7 @@ pub fn panel(height: f64, heading: &str, attributes: &[(&str, String)], content:
     );
     let svg = html! {
         (PreEscaped(open))
-        text.heading x="0" y="13" { (shorten(heading, 52)) }
+        text.heading x="0" y="13" { (shorten(heading, 46)) }
         (content)
         (PreEscaped("</svg>"))
     };
@@ -57,13 +58,16 @@ pub fn text_width(text: &str) -> f64 {
     6.5 * text.chars().count() as f64
 }
 
-/// Panels in rows of `columns`, under a title, as one SVG file.
-pub fn file(title: &str, columns: usize, panels: &[Panel]) -> String {
-    let (gap, top) = (24.0, 44.0);
+/// Panels in rows of `columns`, under a title and a legend, as one SVG file.
+pub fn file(title: &str, columns: usize, panels: &[Panel], legend: &Legend) -> String {
+    let gap = 24.0;
     let columns = columns.clamp(1, panels.len().max(1));
+    let (legend, below) = legend.svg(columns as f64 * (WIDTH + gap) - gap);
+    let top = 44.0 + below;
     let heights: Vec<f64> =
         panels.chunks(columns).map(|row| row.iter().map(|p| p.height).fold(0.0, f64::max) + gap).collect();
-    let width = columns as f64 * (WIDTH + gap) + gap;
+    // A title of 16 px may be longer than its drawings are wide.
+    let width = (columns as f64 * (WIDTH + gap) + gap).max(2.0 * gap + 1.5 * text_width(title));
     let height = top + heights.iter().sum::<f64>();
     let mut y = top;
     let rows = panels.chunks(columns).zip(&heights).map(|(row, h)| {
@@ -87,6 +91,7 @@ pub fn file(title: &str, columns: usize, panels: &[Panel]) -> String {
         style { (PreEscaped(STYLE)) }
         rect.paper width="100%" height="100%" {}
         text.figure x=(gap) y="28" { (title) }
+        g transform=(format!("translate({gap} 42)")) { (legend) }
         @for row in &rows { (row) }
         (PreEscaped("</svg>\n"))
     };

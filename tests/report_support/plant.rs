@@ -1,5 +1,6 @@
 //! Analyses with known numbers, undefined cells and hostile names.
 
+use sdmoe::analysis::pairs::Detail;
 use sdmoe::analysis::record::{
     Activations, Analysis, Coverage, Decoupling, Gates, Jacobians, Load, Of, Pairs, Part, RoutedPca, Settings,
     Similarity, Spectrum, SpectrumControl, Target, Training,
@@ -111,53 +112,48 @@ impl Plant {
             null,
             control: Some(null + (1.0 - null) * 0.002 * noise(&[layer, m])),
             control_spread: Some(0.5 * null),
-            pairs,
+            pairs: pairs.into(),
         }
     }
 
-    fn similarities(&self) -> Vec<Similarity> {
+    fn similarities(&self, layer: usize) -> Vec<Similarity> {
         let mut ofs = vec![Of::Weights];
         ofs.extend(self.spectral.then_some(Of::Unique));
         ofs.extend(self.data.then_some([Of::Gradients, Of::Activations]).into_iter().flatten());
         let mut all = Vec::new();
-        for layer in 0..self.layers {
-            for matrix in ExpertMatrix::ALL {
-                for side in [Side::Model, Side::Hidden] {
-                    for &of in &ofs {
-                        all.extend([Part::Top, Part::Tail].map(|part| self.similarity(layer, matrix, side, of, part)));
-                    }
+        for matrix in ExpertMatrix::ALL {
+            for side in [Side::Model, Side::Hidden] {
+                for &of in &ofs {
+                    all.extend([Part::Top, Part::Tail].map(|part| self.similarity(layer, matrix, side, of, part)));
                 }
             }
         }
         all
     }
 
-    fn spectra(&self) -> Vec<Spectrum> {
+    fn spectra(&self, layer: usize) -> Vec<Spectrum> {
         let kept = self.d.min(self.f).div_ceil(10).max(8);
         let mut all = Vec::new();
-        for layer in 0..self.layers {
-            for matrix in ExpertMatrix::ALL {
-                let experts = (0..self.experts).map(Some).map(|e| (e, Of::Weights));
-                let unique = (0..self.experts).filter(|_| self.spectral).map(Some).map(|e| (e, Of::Unique));
-                let common = self.spectral.then_some((None, Of::Weights));
-                for (expert, of) in experts.chain(unique).chain(common) {
-                    let power =
-                        0.3 + 0.3 * layer as f64 / self.layers as f64 + 0.1 * noise(&[layer, expert.unwrap_or(99)]);
-                    all.push(Spectrum {
-                        layer,
-                        matrix,
-                        expert,
-                        of,
-                        energy_top: 0.1 + 0.3 * power,
-                        energy_top_control: Some(0.04),
-                        stable_rank: 12.0 / power,
-                        stable_rank_control: Some(35.0),
-                        effective_rank: self.data.then_some(90.0 / power),
-                        effective_rank_control: self.data.then_some(100.0),
-                        frobenius: 11.0,
-                        singular_values: (1..=kept).map(|j| 5.0 * (j as f64).powf(-power)).collect(),
-                    });
-                }
+        for matrix in ExpertMatrix::ALL {
+            let experts = (0..self.experts).map(Some).map(|e| (e, Of::Weights));
+            let unique = (0..self.experts).filter(|_| self.spectral).map(Some).map(|e| (e, Of::Unique));
+            let common = self.spectral.then_some((None, Of::Weights));
+            for (expert, of) in experts.chain(unique).chain(common) {
+                let power = 0.3 + 0.3 * layer as f64 / self.layers as f64 + 0.1 * noise(&[layer, expert.unwrap_or(99)]);
+                all.push(Spectrum {
+                    layer,
+                    matrix,
+                    expert,
+                    of,
+                    energy_top: 0.1 + 0.3 * power,
+                    energy_top_control: Some(0.04),
+                    stable_rank: 12.0 / power,
+                    stable_rank_control: Some(35.0),
+                    effective_rank: self.data.then_some(90.0 / power),
+                    effective_rank_control: self.data.then_some(100.0),
+                    frobenius: 11.0,
+                    singular_values: (1..=kept).map(|j| 5.0 * (j as f64).powf(-power)).collect(),
+                });
             }
         }
         all
@@ -195,7 +191,7 @@ impl Plant {
             mean_specificity: Some(6.0),
             specificity_control: Some(1.01),
             specificity_control_spread: Some(0.25),
-            cross,
+            cross: cross.into(),
             null,
             spread: Some(2.0 * null),
             control: Some(null * 1.01),
@@ -203,32 +199,30 @@ impl Plant {
         }
     }
 
-    fn activations(&self) -> Vec<Activations> {
+    fn activations(&self, layer: usize) -> Vec<Activations> {
         let n = self.d.min(self.f);
         let mut all = Vec::new();
-        for layer in 0..self.layers {
-            for matrix in ExpertMatrix::ALL {
-                for expert in 0..self.experts {
-                    let alive = self.dead(layer) != Some(expert);
-                    let curve = |scale: f64, power: f64| {
-                        (1..=n).map(|j| alive.then(|| scale * (j as f64).powf(-power))).collect::<Vec<_>>()
-                    };
-                    all.push(Activations {
-                        layer,
-                        matrix,
-                        expert,
-                        tokens: if alive { 512 } else { 0 },
-                        threshold: 0.05,
-                        ratio: curve(0.9 - 0.1 * layer as f64 / self.layers as f64, 0.15),
-                        input_energy: curve(0.1, 0.8),
-                        output_energy: curve(0.3, 1.2),
-                        shuffle_top: alive.then_some(0.25),
-                        shuffle_tail: alive.then_some(0.7),
-                        shuffle_control: alive.then_some(0.65),
-                        null: Some(0.55),
-                        control: Some(0.53),
-                    });
-                }
+        for matrix in ExpertMatrix::ALL {
+            for expert in 0..self.experts {
+                let alive = self.dead(layer) != Some(expert);
+                let curve = |scale: f64, power: f64| {
+                    (1..=n).map(|j| alive.then(|| scale * (j as f64).powf(-power))).collect::<Vec<_>>()
+                };
+                all.push(Activations {
+                    layer,
+                    matrix,
+                    expert,
+                    tokens: if alive { 512 } else { 0 },
+                    threshold: 0.05,
+                    ratio: curve(0.9 - 0.1 * layer as f64 / self.layers as f64, 0.15),
+                    input_energy: curve(0.1, 0.8),
+                    output_energy: curve(0.3, 1.2),
+                    shuffle_top: alive.then_some(0.25),
+                    shuffle_tail: alive.then_some(0.7),
+                    shuffle_control: alive.then_some(0.65),
+                    null: Some(0.55),
+                    control: Some(0.53),
+                });
             }
         }
         all
@@ -250,9 +244,10 @@ impl Plant {
             mean_offdiag: mean(&off(&cosines)),
             spread: spread(&off(&cosines)),
             means_offdiag: mean(&off(&means)),
-            mean_of_cosines: cosines,
-            cosine_of_means: means,
+            mean_of_cosines: cosines.into(),
+            cosine_of_means: means.into(),
             singular_values: (0..self.experts).map(spectrum).collect(),
+            mean_spectrum: Vec::new(),
             effective_rank: (0..self.experts).map(|e| (Some(e) != dead).then_some(40.0 + e as f64)).collect(),
             null: 0.0,
             control: Some(0.001),
@@ -276,13 +271,13 @@ impl Plant {
             explained_variance: of(0.5),
             participation_ratio: of(9.0),
             effective_rank: of(20.0),
-            geodesic: map(|s| 2.0 * s.sqrt().acos()),
-            chordal: map(|s| 2.0 * (1.0 - s).sqrt()),
-            projection: map(|s| (1.0 - s * s).sqrt()),
+            geodesic: map(|s| 2.0 * s.sqrt().acos()).into(),
+            chordal: map(|s| 2.0 * (1.0 - s).sqrt()).into(),
+            projection: map(|s| (1.0 - s * s).sqrt()).into(),
             mean_geodesic: Some(0.6),
             mean_offdiag: mean(&off(&similarity)),
             spread: spread(&off(&similarity)),
-            similarity,
+            similarity: similarity.into(),
             null,
             control: Some(0.85),
             control_spread: Some(0.03),
@@ -360,12 +355,34 @@ impl Plant {
         }
     }
 
-    /// The record.
+    /// The record, with all pairs.
     pub fn analysis(&self, name: &str) -> Analysis {
-        let layers = 0..self.layers;
+        self.kept(name, Detail::Full)
+    }
+
+    /// The record with what `detail` keeps; as in an analysis a layer is reduced before the next is there.
+    pub fn kept(&self, name: &str, detail: Detail) -> Analysis {
+        let mut found = self.without_layers(name);
+        for layer in 0..self.layers {
+            found.similarity.extend(self.similarities(layer));
+            found.spectra.extend(self.spectra(layer));
+            found.gates.push(self.gates(layer));
+            if self.data {
+                found.activations.extend(self.activations(layer));
+                found.jacobians.push(self.jacobians(layer));
+                found.routed_pca.push(self.routed_pca(layer));
+                found.load.push(self.load(layer));
+            }
+            if self.spectral {
+                found.decoupling.extend(ExpertMatrix::ALL.map(|m| self.decoupling(layer, m)));
+            }
+            found.keep(layer, detail);
+        }
+        found
+    }
+
+    fn without_layers(&self, name: &str) -> Analysis {
         let matrices = self.layers * self.experts * 3;
-        let with_data = |n: usize| if self.data { 0..n } else { 0..0 };
-        let decoupled = if self.spectral { layers.clone() } else { 0..0 };
         Analysis {
             target: Target {
                 name: name.into(),
@@ -373,7 +390,7 @@ impl Plant {
                 family: if self.data { "sdmoe" } else { "qwen2_moe" }.into(),
                 stack: String::new(),
                 spectral: self.spectral,
-                layers: layers.clone().collect(),
+                layers: (0..self.layers).collect(),
                 experts: self.experts,
                 d_model: self.d,
                 d_expert: self.f,
@@ -399,16 +416,9 @@ impl Plant {
                     Vec::new()
                 },
             },
-            similarity: self.similarities(),
-            spectra: self.spectra(),
             spectra_controls: ExpertMatrix::ALL.map(|m| self.spectrum_control(m)).into(),
-            gates: layers.clone().map(|l| self.gates(l)).collect(),
-            activations: if self.data { self.activations() } else { Vec::new() },
-            jacobians: with_data(self.layers).map(|l| self.jacobians(l)).collect(),
-            routed_pca: with_data(self.layers).map(|l| self.routed_pca(l)).collect(),
-            load: with_data(self.layers).map(|l| self.load(l)).collect(),
-            decoupling: decoupled.flat_map(|l| ExpertMatrix::ALL.map(|m| self.decoupling(l, m))).collect(),
             training: self.data.then(|| self.training()),
+            ..Analysis::default()
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::similarity::heat_maps;
 use super::spectra::spread;
-use crate::analysis::record::{Activations, Of};
+use crate::analysis::record::{ActivationMeans, Activations, Of};
 use crate::nn::config::ExpertMatrix;
 use crate::report::figure::{About, Figure};
 use crate::report::lines::{Axis, Line, Look};
@@ -23,10 +23,27 @@ pub fn activations(subjects: &[Subject]) -> Vec<Option<Figure>> {
     vec![ratio(subjects), energy(subjects), shuffle(subjects), heat_maps(samples, subjects, &[Of::Activations], None)]
 }
 
-/// Means over `rows` of the j-th values.
-fn means(rows: &[&Activations], values: impl Fn(&Activations) -> &[Option<f64>]) -> Vec<(f64, Option<f64>)> {
-    let n = rows.iter().map(|r| values(r).len()).max().unwrap_or(0);
-    let at = |j: usize| mean(rows.iter().map(|r| values(r).get(j).copied().flatten()));
+/// Curves of one matrix by layer: of each expert, or of many experts their mean.
+fn curves<'a>(
+    s: &Subject<'a>,
+    m: ExpertMatrix,
+    each: fn(&Activations) -> &[Option<f64>],
+    of_mean: fn(&ActivationMeans) -> &[Option<f64>],
+) -> BTreeMap<usize, Vec<&'a [Option<f64>]>> {
+    let mut by_layer: BTreeMap<usize, Vec<&'a [Option<f64>]>> = BTreeMap::new();
+    for a in s.analysis.activations.iter().filter(|a| a.matrix == m && !each(a).is_empty()) {
+        by_layer.entry(a.layer).or_default().push(each(a));
+    }
+    for a in s.analysis.activation_means.iter().filter(|a| a.matrix == m) {
+        by_layer.entry(a.layer).or_default().push(of_mean(a));
+    }
+    by_layer
+}
+
+/// Means over curves of the j-th values.
+fn means(curves: &[&[Option<f64>]]) -> Vec<(f64, Option<f64>)> {
+    let n = curves.iter().map(|c| c.len()).max().unwrap_or(0);
+    let at = |j: usize| mean(curves.iter().map(|c| c.get(j).copied().flatten()));
     spread(n).into_iter().map(|j| ((j + 1) as f64, at(j))).collect()
 }
 
@@ -43,12 +60,10 @@ fn ratio(subjects: &[Subject]) -> Option<Figure> {
     let mut charts: Vec<(String, Vec<Line>)> = Vec::new();
     for s in subjects {
         for m in ExpertMatrix::ALL {
-            let mut by_layer: BTreeMap<usize, Vec<&Activations>> = BTreeMap::new();
             let rows: Vec<&Activations> = s.analysis.activations.iter().filter(|a| a.matrix == m).collect();
-            rows.iter().for_each(|a| by_layer.entry(a.layer).or_default().push(a));
-            let mut lines: Vec<Line> = by_layer
+            let mut lines: Vec<Line> = curves(s, m, |a| &a.ratio, |a| &a.ratio)
                 .into_iter()
-                .map(|(layer, rows)| graded(layer, &all_layers, means(&rows, |a| &a.ratio)))
+                .map(|(layer, curves)| graded(layer, &all_layers, means(&curves)))
                 .collect();
             let end = lines.iter().flat_map(|l| &l.points).map(|p| p.0).fold(2.0, f64::max);
             lines.push(constant("chance", Look::Chance, mean(rows.iter().map(|a| a.null)), end));
@@ -87,14 +102,16 @@ fn energy(subjects: &[Subject]) -> Option<Figure> {
     let mut charts: Vec<(String, Vec<Line>)> = Vec::new();
     for s in subjects {
         for m in ExpertMatrix::ALL {
-            let rows: Vec<&Activations> = s.analysis.activations.iter().filter(|a| a.matrix == m).collect();
-            let input = means(&rows, |a| &a.input_energy);
-            let directions = rows.iter().map(|a| a.input_energy.len()).max().unwrap_or(0);
+            let all = |by_layer: BTreeMap<usize, Vec<_>>| by_layer.into_values().flatten().collect::<Vec<_>>();
+            let input = all(curves(s, m, |a| &a.input_energy, |a| &a.input_energy));
+            let output = all(curves(s, m, |a| &a.output_energy, |a| &a.output_energy));
+            let directions = input.iter().map(|c| c.len()).max().unwrap_or(0);
+            let input = means(&input);
             let end = input.iter().map(|p| p.0).fold(2.0, f64::max);
             let even = (directions > 0).then(|| 1.0 / directions as f64);
             let lines = vec![
                 Line::new("of the input", Look::Colour(0), input),
-                Line::new("of the output", Look::Colour(1), means(&rows, |a| &a.output_energy)),
+                Line::new("of the output", Look::Colour(1), means(&output)),
                 constant("even", Look::Chance, even, end),
             ];
             charts.push((s.tag(m.name()), lines));

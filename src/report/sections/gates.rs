@@ -1,12 +1,12 @@
 //! What the router follows.
 
-use std::collections::BTreeMap;
-
+use crate::analysis::pairs::Diagonal;
 use crate::analysis::record::Gates;
-use crate::report::figure::{About, Figure, HeatPanel};
-use crate::report::heat::{Table, Words};
+use crate::report::blocks::{self, Drawn, Entry};
+use crate::report::figure::{About, Figure};
+use crate::report::heat::Words;
 use crate::report::lines::{Axis, Line, Look};
-use crate::report::number::{brief, largest, mean, round_up, show, with_spread};
+use crate::report::number::{brief, mean, show, with_spread};
 use crate::report::subject::{Subject, merge_chance, over_layers};
 
 const SOURCE: &str = "METHOD \u{a7}6; arXiv 2602.12556, figure 2b";
@@ -17,33 +17,30 @@ pub fn gates(subjects: &[Subject]) -> Vec<Option<Figure>> {
 }
 
 fn cross(subjects: &[Subject]) -> Option<Figure> {
-    let rows = || subjects.iter().flat_map(|s| &s.analysis.gates);
-    let cells = rows().flat_map(|g| g.cross.iter().flatten().copied().chain([Some(g.null), g.control]));
-    let hi = largest(cells).filter(|x| *x > 0.0).map_or(1.0, |x| round_up(x).min(1.0));
-    let table = |g: &Gates| Table {
-        cells: g.cross.clone(),
-        diagonal_is_trivial: false,
-        lo: 0.0,
-        hi,
-        note: format!(
-            "own {}, others {}, r = {}",
-            with_spread(mean(g.own.iter().copied()), g.spread),
-            show(others(g)),
-            g.r
-        ),
-        null: Some(g.null),
-        control: g.control,
-    };
-    let panels = subjects.iter().map(|s| HeatPanel {
-        words: Words {
-            heading: s.tag("router"),
-            row: "router vector".into(),
-            column: "expert".into(),
-            rows: Vec::new(),
-        },
-        tables: s.analysis.gates.iter().map(|g| (vec![g.layer.to_string()], table(g))).collect::<BTreeMap<_, _>>(),
+    let mut entries = Vec::new();
+    for (panel, s) in subjects.iter().enumerate() {
+        entries.extend(s.analysis.gates.iter().map(|g| Entry {
+            panel,
+            key: vec![g.layer.to_string()],
+            group: String::new(),
+            pairs: &g.cross,
+            note: format!(
+                "own {}, others {}, r = {}",
+                with_spread(mean(g.own.iter().copied()), g.spread),
+                show(g.cross.mean()),
+                g.r
+            ),
+            null: Some(g.null),
+            control: g.control,
+        }));
+    }
+    let words = subjects.iter().map(|s| Words {
+        heading: s.tag("router"),
+        row: "router vector".into(),
+        column: "expert".into(),
+        rows: Vec::new(),
     });
-    let mut layers: Vec<usize> = rows().map(|g| g.layer).collect();
+    let mut layers: Vec<usize> = subjects.iter().flat_map(|s| &s.analysis.gates).map(|g| g.layer).collect();
     layers.sort_unstable();
     layers.dedup();
     let layers: Vec<String> = layers.iter().map(usize::to_string).collect();
@@ -55,13 +52,8 @@ fn cross(subjects: &[Subject]) -> Option<Figure> {
         chance: "A random vector has r / d; the control is random router vectors. One scale for all layers.".into(),
         source: SOURCE,
     };
-    Figure::heat(about, subjects.len(), vec![("layer".into(), layers)], chosen, panels.collect())
-}
-
-/// Mean of a layer's alignment with other experts.
-fn others(g: &Gates) -> Option<f64> {
-    let rows = g.cross.iter().enumerate();
-    mean(rows.flat_map(|(i, row)| row.iter().enumerate().filter(move |(j, _)| i != *j).map(|(_, x)| *x)))
+    let drawn = Drawn { columns: subjects.len(), diagonal: Diagonal::Counts, most: 1.0 };
+    blocks::figure(about, drawn, (vec![("layer".into(), layers)], chosen), words.collect(), &entries)
 }
 
 fn alignment(subjects: &[Subject]) -> Option<Figure> {
@@ -73,7 +65,7 @@ fn alignment(subjects: &[Subject]) -> Option<Figure> {
             };
             let lines = vec![
                 line("own expert", Look::Colour(0), &|g| mean(g.own.iter().copied())),
-                line("other experts", Look::Colour(1), &others),
+                line("other experts", Look::Colour(1), &|g| g.cross.mean()),
                 line("the layer's input", Look::Colour(2), &|g| mean(g.data.iter().flatten().copied())),
                 line("chance", Look::Chance, &|g| Some(g.null)),
                 line("control", Look::Control, &|g| g.control),

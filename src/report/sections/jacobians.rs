@@ -98,9 +98,9 @@ pub fn jacobians(subjects: &[Subject]) -> Vec<Option<Figure>> {
 fn jacobian_spectra(subjects: &[Subject], how: &str) -> Option<Figure> {
     let all_layers = layers(subjects);
     let line = |j: &Jacobians| {
-        let n = j.singular_values.iter().map(Vec::len).max().unwrap_or(0);
-        let at = |i: usize| mean(j.singular_values.iter().map(|s| Some(s.get(i)? / s.first().filter(|f| **f > 0.0)?)));
-        graded(j.layer, &all_layers, spread(n).into_iter().map(|i| ((i + 1) as f64, at(i))).collect())
+        let values = j.relative_spectrum();
+        let points = spread(values.len()).into_iter().map(|i| ((i + 1) as f64, Some(values[i])));
+        graded(j.layer, &all_layers, points.collect())
     };
     let charts: Vec<(String, Vec<Line>)> =
         subjects.iter().map(|s| (s.tag("Jacobians"), s.analysis.jacobians.iter().map(line).collect())).collect();

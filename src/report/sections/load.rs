@@ -31,12 +31,10 @@ fn share(subjects: &[Subject]) -> Option<Figure> {
         let dead: usize = loads.iter().map(|l| l.dead).sum();
         let table = Table {
             cells,
-            diagonal_is_trivial: false,
-            lo: 0.0,
             hi,
             note: format!("{dead} {} without a token", if dead == 1 { "expert" } else { "experts" }),
             null: loads.first().map(|l| 1.0 / experts(l)),
-            control: None,
+            ..Table::default()
         };
         let rows = loads.iter().map(|l| format!("layer {}", l.layer)).collect();
         let words = Words { heading: s.tag("share of tokens"), row: "layer".into(), column: "expert".into(), rows };
@@ -61,8 +59,6 @@ fn by_source(subjects: &[Subject]) -> Option<Figure> {
         largest(all().flat_map(|l| l.by_source.iter().flatten().copied())).filter(|x| *x > 0.0).map_or(1.0, round_up);
     let table = |l: &Load| Table {
         cells: l.by_source.iter().take(SOURCES).cloned().collect(),
-        diagonal_is_trivial: false,
-        lo: 0.0,
         hi,
         note: format!(
             "information {} nats (chance {}, control {})",
@@ -71,7 +67,7 @@ fn by_source(subjects: &[Subject]) -> Option<Figure> {
             with_spread(l.control, l.control_spread)
         ),
         null: Some(1.0 / experts(l)),
-        control: None,
+        ..Table::default()
     };
     let panels = subjects.iter().map(|s| {
         let loads = || s.analysis.load.iter().filter(compares);

@@ -1,13 +1,11 @@
 //! What Jacobians and routed PCA share: pairs of experts by layer, and trends over layers.
 
-use std::collections::BTreeMap;
-
-use crate::analysis::record::Pairs;
-use crate::analysis::similarity::spread_offdiag;
-use crate::report::figure::{About, Figure, HeatPanel};
-use crate::report::heat::{Table, Words};
+use crate::analysis::pairs::{Diagonal, KeptPairs};
+use crate::report::blocks::{self, Drawn, Entry};
+use crate::report::figure::{About, Figure};
+use crate::report::heat::Words;
 use crate::report::lines::{Axis, Line, Look, Named};
-use crate::report::number::{largest, mean, round_down, round_up, show, smallest, with_spread};
+use crate::report::number::{show, with_spread};
 use crate::report::subject::{Subject, merge_chance, over_layers};
 
 /// Where the definitions come from.
@@ -17,18 +15,12 @@ fn words(s: &Subject, text: &str) -> Words {
     Words { heading: s.tag(text), row: "expert".into(), column: "expert".into(), rows: Vec::new() }
 }
 
-/// The values off the diagonal.
-fn off_diagonal(pairs: &Pairs) -> impl Iterator<Item = Option<f64>> {
-    let rows = pairs.iter().enumerate();
-    rows.flat_map(|(i, row)| row.iter().enumerate().filter(move |(j, _)| i != *j).map(|(_, x)| *x))
-}
-
 /// One measure of a heat map with choices of layer and measure: its name, table, chance and control.
 pub struct Measure<T> {
     /// Its name among the choices.
     pub name: &'static str,
     /// Its table.
-    pub pairs: fn(&T) -> &Pairs,
+    pub pairs: fn(&T) -> &KeptPairs,
     /// What chance gives.
     pub null: fn(&T) -> Option<f64>,
     /// What the control gives.
@@ -44,44 +36,31 @@ pub fn heat_maps<T>(
     measures: &[Measure<T>],
 ) -> Option<Figure> {
     let all: Vec<Vec<(usize, T)>> = subjects.iter().map(rows).collect();
-    let mut tables: Vec<BTreeMap<Vec<String>, Table>> = subjects.iter().map(|_| BTreeMap::new()).collect();
-    for m in measures {
-        let values =
-            || all.iter().flatten().flat_map(|(_, t)| off_diagonal((m.pairs)(t)).chain([(m.null)(t), (m.control)(t)]));
-        let hi = largest(values()).filter(|x| *x > 0.0).map_or(1.0, round_up);
-        let lo = smallest(values()).filter(|x| *x < 0.0).map_or(0.0, round_down);
-        for (rows, tables) in all.iter().zip(&mut tables) {
-            for (layer, t) in rows {
-                let pairs = (m.pairs)(t);
-                let average = with_spread(mean(off_diagonal(pairs)), spread_offdiag(pairs));
-                let note = format!("mean {average}, largest {}", show(largest(off_diagonal(pairs))));
-                let table = Table {
-                    cells: pairs.clone(),
-                    diagonal_is_trivial: true,
-                    lo,
-                    hi,
-                    note,
-                    null: (m.null)(t),
-                    control: (m.control)(t),
-                };
-                tables.insert(vec![layer.to_string(), m.name.into()], table);
+    let mut entries = Vec::new();
+    for (m, (panel, rows)) in measures.iter().flat_map(|m| all.iter().enumerate().map(move |rows| (m, rows))) {
+        entries.extend(rows.iter().map(|(layer, t)| {
+            let pairs = (m.pairs)(t);
+            Entry {
+                panel,
+                key: vec![layer.to_string(), m.name.into()],
+                group: m.name.into(),
+                pairs,
+                note: format!("mean {}, largest {}", with_spread(pairs.mean(), pairs.spread()), show(pairs.largest())),
+                null: (m.null)(t),
+                control: (m.control)(t),
             }
-        }
+        }));
     }
     let mut numbers: Vec<usize> = all.iter().flatten().map(|(l, _)| *l).collect();
     numbers.sort_unstable();
     numbers.dedup();
     let numbers: Vec<String> = numbers.iter().map(usize::to_string).collect();
     let chosen = vec![numbers.last()?.clone(), measures[0].name.to_owned()];
-    let panels = subjects.iter().zip(tables).map(|(s, tables)| HeatPanel { words: words(s, heading), tables });
     let names = measures.iter().map(|m| m.name.to_owned()).collect();
-    Figure::heat(
-        about,
-        subjects.len(),
-        vec![("layer".into(), numbers), ("measure".into(), names)],
-        chosen,
-        panels.collect(),
-    )
+    let selects = vec![("layer".into(), numbers), ("measure".into(), names)];
+    let drawn = Drawn { columns: subjects.len(), diagonal: Diagonal::Trivial, most: f64::INFINITY };
+    let words = subjects.iter().map(|s| words(s, heading)).collect();
+    blocks::figure(about, drawn, (selects, chosen), words, &entries)
 }
 
 /// Charts with one line a subject and name.

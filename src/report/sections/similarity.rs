@@ -1,48 +1,27 @@
 //! Principal similarity of weights and of gradients.
 
-use std::collections::BTreeMap;
-
+use crate::analysis::pairs::Diagonal;
 use crate::analysis::record::{Of, Part, Similarity};
 use crate::nn::config::ExpertMatrix;
-use crate::report::figure::{About, Figure, HeatPanel, table as numbers_table};
-use crate::report::heat::{Table, Words};
+use crate::report::blocks::{self, Drawn, Entry};
+use crate::report::figure::{About, Figure, table as numbers_table};
+use crate::report::heat::Words;
 use crate::report::lines::{Axis, Line, Look};
-use crate::report::number::{finite, largest, percent, round_up, show, with_spread};
+use crate::report::number::{finite, percent, show, with_spread};
 use crate::report::subject::{
     SIDES, Subject, layers, merge_chance, most_alike, over_layers, side, similarity_lines, worst,
 };
 use crate::train::metrics::Side;
 
+/// Pairs that the page lists.
+const PAIRS: usize = 40;
 const SOURCE: &str = "METHOD \u{a7}6; arXiv 2602.12556, figures 1, 2a and 4";
 
-/// The bright end of a scale that fits `rows`, without what an expert has in common with itself.
-pub fn scale<'a>(rows: impl Iterator<Item = &'a Similarity>) -> f64 {
-    let pairs = rows.flat_map(|r| {
-        let cells = r.pairs.iter().enumerate();
-        cells
-            .flat_map(|(i, row)| row.iter().enumerate().filter(move |(j, _)| i != *j).map(|(_, x)| *x))
-            .chain([Some(r.null), r.control])
-    });
-    largest(pairs).filter(|x| *x > 0.0).map_or(1.0, |x| round_up(x).min(1.0))
-}
-
-/// The heat map of a row on a scale up to `hi`.
-pub fn table(row: &Similarity, hi: f64) -> Table {
-    Table {
-        cells: row.pairs.clone(),
-        diagonal_is_trivial: true,
-        lo: 0.0,
-        hi,
-        note: format!(
-            "mean {}, largest {}, mean cosine {}, r = {}",
-            with_spread(row.mean_offdiag, row.spread),
-            show(row.max),
-            show(row.mean_cosine),
-            row.r
-        ),
-        null: Some(row.null),
-        control: row.control,
-    }
+/// The figures of a row in one line.
+pub fn note(row: &Similarity) -> String {
+    let mean = with_spread(row.mean_offdiag, row.spread);
+    let [largest, cosine] = [row.max, row.mean_cosine].map(show);
+    format!("mean {mean}, largest {largest}, mean cosine {cosine}, r = {}", row.r)
 }
 
 /// The words of a panel.
@@ -63,21 +42,21 @@ pub fn part_name(part: Part, top: f64) -> String {
 /// Heat maps of `ofs` by layer, matrix, side and part.
 pub fn heat_maps(about: About, subjects: &[Subject], ofs: &[Of], prefer: Option<&Similarity>) -> Option<Figure> {
     let top = subjects[0].analysis.settings.top;
-    let rows = |part| subjects.iter().flat_map(move |s| ofs.iter().flat_map(move |&of| s.rows(of, part)));
+    let whose: Vec<(&Subject, Of)> = subjects.iter().flat_map(|s| ofs.iter().map(move |&of| (s, of))).collect();
+    let rows = |part| whose.iter().flat_map(move |&(s, of)| s.rows(of, part));
     let parts: Vec<Part> = [Part::Top, Part::Tail].into_iter().filter(|p| rows(*p).next().is_some()).collect();
     let prefer = prefer.or_else(|| parts.first().and_then(|p| most_alike(rows(*p))))?;
-    let his: BTreeMap<Part, f64> = parts.iter().map(|p| (*p, scale(rows(*p)))).collect();
-    let mut panels = Vec::new();
-    for s in subjects {
-        for &of in ofs {
-            let mut tables = BTreeMap::new();
-            for &part in &parts {
-                for r in s.rows(of, part) {
-                    tables.insert(key(r, top), table(r, his[&part]));
-                }
-            }
-            panels.push(HeatPanel { words: words(s, of), tables });
-        }
+    let mut entries = Vec::new();
+    for (panel, &(s, of)) in whose.iter().enumerate() {
+        entries.extend(parts.iter().flat_map(|part| s.rows(of, *part)).map(|r| Entry {
+            panel,
+            key: key(r, top),
+            group: part_name(r.part, top),
+            pairs: &r.pairs,
+            note: note(r),
+            null: Some(r.null),
+            control: r.control,
+        }));
     }
     let present = |f: &dyn Fn(&Similarity) -> bool| parts.iter().any(|p| rows(*p).any(f));
     let of_layers = layers(subjects).into_iter().filter(|l| present(&|r| r.layer == *l));
@@ -93,8 +72,23 @@ pub fn heat_maps(about: About, subjects: &[Subject], ofs: &[Of], prefer: Option<
         ),
         ("part".into(), parts.iter().map(|p| part_name(*p, top)).collect()),
     ];
-    let columns = panels.iter().filter(|p| !p.tables.is_empty()).count().min(3);
-    Figure::heat(about, columns, selects, key(prefer, top), panels)
+    let columns = whose.iter().filter(|(s, of)| parts.iter().any(|p| s.rows(*of, *p).next().is_some())).count().min(3);
+    let drawn = Drawn { columns, diagonal: Diagonal::Trivial, most: 1.0 };
+    let words = whose.iter().map(|&(s, of)| words(s, of)).collect();
+    let figure = blocks::figure(about, drawn, (selects, key(prefer, top)), words, &entries)?;
+    let named = |s: &Subject, r: &Similarity| {
+        let place = format!("{}, {}, {}", r.layer, r.matrix.name(), side(r.side));
+        if columns > 1 { format!("{place}, {}", s.tag(s.of(r.of))) } else { place }
+    };
+    let first = whose.iter().flat_map(|&(s, of)| s.rows(of, parts[0]).map(move |r| (s, r)));
+    let alike = blocks::list(first.map(|(s, r)| (named(s, r), &r.pairs, Some(r.null))), PAIRS);
+    if alike.is_empty() {
+        return Some(figure);
+    }
+    let things = if ofs.contains(&Of::Activations) { "samples" } else { "experts" };
+    // Beside one map there is room.
+    let what = if columns > 1 { "Layer, matrix, side, of" } else { "Layer, matrix, side" };
+    Some(figure.with_list("The most alike pairs", columns == 1, blocks::listed(what, things, &alike)))
 }
 
 fn key(r: &Similarity, top: f64) -> Vec<String> {

@@ -166,7 +166,14 @@ fn by_layer(s: &Subject, kind: Kind, matrix: ExpertMatrix, all_layers: &[usize])
         };
         graded(layer, all_layers, spread(n).into_iter().map(|j| ((j + 1) as f64, at(j))).collect())
     };
-    layers.into_iter().map(line).collect()
+    let whole = layers.into_iter().filter(|(_, rows)| rows.iter().any(|r| !r.singular_values.is_empty())).map(line);
+    // Of many experts the record has the median alone.
+    let together = s.analysis.spectra_over_experts.iter().filter(|x| x.matrix == matrix && kind == Kind::Experts(x.of));
+    let median = together.map(|x| {
+        let points = spread(x.median.len()).into_iter().map(|j| ((j + 1) as f64, Some(x.median[j])));
+        graded(x.layer, all_layers, points.collect())
+    });
+    whole.chain(median).collect()
 }
 
 fn scalar(
