@@ -122,7 +122,7 @@ fn mistakes_are_told_before_anything_is_measured() {
         "config: --filter: no case contains `gemm.xx`; there are gemm.nn.512x512x512",
     );
     place.fails("bench --rounds 0", "config: --rounds: expected at least 1, got 0");
-    place.fails("bench --seconds nan", "config: --seconds: expected a number of at least 0, got NaN");
+    place.fails("bench --seconds nan", "config: --seconds: expected a number of at least 0 and at most 86400, got NaN");
     place.fails(
         "bench --json missing/b.json",
         "config: --json: expected a file in a folder that exists, got missing/b.json",

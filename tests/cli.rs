@@ -61,10 +61,7 @@ fn pipes_devices_and_links_to_nothing_are_refused_by_name_as_data_and_as_checkpo
     refused("train --data folder/link", "reading folder/link: a link to nowhere, which does not exist");
     refused("train --data /dev/zero", "reading /dev/zero: expected a file or a folder, found a device");
     refused("train --data folder", "no bytes in 0 files (1 link that leads nowhere, 1 pipe or device passed over)");
-    refused(
-        "analyze folder/pipe",
-        "folder/pipe: expected a run, a checkpoint, a Hugging Face folder or a .safetensors file",
-    );
+    refused("analyze folder/pipe", "folder/pipe: expected a file, found a named pipe");
     refused("eval --checkpoint folder/pipe --data folder", "expected a checkpoint folder, found none");
     for file in [MODEL_FILE, OPTIMIZER_FILE] {
         let path = format!("done/checkpoint/{file}");

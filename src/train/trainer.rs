@@ -362,7 +362,8 @@ fn entropy(counts: &[u32], total: u64) -> f32 {
         return 1.0;
     }
     let shares = counts.iter().filter(|&&c| c > 0).map(|&c| f64::from(c) / total as f64);
-    (-shares.map(|p| p * p.ln()).sum::<f64>() / (counts.len() as f64).ln()) as f32
+    // Of one expert alone it is 0, not -0.
+    (-shares.map(|p| p * p.ln()).sum::<f64>() / (counts.len() as f64).ln() + 0.0) as f32
 }
 
 #[cfg(test)]
