@@ -401,7 +401,9 @@ fn doubtful_settings_and_dead_experts_are_told_once_and_stand_in_summary_and_rep
     assert_eq!(told("train --config run.toml --out b --quiet --report off"), loud);
     let resumed = told("train --resume a --steps 5 --report off");
     assert!(!resumed.iter().any(|l| l.contains("got no token")), "{resumed:?}");
-    assert!(summary(&place.path("a")).warnings.starts_with(&warnings));
+    // What only the last step of a run showed is judged anew.
+    let kinds: Vec<Kind> = summary(&place.path("a")).warnings.iter().map(|w| w.kind).collect();
+    assert!(kinds.contains(&Kind::RouterWithoutGradient) && kinds.contains(&Kind::DeadExperts), "{kinds:?}");
 }
 
 #[test]
@@ -502,7 +504,9 @@ fn missing_and_unknown_adapters_are_told_and_leave_nothing() {
             // No list of drivers: as on a machine that has none.
             let output = command.env("VK_DRIVER_FILES", &none).env("VK_ICD_FILENAMES", &none).output().unwrap();
             failed(args, &output, "no GPU adapter found");
-            assert!(String::from_utf8_lossy(&output.stderr).contains("apt-get install"), "{args}");
+            let said = String::from_utf8_lossy(&output.stderr);
+            let reason = format!("the variable VK_DRIVER_FILES is '{}', where there is no driver file", none.display());
+            assert!(said.contains(&reason), "{args}: {said}");
             assert_eq!(place.tree(), before, "{args}: nothing may be written");
         }
     }

@@ -46,7 +46,9 @@ impl Stop {
             std::process::exit(INTERRUPTED.into());
         }
         if !again {
-            say("\nfinishing this step and writing a checkpoint; press Ctrl-C again to stop at once");
+            // Behind the ^C that a terminal shows.
+            say("");
+            say("finishing this step and writing a checkpoint; press Ctrl-C again to stop at once");
         }
     }
 

@@ -68,6 +68,8 @@ fn after_the_first_step_nothing_is_created_not_even_by_a_refresh() {
     let mut rig = Rig::new(&gpu, [2, 3, 24, 16, 4], config, SpectralInit::Fresh);
     rig.gradients(1);
     rig.optimizer.step(1, 0.01).unwrap();
+    // As a trainer does it after its first step.
+    rig.optimizer.rehearse().unwrap();
     let before = gpu.counters();
     for step in 2..=9 {
         rig.optimizer.step(step, 0.01).unwrap();
