@@ -37,14 +37,20 @@ pub(crate) fn kind(about: &Metadata) -> &'static str {
 /// [`Error::Io`], which tells a link that leads nowhere or in a circle from a path where nothing is.
 pub(crate) fn about(path: &Path) -> Result<Metadata> {
     fs::metadata(path).map_err(|e| {
-        let of_link = match fs::read_link(path) {
-            Ok(target) if e.kind() == ErrorKind::NotFound => {
-                format!("a link to {}, which does not exist", target.display())
-            }
-            Ok(_) => format!("a link that cannot be followed: {e}"),
-            Err(_) => return Error::io("reading", path)(e),
+        let e = match broken_link(path, &e) {
+            Some(link) => io::Error::new(e.kind(), link),
+            None => e,
         };
-        Error::io("reading", path)(io::Error::new(e.kind(), of_link))
+        Error::io("reading", path)(e)
+    })
+}
+
+/// What is at `path`, for a person, where `error` is that of following a link; none where there is no link.
+pub(crate) fn broken_link(path: &Path, error: &io::Error) -> Option<String> {
+    let target = fs::read_link(path).ok()?;
+    Some(match error.kind() {
+        ErrorKind::NotFound => format!("a link to {}, which does not exist", target.display()),
+        _ => format!("a link that cannot be followed: {error}"),
     })
 }
 

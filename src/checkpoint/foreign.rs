@@ -1,10 +1,11 @@
 //! What lies where a file of tensors was expected, in words: told by what the file system says, by a file's first bytes, or
 //! by its name. Nothing here waits for a pipe or reads a device.
 
-use std::fs::{self, FileType, Metadata};
+use std::fs::{self, Metadata};
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::files;
 
 /// Bytes of a file's start by which [`by_content`] tells it.
 pub(super) const START: usize = 1024;
@@ -20,36 +21,12 @@ pub(super) fn there(path: &Path) -> bool {
 /// [`Error::Checkpoint`] names what else is there: a folder, a pipe, a device, a link that leads nowhere or in a circle;
 /// [`Error::Io`] where nothing is.
 pub(super) fn plain_file(path: &Path) -> Result<Metadata> {
-    let failed = |e: std::io::Error| match (fs::read_link(path), e.kind()) {
-        (Ok(to), std::io::ErrorKind::NotFound) => {
-            Error::checkpoint(path, format!("expected a file, found a link to {}, which does not exist", to.display()))
-        }
-        (Ok(_), _) => Error::checkpoint(path, format!("expected a file, found a link that cannot be followed: {e}")),
-        (Err(_), _) => Error::io("reading", path)(e),
-    };
-    let about = fs::metadata(path).map_err(failed)?;
-    if about.is_file() {
-        return Ok(about);
-    }
-    Err(Error::checkpoint(path, format!("expected a file, found {}", kind(about.file_type()))))
-}
-
-/// What is neither a file nor a link.
-fn kind(of: FileType) -> &'static str {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::FileTypeExt;
-        if of.is_fifo() {
-            return "a named pipe";
-        }
-        if of.is_socket() {
-            return "a socket";
-        }
-        if of.is_char_device() || of.is_block_device() {
-            return "a device";
-        }
-    }
-    if of.is_dir() { "a folder" } else { "something else" }
+    let found = |what: &str| Error::checkpoint(path, format!("expected a file, found {what}"));
+    let about = fs::metadata(path).map_err(|e| match files::broken_link(path, &e) {
+        Some(link) => found(&link),
+        None => Error::io("reading", path)(e),
+    })?;
+    if about.is_file() { Ok(about) } else { Err(found(files::kind(&about))) }
 }
 
 /// What a file that is no safetensors file is, by its first bytes.
