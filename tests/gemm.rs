@@ -10,6 +10,7 @@ use sdmoe::autograd::{Array, Op, Tape};
 use sdmoe::gpu::{Gpu, Tier};
 use sdmoe::kernels::gemm::{Trans, gemm};
 use sdmoe::kernels::grouped::{grouped_gemm, grouped_gemm_onto, grouped_weight_gradient};
+use sdmoe::kernels::shapes::SHAPES;
 use sdmoe::ops::{ExpertMatMul, MatMul};
 use sdmoe::tensor::{DType, Tensor};
 
@@ -90,6 +91,29 @@ fn a_product_of_any_shape_equals_the_reference_in_every_tier_and_form() {
             }
         }
     }
+}
+
+#[test]
+fn every_shape_of_a_tile_equals_the_reference_with_sums_whole_and_cut() {
+    let Some(gpu) = tiers().into_iter().find(|gpu| gpu.tier() == Tier::Workgroup) else { return };
+    let run = |forms: &[(Trans, Trans)], sizes: &[[usize; 3]], splits: usize| {
+        for (&forms, &sizes) in forms.iter().flat_map(|forms| sizes.iter().map(move |sizes| (forms, sizes))) {
+            let (batch, beta) = if splits == 1 { (1, 0.0) } else { (2, 2.0) };
+            verify(&gpu, &Case { forms, sizes, batch, repeats: (1, batch), factors: (0.5, beta) });
+        }
+    };
+    for (index, shape) in SHAPES.iter().enumerate() {
+        gpu.force_shape(Some((index as u32, 1)));
+        // Each operand along the steps and across them, beyond a tile in each dimension.
+        run(&[(N, T), (T, N)], &[[132, 40, 136]], 1);
+        if SHAPES.iter().position(|other| other.block == shape.block) == Some(index) {
+            // Rows of C alone, and of none, of multiples of 4 elements; within a tile.
+            run(&FORMS, &[[131, 75, 67], [12, 40, 33]], 1);
+            gpu.force_shape(Some((index as u32, 3)));
+            run(&[(N, N), (T, T)], &[[36, 300, 40], [5, 107, 67]], 3);
+        }
+    }
+    gpu.force_shape(None);
 }
 
 #[test]

@@ -3,6 +3,11 @@
 //
 // Operand X has a matrix for each `x_repeat` matrices of the batch in a row. `batch_first` numbers the first matrix of
 // this launch within the whole batch, where a batch is split because a binding cannot hold it.
+//
+// With SPLIT the sums over k are cut into `splits` parts of `split_steps` steps, each a matrix of its own in C, which
+// gemm/sum_parts.wgsl adds: for products of too few tiles to fill the device.
+
+override SPLIT: bool = false;
 
 struct Params {
     m: u32,
@@ -23,6 +28,8 @@ struct Params {
     a_matrix: u32,
     b_matrix: u32,
     c_matrix: u32,
+    splits: u32,
+    split_steps: u32,
     alpha: f32,
     beta: f32,
 }
@@ -36,7 +43,12 @@ fn gemm(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let rows = (params.m + TILE_ROWS - 1u) / TILE_ROWS;
     let columns = (params.n + TILE_COLUMNS - 1u) / TILE_COLUMNS;
     let tiles = rows * columns;
-    let matrix = index / tiles;
+    var matrix = index / tiles;
+    var split = 0u;
+    if SPLIT {
+        split = matrix % params.splits;
+        matrix /= params.splits;
+    }
     if matrix >= params.batch {
         return;
     }
@@ -60,5 +72,12 @@ fn gemm(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     tile.c_stride = params.c_stride;
     tile.alpha = params.alpha;
     tile.beta = params.beta;
+    if SPLIT {
+        let first = split * params.split_steps;
+        tile.k = min(params.k - first, params.split_steps);
+        tile.a_first += first * select(1u, params.a_stride, A_TRANSPOSED);
+        tile.b_first += first * select(params.b_stride, 1u, B_TRANSPOSED);
+        tile.c_first = params.c_first + (matrix * params.splits + split) * params.c_matrix;
+    }
     multiply(tile, lane);
 }

@@ -1,96 +1,169 @@
-// One tile of a matrix product from workgroup memory, 4 x 4 elements of C a thread: the form for GPUs.
-// Needs lib/gemm_tile.wgsl.
+// One tile of a matrix product from workgroup memory, a block of C in the registers of each thread: the form for GPUs. The tile, the
+// steps of k a round and, by the fragment it is joined with, the thread's block are a shape (src/kernels/shapes.rs).
+// Needs lib/gemm_tile.wgsl, gemm/thread_*.wgsl, gemm/load_*.wgsl with gemm/edge_*.wgsl, and gemm/store_*.wgsl.
 //
-// 256 threads share 64 x 16 of op(A) and 16 x 64 of op(B). Neighbouring threads load neighbouring elements as they are
-// stored; in workgroup memory both lie with the step of k outermost, so that a thread's four rows are neighbours.
+// For a round the workgroup loads TILE_ROWS x STEPS of op(A) and STEPS x TILE_COLUMNS of op(B), in blocks of 4 x 4: a thread
+// reads four vec4 as they are stored and keeps them in registers, with PREFETCH while the round before is multiplied. In
+// workgroup memory both parts lie with the step of k outermost, in vec4, so that a thread reads four rows or columns at
+// once. Where an operand is stored along k, that is a transposition, of names of registers; its neighbouring threads read
+// along k. The fours of a step are exchanged by the step's four (`turn`): both such blocks and those along the other side
+// are then written to different banks.
 
-const WG: u32 = 256u;
-const TILE_ROWS: u32 = 64u;
-const TILE_COLUMNS: u32 = 64u;
-// Steps of k a round. 16 keeps both parts at 8.5 KiB, about half of what WebGPU guarantees.
-const STEPS: u32 = 16u;
-// Elements between two steps: 64 and 4 more, so that the writes of a step spread over the banks.
-const STRIDE: u32 = 68u;
+override TILE_ROWS: u32 = 64u;
+override TILE_COLUMNS: u32 = 64u;
+override STEPS: u32 = 16u;
+override PREFETCH: bool = true;
 override A_TRANSPOSED: bool = false;
 override B_TRANSPOSED: bool = false;
+override WG: u32 = TILE_ROWS / THREAD_ROWS * (TILE_COLUMNS / THREAD_COLUMNS);
 
-@group(0) @binding(1) var<storage, read> a: array<RealA>;
-@group(0) @binding(2) var<storage, read> b: array<RealB>;
-@group(0) @binding(3) var<storage, read_write> c: array<RealC>;
+// Fours between two steps of the parts.
+override A_STRIDE: u32 = TILE_ROWS / 4u;
+override B_STRIDE: u32 = TILE_COLUMNS / 4u;
+override A_BLOCKS: u32 = A_STRIDE * (STEPS / 4u);
+override A_FOURS: u32 = STEPS * A_STRIDE;
+override B_FOURS: u32 = STEPS * B_STRIDE;
+override BLOCKS: u32 = (A_STRIDE + B_STRIDE) * (STEPS / 4u);
 
-var<workgroup> a_part: array<f32, STEPS * STRIDE>;
-var<workgroup> b_part: array<f32, STEPS * STRIDE>;
+var<workgroup> a_part: array<vec4<f32>, A_FOURS>;
+var<workgroup> b_part: array<vec4<f32>, B_FOURS>;
 
-// Outside the matrices zeros are loaded: they add nothing.
-fn load_a(tile: Tile, t: u32, lane: u32) {
-    for (var i = lane; i < STEPS * TILE_ROWS; i += WG) {
-        let step = select(i % STEPS, i / TILE_ROWS, A_TRANSPOSED);
-        let row = select(i / STEPS, i % TILE_ROWS, A_TRANSPOSED);
-        var value = 0.0;
-        if tile.row + row < tile.m && t + step < tile.k {
-            value = f32(a[tile.a_first + select((tile.row + row) * tile.a_stride + t + step,
-                                                (t + step) * tile.a_stride + tile.row + row, A_TRANSPOSED)]);
-        }
-        a_part[step * STRIDE + row] = value;
+// Elements from `first` up to `end`, none where that is past.
+fn left(first: u32, end: u32) -> u32 {
+    return end - min(first, end);
+}
+
+// Elements of the row `index` of a matrix of `rows` rows.
+fn within(count: u32, index: u32, rows: u32) -> u32 {
+    return select(0u, count, index < rows);
+}
+
+// The four of a step in which a part keeps the four `four`; `step` is its first of four.
+fn exchanged(four: u32, step: u32) -> u32 {
+    return four ^ (step / 4u % 4u * 2u);
+}
+
+// The first step and the four of a block of a part whose steps have `stride` fours, by whether it is stored along k.
+fn place_of(block: u32, stride: u32, along_k: bool) -> vec2<u32> {
+    return select(vec2(block / stride * 4u, block % stride), vec2(block % (STEPS / 4u) * 4u, block / (STEPS / 4u)), along_k);
+}
+
+// op(A)[four rows][four steps], a column for each step; zeros outside.
+fn fetch_a(tile: Tile, t: u32, block: u32) -> mat4x4<f32> {
+    let place = place_of(block, A_STRIDE, !A_TRANSPOSED);
+    let step = t + place.x;
+    let row = tile.row + place.y * 4u;
+    if A_TRANSPOSED {
+        let i = tile.a_first + step * tile.a_stride + row;
+        let count = left(row, tile.m);
+        return mat4x4(a_edge(i, within(count, step, tile.k)),
+                      a_edge(i + tile.a_stride, within(count, step + 1u, tile.k)),
+                      a_edge(i + 2u * tile.a_stride, within(count, step + 2u, tile.k)),
+                      a_edge(i + 3u * tile.a_stride, within(count, step + 3u, tile.k)));
+    }
+    let i = tile.a_first + row * tile.a_stride + step;
+    let count = left(step, tile.k);
+    return transpose(mat4x4(a_edge(i, within(count, row, tile.m)),
+                            a_edge(i + tile.a_stride, within(count, row + 1u, tile.m)),
+                            a_edge(i + 2u * tile.a_stride, within(count, row + 2u, tile.m)),
+                            a_edge(i + 3u * tile.a_stride, within(count, row + 3u, tile.m))));
+}
+
+// op(B)[four steps][four columns], a column of the matrix for each step; zeros outside.
+fn fetch_b(tile: Tile, t: u32, block: u32) -> mat4x4<f32> {
+    let place = place_of(block, B_STRIDE, B_TRANSPOSED);
+    let step = t + place.x;
+    let column = tile.column + place.y * 4u;
+    if B_TRANSPOSED {
+        let i = tile.b_first + column * tile.b_stride + step;
+        let count = left(step, tile.k);
+        return transpose(mat4x4(b_edge(i, within(count, column, tile.n)),
+                                b_edge(i + tile.b_stride, within(count, column + 1u, tile.n)),
+                                b_edge(i + 2u * tile.b_stride, within(count, column + 2u, tile.n)),
+                                b_edge(i + 3u * tile.b_stride, within(count, column + 3u, tile.n))));
+    }
+    let i = tile.b_first + step * tile.b_stride + column;
+    let count = left(column, tile.n);
+    return mat4x4(b_edge(i, within(count, step, tile.k)),
+                  b_edge(i + tile.b_stride, within(count, step + 1u, tile.k)),
+                  b_edge(i + 2u * tile.b_stride, within(count, step + 2u, tile.k)),
+                  b_edge(i + 3u * tile.b_stride, within(count, step + 3u, tile.k)));
+}
+
+// Blocks are numbered through A and then B.
+fn fetch(tile: Tile, t: u32, block: u32) -> mat4x4<f32> {
+    if block < A_BLOCKS {
+        return fetch_a(tile, t, block);
+    }
+    if block < BLOCKS {
+        return fetch_b(tile, t, block - A_BLOCKS);
+    }
+    return mat4x4<f32>();
+}
+
+fn put(block: u32, steps: mat4x4<f32>) {
+    if block < A_BLOCKS {
+        let place = place_of(block, A_STRIDE, !A_TRANSPOSED);
+        let i = place.x * A_STRIDE + exchanged(place.y, place.x);
+        a_part[i] = steps[0];
+        a_part[i + A_STRIDE] = steps[1];
+        a_part[i + 2u * A_STRIDE] = steps[2];
+        a_part[i + 3u * A_STRIDE] = steps[3];
+    } else if block < BLOCKS {
+        let place = place_of(block - A_BLOCKS, B_STRIDE, B_TRANSPOSED);
+        let i = place.x * B_STRIDE + exchanged(place.y, place.x);
+        b_part[i] = steps[0];
+        b_part[i + B_STRIDE] = steps[1];
+        b_part[i + 2u * B_STRIDE] = steps[2];
+        b_part[i + 3u * B_STRIDE] = steps[3];
     }
 }
 
-fn load_b(tile: Tile, t: u32, lane: u32) {
-    for (var i = lane; i < STEPS * TILE_COLUMNS; i += WG) {
-        let step = select(i / TILE_COLUMNS, i % STEPS, B_TRANSPOSED);
-        let column = select(i % TILE_COLUMNS, i / STEPS, B_TRANSPOSED);
-        var value = 0.0;
-        if tile.column + column < tile.n && t + step < tile.k {
-            value = f32(b[tile.b_first + select((t + step) * tile.b_stride + tile.column + column,
-                                                (tile.column + column) * tile.b_stride + t + step, B_TRANSPOSED)]);
-        }
-        b_part[step * STRIDE + column] = value;
-    }
-}
-
-fn store_element(tile: Tile, row: u32, column: u32, sum: f32) {
-    if row < tile.m && column < tile.n {
-        let index = tile.c_first + row * tile.c_stride + column;
-        // Where beta is 0, C may hold anything, NaN included.
-        if tile.beta != 0.0 {
-            c[index] = RealC(tile.alpha * sum + tile.beta * f32(c[index]));
-        } else {
-            c[index] = RealC(tile.alpha * sum);
-        }
-    }
-}
-
-fn store_row(tile: Tile, row: u32, column: u32, sum: vec4<f32>) {
-    store_element(tile, row, column, sum.x);
-    store_element(tile, row, column + 1u, sum.y);
-    store_element(tile, row, column + 2u, sum.z);
-    store_element(tile, row, column + 3u, sum.w);
+fn store_four(tile: Tile, row: u32, column: u32, sum: vec4<f32>) {
+    let count = within(left(column, tile.c_columns), row, tile.c_rows);
+    store_quad(tile.c_first + row * tile.c_stride + column, tile.alpha * sum, 0u, count, tile.beta);
 }
 
 fn multiply(tile: Tile, lane: u32) {
-    let row = lane / 16u * 4u;
-    let column = lane % 16u * 4u;
-    var sum0 = vec4(0.0);
-    var sum1 = vec4(0.0);
-    var sum2 = vec4(0.0);
-    var sum3 = vec4(0.0);
+    let row_four = lane / (TILE_COLUMNS / THREAD_COLUMNS);
+    let column_four = lane % (TILE_COLUMNS / THREAD_COLUMNS);
+    var sums = Sums();
+    var first = mat4x4<f32>();
+    var second = mat4x4<f32>();
+    if PREFETCH {
+        first = fetch(tile, 0u, lane);
+        if BLOCKS > WG {
+            second = fetch(tile, 0u, lane + WG);
+        }
+    }
     for (var t = 0u; t < tile.k; t += STEPS) {
-        load_a(tile, t, lane);
-        load_b(tile, t, lane);
+        if !PREFETCH {
+            first = fetch(tile, t, lane);
+            if BLOCKS > WG {
+                second = fetch(tile, t, lane + WG);
+            }
+        }
+        // All are done with the round before.
         workgroupBarrier();
-        for (var step = 0u; step < STEPS; step++) {
-            let i = step * STRIDE + row;
-            let j = step * STRIDE + column;
-            let quad = vec4(b_part[j], b_part[j + 1u], b_part[j + 2u], b_part[j + 3u]);
-            sum0 += a_part[i] * quad;
-            sum1 += a_part[i + 1u] * quad;
-            sum2 += a_part[i + 2u] * quad;
-            sum3 += a_part[i + 3u] * quad;
+        put(lane, first);
+        if BLOCKS > WG {
+            put(lane + WG, second);
         }
         workgroupBarrier();
+        if PREFETCH && t + STEPS < tile.k {
+            first = fetch(tile, t + STEPS, lane);
+            if BLOCKS > WG {
+                second = fetch(tile, t + STEPS, lane + WG);
+            }
+        }
+        for (var step = 0u; step < STEPS; step += 4u) {
+            let i = step * A_STRIDE + exchanged(row_four, step);
+            let j = step * B_STRIDE + exchanged(column_four, step);
+            add_step(&sums, i, j);
+            add_step(&sums, i + A_STRIDE, j + B_STRIDE);
+            add_step(&sums, i + 2u * A_STRIDE, j + 2u * B_STRIDE);
+            add_step(&sums, i + 3u * A_STRIDE, j + 3u * B_STRIDE);
+        }
     }
-    store_row(tile, tile.row + row, tile.column + column, sum0);
-    store_row(tile, tile.row + row + 1u, tile.column + column, sum1);
-    store_row(tile, tile.row + row + 2u, tile.column + column, sum2);
-    store_row(tile, tile.row + row + 3u, tile.column + column, sum3);
+    store_sums(&sums, tile, tile.row + row_four * 4u, tile.column + column_four * 4u);
 }

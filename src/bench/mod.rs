@@ -16,6 +16,7 @@ mod report;
 pub mod shapes;
 mod svd;
 mod training;
+pub mod tune;
 
 use std::fmt::Write;
 

@@ -70,7 +70,7 @@ pub(super) fn gemms() -> Group {
 }
 
 /// The groups of experts that have `counts` rows.
-fn groups(gpu: &Gpu, counts: &[usize]) -> Result<Groups> {
+pub(super) fn groups(gpu: &Gpu, counts: &[usize]) -> Result<Groups> {
     let tile = tile_rows(gpu);
     let capacity = Groups::capacity(counts.iter().sum(), counts.len(), tile);
     let (mut offsets, mut tiles) = (vec![0], Vec::new());

@@ -24,6 +24,7 @@ mod generate;
 mod panic;
 mod stop;
 mod train;
+mod tune;
 mod usage;
 
 /// The whole command line.
@@ -51,6 +52,8 @@ enum Command {
     Analyze(Box<analyze::Args>),
     /// Measure the kernels and the training step, against the adapter's and the CPU's own rates
     Bench(bench::Args),
+    /// Time the shapes in which a GPU can compute products
+    Tune(tune::Args),
     /// List the GPU adapters, and which of them the other commands take
     Devices(devices::Args),
 }
@@ -76,6 +79,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Eval(args) => eval::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Analyze(args) => analyze::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Tune(args) => tune::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Devices(args) => devices::run(&args).map(|()| ExitCode::SUCCESS),
     };
     let message = match panic::caught(work) {

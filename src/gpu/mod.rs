@@ -18,6 +18,7 @@ mod profile;
 mod readback;
 mod recorder;
 mod reflect;
+mod shapes;
 pub(crate) mod trusted;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -79,6 +80,7 @@ struct Inner {
     state: Mutex<recorder::State>,
     compilation: Arc<recorder::Compilation>,
     pool: Arc<pool::Pool>,
+    shapes: shapes::Shapes,
     failures: Arc<failure::Failures>,
 }
 
@@ -123,6 +125,17 @@ impl Gpu {
     /// Whether kernels that can do so keep their code small, see [`GpuOptions::compact`].
     pub fn compact(&self) -> bool {
         self.0.compact
+    }
+
+    /// The shapes of kernels that this device was found to run fastest.
+    pub(crate) fn shapes(&self) -> &shapes::Shapes {
+        &self.0.shapes
+    }
+
+    /// Has the products of tier [`Tier::Workgroup`] run in the shape of this index in [`crate::kernels::shapes::SHAPES`], where it
+    /// suits them, their sums over K cut into so many parts; None leaves the choice to the table. For tests and measurements.
+    pub fn force_shape(&self, shape: Option<(u32, u32)>) {
+        self.0.shapes.force(shape);
     }
 
     /// Checks that shaders can hold f16.

@@ -143,6 +143,7 @@ impl Gpu {
             state,
             compilation,
             pool,
+            shapes: super::shapes::Shapes::default(),
             failures,
         })))
     }

@@ -8,7 +8,7 @@ use super::gemm_table::{self, DENSE, Form};
 use super::pad;
 use super::window::{Window, aligned, alignment, chunks, rows_that_fit, window};
 use crate::error::{Error, Result};
-use crate::gpu::Launch;
+use crate::gpu::{Bound, Gpu, Launch};
 use crate::tensor::{DType, Tensor};
 
 /// Whether an operand is used transposed.
@@ -46,6 +46,22 @@ crate::params! {
         b_repeat: u32,
         a_matrix: u32,
         b_matrix: u32,
+        c_matrix: u32,
+        splits: u32,
+        split_steps: u32,
+        alpha: f32,
+        beta: f32,
+    }
+}
+
+crate::params! {
+    struct SumPartsParams {
+        m: u32,
+        n: u32,
+        batch: u32,
+        splits: u32,
+        c_first: u32,
+        c_stride: u32,
         c_matrix: u32,
         alpha: f32,
         beta: f32,
@@ -90,6 +106,11 @@ pub fn gemm(ta: Trans, tb: Trans, alpha: f32, a: &Tensor, b: &Tensor, beta: f32,
 
 /// Elements of C from which on a launch for each part of K is worth its cost, some 50 microseconds.
 const WIDE: usize = 1 << 15;
+
+/// Parts of the sums over K, at most.
+const MOST_SPLITS: usize = 32;
+/// Threads of a workgroup of `gemm/sum_parts.wgsl`, as `WG` there.
+const SUM_THREADS: u32 = 64;
 
 /// Rows, columns and number of the matrices `op(X)` of a stack.
 fn stack(x: &Tensor, trans: Trans) -> Result<(usize, usize, usize)> {
@@ -214,21 +235,7 @@ impl<'a> Product<'a> {
                     let wc = c.window(first, batch, rows.start..rows.end.min(c_rows));
                     let [a_first, b_first, c_first] = [(&wa, a_column), (&wb, b_column), (&wc, columns.start)]
                         .map(|(w, column)| w.first + column as u32);
-                    let form = Form {
-                        m: rows.len(),
-                        n: columns.len(),
-                        k: steps.len(),
-                        ta,
-                        tb,
-                        alignment_a: alignment(a_first, a.stride),
-                        alignment_b: alignment(b_first, b.stride),
-                        alignment_c: alignment(c_first, c.stride),
-                        read_c: beta != 0.0 || steps.start > 0,
-                        half: [&a, &b].map(|x| x.tensor.dtype() == DType::F16),
-                        fixed_rows: false,
-                    };
-                    let choice = gemm_table::choose(gpu, &DENSE, form);
-                    let mut params = GemmParams {
+                    let params = GemmParams {
                         m: rows.len() as u32,
                         n: columns.len() as u32,
                         k: steps.len() as u32,
@@ -247,29 +254,82 @@ impl<'a> Product<'a> {
                         a_matrix: a.matrix as u32,
                         b_matrix: b.matrix as u32,
                         c_matrix: c.matrix as u32,
+                        splits: 1,
+                        split_steps: steps.len() as u32,
                         alpha,
                         beta: if steps.start == 0 { beta } else { 1.0 },
                     };
-                    let (mut wa, mut wb) = (wa, wb);
-                    if choice.turned {
-                        std::mem::swap(&mut wa, &mut wb);
-                        params = params.turned();
-                    }
-                    let mut launch = Launch::new(choice.kernel);
-                    for (name, value) in choice.constants {
-                        launch = launch.constant(name, value);
-                    }
-                    launch
-                        .params(&params)
-                        .read("a", wa.slice)
-                        .read("b", wb.slice)
-                        .write("c", wc.slice)
-                        .workgroups(choice.workgroups * batch)
-                        .run(gpu)?;
+                    self.launch(gpu, params, [wa.slice, wb.slice, wc.slice])?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Launches what `params` say on the windows of A, B and C.
+    fn launch(&self, gpu: &Gpu, mut params: GemmParams, [mut a, mut b, c]: [Bound; 3]) -> Result<()> {
+        let (m, n, k, batch) = (params.m as usize, params.n as usize, params.k as usize, params.batch as usize);
+        let alignment_c = alignment(params.c_first, self.c.stride);
+        let form = Form {
+            m,
+            n,
+            k,
+            ta: self.ta,
+            tb: self.tb,
+            alignment_a: alignment(params.a_first, self.a.stride),
+            alignment_b: alignment(params.b_first, self.b.stride),
+            alignment_c,
+            read_c: params.beta != 0.0,
+            half: [&self.a, &self.b].map(|x| x.tensor.dtype() == DType::F16),
+            fixed_rows: false,
+            batch,
+            // The numbers of the parts' elements are u32, and they fit a binding.
+            splits: rows_that_fit(gpu, MOST_SPLITS * batch * m, n) == MOST_SPLITS * batch * m,
+        };
+        let choice = gemm_table::choose(gpu, &DENSE, form);
+        if choice.turned {
+            std::mem::swap(&mut a, &mut b);
+            params = params.turned();
+        }
+        let split_steps = k.div_ceil(choice.splits.min(MOST_SPLITS)).next_multiple_of(choice.steps);
+        let splits = k.div_ceil(split_steps);
+        let launch =
+            choice.constants.iter().fold(Launch::new(choice.kernel), |l, (name, value)| l.constant(name, *value));
+        let launch = launch.read("a", a).read("b", b).workgroups(choice.workgroups * batch * splits);
+        if splits == 1 {
+            return launch.params(&params).write("c", c).run(gpu);
+        }
+        let parts = Tensor::empty(gpu, [batch * splits, m, n], DType::F32)?;
+        let part = GemmParams {
+            c_rows: params.m,
+            c_columns: params.n,
+            c_first: 0,
+            c_stride: params.n,
+            c_matrix: params.m * params.n,
+            splits: splits as u32,
+            split_steps: split_steps as u32,
+            alpha: 1.0,
+            beta: 0.0,
+            ..params
+        };
+        launch.constant("SPLIT", 1.0).params(&part).write("c", &parts).run(gpu)?;
+        let sum = SumPartsParams {
+            m: params.m,
+            n: params.n,
+            batch: params.batch,
+            splits: splits as u32,
+            c_first: params.c_first,
+            c_stride: params.c_stride,
+            c_matrix: params.c_matrix,
+            alpha: params.alpha,
+            beta: params.beta,
+        };
+        Launch::new(gemm_table::sum_parts(alignment_c >= 4 && n.is_multiple_of(4)))
+            .params(&sum)
+            .read("parts", &parts)
+            .write("c", c)
+            .threads(batch * m * n.div_ceil(4), SUM_THREADS)
+            .run(gpu)
     }
 }
 

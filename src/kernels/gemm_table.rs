@@ -5,17 +5,19 @@
 //! | tier      | fragment             | tile    | chosen where                                            |
 //! |-----------|----------------------|---------|---------------------------------------------------------|
 //! | Subgroup  | `gemm/subgroup.wgsl` | 32 x 8s | M, N, K >= 4; 8 or 16 rows, 4s columns, C transposed, where narrow |
-//! | Workgroup | `gemm/workgroup.wgsl`| 64 x 64 | C has more than 16 rows and columns, otherwise as Plain |
-//! |           | `gemm/cooperative.wgsl` | 64 x 64 | instead, for f16 A and B in rows of multiples of 4 where [`Gpu::cooperative_matrix`] |
+//! | Workgroup | `gemm/workgroup.wgsl`| by [`shapes`] | always                                            |
+//! |           | `gemm/cooperative.wgsl` | 64 x 64 | instead, for f16 A and B in rows of multiples of 4, C of more than 16 rows and columns, where [`Gpu::cooperative_matrix`] |
 //! | Plain     | `gemm/plain.wgsl`    | 8 x 8   | always, and wherever the others do not apply            |
 //!
-//! (*s* lanes a subgroup.) The subgroup fragment binds A and B as vec4 where all their rows have a multiple of 4 elements
+//! (*s* lanes a subgroup.) The workgroup fragment has a kernel for each block of a thread, and binds A and B, and C, as vec4 where
+//! their rows allow. The subgroup fragment binds A and B as vec4 where all their rows have a multiple of 4 elements
 //! and as scalars elsewhere, and C likewise by itself; as u64 where the device has them and B is stored transposed, or its
 //! columns are a multiple of 8. A large dense product of other sizes copies A and B into padded ones first (`pad`). A weight
 //! gradient gives a workgroup a block of tiles and blocks the sum. What each reaches is in docs/performance.md.
 
 use super::Variant;
 use super::gemm::Trans;
+use super::shapes::{self, Cut, SHAPES, Task};
 use crate::gpu::{Gpu, Kernel, Tier};
 
 /// One entry point joined with every multiplying fragment.
@@ -29,8 +31,8 @@ pub struct Family {
     subgroup_u64: Stores,
     /// By subgroups, loading u64, B along the steps.
     subgroup_u64_along: Stores,
-    /// From workgroup memory.
-    workgroup: Kernel,
+    /// From workgroup memory, by a thread's block.
+    workgroup: [Loads; 3],
     /// On matrix units.
     pub cooperative: Kernel,
     /// One output a thread.
@@ -42,6 +44,19 @@ pub struct Family {
 struct Stores {
     vec4: Kernel,
     scalar: Kernel,
+}
+
+/// What loads A and B as vec4, and what loads rows of any length.
+#[derive(Debug)]
+struct Loads {
+    vec4: Stores,
+    scalar: Kernel,
+}
+
+impl Loads {
+    fn of(&'static self, aligned: bool, aligned_c: bool) -> &'static Kernel {
+        if aligned { self.vec4.of(aligned_c) } else { &self.scalar }
+    }
 }
 
 impl Stores {
@@ -58,7 +73,11 @@ macro_rules! family {
             subgroup: family!(@stores $file, $entry, "_subgroup", "gemm/load_vec4", "gemm/blocks"),
             subgroup_u64: family!(@stores $file, $entry, "_subgroup_u64", "lib/pairs_u64", "lib/oct_u64", "gemm/load_u64"),
             subgroup_u64_along: family!(@stores $file, $entry, "_subgroup_u64_along", "lib/pairs_u64", "gemm/load_u64_along", "gemm/blocks"),
-            workgroup: family!(@kernel $file, $entry, "_workgroup", "gemm/workgroup"),
+            workgroup: [
+                family!(@loads $file, $entry, "_workgroup_4x4", "gemm/thread_4x4"),
+                family!(@loads $file, $entry, "_workgroup_8x4", "gemm/thread_8x4"),
+                family!(@loads $file, $entry, "_workgroup_8x8", "gemm/thread_8x8"),
+            ],
             cooperative: family!(@kernel $file, $entry, "_cooperative", "gemm/load_vec4", "gemm/store_vec4", "gemm/cooperative_block", "gemm/cooperative"),
             plain: family!(@kernel $file, $entry, "_plain", "gemm/plain"),
         };
@@ -67,6 +86,15 @@ macro_rules! family {
         Stores {
             vec4: family!(@kernel $file, $entry, $suffix, $($part,)* "gemm/store_vec4", "gemm/subgroup"),
             scalar: family!(@kernel $file, $entry, concat!($suffix, "_scalar_c"), $($part,)* "gemm/store_scalar", "gemm/subgroup"),
+        }
+    };
+    (@loads $file:literal, $entry:literal, $suffix:literal, $thread:literal) => {
+        Loads {
+            vec4: Stores {
+                vec4: family!(@kernel $file, $entry, $suffix, $thread, "gemm/load_vec4", "gemm/edge_vec4", "gemm/store_vec4", "gemm/workgroup"),
+                scalar: family!(@kernel $file, $entry, concat!($suffix, "_scalar_c"), $thread, "gemm/load_vec4", "gemm/edge_vec4", "gemm/store_scalar", "gemm/workgroup"),
+            },
+            scalar: family!(@kernel $file, $entry, concat!($suffix, "_scalar"), $thread, "gemm/load_scalar", "gemm/edge_scalar", "gemm/store_scalar", "gemm/workgroup"),
         }
     };
     (@kernel $file:literal, $entry:literal, $suffix:expr, $($part:literal),*) => {
@@ -88,6 +116,35 @@ family! { "Dense products.", DENSE, "dense.wgsl", "gemm" }
 family! { "Grouped products.", GROUPED, "grouped.wgsl", "grouped_gemm" }
 family! { "Weight gradients.", WEIGHT_GRADIENT, "weight_gradient.wgsl", "grouped_weight_gradient" }
 
+/// Adds the parts of products whose sums were cut.
+static SUM_PARTS: Stores = Stores {
+    vec4: Kernel {
+        name: "gemm_sum_parts",
+        sources: &[
+            include_str!("../../shaders/lib/grid.wgsl"),
+            include_str!("../../shaders/gemm/store_vec4.wgsl"),
+            include_str!("../../shaders/gemm/sum_parts.wgsl"),
+        ],
+        entry: "gemm_sum_parts",
+        constants: &[],
+    },
+    scalar: Kernel {
+        name: "gemm_sum_parts_scalar",
+        sources: &[
+            include_str!("../../shaders/lib/grid.wgsl"),
+            include_str!("../../shaders/gemm/store_scalar.wgsl"),
+            include_str!("../../shaders/gemm/sum_parts.wgsl"),
+        ],
+        entry: "gemm_sum_parts",
+        constants: &[],
+    },
+};
+
+/// The kernel that adds parts into C, whose rows are multiples of 4 elements or not.
+pub(super) fn sum_parts(aligned_c: bool) -> &'static Kernel {
+    SUM_PARTS.of(aligned_c)
+}
+
 /// Rows of a tile of the subgroup fragment: 32 measured best of 8, 16 and 32.
 const SUBGROUP_ROWS: usize = 32;
 /// Rows and columns of tiles of a weight gradient that a workgroup of the subgroup fragment has, 128 x 128 elements with 8
@@ -99,10 +156,8 @@ const GRADIENT_ROWS: usize = 512;
 const NARROW: usize = 16;
 /// Rows, columns and steps that the subgroup fragment needs at least.
 const SUBGROUP_LEAST: usize = 4;
-/// Rows and columns of a tile of the workgroup fragment and of the cooperative one.
-const WORKGROUP_TILE: usize = 64;
-/// At this many rows or columns a tile of the workgroup fragment is three quarters empty.
-const WORKGROUP_NARROW: usize = 16;
+/// Rows and columns of a tile of the cooperative fragment, and rows for which the workgroup fragment's tiles of grouped rows are made.
+const COOPERATIVE_TILE: usize = 64;
 /// Rows and columns of a tile of the plain fragment.
 const PLAIN_TILE: usize = 8;
 
@@ -129,6 +184,10 @@ pub(super) struct Form {
     pub half: [bool; 2],
     /// Whether the rows of C are cut into tiles by someone else (grouped products), so that it must not be turned.
     pub fixed_rows: bool,
+    /// Products like this one, matrices of a batch or experts.
+    pub batch: usize,
+    /// Whether the sums over K may be cut into parts.
+    pub splits: bool,
 }
 
 /// A variant and its geometry.
@@ -140,11 +199,21 @@ pub(super) struct Choice {
     pub turned: bool,
     /// Workgroups for one product.
     pub workgroups: usize,
+    /// Parts of the sums over K, each with so many workgroups.
+    pub splits: usize,
+    /// What a part's steps of K are a multiple of.
+    pub steps: usize,
+}
+
+impl Choice {
+    fn whole(kernel: &'static Kernel, constants: Vec<(&'static str, f64)>, workgroups: usize) -> Self {
+        Choice { kernel, constants, turned: false, workgroups, splits: 1, steps: 1 }
+    }
 }
 
 /// Rows of a tile that the grouped products of `gpu` need: each fragment's tile divides it.
 pub(super) fn tile_rows(gpu: &Gpu) -> usize {
-    if gpu.tier() == Tier::Subgroup { SUBGROUP_ROWS } else { WORKGROUP_TILE }
+    if gpu.tier() == Tier::Subgroup { SUBGROUP_ROWS } else { COOPERATIVE_TILE }
 }
 
 /// Steps of K after which an m x n product whose B is read across its rows starts another launch, so that the panels of a
@@ -159,10 +228,10 @@ pub(super) fn steps_at_once(gpu: &Gpu, m: usize, n: usize, k: usize) -> usize {
     k.div_ceil(parts).next_multiple_of(4)
 }
 
-/// Steps of K in one launch: a thread's loops stay within the adapter's limit of iterations. The workgroup fragment makes
-/// up to 25 iterations for 16 steps, the plain one 1 a step, the subgroup fragment fewer.
+/// Steps of K in one launch: a thread's loops stay within the adapter's limit of iterations. The plain
+/// fragment makes 1 a step, the others fewer.
 pub(super) fn longest(gpu: &Gpu) -> usize {
-    gpu.adapter().loop_limit() / 2 / WORKGROUP_TILE * WORKGROUP_TILE
+    gpu.adapter().loop_limit() / 2 / COOPERATIVE_TILE * COOPERATIVE_TILE
 }
 
 /// Rows of one launch of the weight gradient, likewise: a thread goes through them for each tile of its block, in fours.
@@ -213,7 +282,7 @@ impl SubgroupTile {
 
 /// The table.
 pub(super) fn choose(gpu: &Gpu, family: &'static Family, form: Form) -> Choice {
-    let Form { m, n, k, ta, tb, alignment_a, alignment_b, alignment_c, read_c, half, fixed_rows } = form;
+    let Form { m, n, k, ta, tb, alignment_a, alignment_b, alignment_c, read_c, half, fixed_rows, batch, splits } = form;
     let (aligned, aligned_c) = (alignment_a.min(alignment_b) >= 4, alignment_c >= 4);
     let flags = |ta, tb| {
         vec![
@@ -260,38 +329,50 @@ pub(super) fn choose(gpu: &Gpu, family: &'static Family, form: Form) -> Choice {
                 constants.push(("BLOCK_COLUMNS", columns as f64));
                 constants.push(("ROWS_AT_ONCE", GRADIENT_ROWS as f64));
                 let workgroups = tile.tile_rows(m).div_ceil(rows) * tile.tile_columns(n).div_ceil(columns);
-                return Choice { kernel, constants, turned, workgroups };
+                return Choice { turned, ..Choice::whole(kernel, constants, workgroups) };
             }
-            Choice { kernel, constants, turned, workgroups: tile.workgroups(m, n) }
+            Choice { turned, ..Choice::whole(kernel, constants, tile.workgroups(m, n)) }
         }
         Tier::Workgroup
-            if gpu.cooperative_matrix() && half == [true; 2] && aligned && aligned_c && m.min(n) > WORKGROUP_NARROW =>
+            if gpu.cooperative_matrix() && half == [true; 2] && aligned && aligned_c && m.min(n) > NARROW =>
         {
             let mut constants = flags(ta, tb);
             constants.push(("LANES", f64::from(gpu.adapter().subgroup_size.0)));
-            Choice { kernel: &family.cooperative, constants, turned: false, workgroups: tiles(WORKGROUP_TILE) }
+            Choice::whole(&family.cooperative, constants, tiles(COOPERATIVE_TILE))
         }
-        Tier::Workgroup if m.min(n) > WORKGROUP_NARROW => Choice {
-            kernel: &family.workgroup,
-            constants: flags(ta, tb),
-            turned: false,
-            workgroups: tiles(WORKGROUP_TILE),
-        },
-        Tier::Subgroup | Tier::Workgroup | Tier::Plain => {
-            Choice { kernel: &family.plain, constants: flags(ta, tb), turned: false, workgroups: tiles(PLAIN_TILE) }
+        Tier::Workgroup => {
+            // The weight gradient's rows are those of the experts' matrices, which nobody cuts.
+            let fixed_rows = if fixed_rows && ta == Trans::N { COOPERATIVE_TILE } else { 0 };
+            let Cut { shape, splits } = shapes::cut(gpu, Task { m, n, k, batch, fixed_rows, splits });
+            // Parts are stored without gaps.
+            let aligned_c = if splits > 1 { n.is_multiple_of(4) } else { aligned_c };
+            let kernel = family.workgroup[shape.block as usize].of(aligned, aligned_c);
+            let constants = [&flags(ta, tb)[..], &shape.constants()].concat();
+            let workgroups = shape.tiles(m, n);
+            Choice { splits, steps: shape.steps, ..Choice::whole(kernel, constants, workgroups) }
         }
+        Tier::Subgroup | Tier::Plain => Choice::whole(&family.plain, flags(ta, tb), tiles(PLAIN_TILE)),
     }
 }
 
 /// Every variant.
 pub fn kernels() -> Vec<Variant> {
     let mut all = super::pad::kernels();
+    all.extend([&SUM_PARTS.vec4, &SUM_PARTS.scalar].map(Variant::from));
     let bit = |set: u32, i: u32| f64::from(set >> i & 1);
     for set in 0..4 {
         let flags = vec![("A_TRANSPOSED", bit(set, 0)), ("B_TRANSPOSED", bit(set, 1))];
         for family in [&DENSE, &GROUPED, &WEIGHT_GRADIENT] {
-            for kernel in [&family.workgroup, &family.plain] {
-                all.push(Variant { kernel, constants: flags.clone() });
+            all.push(Variant { kernel: &family.plain, constants: flags.clone() });
+            for (i, shape) in SHAPES.iter().enumerate() {
+                let Loads { vec4, scalar } = &family.workgroup[shape.block as usize];
+                // Each kernel with each form of storage, and each shape with one of them.
+                let kernels = [&vec4.vec4, &vec4.scalar, scalar];
+                let first = SHAPES.iter().position(|other| other.block == shape.block) == Some(i);
+                for kernel in &kernels[..if first { 3 } else { 1 }] {
+                    let constants = [&flags[..], &shape.constants()].concat();
+                    all.push(Variant { kernel, constants });
+                }
             }
             for lanes in [32.0, 64.0] {
                 let constants = [flags.clone(), vec![("LANES", lanes)]].concat();

@@ -165,6 +165,8 @@ pub fn grouped_gemm_onto(x: &Tensor, w: &Tensor, trans_w: Trans, groups: &Groups
                     read_c: beta != 0.0 || steps.start > 0,
                     half: [x, w].map(|t| t.dtype() == DType::F16),
                     fixed_rows: true,
+                    batch: 1,
+                    splits: false,
                 };
                 let choice = gemm_table::choose(gpu, &GROUPED, form);
                 let params = GroupedParams {
@@ -239,6 +241,8 @@ pub fn grouped_weight_gradient(x: &Tensor, dy: &Tensor, groups: &Groups, beta: f
                     read_c: true,
                     half: [x, dy].map(|t| t.dtype() == DType::F16),
                     fixed_rows: true,
+                    batch: e.len(),
+                    splits: false,
                 };
                 let choice = gemm_table::choose(gpu, &WEIGHT_GRADIENT, form);
                 let params = WeightGradientParams {

@@ -10,6 +10,7 @@ pub mod octs;
 mod pad;
 pub mod routing;
 pub mod rows;
+pub mod shapes;
 pub mod spectral;
 mod spectral_place;
 pub mod spectral_rows;

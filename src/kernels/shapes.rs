@@ -1,0 +1,160 @@
+//! The shapes of products on GPUs: what a workgroup of `gemm/workgroup.wgsl` and each of its threads compute.
+//!
+//! No one shape is right: large tiles read less of workgroup memory for a multiplication, small ones fill the device where C is
+//! small, and where even those do not, sums over K are cut into parts ([`Cut::splits`]) that a second kernel adds in order.
+
+use crate::gpu::Gpu;
+
+/// What a thread has of C.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Block {
+    /// 4 rows x 4 columns.
+    B4x4,
+    /// 8 rows x 4 columns.
+    B8x4,
+    /// 8 rows x 8 columns.
+    B8x8,
+}
+
+impl Block {
+    /// Rows and columns.
+    pub fn size(self) -> (usize, usize) {
+        match self {
+            Block::B4x4 => (4, 4),
+            Block::B8x4 => (8, 4),
+            Block::B8x8 => (8, 8),
+        }
+    }
+}
+
+/// A shape: constants of `gemm/workgroup.wgsl`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Rows of a workgroup's tile of C.
+    pub rows: usize,
+    /// Columns of the tile.
+    pub columns: usize,
+    /// Steps of K that are in workgroup memory at a time.
+    pub steps: usize,
+    /// A thread's part of the tile.
+    pub block: Block,
+    /// Whether the next steps are loaded into registers while the present ones are multiplied.
+    pub prefetch: bool,
+}
+
+const fn shape(rows: usize, columns: usize, steps: usize, block: Block, prefetch: bool) -> Shape {
+    Shape { rows, columns, steps, block, prefetch }
+}
+
+/// Every shape.
+pub const SHAPES: [Shape; 16] = [
+    shape(128, 128, 16, Block::B8x8, true),
+    shape(128, 128, 16, Block::B8x8, false),
+    shape(128, 128, 8, Block::B8x8, true),
+    shape(128, 64, 16, Block::B8x8, true),
+    shape(64, 128, 16, Block::B8x8, true),
+    shape(64, 64, 16, Block::B8x8, true),
+    shape(64, 64, 16, Block::B8x8, false),
+    shape(64, 64, 16, Block::B8x4, true),
+    shape(64, 64, 16, Block::B8x4, false),
+    shape(64, 64, 32, Block::B8x4, true),
+    shape(64, 64, 32, Block::B4x4, true),
+    shape(64, 32, 16, Block::B8x4, true),
+    shape(32, 64, 16, Block::B4x4, true),
+    shape(32, 32, 32, Block::B4x4, true),
+    shape(32, 32, 16, Block::B4x4, true),
+    shape(32, 32, 16, Block::B4x4, false),
+];
+
+impl Shape {
+    /// Threads of a workgroup.
+    pub fn threads(&self) -> usize {
+        let (rows, columns) = self.block.size();
+        self.rows / rows * (self.columns / columns)
+    }
+
+    /// Tiles of an m x n matrix.
+    pub fn tiles(&self, m: usize, n: usize) -> usize {
+        m.div_ceil(self.rows) * n.div_ceil(self.columns)
+    }
+
+    /// The constants that its kernel is given.
+    pub fn constants(&self) -> [(&'static str, f64); 4] {
+        [
+            ("TILE_ROWS", self.rows as f64),
+            ("TILE_COLUMNS", self.columns as f64),
+            ("STEPS", self.steps as f64),
+            ("PREFETCH", f64::from(u8::from(self.prefetch))),
+        ]
+    }
+}
+
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (rows, columns) = self.block.size();
+        let ahead = if self.prefetch { " ahead" } else { "" };
+        write!(f, "{} x {} x {}, {rows} x {columns} a thread{ahead}", self.rows, self.columns, self.steps)
+    }
+}
+
+/// How a product is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Cut {
+    pub shape: Shape,
+    /// Parts of the sums over K.
+    pub splits: usize,
+}
+
+/// What is to be cut.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Task {
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    /// Matrices, or experts.
+    pub batch: usize,
+    /// A multiple of the rows of every tile, where someone else cuts the rows; 0 elsewhere.
+    pub fixed_rows: usize,
+    /// Whether sums may be cut.
+    pub splits: bool,
+}
+
+/// Workgroups that fill a GPU: twice the multiprocessors of a large one.
+const FULL: usize = 256;
+/// Steps of K below which no part is cut.
+const LEAST_STEPS: usize = 128;
+
+/// The table.
+pub(super) fn cut(gpu: &Gpu, task: Task) -> Cut {
+    let suits = |shape: &Shape| task.fixed_rows == 0 || task.fixed_rows.is_multiple_of(shape.rows);
+    let most = if task.splits { task.k / LEAST_STEPS } else { 1 }.max(1);
+    if let Some((index, splits)) = gpu.shapes().forced()
+        && let Some(&shape) = SHAPES.get(index).filter(|shape| suits(shape))
+    {
+        let most = if task.splits { task.k.div_ceil(shape.steps) } else { 1 };
+        return Cut { shape, splits: splits.clamp(1, most) };
+    }
+    let workgroups = |shape: &Shape| shape.tiles(task.m, task.n) * task.batch;
+    let by_size = [0, 7, 14].map(|index| SHAPES[index]).into_iter().filter(suits);
+    let shape = by_size.clone().find(|shape| workgroups(shape) >= FULL).unwrap_or(SHAPES[14]);
+    Cut { shape, splits: (FULL / workgroups(&shape).max(1)).clamp(1, most) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shape_keeps_what_the_kernel_relies_on() {
+        for shape in SHAPES {
+            let (rows, columns) = shape.block.size();
+            // An eight is two fours half a tile apart, and fours are exchanged within eights of them.
+            assert!(shape.rows.is_multiple_of(8 * rows) && shape.columns.is_multiple_of(8 * columns), "{shape}");
+            assert!(shape.steps.is_multiple_of(4), "{shape}");
+            let blocks = (shape.rows + shape.columns) * shape.steps / 16;
+            assert!(blocks <= 2 * shape.threads(), "{shape}: a thread keeps two blocks");
+            // WebGPU's least.
+            assert!(shape.threads() <= 256 && (shape.rows + shape.columns) * shape.steps * 4 <= 16384, "{shape}");
+        }
+    }
+}
