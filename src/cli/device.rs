@@ -97,6 +97,11 @@ fn cache() -> impl TypedValueParser<Value = Cache> {
     OsStringValueParser::new().map(Cache::from)
 }
 
+/// The folder of this program in the user's cache folder; a user without a home has none.
+pub(super) fn cache_folder() -> Option<PathBuf> {
+    etcetera::choose_base_strategy().ok().map(|places| places.cache_dir().join("sdmoe"))
+}
+
 impl AdapterArgs {
     /// The device that the flags describe, without a folder for pipelines.
     pub(super) fn options(&self) -> GpuOptions {
@@ -115,10 +120,9 @@ impl DeviceArgs {
         let pipeline_cache = match &self.pipeline_cache {
             Some(Cache::Off) => None,
             Some(Cache::Folder(folder)) => Some(folder.clone()),
-            // A user without a home has no cache.
-            None => etcetera::choose_base_strategy().ok().map(|places| places.cache_dir().join("sdmoe")),
+            None => cache_folder(),
         };
-        GpuOptions { pipeline_cache, ..self.choice.options() }
+        GpuOptions { pipeline_cache, tuned: cache_folder(), ..self.choice.options() }
     }
 }
 

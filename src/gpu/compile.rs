@@ -20,14 +20,14 @@ pub(super) struct Pipeline {
     pub(super) reflection: Reflection,
     pub(super) name: &'static str,
     pub(super) id: usize,
-    recipe: Recipe,
+    recipe: Arc<Recipe>,
     used: AtomicBool,
     /// None where compiling panicked.
     raw: OnceLock<Option<wgpu::ComputePipeline>>,
 }
 
 /// What a pipeline is made of.
-struct Recipe {
+pub(super) struct Recipe {
     device: wgpu::Device,
     module: Arc<Module>,
     layout: wgpu::PipelineLayout,
@@ -50,24 +50,59 @@ impl Recipe {
     }
 
     fn compile_unwatched(&self) -> wgpu::ComputePipeline {
-        let Recipe { device, module, layout, kernel, constants, cache, .. } = self;
-        let module = module.raw.get_or_init(|| {
-            let source = wgpu::ShaderSource::Naga(std::borrow::Cow::Owned(module.source.module.clone()));
-            device.create_shader_module(wgpu::ShaderModuleDescriptor { label: Some(kernel.name), source })
-        });
+        let module = self.module.raw.get_or_init(|| self.shader_module(&self.device));
+        self.compile_on(&self.device, module, &self.layout, self.cache.as_ref())
+    }
+
+    /// The kernel's name.
+    pub(super) fn name(&self) -> &'static str {
+        self.kernel.name
+    }
+
+    /// The sources, handed to the driver.
+    pub(super) fn shader_module(&self, device: &wgpu::Device) -> wgpu::ShaderModule {
+        let source = wgpu::ShaderSource::Naga(std::borrow::Cow::Owned(self.module.source.module.clone()));
+        device.create_shader_module(wgpu::ShaderModuleDescriptor { label: Some(self.kernel.name), source })
+    }
+
+    /// The pipeline on a device that may be another.
+    pub(super) fn compile_on(
+        &self,
+        device: &wgpu::Device,
+        module: &wgpu::ShaderModule,
+        layout: &wgpu::PipelineLayout,
+        cache: Option<&wgpu::PipelineCache>,
+    ) -> wgpu::ComputePipeline {
         device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(kernel.name),
+            label: Some(self.kernel.name),
             layout: Some(layout),
             module,
-            entry_point: Some(kernel.entry),
+            entry_point: Some(self.kernel.entry),
             compilation_options: wgpu::PipelineCompilationOptions {
-                constants,
+                constants: &self.constants,
                 // Every kernel writes workgroup memory before it reads it.
                 zero_initialize_workgroup_memory: false,
             },
-            cache: cache.as_ref(),
+            cache,
         })
     }
+}
+
+/// The layouts of a pipeline that binds these.
+pub(super) fn pipeline_layout(
+    device: &wgpu::Device,
+    name: &str,
+    reflection: &Reflection,
+) -> (wgpu::BindGroupLayout, wgpu::PipelineLayout) {
+    let entries: Vec<_> = reflection.bindings.iter().map(entry).collect();
+    let label = Some(name);
+    let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &entries });
+    let whole = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+        label,
+        bind_group_layouts: &[Some(&layout)],
+        immediate_size: 0,
+    });
+    (layout, whole)
 }
 
 impl Pipeline {
@@ -80,19 +115,10 @@ impl Pipeline {
         id: usize,
     ) -> Result<Self> {
         let reflection = module.source.reflect(kernel)?;
-        let entries: Vec<_> = reflection.bindings.iter().map(entry).collect();
-        let label = Some(kernel.name);
-        let (layout, whole) = failures.watch(device, || {
-            let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &entries });
-            let whole = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-                label,
-                bind_group_layouts: &[Some(&layout)],
-                immediate_size: 0,
-            });
-            (layout, whole)
-        });
+        let (layout, whole) = failures.watch(device, || pipeline_layout(device, kernel.name, &reflection));
         let constants = kernel.constants.iter().chain(constants).copied().collect();
         let recipe = Recipe { device: device.clone(), module, layout: whole, kernel, constants, cache, failures };
+        let recipe = Arc::new(recipe);
         Ok(Pipeline {
             layout,
             reflection,
@@ -102,6 +128,11 @@ impl Pipeline {
             used: AtomicBool::new(false),
             raw: OnceLock::new(),
         })
+    }
+
+    /// What it is made of.
+    pub(super) fn recipe(&self) -> Arc<Recipe> {
+        self.recipe.clone()
     }
 
     /// Whether this is the first time that somebody asks.

@@ -20,6 +20,7 @@ mod recorder;
 mod reflect;
 mod shapes;
 pub(crate) mod trusted;
+mod warm_up;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -33,6 +34,8 @@ pub use pool::{Bound, Buffer, BufferSlice};
 pub use profile::{Dispatch, KernelTime};
 pub use readback::Readback;
 pub use reflect::{Binding, BindingKind, Reflection, compose, compose_half, reflect, reflect_half};
+pub use shapes::Measured;
+pub(crate) use shapes::{Resolved, keep as keep_shapes};
 
 use crate::error::{Error, Result};
 

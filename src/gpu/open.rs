@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use super::failure::{Failures, caught};
 use super::pipeline_cache::PipelineCache;
+use super::shapes::Shapes;
+use super::warm_up::WarmUp;
 use super::{AdapterChoice, AdapterReport, Gpu, Inner, Tier, adapter, pool, recorder, trusted};
 use crate::error::{Error, Result};
 
@@ -41,6 +43,9 @@ pub struct GpuOptions {
     /// folder that cannot be written does no harm; both are logged. Without a folder, and where the device has no feature
     /// `PIPELINE_CACHE` (only Vulkan has it), nothing is read or written. Most drivers have such a cache of their own.
     pub pipeline_cache: Option<PathBuf>,
+    /// A folder with the shapes of products that `sdmoe tune` or [`crate::bench::tune::tune`] found to be the fastest, a file for each
+    /// adapter. One that is missing, damaged or made with another driver or version is as none: then a table chooses.
+    pub tuned: Option<PathBuf>,
 }
 
 impl Gpu {
@@ -83,7 +88,7 @@ impl Gpu {
             let reason = if message.is_empty() { format!("{reason:?}").to_lowercase() } else { message };
             of_device.lost(&reason);
         });
-        Self::build(device, queue, report, options, failures)
+        Self::build(device, queue, report, options, failures, Some(&adapter))
     }
 
     /// Uses a device that exists already, as an application that draws with wgpu has one. The device's own handler of errors and
@@ -99,15 +104,17 @@ impl Gpu {
         let report = AdapterReport::new(0, &info, device.features(), &device.limits(), blocks);
         check_kernels(&report, options)?;
         let failures = Arc::new(Failures::new(&report.name));
-        Self::build(device, queue, report, options, failures)
+        Self::build(device, queue, report, options, failures, None)
     }
 
+    /// `adapter` where the device is of this crate's own making.
     fn build(
         device: wgpu::Device,
         queue: wgpu::Queue,
         report: AdapterReport,
         options: &GpuOptions,
         failures: Arc<Failures>,
+        adapter: Option<&wgpu::Adapter>,
     ) -> Result<Self> {
         let tier = options.tier.unwrap_or(report.tier);
         // An adapter may have them and the device not.
@@ -127,8 +134,11 @@ impl Gpu {
         let pool = Arc::new(pool::Pool::new(failures.clone()));
         let cache = options.pipeline_cache.as_deref().and_then(|folder| PipelineCache::open(&device, folder));
         let compilation = Arc::<recorder::Compilation>::default();
-        let state = recorder::State::new(&device, &pool, cache, failures.clone(), compact, compilation.clone());
+        let warm_up = adapter.and_then(|a| WarmUp::new(a, &report, device.features(), compilation.clone()));
+        let state =
+            recorder::State::new(&device, &pool, cache, failures.clone(), compact, compilation.clone(), warm_up);
         let state = Mutex::new(state);
+        let shapes = Shapes::new(options.tuned.as_deref(), &report);
         failures.check()?;
         Ok(Gpu(Arc::new(Inner {
             device,
@@ -143,7 +153,7 @@ impl Gpu {
             state,
             compilation,
             pool,
-            shapes: super::shapes::Shapes::default(),
+            shapes,
             failures,
         })))
     }

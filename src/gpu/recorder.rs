@@ -14,6 +14,7 @@ use super::pipeline_cache::PipelineCache;
 use super::pool::{BufferSlice, Pool};
 use super::profile::{Dispatch, Profile};
 use super::reflect::BindingKind;
+use super::warm_up::WarmUp;
 use super::{Counters, Kernel};
 use crate::error::{Error, Result};
 
@@ -70,6 +71,7 @@ pub(super) struct State {
     arena_bytes: Vec<u8>,
     pipelines: Pipelines,
     compilation: Arc<Compilation>,
+    warm_up: Option<WarmUp>,
     /// Pipelines whose first dispatch waits among the commands, and how many may.
     new_pipelines: u64,
     most_new_pipelines: u64,
@@ -87,6 +89,7 @@ impl State {
         failures: Arc<Failures>,
         compact: bool,
         compilation: Arc<Compilation>,
+        warm_up: Option<WarmUp>,
     ) -> Self {
         pool.note_created(ARENA);
         let description = wgpu::BufferDescriptor {
@@ -107,6 +110,7 @@ impl State {
             arena_bytes: Vec::with_capacity(ARENA as usize),
             pipelines: Pipelines::new(cache, failures.clone()),
             compilation,
+            warm_up,
             new_pipelines: 0,
             most_new_pipelines: if compact { NEW_PIPELINES } else { u64::MAX },
             bind_groups: HashMap::new(),
@@ -137,7 +141,10 @@ impl State {
     ) -> Result<Arc<Pipeline>> {
         let (pipeline, new) = self.pipelines.get(device, kernel, constants, half)?;
         self.counters.pipelines_created += u64::from(new);
-        self.compilation.begun.fetch_add(u64::from(new), Ordering::Relaxed);
+        let before = self.compilation.begun.fetch_add(u64::from(new), Ordering::Relaxed);
+        if let Some(warm_up) = self.warm_up.as_ref().filter(|_| new) {
+            warm_up.push(before, pipeline.recipe(), pipeline.reflection.clone());
+        }
         Ok(pipeline)
     }
 

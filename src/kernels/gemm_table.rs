@@ -342,8 +342,15 @@ pub(super) fn choose(gpu: &Gpu, family: &'static Family, form: Form) -> Choice {
         }
         Tier::Workgroup => {
             // The weight gradient's rows are those of the experts' matrices, which nobody cuts.
-            let fixed_rows = if fixed_rows && ta == Trans::N { COOPERATIVE_TILE } else { 0 };
-            let Cut { shape, splits } = shapes::cut(gpu, Task { m, n, k, batch, fixed_rows, splits });
+            let form = match (fixed_rows, ta, tb) {
+                (true, Trans::N, _) => shapes::Form::Grouped,
+                (true, Trans::T, _) => shapes::Form::Gradient,
+                (false, Trans::N, Trans::N) => shapes::Form::Nn,
+                (false, Trans::N, Trans::T) => shapes::Form::Nt,
+                (false, Trans::T, _) => shapes::Form::Tn,
+            };
+            let fixed_rows = if form == shapes::Form::Grouped { COOPERATIVE_TILE } else { 0 };
+            let Cut { shape, splits } = shapes::cut(gpu, Task { form, m, n, k, batch, fixed_rows, splits });
             // Parts are stored without gaps.
             let aligned_c = if splits > 1 { n.is_multiple_of(4) } else { aligned_c };
             let kernel = family.workgroup[shape.block as usize].of(aligned, aligned_c);

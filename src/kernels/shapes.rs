@@ -3,7 +3,7 @@
 //! No one shape is right: large tiles read less of workgroup memory for a multiplication, small ones fill the device where C is
 //! small, and where even those do not, sums over K are cut into parts ([`Cut::splits`]) that a second kernel adds in order.
 
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Measured, Resolved};
 
 /// What a thread has of C.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,9 +105,38 @@ pub(super) struct Cut {
     pub splits: usize,
 }
 
+/// The form of a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// `A B`.
+    Nn,
+    /// `A B^T`.
+    Nt,
+    /// `A^T B`, and `A^T B^T`.
+    Tn,
+    /// Rows of experts with the expert's matrix each.
+    Grouped,
+    /// The experts' weight gradients.
+    Gradient,
+}
+
+impl Form {
+    /// The name, as the file of what was measured has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Form::Nn => "nn",
+            Form::Nt => "nt",
+            Form::Tn => "tn",
+            Form::Grouped => "grouped",
+            Form::Gradient => "gradient",
+        }
+    }
+}
+
 /// What is to be cut.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Task {
+    pub form: Form,
     pub m: usize,
     pub n: usize,
     pub k: usize,
@@ -119,25 +148,45 @@ pub(super) struct Task {
     pub splits: bool,
 }
 
+impl Task {
+    /// How far a product that was measured is from this one: doublings of sizes, squared.
+    fn distance(&self, other: &Measured) -> f64 {
+        let doublings = |a: usize, b: usize| (a.max(1) as f64 / b.max(1) as f64).log2().powi(2);
+        doublings(self.m, other.m)
+            + doublings(self.n, other.n)
+            + doublings(self.k, other.k)
+            + doublings(self.batch, other.batch)
+    }
+}
+
 /// Workgroups that fill a GPU: twice the multiprocessors of a large one.
 const FULL: usize = 256;
-/// Steps of K below which no part is cut.
+/// Steps of K below which the table cuts no part.
 const LEAST_STEPS: usize = 128;
 
-/// The table.
+/// What was measured of the product that is nearest, or else the table.
 pub(super) fn cut(gpu: &Gpu, task: Task) -> Cut {
     let suits = |shape: &Shape| task.fixed_rows == 0 || task.fixed_rows.is_multiple_of(shape.rows);
-    let most = if task.splits { task.k / LEAST_STEPS } else { 1 }.max(1);
+    let within = |shape: Shape, splits: usize, least: usize| {
+        let most = if task.splits { task.k / least } else { 1 };
+        Cut { shape, splits: splits.clamp(1, most.max(1)) }
+    };
     if let Some((index, splits)) = gpu.shapes().forced()
         && let Some(&shape) = SHAPES.get(index).filter(|shape| suits(shape))
     {
-        let most = if task.splits { task.k.div_ceil(shape.steps) } else { 1 };
-        return Cut { shape, splits: splits.clamp(1, most) };
+        return within(shape, splits, shape.steps);
+    }
+    let index = |text: &str| SHAPES.iter().position(|shape| shape.to_string() == text);
+    let alike = |other: &&Resolved| other.measured.form == task.form.name() && suits(&SHAPES[other.shape]);
+    let distance = |other: &&Resolved| task.distance(&other.measured);
+    let measured = gpu.shapes().measured(index).iter().filter(alike);
+    if let Some(nearest) = measured.min_by(|a, b| distance(a).total_cmp(&distance(b))) {
+        return within(SHAPES[nearest.shape], nearest.measured.splits, LEAST_STEPS / 4);
     }
     let workgroups = |shape: &Shape| shape.tiles(task.m, task.n) * task.batch;
     let by_size = [0, 7, 14].map(|index| SHAPES[index]).into_iter().filter(suits);
     let shape = by_size.clone().find(|shape| workgroups(shape) >= FULL).unwrap_or(SHAPES[14]);
-    Cut { shape, splits: (FULL / workgroups(&shape).max(1)).clamp(1, most) }
+    within(shape, FULL / workgroups(&shape).max(1), LEAST_STEPS)
 }
 
 #[cfg(test)]
