@@ -88,6 +88,12 @@ fn put(tile: u32, outer: u32, inner: u32, x: mat4x4<f32>) {
     tiles[tile][outer][3][inner] = x[3];
 }
 
+// The other way: one quad in four steps.
+fn take(tile: u32, outer: u32, inner: u32) -> mat4x4<f32> {
+    return mat4x4(tiles[tile][outer][0][inner], tiles[tile][outer][1][inner], tiles[tile][outer][2][inner],
+                  tiles[tile][outer][3][inner]);
+}
+
 // sum[j] += x y[j]
 fn add_outer(sum: mat4x4<f32>, x: vec4<f32>, y: vec4<f32>) -> mat4x4<f32> {
     return mat4x4(sum[0] + x * y.x, sum[1] + x * y.y, sum[2] + x * y.z, sum[3] + x * y.w);
@@ -97,10 +103,12 @@ fn add_outer(sum: mat4x4<f32>, x: vec4<f32>, y: vec4<f32>) -> mat4x4<f32> {
 fn multiply(start: mat4x4<f32>, a: u32, b: u32, steps: u32, own: u32, other: u32) -> mat4x4<f32> {
     var sum = start;
     for (var t = 0u; t < steps; t++) {
-        sum = add_outer(sum, tiles[a][t][0][own], tiles[b][t][0][other]);
-        sum = add_outer(sum, tiles[a][t][1][own], tiles[b][t][1][other]);
-        sum = add_outer(sum, tiles[a][t][2][own], tiles[b][t][2][other]);
-        sum = add_outer(sum, tiles[a][t][3][own], tiles[b][t][3][other]);
+        let x = take(a, t, own);
+        let y = take(b, t, other);
+        sum = add_outer(sum, x[0], y[0]);
+        sum = add_outer(sum, x[1], y[1]);
+        sum = add_outer(sum, x[2], y[2]);
+        sum = add_outer(sum, x[3], y[3]);
     }
     return sum;
 }
@@ -116,19 +124,18 @@ fn add_panels(start: Panels, own: u32, other: u32) -> Panels {
     var near = start.near;
     var far = start.far;
     for (var t = 0u; t < SIDE; t++) {
-        let x0 = tiles[FACTORS][t][0][own];
-        let x1 = tiles[FACTORS][t][1][own];
-        let x2 = tiles[FACTORS][t][2][own];
-        let x3 = tiles[FACTORS][t][3][own];
-        near = add_outer(near, x0, tiles[OWN][t][0][other]);
-        near = add_outer(near, x1, tiles[OWN][t][1][other]);
-        near = add_outer(near, x2, tiles[OWN][t][2][other]);
-        near = add_outer(near, x3, tiles[OWN][t][3][other]);
+        let x = take(FACTORS, t, own);
+        let y = take(OWN, t, other);
+        near = add_outer(near, x[0], y[0]);
+        near = add_outer(near, x[1], y[1]);
+        near = add_outer(near, x[2], y[2]);
+        near = add_outer(near, x[3], y[3]);
         if PANELS > 1u {
-            far = add_outer(far, x0, tiles[PASSING][t][0][other]);
-            far = add_outer(far, x1, tiles[PASSING][t][1][other]);
-            far = add_outer(far, x2, tiles[PASSING][t][2][other]);
-            far = add_outer(far, x3, tiles[PASSING][t][3][other]);
+            let z = take(PASSING, t, other);
+            far = add_outer(far, x[0], z[0]);
+            far = add_outer(far, x[1], z[1]);
+            far = add_outer(far, x[2], z[2]);
+            far = add_outer(far, x[3], z[3]);
         }
     }
     return Panels(near, far);
