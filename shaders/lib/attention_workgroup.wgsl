@@ -17,8 +17,8 @@ const SIDE: u32 = 8u;
 override PANELS: u32 = 1;
 
 // 32 x 32 numbers: by the step of the sum that they are an operand of (quad and place in it), then by quad of rows or
-// columns. The 8 threads of one `other` read and write neighbouring vec4, and those of one `own` read the same: no bank of
-// the memory is asked for two vec4 at once, and rows need no padding.
+// columns. Eight neighbouring threads have one `other`: they read 8 neighbouring vec4 of the own rows' tile and one of the
+// passing rows', and write 8 neighbouring ones. No bank of the memory is asked for two, and rows need no padding.
 alias Tile = array<array<array<vec4<f32>, 8>, 4>, 8>;
 
 // 12 KiB, and 1 for `shared_max` and `shared_sum`: of the 16 that WebGPU guarantees.
