@@ -111,8 +111,17 @@ fn attention_inputs(op: &Attention, batch: usize, seed: u64) -> [Input; 3] {
 
 #[test]
 fn attention_matches_over_awkward_shapes() {
-    let shapes =
-        [(1, 1, 1, 1, 2), (1, 31, 3, 1, 8), (2, 33, 6, 3, 32), (2, 17, 3, 3, 48), (1, 37, 1, 1, 128), (2, 5, 6, 1, 30)];
+    let shapes = [
+        (1, 1, 1, 1, 2),
+        (1, 31, 3, 1, 8),
+        (2, 33, 6, 3, 32),
+        (2, 17, 3, 3, 48),
+        (1, 37, 1, 1, 128),
+        (2, 5, 6, 1, 30),
+        (1, 65, 2, 1, 64),
+        (1, 33, 2, 1, 192),
+        (1, 65, 2, 2, 5),
+    ];
     for gpu in tiers() {
         for (i, (batch, seq, heads, kv_heads, head_dim)) in shapes.into_iter().enumerate() {
             let op = Attention { heads, kv_heads, head_dim, seq };

@@ -6,7 +6,7 @@ use common::{small_bindings, tiers};
 use pollster::block_on;
 use sdmoe::autograd::check::{Input, Tolerance, check, compare};
 use sdmoe::autograd::{Array, Op, Tape};
-use sdmoe::gpu::{Gpu, reflect};
+use sdmoe::gpu::{Gpu, Tier, reflect};
 use sdmoe::kernels::loss::{mean, token_losses};
 use sdmoe::ops::{Add, Attention, CrossEntropy, Embedding, RmsNorm, Rope};
 use sdmoe::tensor::Tensor;
@@ -125,11 +125,49 @@ fn attention_matches_over_awkward_shapes() {
         (1, 37, 1, 1, 128),
         (1, 3, 2, 2, 100),
         (2, 5, 6, 1, 30),
+        // Tiles of 32 rows, and blocks of columns of 32, 64 and 128.
+        (1, 130, 2, 1, 16),
+        (2, 64, 2, 2, 32),
+        (1, 7, 4, 2, 64),
+        (1, 65, 2, 1, 96),
+        (1, 64, 2, 1, 128),
+        (1, 31, 2, 2, 192),
+        (1, 65, 2, 1, 256),
+        (2, 65, 2, 1, 5),
+        (1, 31, 1, 1, 1),
+        (1, 7, 2, 1, 131),
     ];
     for gpu in tiers() {
         for (i, (batch, seq, heads, kv_heads, head_dim)) in shapes.into_iter().enumerate() {
             let op = Attention { heads, kv_heads, head_dim, seq };
             passes(&gpu, op, &attention_inputs(&op, batch, i as u64), i as u64);
+        }
+    }
+}
+
+#[test]
+fn a_wide_heads_numbers_are_the_same_to_the_bit_however_many_workgroups_make_its_columns() {
+    // The subgroup kernels know one way.
+    for gpu in tiers().into_iter().filter(|gpu| gpu.tier() == Tier::Workgroup) {
+        for (head_dim, seq, heads, many) in [(72, 5, 8, 32), (130, 33, 8, 16)] {
+            let op = Attention { heads, kv_heads: heads / 2, head_dim, seq };
+            // `many` copies of two sequences: beyond two of them a workgroup takes more columns.
+            let run = |copies: usize| {
+                let leaf = |heads: usize, seed| {
+                    let one = Array::random(&[2 * seq, heads * head_dim], seed).to_f32();
+                    Tensor::from_f32(&gpu, [2 * copies * seq, heads * head_dim], &one.repeat(copies)).unwrap()
+                };
+                let mut tape = Tape::new(&gpu);
+                let inputs = [leaf(heads, 1), leaf(heads / 2, 2), leaf(heads / 2, 3)].map(|x| tape.variable(&x));
+                let y = tape.apply(op, &inputs).unwrap();
+                let value = block_on(tape.value(y).to_f32()).unwrap();
+                let gradients = tape.backward(&[(y, leaf(heads, 4))]).unwrap();
+                let gradients = inputs.map(|x| block_on(gradients.of(x).unwrap().to_f32()).unwrap());
+                [[value].as_slice(), &gradients].concat()
+            };
+            for (few, many) in run(1).into_iter().zip(run(many)) {
+                assert!(many.chunks(few.len()).all(|copy| copy == few), "{op:?} on {gpu:?}");
+            }
         }
     }
 }

@@ -1,13 +1,15 @@
-// What all attention kernels are given. Needs lib/pack_vec4.wgsl or lib/pack_u64.wgsl (subgroup kernels), or lib/pack_scalar.wgsl
-// (tiled ones).
+// What all attention kernels are given. Needs lib/pack_vec4.wgsl, lib/pack_u64.wgsl (subgroup kernels) or lib/pack_scalar.wgsl
+// (workgroup kernels).
 
 struct Params {
     sequences: u32,
     seq: u32,
     heads: u32,
     kv_heads: u32,
-    // head_dim in packs
+    // of a head of q and k, in packs
     width: u32,
+    // of a head of v and y, likewise; the subgroup kernels know one width alone
+    value_width: u32,
     // for dk and dv: of the query heads that share a key's head, those to sum over
     share_first: u32,
     share_last: u32,

@@ -10,19 +10,21 @@ use crate::kernels::rows::{FourKernels, PackKernels, THREADS, forms, four_launch
 use crate::kernels::window::chunks;
 use crate::tensor::{Tensor, row_chunks};
 
-macro_rules! tiled_kernel {
-    ($entry:literal) => {
-        Kernel {
-            name: $entry,
-            sources: &[
-                include_str!("../../../shaders/lib/grid.wgsl"),
-                include_str!("../../../shaders/lib/pack_scalar.wgsl"),
-                include_str!("../../../shaders/lib/attention_params.wgsl"),
-                include_str!("../../../shaders/attention_tiled.wgsl"),
-            ],
-            entry: $entry,
-            constants: &[],
-        }
+/// A kernel through workgroup memory: for scalars, and for vec4.
+pub type WorkgroupKernels = [Kernel; 2];
+
+macro_rules! workgroup_forms {
+    ($name:literal, $file:literal) => {
+        [
+            forms!(
+                @kernel $name, ["_scalar"], $file,
+                "pack_scalar", "attention_params", "attention_rows_scalar", "attention_workgroup"
+            ),
+            forms!(
+                @kernel $name, ["_vec4"], $file,
+                "pack_four", "pack_vec4", "attention_params", "attention_rows_vec4", "attention_workgroup"
+            ),
+        ]
     };
 }
 
@@ -35,18 +37,20 @@ pub static ATTENTION_DQ_SUBGROUP: FourKernels =
 /// The gradients in keys and values, likewise.
 pub static ATTENTION_DKV_SUBGROUP: FourKernels =
     forms!("attention_dkv_subgroup", "attention_dkv_subgroup.wgsl", fours, "attention_params", "attention_tile");
-/// The forward through workgroup memory.
-pub static ATTENTION_TILED: Kernel = tiled_kernel!("attention_tiled");
-/// The gradient in the queries through workgroup memory.
-pub static ATTENTION_DQ_TILED: Kernel = tiled_kernel!("attention_dq_tiled");
-/// The gradients in keys and values through workgroup memory.
-pub static ATTENTION_DKV_TILED: Kernel = tiled_kernel!("attention_dkv_tiled");
+/// The forward through workgroup memory, for any head_dim.
+pub static ATTENTION_WORKGROUP: WorkgroupKernels = workgroup_forms!("attention_workgroup", "attention_workgroup.wgsl");
+/// The gradient in the queries, likewise.
+pub static ATTENTION_DQ_WORKGROUP: WorkgroupKernels =
+    workgroup_forms!("attention_dq_workgroup", "attention_dq_workgroup.wgsl");
+/// The gradients in keys and values, likewise.
+pub static ATTENTION_DKV_WORKGROUP: WorkgroupKernels =
+    workgroup_forms!("attention_dkv_workgroup", "attention_dkv_workgroup.wgsl");
 /// `rowsum(dy y)` by head.
 pub static ATTENTION_DELTA: PackKernels = forms!("attention_delta", "attention_delta.wgsl", packs);
 
 crate::params! {
     struct AttentionParams {
-        sequences: u32, seq: u32, heads: u32, kv_heads: u32, width: u32, share_first: u32, share_last: u32,
+        sequences: u32, seq: u32, heads: u32, kv_heads: u32, width: u32, value_width: u32, share_first: u32, share_last: u32,
         scale: f32, scale_out: f32, beta: f32,
     }
 }
@@ -64,8 +68,13 @@ pub(super) struct Operands<'a> {
     pub(super) delta: &'a Tensor,
 }
 
-/// Passing rows and widths of the tiled kernels, by head_dim: workgroup memory of at most 16 KiB.
-const TILES: [(u32, u32, u32); 4] = [(16, 8, 16), (16, 8, 32), (16, 8, 64), (8, 4, 128)];
+/// Rows of the workgroup kernels' tiles, and columns of a panel of their outputs.
+const SIDE: usize = 32;
+/// Panels that one workgroup of them can make: two of either output in dK and dV.
+const PANELS: [u32; 3] = [1, 2, 4];
+/// Workgroups that keep a GPU busy. With fewer, a wide head's columns are spread over more of them, which all make the scores
+/// anew. To the bit they compute the same.
+const MANY_WORKGROUPS: usize = 512;
 /// Smallest subgroup that the subgroup kernels run on, and the one whose variants are listed.
 const LANES: u32 = 8;
 
@@ -77,11 +86,13 @@ pub fn kernels() -> Vec<Variant> {
             all.push(Variant { kernel, constants: vec![("SG", f64::from(LANES)), ("COMPACT", compact)] });
         }
     }
-    for kernel in [&ATTENTION_TILED, &ATTENTION_DQ_TILED, &ATTENTION_DKV_TILED] {
-        for (rows, passing, width) in TILES {
-            let constants =
-                vec![("ROWS", f64::from(rows)), ("PASSING", f64::from(passing)), ("WIDTH", f64::from(width))];
-            all.push(Variant { kernel, constants });
+    for (kernels, panels) in [
+        (&ATTENTION_WORKGROUP, &PANELS[..]),
+        (&ATTENTION_DQ_WORKGROUP, &PANELS[..]),
+        (&ATTENTION_DKV_WORKGROUP, &PANELS[..2]),
+    ] {
+        for (kernel, &panels) in kernels.iter().flat_map(|kernel| panels.iter().map(move |panels| (kernel, panels))) {
+            all.push(Variant { kernel, constants: vec![("PANELS", f64::from(panels))] });
         }
     }
     all
@@ -91,8 +102,8 @@ pub fn kernels() -> Vec<Variant> {
 enum Form {
     /// With this many lanes, and compact code where the device wants it.
     Subgroup { lanes: u32, compact: bool },
-    /// With these constants.
-    Tiled { rows: u32, passing: u32, width: u32 },
+    /// With packs of this many elements.
+    Workgroup { pack: usize },
 }
 
 impl Form {
@@ -101,19 +112,20 @@ impl Form {
         if gpu.tier() == Tier::Subgroup && lanes >= LANES && op.head_dim.is_multiple_of(4) {
             return Form::Subgroup { lanes, compact: gpu.compact() };
         }
-        let (rows, passing, width) =
-            TILES.into_iter().find(|tile| tile.2 as usize >= op.head_dim).unwrap_or(TILES[TILES.len() - 1]);
-        Form::Tiled { rows, passing, width }
+        Form::Workgroup { pack: pack(op.head_dim) }
     }
 
-    /// What the kernels of this form call their outputs.
-    fn names(&self, own: [&'static str; 2]) -> [&'static str; 2] {
-        if let Form::Subgroup { .. } = self { own } else { ["out_a", "out_b"] }
+    /// What a kernel of this form calls an output: by the subgroup kernel's name and the workgroup kernel's.
+    fn name(&self, subgroup: &'static str, workgroup: &'static str) -> &'static str {
+        if let Form::Subgroup { .. } = self { subgroup } else { workgroup }
     }
 
     /// Elements of a pack.
     fn pack(&self) -> usize {
-        if let Form::Subgroup { .. } = self { 4 } else { 1 }
+        match *self {
+            Form::Subgroup { .. } => 4,
+            Form::Workgroup { pack } => pack,
+        }
     }
 
     /// Loop iterations of a thread over one head of a sequence: of each kernel, or more.
@@ -122,11 +134,11 @@ impl Form {
             Form::Subgroup { compact: false, .. } => op.seq.div_ceil(16) * (1 + op.head_dim / 4),
             // A loop over the 16 passing rows of a tile more, and one of 32 that stores.
             Form::Subgroup { compact: true, .. } => op.seq.div_ceil(16) * (17 + op.head_dim / 4) + 32,
-            Form::Tiled { rows, passing, width } => {
-                let (rows, passing, width) = (rows as usize, passing as usize, width as usize);
-                // Loading, products (two), maximum, shrinking, sums.
-                let scores = passing * width / (4 * rows) + passing / 4 * (1 + 2 * width) + passing;
-                op.seq.div_ceil(passing) * (1 + scores + width / 4 + passing * (1 + width / 4))
+            // Scores and dP by quads of columns, 8 at a time, and two sums over a tile's 8 quads of rows: 18 iterations and those of
+            // quads and eights. llvmpipe stops as if they were 31, and those of the eights twice as many.
+            Form::Workgroup { .. } => {
+                let quads = op.head_dim.div_ceil(4);
+                op.seq.div_ceil(SIDE) * (32 + 2 * quads + 4 * quads.div_ceil(SIDE / 4))
             }
         }
     }
@@ -142,12 +154,12 @@ impl Form {
         Ok(())
     }
 
-    /// A launch over all tiles of `heads` heads in `sequences` sequences.
+    /// A launch over all tiles of `heads` heads in `sequences` sequences; a workgroup can make `most` panels.
     fn launch<'a>(
         &self,
         op: &Attention,
         subgroup: &'static FourKernels,
-        tiled: &'static Kernel,
+        (workgroup, most): (&'static WorkgroupKernels, u32),
         heads: usize,
         sequences: usize,
     ) -> Launch<'a> {
@@ -160,11 +172,19 @@ impl Form {
                 let launch = four_launch(subgroup).constant("SG", lanes).constant("COMPACT", compact);
                 launch.workgroups(heads * tiles * blocks)
             }
-            Form::Tiled { rows, passing, width } => Launch::new(tiled)
-                .constant("ROWS", rows)
-                .constant("PASSING", passing)
-                .constant("WIDTH", width)
-                .workgroups(heads * op.seq.div_ceil(rows as usize)),
+            Form::Workgroup { pack } => {
+                let tiles = heads * op.seq.div_ceil(SIDE);
+                let blocks = |panels: u32| op.head_dim.div_ceil(SIDE * panels as usize);
+                let mut panels = most.min(2);
+                if blocks(1) == 1 {
+                    panels = 1;
+                } else if tiles * blocks(most) >= MANY_WORKGROUPS && blocks(most) < blocks(panels) {
+                    panels = most;
+                }
+                Launch::new(&workgroup[usize::from(pack == 4)])
+                    .constant("PANELS", panels)
+                    .workgroups(tiles * blocks(panels))
+            }
         }
     }
 }
@@ -185,6 +205,7 @@ impl Attention {
             heads: self.heads as u32,
             kv_heads: self.kv_heads as u32,
             width: (self.head_dim / form.pack()) as u32,
+            value_width: (self.head_dim / form.pack()) as u32,
             share_first: 0,
             share_last: (self.heads / self.kv_heads) as u32,
             scale: self.scale(),
@@ -214,14 +235,14 @@ pub(super) fn forward(op: &Attention, q: &Tensor, k: &Tensor, v: &Tensor, y: &Te
     for rows in op.chunks(q)? {
         let sequences = rows.len() / op.seq;
         let launch = form
-            .launch(op, &ATTENTION_SUBGROUP, &ATTENTION_TILED, op.heads, sequences)
+            .launch(op, &ATTENTION_SUBGROUP, (&ATTENTION_WORKGROUP, 4), op.heads, sequences)
             .read("q", &cut(q, &rows)?)
             .read("k", &cut(k, &rows)?)
             .read("v", &cut(v, &rows)?);
         let (y, lse) = (cut(y, &rows)?, cut(lse, &rows)?);
         let params = op.params(&form, sequences, 0.0);
-        let [name_y, name_lse] = form.names(["y", "lse"]);
-        launch.params(&params).write(name_y, &y).write(name_lse, &lse).run(q.gpu())?;
+        let launch = launch.params(&params).write(form.name("y", "out_a"), &y);
+        launch.write(form.name("lse", "lse_out"), &lse).run(q.gpu())?;
     }
     Ok(())
 }
@@ -259,12 +280,11 @@ pub(super) fn dq(op: &Attention, operands: &Operands<'_>, beta: f32, dq: &Tensor
     let form = Form::of(op, gpu);
     for rows in op.chunks(dq)? {
         let sequences = rows.len() / op.seq;
-        let launch = form.launch(op, &ATTENTION_DQ_SUBGROUP, &ATTENTION_DQ_TILED, op.heads, sequences);
+        let launch = form.launch(op, &ATTENTION_DQ_SUBGROUP, (&ATTENTION_DQ_WORKGROUP, 4), op.heads, sequences);
         let launch = operands.bind(launch, &rows)?;
         let dq = cut(dq, &rows)?;
         let params = op.params(&form, sequences, beta);
-        let [name, _] = form.names(["dq", ""]);
-        launch.params(&params).write(name, &dq).run(gpu)?;
+        launch.params(&params).write(form.name("dq", "out_a"), &dq).run(gpu)?;
     }
     Ok(())
 }
@@ -278,15 +298,16 @@ pub(super) fn dkv(op: &Attention, operands: &Operands<'_>, dk: &Tensor, dv: &Ten
     for rows in op.chunks(operands.q)? {
         let sequences = rows.len() / op.seq;
         let (dk, dv) = (cut(dk, &rows)?, cut(dv, &rows)?);
-        let [name_k, name_v] = form.names(["dk", "dv"]);
         for heads in chunks("attention", share, share_limit, 1)? {
             let params = AttentionParams {
                 share_first: heads.start as u32,
                 share_last: heads.end as u32,
                 ..op.params(&form, sequences, if heads.start == 0 { 0.0 } else { 1.0 })
             };
-            let launch = form.launch(op, &ATTENTION_DKV_SUBGROUP, &ATTENTION_DKV_TILED, op.kv_heads, sequences);
-            operands.bind(launch, &rows)?.params(&params).write(name_k, &dk).write(name_v, &dv).run(gpu)?;
+            let launch =
+                form.launch(op, &ATTENTION_DKV_SUBGROUP, (&ATTENTION_DKV_WORKGROUP, 2), op.kv_heads, sequences);
+            let launch = operands.bind(launch, &rows)?.params(&params);
+            launch.write(form.name("dk", "out_a"), &dk).write(form.name("dv", "out_b"), &dv).run(gpu)?;
         }
     }
     Ok(())

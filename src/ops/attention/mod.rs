@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
 pub use launch::{
-    ATTENTION_DELTA, ATTENTION_DKV_SUBGROUP, ATTENTION_DKV_TILED, ATTENTION_DQ_SUBGROUP, ATTENTION_DQ_TILED,
-    ATTENTION_SUBGROUP, ATTENTION_TILED, kernels,
+    ATTENTION_DELTA, ATTENTION_DKV_SUBGROUP, ATTENTION_DKV_WORKGROUP, ATTENTION_DQ_SUBGROUP, ATTENTION_DQ_WORKGROUP,
+    ATTENTION_SUBGROUP, ATTENTION_WORKGROUP, WorkgroupKernels, kernels,
 };
 
 /// Inputs: `q: [batch * seq, heads * head_dim]`, `k, v: [batch * seq, kv_heads * head_dim]`. Output: as q.
@@ -25,7 +25,7 @@ pub struct Attention {
     pub heads: usize,
     /// Key/value heads; divides `heads`.
     pub kv_heads: usize,
-    /// Width of a head: even, at most 128.
+    /// Width of a head: at most 256.
     pub head_dim: usize,
     /// Rows of a sequence.
     pub seq: usize,
@@ -35,8 +35,8 @@ impl Attention {
     fn check(&self, inputs: &[&Tensor]) -> Result<()> {
         let Attention { heads, kv_heads, head_dim, seq } = *self;
         let whole = kv_heads > 0 && heads > 0 && heads.is_multiple_of(kv_heads) && seq > 0;
-        if !whole || head_dim == 0 || head_dim > 128 || !head_dim.is_multiple_of(2) {
-            let expected = "kv_heads that divide heads, an even head_dim up to 128, seq >= 1";
+        if !whole || head_dim == 0 || head_dim > 256 {
+            let expected = "kv_heads that divide heads, a head_dim from 1 to 256, seq >= 1";
             return Err(Error::shape("attention", expected, format!("{self:?}")));
         }
         let fits = match inputs {
