@@ -265,6 +265,15 @@ impl Gpu {
         readback::start(self, slice)
     }
 
+    /// Makes the staging buffers with which `count` readbacks of `bytes` can be under way at once, where they are small
+    /// enough to be kept.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub(crate) fn reserve_readbacks(&self, bytes: u64, count: usize) -> Result<()> {
+        readback::reserve(self, bytes, count)
+    }
+
     /// Submits what is recorded and resolves when the device has finished it.
     ///
     /// # Errors
