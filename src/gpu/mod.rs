@@ -7,6 +7,7 @@
 mod adapter;
 mod compile;
 mod failure;
+mod fast_hash;
 mod kernel;
 mod launch;
 mod needs;
@@ -76,6 +77,8 @@ struct Inner {
     compact: bool,
     max_binding_bytes: u64,
     offset_alignment: u64,
+    max_buffer_bytes: u64,
+    max_workgroups: u32,
     state: Mutex<recorder::State>,
     compilation: Arc<recorder::Compilation>,
     pool: Arc<pool::Pool>,
@@ -179,7 +182,7 @@ impl Gpu {
     }
 
     fn check_size(&self, bytes: u64) -> Result<()> {
-        let limit = self.0.device.limits().max_buffer_size;
+        let limit = self.0.max_buffer_bytes;
         if bytes > limit {
             return Err(Error::Device(format!("a buffer of {bytes} bytes; the adapter's largest is {limit}")));
         }

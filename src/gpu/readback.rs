@@ -27,7 +27,7 @@ pub struct Readback {
 
 /// The bytes of a staging buffer for `bytes`.
 fn staging_class(gpu: &Gpu, bytes: u64) -> u64 {
-    size_class(bytes).min(gpu.0.device.limits().max_buffer_size & !3)
+    size_class(bytes).min(gpu.0.max_buffer_bytes & !3)
 }
 
 fn create_staging(gpu: &Gpu, class: u64) -> wgpu::Buffer {
