@@ -9,8 +9,8 @@
 // Columns lie in vec4s, padded with zeros. That is also what keeps a thread below 65535 loop iterations: llvmpipe (Mesa 22)
 // leaves all loops of an invocation once it has made that many in total.
 
-// All sizes that bound loops are constants of the pipeline, and there are no parameters: lavapipe (Mesa 22) puts uniform values into the code
-// of a kernel that shrinks or unrolls by it, and so compiled this one anew, 15 ms, at every dispatch.
+// All sizes that bound loops are constants of the pipeline, and there are no parameters: lavapipe (Mesa 22) puts uniform values
+// into the code of a kernel that shrinks or unrolls by it, and so compiled this one anew, 15 ms, at every dispatch.
 
 override WG: u32 = 8;
 // The columns, rounded up to a power of two, at least 16.
