@@ -9,15 +9,14 @@
 // Columns lie in vec4s, padded with zeros. That is also what keeps a thread below 65535 loop iterations: llvmpipe (Mesa 22)
 // leaves all loops of an invocation once it has made that many in total.
 
-// All sizes are constants of the pipeline, and there are no parameters: lavapipe (Mesa 22) puts uniform values into the code
-// of a kernel that shrinks or unrolls by it, and so compiled this one anew, 15 ms, at every dispatch.
+// All sizes that bound loops are constants of the pipeline, and there are no parameters: lavapipe (Mesa 22) puts uniform values
+// into the code of a kernel that shrinks or unrolls by it, and so compiled this one anew, 15 ms, at every dispatch.
 
 override WG: u32 = 8;
 // The columns, rounded up to a power of two, at least 16.
 override COLUMNS: u32 = 16;
 override ROWS: u32 = 16;
 override WIDTH: u32 = 16;
-override KEEP: u32 = 16;
 // X is stored [columns, rows].
 override TRANSPOSED: bool = false;
 
@@ -61,6 +60,8 @@ fn jacobi_svd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
     let x_base = index * size;
     let m4 = (m + 3u) / 4u;
     let n4 = (n + 3u) / 4u;
+    // No constant, so that another rank is not another kernel to compile.
+    let keep = arrayLength(&v) / arrayLength(&s);
     let base = index * n * m4;
     let v_base = index * n * n4;
 
@@ -201,15 +202,15 @@ fn jacobi_svd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
             rank += u32(norm[other] > own || (norm[other] == own && other < column));
         }
         s[index * n + rank] = finite_or_nan(own * scale, broken);
-        if rank < KEEP {
+        if rank < keep {
             let factor = select(0.0, 1.0 / own, own > LEAST);
             for (var i = 0u; i < m; i++) {
                 let element = w[base + column * m4 + i / 4u][i % 4u] * factor;
-                u[(index * m + i) * KEEP + rank] = finite_or_nan(element, broken);
+                u[(index * m + i) * keep + rank] = finite_or_nan(element, broken);
             }
             for (var i = 0u; i < n; i++) {
                 let element = vt[v_base + column * n4 + i / 4u][i % 4u];
-                v[(index * n + i) * KEEP + rank] = finite_or_nan(element, broken);
+                v[(index * n + i) * keep + rank] = finite_or_nan(element, broken);
             }
         }
     }

@@ -212,11 +212,16 @@ impl Product {
     }
 }
 
+/// Runs of each way, at most.
+const MOST_ROUNDS: usize = 20;
+/// How long a GPU is kept busy before a product is timed.
+const WARM_UP: Duration = Duration::from_millis(80);
+
 /// Times a product in every shape, those that `until` leaves time for; the fastest first.
 ///
 /// # Errors
 /// [`Error::Device`], where there are no timestamps, too.
-pub fn measure(gpu: &Gpu, product: Product, rounds: usize, until: Instant) -> Result<Vec<Timing>> {
+pub fn measure(gpu: &Gpu, product: Product, until: Instant) -> Result<Vec<Timing>> {
     let mut record = product.operands(gpu)?.record;
     let mut run = |(shape, splits): (usize, usize)| {
         gpu.force_shape(Some((shape as u32, splits as u32)));
@@ -235,9 +240,16 @@ pub fn measure(gpu: &Gpu, product: Product, rounds: usize, until: Instant) -> Re
         ways.extend_from_slice(some);
     }
     let mut best = vec![f64::INFINITY; ways.len()];
-    for round in 0..rounds {
+    for round in 0..MOST_ROUNDS {
         if round > 0 && Instant::now() >= until {
             break;
+        }
+        // A GPU that had nothing to do, as while kernels compiled, runs several times slower at first.
+        let began = Instant::now();
+        let busy = if round == 0 { WARM_UP } else { WARM_UP / 8 };
+        while gpu.adapter().device_type != "Cpu" && began.elapsed() < busy {
+            (0..32).try_for_each(|_| run(ways[0]))?;
+            pollster::block_on(gpu.finish())?;
         }
         gpu.start_profile()?;
         let mut counts = Vec::new();
@@ -294,7 +306,7 @@ pub fn tune(
             break;
         }
         // The rest of the time in equal parts; what one does not use goes to the others.
-        let timings = measure(gpu, product, 5, Instant::now() + left / (all.len() - i) as u32)?;
+        let timings = measure(gpu, product, Instant::now() + left / (all.len() - i) as u32)?;
         let mut chosen = None;
         for (place, timing) in timings.iter().enumerate() {
             let error = product.check(gpu, (timing.shape, timing.splits))?;

@@ -5,10 +5,12 @@
 //! has no threads to give, each pipeline is compiled where it is met.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use super::failure::Failures;
+use super::fast_hash::FastMap;
+use super::launch::Fields;
 use super::pipeline_cache::PipelineCache;
 use super::reflect::{Binding, BindingKind, Reflection, Source};
 use super::{Kernel, ParamScalar, lock};
@@ -22,6 +24,8 @@ pub(super) struct Pipeline {
     pub(super) id: usize,
     recipe: Arc<Recipe>,
     used: AtomicBool,
+    /// Where the fields lie that were last found to be those of the WGSL; they are static, so the same place has the same.
+    agreed: AtomicUsize,
     /// None where compiling panicked.
     raw: OnceLock<Option<wgpu::ComputePipeline>>,
 }
@@ -126,6 +130,7 @@ impl Pipeline {
             id,
             recipe,
             used: AtomicBool::new(false),
+            agreed: AtomicUsize::new(0),
             raw: OnceLock::new(),
         })
     }
@@ -138,6 +143,16 @@ impl Pipeline {
     /// Whether this is the first time that somebody asks.
     pub(super) fn first_use(&self) -> bool {
         !self.used.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether these fields were the last of which [`Pipeline::remember`] was told, so that launches compare the names but once.
+    pub(super) fn agrees_with(&self, fields: Fields) -> bool {
+        self.agreed.load(Ordering::Relaxed) == fields.as_ptr() as usize
+    }
+
+    /// Keeps that these fields are those of the WGSL.
+    pub(super) fn remember(&self, fields: Fields) {
+        self.agreed.store(fields.as_ptr() as usize, Ordering::Relaxed);
     }
 
     /// The wgpu pipeline; waits where it is still being compiled.
@@ -181,15 +196,29 @@ fn entry(binding: &Binding) -> wgpu::BindGroupLayoutEntry {
     }
 }
 
-/// A kernel's address, its identity: names are for people. And the override constants, and the variables stored in f16.
-type Key = (usize, Vec<(&'static str, u64)>, Vec<&'static str>);
+/// A kernel's pipeline for these override constants, with these variables stored in f16.
+struct Form {
+    constants: Vec<(&'static str, f64)>,
+    half: Vec<&'static str>,
+    pipeline: Arc<Pipeline>,
+}
+
+impl Form {
+    /// Whether it is this one. Numbers by their bits: -0 is another constant, and NaN the same.
+    fn is(&self, constants: &[(&'static str, f64)], half: &[&'static str]) -> bool {
+        let same = |(a, b): (&(&str, f64), &(&str, f64))| a.1.to_bits() == b.1.to_bits() && a.0 == b.0;
+        self.constants.len() == constants.len() && self.constants.iter().zip(constants).all(same) && self.half == half
+    }
+}
 
 /// All pipelines of a device.
 #[derive(Default)]
 pub(super) struct Pipelines {
     /// By the address of the list of sources and the variables stored in f16.
     modules: HashMap<(usize, usize, Vec<&'static str>), Arc<Module>>,
-    pipelines: HashMap<Key, Arc<Pipeline>>,
+    /// By the kernel's address, its identity: names are for people. A kernel has few forms.
+    pipelines: FastMap<usize, Vec<Form>>,
+    count: usize,
     workers: Workers,
     /// After the threads, which end before it is stored.
     cache: Option<PipelineCache>,
@@ -212,16 +241,15 @@ impl Pipelines {
         device: &wgpu::Device,
         kernel: &'static Kernel,
         constants: &[(&'static str, f64)],
-        half: Vec<&'static str>,
+        half: &[&'static str],
     ) -> Result<(Arc<Pipeline>, bool)> {
         let address = std::ptr::from_ref(kernel) as usize;
-        let key = (address, constants.iter().map(|(n, v)| (*n, v.to_bits())).collect::<Vec<_>>(), half);
-        if let Some(pipeline) = self.pipelines.get(&key) {
-            return Ok((pipeline.clone(), false));
+        let forms = self.pipelines.entry(address).or_default();
+        if let Some(form) = forms.iter().find(|form| form.is(constants, half)) {
+            return Ok((form.pipeline.clone(), false));
         }
-        let half = &key.2;
         log::debug!("compiling {} {constants:?}, f16 {half:?}", kernel.name);
-        let sources = (kernel.sources.as_ptr() as usize, kernel.sources.len(), half.clone());
+        let sources = (kernel.sources.as_ptr() as usize, kernel.sources.len(), half.to_vec());
         let module = match self.modules.get(&sources) {
             Some(module) => module.clone(),
             None => {
@@ -231,8 +259,9 @@ impl Pipelines {
             }
         };
         let cache = (self.cache.as_ref().map(PipelineCache::raw), self.failures.clone());
-        let pipeline = Arc::new(Pipeline::new(device, kernel, constants, module, cache, self.pipelines.len())?);
-        self.pipelines.insert(key, pipeline.clone());
+        let pipeline = Arc::new(Pipeline::new(device, kernel, constants, module, cache, self.count)?);
+        self.count += 1;
+        forms.push(Form { constants: constants.to_vec(), half: half.to_vec(), pipeline: pipeline.clone() });
         self.workers.compile(pipeline.clone());
         Ok((pipeline, true))
     }

@@ -1,13 +1,15 @@
 //! A launch: a kernel with its buffers, bound by the WGSL variable's name, and its parameters.
 
 use super::Gpu;
+use super::compile::Pipeline;
 use super::kernel::{DType, Kernel, KernelParams, ParamScalar};
 use super::pool::{Bound, BufferSlice};
 use super::recorder::{SLOT, grid};
 use super::reflect::BindingKind;
 use crate::error::{Error, Result};
 
-type Fields = &'static [(&'static str, ParamScalar)];
+/// Names and types of a parameter struct's fields.
+pub(super) type Fields = &'static [(&'static str, ParamScalar)];
 
 /// A dispatch being put together. The WGSL variable of the parameters is named `params`.
 #[must_use = "nothing is recorded until `run`"]
@@ -83,7 +85,7 @@ impl<'a> Launch<'a> {
         if self.groups == 0 {
             return Ok(());
         }
-        let groups = grid(self.groups, gpu.0.device.limits().max_compute_workgroups_per_dimension)?;
+        let groups = grid(self.groups, gpu.0.max_workgroups)?;
         let mut state = gpu.room()?;
         let is_half = |(name, bound, _): &(_, Bound, _)| (bound.dtype == Some(DType::F16)).then_some(*name);
         let half: Vec<&'static str> = self.bindings.iter().filter_map(is_half).collect();
@@ -93,13 +95,13 @@ impl<'a> Launch<'a> {
         {
             self.kernel = kernel;
         }
-        let pipeline = state.pipeline(&gpu.0.device, self.kernel, &self.constants, half)?;
+        let pipeline = state.pipeline(&gpu.0.device, self.kernel, &self.constants, &half)?;
         let mut slices = Vec::with_capacity(self.bindings.len());
         let mut uniform = false;
         for binding in &pipeline.reflection.bindings {
             if let BindingKind::Uniform { fields, .. } = &binding.kind {
                 uniform = true;
-                self.check_params(&binding.name, fields)?;
+                self.check_params(&pipeline, &binding.name, fields)?;
                 continue;
             }
             let found = self.bindings.iter().find(|(name, ..)| *name == binding.name);
@@ -127,17 +129,24 @@ impl<'a> Launch<'a> {
         Ok(())
     }
 
-    fn check_params(&self, name: &str, fields: &[(String, ParamScalar)]) -> Result<()> {
+    fn check_params(&self, pipeline: &Pipeline, name: &str, fields: &[(String, ParamScalar)]) -> Result<()> {
         let Some((bytes, own)) = self.params else {
             return Err(self.fail(format!("expected parameters for `{name}`, got none")));
         };
         if bytes.len() as u64 > SLOT {
             return Err(self.fail(format!("`{name}`: expected at most {SLOT} bytes, got {}", bytes.len())));
         }
+        if pipeline.agrees_with(own) {
+            return Ok(());
+        }
         let same = name == "params"
             && own.len() == fields.len()
             && own.iter().zip(fields).all(|(a, b)| a.0 == b.0 && a.1 == b.1);
-        if same { Ok(()) } else { Err(self.fail(format!("`{name}`: WGSL has {fields:?}, Rust has {own:?}"))) }
+        if !same {
+            return Err(self.fail(format!("`{name}`: WGSL has {fields:?}, Rust has {own:?}")));
+        }
+        pipeline.remember(own);
+        Ok(())
     }
 
     fn check_slice(&self, gpu: &Gpu, name: &str, slice: &BufferSlice) -> Result<()> {

@@ -7,6 +7,7 @@
 mod adapter;
 mod compile;
 mod failure;
+mod fast_hash;
 mod kernel;
 mod launch;
 mod needs;
@@ -80,6 +81,8 @@ struct Inner {
     compact: bool,
     max_binding_bytes: u64,
     offset_alignment: u64,
+    max_buffer_bytes: u64,
+    max_workgroups: u32,
     state: Mutex<recorder::State>,
     compilation: Arc<recorder::Compilation>,
     pool: Arc<pool::Pool>,
@@ -195,7 +198,7 @@ impl Gpu {
     }
 
     fn check_size(&self, bytes: u64) -> Result<()> {
-        let limit = self.0.device.limits().max_buffer_size;
+        let limit = self.0.max_buffer_bytes;
         if bytes > limit {
             return Err(Error::Device(format!("a buffer of {bytes} bytes; the adapter's largest is {limit}")));
         }
@@ -279,6 +282,15 @@ impl Gpu {
     /// [`Error::Device`] as [`Gpu::flush`].
     pub fn read(&self, slice: &BufferSlice) -> Result<Readback> {
         readback::start(self, slice)
+    }
+
+    /// Makes the staging buffers with which `count` readbacks of `bytes` can be under way at once, where they are small
+    /// enough to be kept.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub(crate) fn reserve_readbacks(&self, bytes: u64, count: usize) -> Result<()> {
+        readback::reserve(self, bytes, count)
     }
 
     /// Submits what is recorded and resolves when the device has finished it.

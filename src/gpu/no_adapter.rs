@@ -98,6 +98,9 @@ fn explain(machine: &impl Machine) -> String {
             );
         }
     }
+    if let Some(hint) = without_dispatch(machine, &manifests) {
+        return hint;
+    }
     let names: Vec<_> = manifests.iter().map(|manifest| file_name(manifest)).collect();
     or_install(format!("the Vulkan drivers that are here ({}) find no device that they may open", names.join(", ")))
 }
@@ -142,26 +145,49 @@ fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
+/// The library that a driver's file names, or why there is none.
+fn library(machine: &impl Machine, manifest: &Path) -> Result<PathBuf, String> {
+    let text = machine.read(manifest)?;
+    let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| format!("is no JSON: {e}"))?;
+    let library = json["ICD"]["library_path"].as_str().ok_or("names no ICD.library_path")?;
+    // A bare name is looked for where the system's libraries are.
+    Ok(if library.contains('/') { manifest.parent().unwrap_or(Path::new("/")).join(library) } else { library.into() })
+}
+
 /// What keeps the driver of a file from being loaded.
 fn fault(machine: &impl Machine, manifest: &Path) -> Option<String> {
-    let found = || -> Result<(), String> {
-        let text = machine.read(manifest)?;
-        let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| format!("is no JSON: {e}"))?;
-        let library = json["ICD"]["library_path"].as_str().ok_or("names no ICD.library_path")?;
-        // A bare name is looked for where the system's libraries are.
-        let library = if library.contains('/') {
-            manifest.parent().unwrap_or(Path::new("/")).join(library)
-        } else {
-            library.into()
-        };
-        machine.load(&library)
-    };
-    found().err().map(|why| format!("{}: {why}", file_name(manifest)))
+    let found = library(machine, manifest).and_then(|library| machine.load(&library));
+    found.err().map(|why| format!("{}: {why}", file_name(manifest)))
+}
+
+/// The device files of an NVIDIA GPU that is here.
+fn nvidia_device(machine: &impl Machine) -> Option<&'static str> {
+    ["/dev/nvidiactl", "/dev/nvidia0"].into_iter().find(|path| machine.exists(Path::new(path)))
+}
+
+/// What helps where NVIDIA's driver is loaded and finds no device as the libraries of libglvnd are missing, which it loads when
+/// it starts: an image with `libvulkan1` alone has none of them.
+fn without_dispatch(machine: &impl Machine, manifests: &[PathBuf]) -> Option<String> {
+    let device = nvidia_device(machine)?;
+    let nvidia = manifests
+        .iter()
+        .find(|manifest| library(machine, manifest).is_ok_and(|library| file_name(&library).contains("_nvidia.so")))?;
+    let mut missing = vec!["libEGL.so.1", "libGLX.so.0", "libGLdispatch.so.0"];
+    missing.retain(|name| machine.load(Path::new(name)).is_err());
+    if missing.is_empty() {
+        return None;
+    }
+    Some(format!(
+        "NVIDIA's Vulkan driver ({}) finds no device although {device} is here: it needs {}, which cannot be loaded; on \
+         Debian or Ubuntu: apt-get install -y --no-install-recommends libegl1 libgl1",
+        file_name(nvidia),
+        missing.join(", ")
+    ))
 }
 
 /// What helps where an NVIDIA GPU was handed to a container without its Vulkan driver, as is usual for containers that compute.
 fn without_graphics(machine: &impl Machine) -> Option<String> {
-    let device = ["/dev/nvidiactl", "/dev/nvidia0"].into_iter().find(|path| machine.exists(Path::new(path)));
+    let device = nvidia_device(machine);
     let cuda = || machine.load(Path::new("libcuda.so.1")).is_ok().then_some("libcuda.so.1");
     let trace = device.or_else(cuda)?;
     if machine.load(Path::new("libGLX_nvidia.so.0")).is_ok() {
@@ -297,9 +323,28 @@ mod tests {
         let nvidia = "/etc/vulkan/icd.d/nvidia_icd.json";
         machine.files.insert(nvidia, r#"{"ICD": {"library_path": "libGLX_nvidia.so.0"}}"#);
         told(&machine, &["nvidia_icd.json: libGLX_nvidia.so.0: cannot open", hint[0]], false);
-        machine.libraries.push("libGLX_nvidia.so.0");
+        machine.libraries.extend(["libGLX_nvidia.so.0", "libEGL.so.1", "libGLX.so.0", "libGLdispatch.so.0"]);
         told(&machine, &["(nvidia_icd.json) find no device"], true);
         let cuda = Fake { libraries: vec!["libvulkan.so.1", "libcuda.so.1"], ..Fake::default() };
         told(&cuda, &["an NVIDIA GPU is here (libcuda.so.1)"], false);
+    }
+
+    #[test]
+    fn a_container_without_the_libraries_that_nvidias_driver_loads_is_told_to_install_them() {
+        let nvidia = "/usr/local/nvidia/share/vulkan/icd.d/nvidia_icd.json";
+        let mut machine = with_loader();
+        machine.variables.insert("VK_DRIVER_FILES", nvidia);
+        machine.files.insert(nvidia, r#"{"ICD": {"library_path": "libGLX_nvidia.so.0"}}"#);
+        machine.files.insert("/dev/nvidia0", "");
+        machine.libraries.extend(["libGLX_nvidia.so.0", "libGLdispatch.so.0"]);
+        let parts = ["(nvidia_icd.json)", "/dev/nvidia0", "needs libEGL.so.1, libGLX.so.0, which", "libegl1 libgl1"];
+        told(&machine, &parts, true);
+        assert!(!explain(&machine).contains("mesa"), "{}", explain(&machine));
+        // Without the GPU, or beside another driver alone, they would not help.
+        let other = Fake { files: BTreeMap::from([(nvidia, machine.files[nvidia])]), ..machine.clone() };
+        told(&other, &["find no device that they may open"], true);
+        machine.files.insert(nvidia, r#"{"ICD": {"library_path": "libvulkan_lvp.so"}}"#);
+        machine.libraries.push("libvulkan_lvp.so");
+        told(&machine, &["find no device that they may open"], true);
     }
 }

@@ -131,7 +131,7 @@ impl Gpu {
         // Not less than what a thread loads at once (lib/oct_*.wgsl).
         let offset_alignment =
             limits.min_storage_buffer_offset_alignment.max(limits.min_uniform_buffer_offset_alignment).max(32).into();
-        let pool = Arc::new(pool::Pool::new(failures.clone()));
+        let pool = Arc::new(pool::Pool::new(limits.max_buffer_size, failures.clone()));
         let cache = options.pipeline_cache.as_deref().and_then(|folder| PipelineCache::open(&device, folder));
         let compilation = Arc::<recorder::Compilation>::default();
         let warm_up = adapter.and_then(|a| WarmUp::new(a, &report, device.features(), compilation.clone()));
@@ -150,6 +150,8 @@ impl Gpu {
             compact,
             max_binding_bytes,
             offset_alignment,
+            max_buffer_bytes: limits.max_buffer_size,
+            max_workgroups: limits.max_compute_workgroups_per_dimension,
             state,
             compilation,
             pool,

@@ -95,6 +95,7 @@ pub(super) struct Pool {
     bytes: AtomicU64,
     peak: AtomicU64,
     pooled: AtomicU64,
+    max_buffer_bytes: u64,
     failures: Arc<Failures>,
 }
 
@@ -108,13 +109,13 @@ pub(super) fn size_class(bytes: u64) -> u64 {
 }
 
 impl Pool {
-    /// An empty one, which tells `failures` when a buffer cannot be made.
-    pub(super) fn new(failures: Arc<Failures>) -> Self {
-        Self { failures, ..Self::default() }
+    /// An empty one of a device that takes buffers of `max_buffer_bytes`; it tells `failures` when one cannot be made.
+    pub(super) fn new(max_buffer_bytes: u64, failures: Arc<Failures>) -> Self {
+        Self { max_buffer_bytes, failures, ..Self::default() }
     }
 
     pub(super) fn allocate(pool: &Arc<Pool>, device: &wgpu::Device, bytes: u64) -> Arc<Buffer> {
-        let size = size_class(bytes).min(device.limits().max_buffer_size & !3).max(bytes.next_multiple_of(4));
+        let size = size_class(bytes).min(pool.max_buffer_bytes & !3).max(bytes.next_multiple_of(4));
         let reused = lock(&pool.free).get_mut(&size).and_then(|class| {
             let id = class.ids.pop_first()?;
             class.buffers.remove(&id).map(|raw| (id, raw))

@@ -25,19 +25,40 @@ pub struct Readback {
     number: u64,
 }
 
+/// The bytes of a staging buffer for `bytes`.
+fn staging_class(gpu: &Gpu, bytes: u64) -> u64 {
+    size_class(bytes).min(gpu.0.max_buffer_bytes & !3)
+}
+
+fn create_staging(gpu: &Gpu, class: u64) -> wgpu::Buffer {
+    gpu.0.pool.note_created(class);
+    let description = wgpu::BufferDescriptor {
+        label: Some("staging"),
+        size: class,
+        usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+        mapped_at_creation: false,
+    };
+    gpu.0.failures.watch(&gpu.0.device, || gpu.0.device.create_buffer(&description))
+}
+
+/// Makes staging buffers until `count` readbacks of `bytes` can be under way at once. How many are depends on how far the host
+/// is ahead of the device, which may be seen first late in a run.
+pub(super) fn reserve(gpu: &Gpu, bytes: u64, count: usize) -> Result<()> {
+    let class = staging_class(gpu, bytes);
+    if class <= KEPT_STAGING {
+        let mut state = lock(&gpu.0.state);
+        let free = state.staging.entry(class).or_default();
+        while free.len() < count {
+            free.push(create_staging(gpu, class));
+        }
+    }
+    gpu.check()
+}
+
 pub(super) fn start(gpu: &Gpu, slice: &BufferSlice) -> Result<Readback> {
-    let class = size_class(slice.size).min(gpu.0.device.limits().max_buffer_size & !3);
+    let class = staging_class(gpu, slice.size);
     let mut state = lock(&gpu.0.state);
-    let staging = state.staging.get_mut(&class).and_then(Vec::pop).unwrap_or_else(|| {
-        gpu.0.pool.note_created(class);
-        let description = wgpu::BufferDescriptor {
-            label: Some("staging"),
-            size: class,
-            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        };
-        gpu.0.failures.watch(&gpu.0.device, || gpu.0.device.create_buffer(&description))
-    });
+    let staging = state.staging.get_mut(&class).and_then(Vec::pop).unwrap_or_else(|| create_staging(gpu, class));
     state.copy_raw(slice, staging.clone(), 0);
     let submission = state.flush(&gpu.0.device, &gpu.0.queue, &gpu.0.pool);
     let number = state.counters.submissions;

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::compile::{Pipeline, Pipelines};
 use super::failure::Failures;
+use super::fast_hash::FastMap;
 use super::pipeline_cache::PipelineCache;
 use super::pool::{BufferSlice, Pool};
 use super::profile::{Dispatch, Profile};
@@ -60,8 +61,8 @@ enum Command {
     },
 }
 
-/// A pipeline's number, and id, offset and size of what is bound.
-type GroupKey = (usize, Vec<(u64, u64, u64)>);
+/// A pipeline's number, then id, offset and size of each slice that is bound.
+type GroupKey = Vec<u64>;
 
 pub(super) struct State {
     pub(super) counters: Counters,
@@ -75,7 +76,9 @@ pub(super) struct State {
     /// Pipelines whose first dispatch waits among the commands, and how many may.
     new_pipelines: u64,
     most_new_pipelines: u64,
-    bind_groups: HashMap<GroupKey, Arc<wgpu::BindGroup>>,
+    bind_groups: FastMap<GroupKey, Arc<wgpu::BindGroup>>,
+    /// The key of the launch at hand, so that one that is looked up is not allocated.
+    key: GroupKey,
     pub(super) staging: HashMap<u64, Vec<wgpu::Buffer>>,
     failures: Arc<Failures>,
 }
@@ -113,7 +116,8 @@ impl State {
             warm_up,
             new_pipelines: 0,
             most_new_pipelines: if compact { NEW_PIPELINES } else { u64::MAX },
-            bind_groups: HashMap::new(),
+            bind_groups: FastMap::default(),
+            key: GroupKey::new(),
             staging: HashMap::new(),
             failures,
         }
@@ -137,7 +141,7 @@ impl State {
         device: &wgpu::Device,
         kernel: &'static Kernel,
         constants: &[(&'static str, f64)],
-        half: Vec<&'static str>,
+        half: &[&'static str],
     ) -> Result<Arc<Pipeline>> {
         let (pipeline, new) = self.pipelines.get(device, kernel, constants, half)?;
         self.counters.pipelines_created += u64::from(new);
@@ -157,8 +161,10 @@ impl State {
         slices: &[&BufferSlice],
         groups: [u32; 3],
     ) {
-        let key = (pipeline.id, slices.iter().map(|s| (s.buffer.id(), s.offset, s.size)).collect::<Vec<_>>());
-        let bind_group = match self.bind_groups.get(&key) {
+        self.key.clear();
+        self.key.push(pipeline.id as u64);
+        self.key.extend(slices.iter().flat_map(|s| [s.buffer.id(), s.offset, s.size]));
+        let bind_group = match self.bind_groups.get(&self.key) {
             Some(group) => group.clone(),
             None => {
                 if self.bind_groups.len() >= BIND_GROUPS {
@@ -167,7 +173,7 @@ impl State {
                 let group = self.failures.watch(device, || bind(device, pipeline, &self.arena, slices));
                 let group = Arc::new(group);
                 self.counters.bind_groups_created += 1;
-                self.bind_groups.insert(key, group.clone());
+                self.bind_groups.insert(self.key.clone(), group.clone());
                 group
             }
         };
@@ -217,7 +223,7 @@ impl State {
         }
         let dropped = pool.take_dropped();
         if !dropped.is_empty() {
-            self.bind_groups.retain(|(_, slices), _| slices.iter().all(|(id, ..)| !dropped.contains(id)));
+            self.bind_groups.retain(|key, _| key[1..].iter().step_by(3).all(|id| !dropped.contains(id)));
         }
         self.failures.write(device, queue, (&self.arena, 0), &self.arena_bytes);
         let submission = self.failures.watch(device, || {
@@ -247,9 +253,12 @@ impl State {
     }
 }
 
-fn dispatch(pass: &mut wgpu::ComputePass<'_>, command: &Command) {
+/// `set` is the number of the pipeline that the pass has.
+fn dispatch(pass: &mut wgpu::ComputePass<'_>, command: &Command, set: &mut Option<usize>) {
     if let Command::Dispatch { pipeline, bind_group, slot, groups, .. } = command {
-        pass.set_pipeline(&pipeline.raw());
+        if set.replace(pipeline.id) != Some(pipeline.id) {
+            pass.set_pipeline(&pipeline.raw());
+        }
         pass.set_bind_group(0, &**bind_group, slot.as_ref().map_or(&[][..], std::slice::from_ref));
         pass.dispatch_workgroups(groups[0], groups[1], groups[2]);
     }
@@ -270,7 +279,8 @@ fn encode(encoder: &mut wgpu::CommandEncoder, commands: &[Command]) {
     for run in commands.chunk_by(|a, b| is_dispatch(a) && is_dispatch(b)) {
         if is_dispatch(&run[0]) {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            run.iter().for_each(|command| dispatch(&mut pass, command));
+            let mut set = None;
+            run.iter().for_each(|command| dispatch(&mut pass, command, &mut set));
         } else {
             run.iter().for_each(|command| transfer(encoder, command));
         }
@@ -308,7 +318,7 @@ fn encode_timed(
             let timestamp_writes = batch.as_ref().map(|batch| batch.writes(query));
             query += 1;
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes });
-            dispatch(&mut pass, command);
+            dispatch(&mut pass, command, &mut None);
         } else {
             transfer(encoder, command);
         }

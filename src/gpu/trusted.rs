@@ -35,7 +35,8 @@ pub(super) fn pipeline_cache(device: &wgpu::Device, data: Option<&Data>) -> wgpu
 pub(super) fn try_library(library: &Path) -> Result<(), String> {
     // SAFETY: a library's initialisers and finalisers run, and must not rely on more than a process that loads a library gives.
     // Only libraries come here that the Vulkan loader has loaded into this process, or tried to, a moment before: itself, those
-    // that drivers' files name to it, and two of NVIDIA's driver, made to be loaded so. No symbol of them is used.
+    // that drivers' files name to it, two of NVIDIA's driver and, where that is here, those of libglvnd that it loads itself, all
+    // made to be loaded so. No symbol of them is used.
     unsafe { libloading::Library::new(library) }.map(drop).map_err(|e| e.to_string().replace('\n', " "))
 }
 

@@ -56,9 +56,9 @@ impl SmallSvd {
 
 /// Override constants of [`JACOBI_SVD`] for `x: [.., m, n]`: a thread a pair of columns, at least a subgroup of the software
 /// adapters.
-pub(crate) fn geometry(m: usize, n: usize, keep: usize) -> Vec<(&'static str, f64)> {
+pub(crate) fn geometry(m: usize, n: usize) -> Vec<(&'static str, f64)> {
     let padded = m.min(n).next_power_of_two().max(16) as f64;
-    let sizes = [("ROWS", m.max(n)), ("WIDTH", m.min(n)), ("KEEP", keep), ("TRANSPOSED", usize::from(m < n))];
+    let sizes = [("ROWS", m.max(n)), ("WIDTH", m.min(n)), ("TRANSPOSED", usize::from(m < n))];
     let sizes = sizes.map(|(name, size)| (name, size as f64));
     [("WG", padded / 2.0), ("COLUMNS", padded)].into_iter().chain(sizes).collect()
 }
@@ -99,7 +99,7 @@ pub fn svd_small(x: &Tensor, keep: usize) -> Result<SmallSvd> {
     let long = Tensor::empty_f32(gpu, [batch, rows, keep])?;
     let s = Tensor::empty_f32(gpu, [batch, columns])?;
     let short = Tensor::empty_f32(gpu, [batch, columns, keep])?;
-    geometry(m, n, keep)
+    geometry(m, n)
         .into_iter()
         .fold(Launch::new(&JACOBI_SVD), |launch, (name, value)| launch.constant(name, value))
         .read("x", x)

@@ -1,40 +1,43 @@
 //! The global gradient norm and the factor that clips it, on the device from end to end.
 //!
 //! `norm = sqrt(sum_t weight_t |x_t|^2)` over the terms `t`, `scale = min(1, limit / (norm + 1e-6))`. Two stages in fixed
-//! order: each thread sums the squares of up to 1024 elements, one workgroup sums the threads. No readback, no atomics.
+//! order: each thread sums the squares of up to 1024 elements (on GPUs of 64, and a workgroup those of its threads), one
+//! workgroup sums what these gave. No readback, no atomics.
 
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Kernel, Launch};
+use crate::gpu::{Gpu, Kernel, Launch, Tier};
 use crate::kernels::{Variant, stretch};
 use crate::tensor::{DType, Tensor, row_chunks};
 
-/// Packs that a thread of the first stage sums.
+/// Packs that a thread of the first stage sums, and on GPUs: there a thread with many makes the others wait, as the workgroups are
+/// fewer than the units.
 const ITEMS: u32 = 256;
+const GPU_ITEMS: u32 = 16;
+
+const FOUR: &[&str] = &[
+    include_str!("../../shaders/lib/grid.wgsl"),
+    include_str!("../../shaders/lib/stretch.wgsl"),
+    include_str!("../../shaders/lib/pack_four.wgsl"),
+    include_str!("../../shaders/norm.wgsl"),
+];
+const SCALAR: &[&str] = &[
+    include_str!("../../shaders/lib/grid.wgsl"),
+    include_str!("../../shaders/lib/stretch.wgsl"),
+    include_str!("../../shaders/lib/pack_scalar.wgsl"),
+    include_str!("../../shaders/norm.wgsl"),
+];
 
 /// Sums of squares, four elements at a time.
-pub static SUM_SQUARES: Kernel = Kernel {
-    name: "sum_squares",
-    sources: &[
-        include_str!("../../shaders/lib/grid.wgsl"),
-        include_str!("../../shaders/lib/stretch.wgsl"),
-        include_str!("../../shaders/lib/pack_four.wgsl"),
-        include_str!("../../shaders/norm.wgsl"),
-    ],
-    entry: "sum_squares",
-    constants: &[],
-};
+pub static SUM_SQUARES: Kernel = Kernel { name: "sum_squares", sources: FOUR, entry: "sum_squares", constants: &[] };
 /// Sums of squares, one element at a time.
-pub static SUM_SQUARES_SCALAR: Kernel = Kernel {
-    name: "sum_squares_scalar",
-    sources: &[
-        include_str!("../../shaders/lib/grid.wgsl"),
-        include_str!("../../shaders/lib/stretch.wgsl"),
-        include_str!("../../shaders/lib/pack_scalar.wgsl"),
-        include_str!("../../shaders/norm.wgsl"),
-    ],
-    entry: "sum_squares",
-    constants: &[],
-};
+pub static SUM_SQUARES_SCALAR: Kernel =
+    Kernel { name: "sum_squares_scalar", sources: SCALAR, entry: "sum_squares", constants: &[] };
+/// Sums of squares over workgroups, four elements at a time.
+pub static SUM_SQUARES_WORKGROUP: Kernel =
+    Kernel { name: "sum_squares_workgroup", sources: FOUR, entry: "sum_squares_workgroup", constants: &[] };
+/// Sums of squares over workgroups, one element at a time.
+pub static SUM_SQUARES_WORKGROUP_SCALAR: Kernel =
+    Kernel { name: "sum_squares_workgroup_scalar", sources: SCALAR, entry: "sum_squares_workgroup", constants: &[] };
 /// The norm and the factor from the partial sums.
 pub static CLIP_SCALE: Kernel = Kernel {
     name: "clip_scale",
@@ -57,6 +60,10 @@ pub fn kernels() -> Vec<Variant> {
     for kernel in [&SUM_SQUARES, &SUM_SQUARES_SCALAR] {
         all.push(kernel.into());
         all.push(Variant { kernel, constants: vec![("WG", 8.0), ("STRETCHES", 1.0), ("COLUMNS", 1.0)] });
+    }
+    for kernel in [&SUM_SQUARES_WORKGROUP, &SUM_SQUARES_WORKGROUP_SCALAR] {
+        all.push(kernel.into());
+        all.push(Variant { kernel, constants: vec![("COLUMNS", 1.0)] });
     }
     all
 }
@@ -151,6 +158,11 @@ impl GradientNorm {
         let mut launches = Vec::new();
         let mut slots = 0;
         let threads = stretch::geometry(gpu).0;
+        // Of each launch: the kernels for packs of four and of one, packs of a thread, and slots of a workgroup.
+        let (kernels, items, slots_of_group): ([&'static Kernel; 2], _, _) = match gpu.tier() {
+            Tier::Workgroup => ([&SUM_SQUARES_WORKGROUP, &SUM_SQUARES_WORKGROUP_SCALAR], GPU_ITEMS, 1),
+            Tier::Subgroup | Tier::Plain => ([&SUM_SQUARES, &SUM_SQUARES_SCALAR], ITEMS, threads),
+        };
         for Term { x, weight, columns } in &self.terms {
             let (x, columns) = if columns.1 == 0 {
                 (x.reshape([x.numel()])?, (1, 0))
@@ -159,12 +171,11 @@ impl GradientNorm {
             };
             let whole = columns.1 == 0;
             let packed = if whole { x.numel().is_multiple_of(4) } else { (columns.0 | columns.1).is_multiple_of(4) };
-            let (kernel, width): (&'static Kernel, _) =
-                if packed { (&SUM_SQUARES, 4) } else { (&SUM_SQUARES_SCALAR, 1) };
+            let (kernel, width) = if packed { (kernels[0], 4) } else { (kernels[1], 1) };
             for range in row_chunks(gpu, "gradient norm", x.dims()[0], &[columns.0])? {
                 let x = x.slice(range)?;
                 let packs = x.numel() / width;
-                let groups = packs.div_ceil((threads * ITEMS) as usize);
+                let groups = packs.div_ceil((threads * items) as usize);
                 let params = SumParams {
                     packs: packs as u32,
                     first_slot: slots as u32,
@@ -172,7 +183,7 @@ impl GradientNorm {
                     first_column: (columns.1 / width) as u32,
                     weight: *weight,
                 };
-                slots += groups * threads as usize;
+                slots += groups * slots_of_group as usize;
                 launches.push((kernel, x, params, packs, whole));
             }
         }
@@ -185,7 +196,7 @@ impl GradientNorm {
         }
         for (kernel, x, params, packs, whole) in &launches {
             let launch =
-                stretch::launch_of(gpu, kernel, ITEMS, *packs).constant("COLUMNS", u32::from(!whole)).params(params);
+                stretch::launch_of(gpu, kernel, items, *packs).constant("COLUMNS", u32::from(!whole)).params(params);
             launch.read("x", x).write("partials", &partials).run(gpu)?;
         }
         let mut slot = first_sum;

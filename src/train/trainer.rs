@@ -114,12 +114,15 @@ impl Trainer {
         let share = Tensor::persistent(gpu, [1], DType::F32)?;
         fill(&share, 1.0 / train.accumulate as f32)?;
         let count_row = config.model.moe.experts.next_multiple_of(ROW);
+        let figures = Tensor::persistent(gpu, [FIGURES, ROW], DType::F32)?;
+        // Those outstanding, and the step's own.
+        gpu.reserve_readbacks(figures.bytes(), IN_FLIGHT + 1)?;
         Ok(Self {
             gpu: gpu.clone(),
             tokens: Tensor::persistent(gpu, [rows], DType::U32)?,
             targets: Tensor::persistent(gpu, [rows], DType::U32)?,
             share,
-            figures: Tensor::persistent(gpu, [FIGURES, ROW], DType::F32)?,
+            figures,
             counts: Tensor::persistent(gpu, [config.model.layers, count_row], DType::U32)?,
             config: config.clone(),
             model,
