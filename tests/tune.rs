@@ -44,11 +44,11 @@ fn what_is_found_is_kept_and_used_where_it_fits() {
     let text = fs::read_to_string(&path).unwrap();
     assert!(found > 0 && text.matches("[[product]]").count() == found, "{text}");
 
-    // Another shape, by hand: that is what runs, also for what is only alike.
+    // Another shape, by hand: that is what runs, also for a product that is only alike.
     let (head, _) = text.split_once("[[product]]").unwrap();
     let write = |shape: &str, splits: u32| {
         let product =
-            format!("form = \"nn\"\nm = 2048\nn = 256\nk = 256\nbatch = 1\nshape = \"{shape}\"\nsplits = {splits}\n");
+            format!("form = \"nn\"\nm = 64\nn = 32\nk = 256\nbatch = 1\nshape = \"{shape}\"\nsplits = {splits}\n");
         fs::write(&path, format!("{head}[[product]]\n{product}microseconds = 1.0\n")).unwrap();
     };
     let expect = |kernels_expected: &[&str], what: &str| {

@@ -162,6 +162,8 @@ impl Task {
 /// The shapes of the table, which came out best on an H200 (docs/performance.md): over the products of `sdmoe tune` its choice takes 1.06
 /// of the time of the fastest on average.
 const BY_SIZE: [Shape; 2] = [SHAPES[1], SHAPES[5]];
+/// Of grouped rows, whose tiles have at most 64.
+const GROUPED: [Shape; 1] = [SHAPES[9]];
 const SMALLEST: Shape = SHAPES[13];
 /// Workgroups that fill a GPU: twice the multiprocessors of a large one.
 const FULL: usize = 256;
@@ -197,7 +199,8 @@ pub(super) fn cut(gpu: &Gpu, task: Task) -> Cut {
     let least = SMALLEST.tiles(task.m, task.n) * SMALLEST.rows * SMALLEST.columns;
     let full = |shape: &Shape| shape.tiles(task.m, task.n) * shape.rows * shape.columns * 3 <= least * 4;
     let long = |shape: &Shape| parts(shape) == 1 || task.splits && task.k / parts(shape) >= LEAST_STEPS;
-    let shape = BY_SIZE.into_iter().find(|shape| suits(shape) && full(shape) && long(shape)).unwrap_or(SMALLEST);
+    let by_size = if task.fixed_rows == 0 { &BY_SIZE[..] } else { &GROUPED };
+    let shape = *by_size.iter().find(|shape| suits(shape) && full(shape) && long(shape)).unwrap_or(&SMALLEST);
     within(shape, parts(&shape), LEAST_STEPS)
 }
 
