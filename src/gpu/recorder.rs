@@ -29,7 +29,7 @@ pub(super) const ARENA: u64 = SLOT * COMMANDS as u64;
 const BIND_GROUPS: usize = 1 << 14;
 /// New pipelines that a submission has at most on drivers that take long to compile: llvmpipe compiles at the first dispatch, so
 /// a submission of many is seen to be done only after all of them.
-const NEW_PIPELINES: u64 = 4;
+pub(super) const NEW_PIPELINES: u64 = 4;
 
 /// How far the driver is with the pipelines that were asked for; see [`super::Gpu::compilation`].
 #[derive(Debug, Default)]

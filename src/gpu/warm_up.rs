@@ -1,15 +1,15 @@
 //! The other cores' part in a cold start on llvmpipe, which compiles a pipeline at its first dispatch, on its queue's one thread.
 //!
-//! What it compiles it keeps on disk, where every device finds it. So devices of their own, each with a queue and its thread,
-//! run pipelines that the recorder has asked for on a few bytes of zeros, the newest first, while the device itself compiles
-//! its own from the oldest on. Nothing is computed with them; where the disk keeps nothing they are of no use and do no harm.
+//! What it compiles it keeps on disk, where every device finds it. So devices of their own, each with a queue and its thread, run
+//! the pipelines that the recorder asked for on a few bytes of zeros, a little ahead of those that the device itself is at.
+//! Nothing is computed with them; where the disk keeps nothing they are of no use and do no harm.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::compile::{Recipe, pipeline_layout};
 use super::recorder::Compilation;
@@ -18,6 +18,8 @@ use super::{AdapterReport, lock};
 
 /// How long the device may take before it is given help: with what it compiles on disk it needs none.
 const PATIENCE: Duration = Duration::from_millis(600);
+/// How many pipelines past those that the device has run it may be at: a submission has as many new ones.
+const AHEAD: u64 = super::recorder::NEW_PIPELINES;
 /// Devices besides the one that computes, at most.
 const MOST: usize = 3;
 /// Bytes bound to each variable: enough for an element of any, and the parameters of any kernel.
@@ -41,6 +43,7 @@ struct Queue {
 struct Shared {
     queue: Mutex<Queue>,
     stop: AtomicBool,
+    begun: AtomicBool,
     adapter: wgpu::Adapter,
     features: wgpu::Features,
     compilation: Arc<Compilation>,
@@ -63,8 +66,8 @@ impl WarmUp {
         let kept = !["MESA_SHADER_CACHE_DISABLE", "MESA_GLSL_CACHE_DISABLE"].into_iter().any(off);
         let helps =
             report.name.starts_with("llvmpipe") && kept && spare_cores() > 0 && cfg!(not(target_arch = "wasm32"));
-        let (queue, stop) = Default::default();
-        helps.then(|| WarmUp(Arc::new(Shared { queue, stop, adapter: adapter.clone(), features, compilation })))
+        let (queue, stop, begun) = Default::default();
+        helps.then(|| WarmUp(Arc::new(Shared { queue, stop, begun, adapter: adapter.clone(), features, compilation })))
     }
 
     /// Has a pipeline compiled, unless the device gets to it before.
@@ -99,10 +102,11 @@ impl Drop for WarmUp {
 impl Shared {
     /// Runs what is waiting, until nothing is.
     fn work(&self) {
+        let patience = if self.begun.swap(true, Ordering::Relaxed) { Duration::ZERO } else { PATIENCE };
         // In parts, so that a program that ends does not wait for it.
         for _ in 0..20 {
             if !self.stop.load(Ordering::Relaxed) {
-                std::thread::sleep(PATIENCE / 20);
+                std::thread::sleep(patience / 20);
             }
         }
         let run = || {
@@ -117,19 +121,14 @@ impl Shared {
         }
     }
 
-    /// The newest of those that the device has not run yet; None ends the thread.
+    /// The oldest of those that the device is not at yet; None ends the thread.
     fn next(&self) -> Option<Job> {
         let mut queue = lock(&self.queue);
-        if self.stop.load(Ordering::Relaxed) {
-            queue.waiting.clear();
-        }
         let done = self.compilation.done.load(Ordering::Relaxed);
-        let job = queue.waiting.pop().filter(|job| job.number >= done);
-        if job.is_none() {
-            // The rest is older.
-            queue.waiting.clear();
-            queue.at_work -= 1;
-        }
+        queue.waiting.retain(|job| job.number >= done && !self.stop.load(Ordering::Relaxed));
+        let place = queue.waiting.iter().position(|job| job.number >= done + AHEAD);
+        let job = place.map(|place| queue.waiting.remove(place));
+        queue.at_work -= usize::from(job.is_none());
         job
     }
 }
@@ -181,8 +180,11 @@ impl Device {
         pass.set_bind_group(0, &group, if uniform { &[0] } else { &[] });
         pass.dispatch_workgroups(1, 1, 1);
         drop(pass);
+        let began = Instant::now();
         self.queue.submit([encoder.finish()]);
-        self.device.poll(wgpu::PollType::wait_indefinitely()).ok().map(drop)
+        self.device.poll(wgpu::PollType::wait_indefinitely()).ok()?;
+        log::debug!("warm-up: {} took {:.2} s", recipe.name(), began.elapsed().as_secs_f64());
+        Some(())
     }
 
     fn buffer(&self, binding: u32) -> wgpu::Buffer {
