@@ -48,6 +48,8 @@ sdmoe::params! {
         a_matrix: u32,
         b_matrix: u32,
         c_matrix: u32,
+        splits: u32,
+        split_steps: u32,
         alpha: f32,
         beta: f32,
     }
@@ -108,6 +110,8 @@ fn verify(gpu: &Gpu, case: &Case) {
         a_matrix: (m * k) as u32,
         b_matrix: (k * n) as u32,
         c_matrix: (m * n) as u32,
+        splits: 1,
+        split_steps: k as u32,
         alpha,
         beta,
     };

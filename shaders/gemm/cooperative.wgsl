@@ -6,7 +6,8 @@
 // workgroup loads 64 x 32 of op(A) and 32 x 64 of op(B) into workgroup memory as they are stored, zeros outside the
 // matrices; a subgroup then loads two blocks of each for every 16 steps. That is 16 operations (8 multiplications, 8 additions) for a
 // byte read from workgroup memory and 32 for one read from the matrices. The tile has the rows of gemm/workgroup.wgsl's,
-// as the tiles of grouped rows must suit both; with 15 KiB a workgroup, several of them on a core hide each other's loads.
+// as the tiles of grouped rows must suit both; with 15 KiB a workgroup, several of them on a core hide each other's loads. Where
+// subgroups have 32 lanes or more, a thread has the next steps' fours in registers while these are multiplied.
 //
 // The sums go to C through workgroup memory, a block of each subgroup at a time: so alpha, beta, C's type and its edges
 // are dealt with by element.
@@ -34,30 +35,81 @@ var<workgroup> a_part: array<vec4<f16>, 640>;
 var<workgroup> b_part: array<vec4<f16>, 640>;
 var<workgroup> sum_part: array<vec4<f32>, 320>;
 
-fn fill_a(tile: Tile, t: u32, lane: u32) {
-    for (var i = lane; i < TILE_ROWS * STEPS / 4u; i += WG) {
-        let step = t + select(i % 8u * 4u, i / 16u, A_TRANSPOSED);
-        let row = tile.row + select(i / 8u, i % 16u * 4u, A_TRANSPOSED);
-        var four = vec4<f16>();
-        if row < tile.m && step < tile.k {
-            let element = tile.a_first + select(row * tile.a_stride + step, step * tile.a_stride + row, A_TRANSPOSED);
-            four = vec4<f16>(a[element / 4u]);
-        }
-        a_part[select(i / 8u * SHORT + i % 8u, i / 16u * LONG + i % 16u, A_TRANSPOSED)] = four;
+// Fours of a part that a thread loads. Up to four wait in registers while the steps before are multiplied.
+override FOURS: u32 = TILE_ROWS * STEPS / 4u / WG;
+override AHEAD: bool = FOURS <= 4u;
+
+// The four `i` of the part of A from step t on, and where it is kept; zeros outside.
+fn four_of_a(tile: Tile, t: u32, i: u32) -> vec4<f16> {
+    let step = t + select(i % 8u * 4u, i / 16u, A_TRANSPOSED);
+    let row = tile.row + select(i / 8u, i % 16u * 4u, A_TRANSPOSED);
+    if row < tile.m && step < tile.k {
+        let element = tile.a_first + select(row * tile.a_stride + step, step * tile.a_stride + row, A_TRANSPOSED);
+        return vec4<f16>(a[element / 4u]);
     }
+    return vec4<f16>();
 }
 
-fn fill_b(tile: Tile, t: u32, lane: u32) {
-    for (var i = lane; i < TILE_COLUMNS * STEPS / 4u; i += WG) {
-        let step = t + select(i / 16u, i % 8u * 4u, B_TRANSPOSED);
-        let column = tile.column + select(i % 16u * 4u, i / 8u, B_TRANSPOSED);
-        var four = vec4<f16>();
-        if column < tile.n && step < tile.k {
-            let element =
-                tile.b_first + select(step * tile.b_stride + column, column * tile.b_stride + step, B_TRANSPOSED);
-            four = vec4<f16>(b[element / 4u]);
-        }
-        b_part[select(i / 16u * LONG + i % 16u, i / 8u * SHORT + i % 8u, B_TRANSPOSED)] = four;
+fn put_a(i: u32, four: vec4<f16>) {
+    a_part[select(i / 8u * SHORT + i % 8u, i / 16u * LONG + i % 16u, A_TRANSPOSED)] = four;
+}
+
+fn four_of_b(tile: Tile, t: u32, i: u32) -> vec4<f16> {
+    let step = t + select(i / 16u, i % 8u * 4u, B_TRANSPOSED);
+    let column = tile.column + select(i % 16u * 4u, i / 8u, B_TRANSPOSED);
+    if column < tile.n && step < tile.k {
+        let element =
+            tile.b_first + select(step * tile.b_stride + column, column * tile.b_stride + step, B_TRANSPOSED);
+        return vec4<f16>(b[element / 4u]);
+    }
+    return vec4<f16>();
+}
+
+fn put_b(i: u32, four: vec4<f16>) {
+    b_part[select(i / 16u * LONG + i % 16u, i / 8u * SHORT + i % 8u, B_TRANSPOSED)] = four;
+}
+
+// Fours of a thread, of both parts.
+struct Held {
+    a0: vec4<f16>,
+    a1: vec4<f16>,
+    a2: vec4<f16>,
+    a3: vec4<f16>,
+    b0: vec4<f16>,
+    b1: vec4<f16>,
+    b2: vec4<f16>,
+    b3: vec4<f16>,
+}
+
+fn fetch(tile: Tile, t: u32, lane: u32) -> Held {
+    var held: Held;
+    held.a0 = four_of_a(tile, t, lane);
+    held.b0 = four_of_b(tile, t, lane);
+    if FOURS > 1u {
+        held.a1 = four_of_a(tile, t, lane + WG);
+        held.b1 = four_of_b(tile, t, lane + WG);
+    }
+    if FOURS > 2u {
+        held.a2 = four_of_a(tile, t, lane + 2u * WG);
+        held.b2 = four_of_b(tile, t, lane + 2u * WG);
+        held.a3 = four_of_a(tile, t, lane + 3u * WG);
+        held.b3 = four_of_b(tile, t, lane + 3u * WG);
+    }
+    return held;
+}
+
+fn put(lane: u32, held: Held) {
+    put_a(lane, held.a0);
+    put_b(lane, held.b0);
+    if FOURS > 1u {
+        put_a(lane + WG, held.a1);
+        put_b(lane + WG, held.b1);
+    }
+    if FOURS > 2u {
+        put_a(lane + 2u * WG, held.a2);
+        put_b(lane + 2u * WG, held.b2);
+        put_a(lane + 3u * WG, held.a3);
+        put_b(lane + 3u * WG, held.b3);
     }
 }
 
@@ -100,10 +152,23 @@ fn multiply(tile: Tile, lane: u32) {
     var sum01 = BlockC();
     var sum10 = BlockC();
     var sum11 = BlockC();
+    var held: Held;
+    if AHEAD {
+        held = fetch(tile, 0u, lane);
+    }
     for (var t = 0u; t < tile.k; t += STEPS) {
-        fill_a(tile, t, lane);
-        fill_b(tile, t, lane);
+        if AHEAD {
+            put(lane, held);
+        } else {
+            for (var i = lane; i < FOURS * WG; i += WG) {
+                put_a(i, four_of_a(tile, t, i));
+                put_b(i, four_of_b(tile, t, i));
+            }
+        }
         workgroupBarrier();
+        if AHEAD && t + STEPS < tile.k {
+            held = fetch(tile, t + STEPS, lane);
+        }
         for (var step = 0u; step < STEPS; step += SIDE) {
             let a0 = block_of_a(row, step);
             let a1 = block_of_a(row + SIDE, step);

@@ -11,6 +11,9 @@ use crate::tensor::{DType, Tensor};
 /// Width of the experts' products, d = f.
 pub(super) const WIDTH: usize = 512;
 
+/// Multiplications of a product that is measured on GPUs alone, at least.
+const LARGE: usize = 1 << 33;
+
 fn letter(trans: Trans) -> char {
     if trans == Trans::N { 'n' } else { 't' }
 }
@@ -30,10 +33,25 @@ fn dense(ta: Trans, tb: Trans, batch: usize, [m, k, n]: [usize; 3]) -> Case {
     Case::new(name(ta, tb, batch, [m, k, n]), make).flop(batch as f64 * product_flop(m, k, n))
 }
 
+/// As [`dense`], on GPUs alone: seconds long elsewhere.
+fn large(ta: Trans, tb: Trans, size: [usize; 3]) -> Case {
+    let [m, k, n] = size;
+    let make = move |gpu: &Gpu| {
+        if gpu.adapter().device_type == "Cpu" {
+            return Ok(None);
+        }
+        let shape = |t, r, c| if t == Trans::N { [r, c] } else { [c, r] };
+        let (a, b) = (random(gpu, &shape(ta, m, k))?, random(gpu, &shape(tb, k, n))?);
+        let c = random(gpu, &[m, n])?;
+        Ok(Some(Box::new(move || gemm(ta, tb, 1.0, &a, &b, 0.0, &c)) as Record))
+    };
+    Case::where_possible(name(ta, tb, 1, size), make).flop(product_flop(m, k, n))
+}
+
 /// `.f16`: the same product of f16 operands with an f32 result, where shaders have f16; set against that of f32.
 fn in_half(ta: Trans, tb: Trans, [m, k, n]: [usize; 3]) -> Case {
     let make = move |gpu: &Gpu| {
-        if gpu.require_f16().is_err() {
+        if gpu.require_f16().is_err() || m * n * k >= LARGE && gpu.adapter().device_type == "Cpu" {
             return Ok(None);
         }
         let half = |t, r, c| {
@@ -62,6 +80,8 @@ pub(super) fn gemms() -> Group {
     cases.extend(FORMS.map(|(ta, tb)| dense(ta, tb, 1, [511, 513, 509]).dense(name(ta, tb, 1, [512; 3]))));
     cases.push(dense(Trans::T, Trans::T, 1, [512; 3]));
     cases.extend(FORMS.map(|(ta, tb)| in_half(ta, tb, [1024; 3])));
+    cases.extend(FORMS.map(|(ta, tb)| large(ta, tb, [4096; 3])));
+    cases.extend(FORMS.map(|(ta, tb)| in_half(ta, tb, [4096; 3])));
     // The narrow products of the gradient split: U^T G, G V, X U.
     cases.push(dense(Trans::T, Trans::N, 8, [8, 512, 512]));
     cases.push(dense(Trans::N, Trans::N, 8, [512, 512, 8]));
