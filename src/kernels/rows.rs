@@ -93,7 +93,7 @@ pub fn pack_launch<'a>(kernels: &'static PackKernels, pack: usize) -> Launch<'a>
 }
 
 /// The form for `rows` rows and `pack` elements a load in the device's tier, with its workgroups: a row by a thread or a
-/// workgroup. `iterations` are those of a thread's loops that has a row to itself; beyond [`LONGEST_ROW`]
+/// workgroup. `iterations` are those of a thread's loops that has a row to itself; beyond `LONGEST_ROW`
 /// or the adapter's limit a workgroup takes it.
 pub fn row_launch<'a>(
     kernels: &'static RowKernels,

@@ -1,7 +1,7 @@
 //! The shapes of products on GPUs: what a workgroup of `gemm/workgroup.wgsl` and each of its threads compute.
 //!
 //! No one shape is right: large tiles read less of workgroup memory for a multiplication, small ones fill the device where C is
-//! small, and where even those do not, sums over K are cut into parts ([`Cut::splits`]) that a second kernel adds in order.
+//! small, and where even those do not, sums over K are cut into parts that a second kernel adds in order.
 
 use crate::gpu::{Gpu, Measured, Resolved};
 
