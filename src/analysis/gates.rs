@@ -40,13 +40,20 @@ impl Router<'_> {
 /// Share of the energy of each vector within each subspace, given by orthonormal bases `[d, r]`: vectors by subspaces. None
 /// for a zero vector or an undefined subspace.
 pub fn alignment(vectors: &[Vec<f64>], bases: &[Option<MatRef<'_, f64>>]) -> Pairs {
-    let score = |x: &Vec<f64>, basis: &Option<MatRef<'_, f64>>| {
-        let x = MatRef::from_column_major_slice(x, x.len(), 1);
-        let energy = x.squared_norm_l2();
-        let inside = dense::transposed_product((*basis)?, x).squared_norm_l2();
-        (energy > 0.0).then(|| (inside / energy).min(1.0))
-    };
-    vectors.iter().map(|x| bases.iter().map(|basis| score(x, basis)).collect()).collect()
+    let mut scores: Pairs = vectors.iter().map(|_| vec![None; bases.len()]).collect();
+    let d = vectors.first().map_or(0, Vec::len);
+    // All vectors beside each other: one product for each basis.
+    let stack = vectors.concat();
+    let stack = MatRef::from_column_major_slice(&stack, d, vectors.len());
+    let energies: Vec<f64> = stack.col_iter().map(|x| x.squared_norm_l2()).collect();
+    for (j, basis) in bases.iter().enumerate() {
+        let Some(basis) = basis else { continue };
+        let inside = dense::transposed_product(*basis, stack);
+        for ((row, inside), energy) in scores.iter_mut().zip(inside.col_iter()).zip(&energies) {
+            row[j] = (*energy > 0.0).then(|| (inside.squared_norm_l2() / energy).min(1.0));
+        }
+    }
+    scores
 }
 
 /// The gate alignment of a layer whose experts have the input-side bases `bases: [d, r]`.
