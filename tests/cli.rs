@@ -156,7 +156,11 @@ fn usage_mistakes_are_one_line() {
     assert!(!output.stderr.contains(&0x1b) && !output.stderr.contains(&0x9b), "{output:?}");
     let mut none = assert_cmd::Command::cargo_bin("sdmoe").unwrap();
     let output = none.current_dir(place.path("")).output().unwrap();
-    place::failed("nothing", &output, "error: expected a command: train, generate, eval, analyze, bench, tune, devices");
+    place::failed(
+        "nothing",
+        &output,
+        "error: expected a command: train, generate, eval, analyze, bench, tune, devices",
+    );
     // What is asked for is no mistake.
     for (args, expected) in [("--help", "Commands:"), ("train --help", "--precision"), ("--version", "sdmoe ")] {
         let shown = place.runs(args);
