@@ -3,7 +3,7 @@
 //! Links are followed, as everywhere; one that leads nowhere is called that.
 
 use std::fs::{self, Metadata};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -74,6 +74,36 @@ pub(crate) fn regular(path: &Path) -> Result<Metadata> {
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
     regular(path)?;
     fs::read(path).map_err(Error::io("reading", path))
+}
+
+/// Reads a regular file of at most `most` bytes whole, for callers to whom it is no error that it is missing or another's.
+///
+/// # Errors
+/// Of [`ErrorKind::NotFound`] where nothing is, else why it is not read.
+pub(crate) fn read_small(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let about = fs::metadata(path)?;
+    if !about.is_file() {
+        // A pipe may wait for ever, a device need not end.
+        return Err(io::Error::other("no regular file"));
+    }
+    if about.len() > most {
+        return Err(io::Error::other("too large"));
+    }
+    fs::read(path)
+}
+
+/// Replaces the file at `path` in one step, in a folder that is made where it is missing. Nothing is flushed to the disk: it is for what
+/// can be made again, and what a crash of the machine leaves damaged must be found to be so.
+///
+/// # Errors
+/// What keeps it from being written; the old file is then as before.
+pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(content)?;
+    file.persist(path)?;
+    Ok(())
 }
 
 #[cfg(test)]

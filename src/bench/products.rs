@@ -23,35 +23,33 @@ fn name(ta: Trans, tb: Trans, batch: usize, [m, k, n]: [usize; 3]) -> String {
     format!("gemm.{}{}.{times}{m}x{k}x{n}", letter(ta), letter(tb))
 }
 
-fn dense(ta: Trans, tb: Trans, batch: usize, [m, k, n]: [usize; 3]) -> Case {
-    let make = move |gpu: &Gpu| {
-        let shape = |t, r, c| if t == Trans::N { [batch, r, c] } else { [batch, c, r] };
-        let (a, b) = (random(gpu, &shape(ta, m, k))?, random(gpu, &shape(tb, k, n))?);
-        let c = random(gpu, &[batch, m, n])?;
-        Ok(Box::new(move || gemm(ta, tb, 1.0, &a, &b, 0.0, &c)) as Record)
-    };
-    Case::new(name(ta, tb, batch, [m, k, n]), make).flop(batch as f64 * product_flop(m, k, n))
+/// A, B and C of a batch of products.
+pub(super) fn operands(gpu: &Gpu, ta: Trans, tb: Trans, batch: usize, [m, k, n]: [usize; 3]) -> Result<[Tensor; 3]> {
+    let shape = |t, r, c| if t == Trans::N { [batch, r, c] } else { [batch, c, r] };
+    Ok([random(gpu, &shape(ta, m, k))?, random(gpu, &shape(tb, k, n))?, random(gpu, &[batch, m, n])?])
 }
 
-/// As [`dense`], on GPUs alone: seconds long elsewhere.
-fn large(ta: Trans, tb: Trans, size: [usize; 3]) -> Case {
+/// Whether a product is too large to be measured on this adapter: it takes seconds without a GPU.
+fn too_large(gpu: &Gpu, [m, k, n]: [usize; 3]) -> bool {
+    m * n * k >= LARGE && gpu.adapter().device_type == "Cpu"
+}
+
+fn dense(ta: Trans, tb: Trans, batch: usize, size: [usize; 3]) -> Case {
     let [m, k, n] = size;
     let make = move |gpu: &Gpu| {
-        if gpu.adapter().device_type == "Cpu" {
+        if too_large(gpu, size) {
             return Ok(None);
         }
-        let shape = |t, r, c| if t == Trans::N { [r, c] } else { [c, r] };
-        let (a, b) = (random(gpu, &shape(ta, m, k))?, random(gpu, &shape(tb, k, n))?);
-        let c = random(gpu, &[m, n])?;
+        let [a, b, c] = operands(gpu, ta, tb, batch, size)?;
         Ok(Some(Box::new(move || gemm(ta, tb, 1.0, &a, &b, 0.0, &c)) as Record))
     };
-    Case::where_possible(name(ta, tb, 1, size), make).flop(product_flop(m, k, n))
+    Case::where_possible(name(ta, tb, batch, [m, k, n]), make).flop(batch as f64 * product_flop(m, k, n))
 }
 
 /// `.f16`: the same product of f16 operands with an f32 result, where shaders have f16; set against that of f32.
 fn in_half(ta: Trans, tb: Trans, [m, k, n]: [usize; 3]) -> Case {
     let make = move |gpu: &Gpu| {
-        if gpu.require_f16().is_err() || m * n * k >= LARGE && gpu.adapter().device_type == "Cpu" {
+        if gpu.require_f16().is_err() || too_large(gpu, [m, k, n]) {
             return Ok(None);
         }
         let half = |t, r, c| {
@@ -80,7 +78,7 @@ pub(super) fn gemms() -> Group {
     cases.extend(FORMS.map(|(ta, tb)| dense(ta, tb, 1, [511, 513, 509]).dense(name(ta, tb, 1, [512; 3]))));
     cases.push(dense(Trans::T, Trans::T, 1, [512; 3]));
     cases.extend(FORMS.map(|(ta, tb)| in_half(ta, tb, [1024; 3])));
-    cases.extend(FORMS.map(|(ta, tb)| large(ta, tb, [4096; 3])));
+    cases.extend(FORMS.map(|(ta, tb)| dense(ta, tb, 1, [4096; 3])));
     cases.extend(FORMS.map(|(ta, tb)| in_half(ta, tb, [4096; 3])));
     // The narrow products of the gradient split: U^T G, G V, X U.
     cases.push(dense(Trans::T, Trans::N, 8, [8, 512, 512]));

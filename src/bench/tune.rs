@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::case::Record;
 use super::ceiling::{product_flop, random};
-use super::products::groups;
+use super::products::{groups, operands};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Measured, Tier, keep_shapes};
 use crate::kernels::gemm::{Trans, gemm};
@@ -116,9 +116,7 @@ impl Product {
     fn operands(&self, gpu: &Gpu) -> Result<Operands> {
         let Product { form, m, n, k, batch } = *self;
         let dense = |ta: Trans, tb: Trans| {
-            let shape = |t, r, c| if t == Trans::N { [batch, r, c] } else { [batch, c, r] };
-            let (a, b) = (random(gpu, &shape(ta, m, k))?, random(gpu, &shape(tb, k, n))?);
-            let c = random(gpu, &[batch, m, n])?;
+            let [a, b, c] = operands(gpu, ta, tb, batch, [m, k, n])?;
             let record = {
                 let (a, b, c) = (a.clone(), b.clone(), c.clone());
                 Box::new(move || gemm(ta, tb, 1.0, &a, &b, 0.0, &c)) as Record

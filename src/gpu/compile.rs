@@ -22,7 +22,7 @@ pub(super) struct Pipeline {
     pub(super) reflection: Reflection,
     pub(super) name: &'static str,
     pub(super) id: usize,
-    recipe: Arc<Recipe>,
+    recipe: Recipe,
     used: AtomicBool,
     /// Where the fields lie that were last found to be those of the WGSL; they are static, so the same place has the same.
     agreed: AtomicUsize,
@@ -56,11 +56,6 @@ impl Recipe {
     fn compile_unwatched(&self) -> wgpu::ComputePipeline {
         let module = self.module.raw.get_or_init(|| self.shader_module(&self.device));
         self.compile_on(&self.device, module, &self.layout, self.cache.as_ref())
-    }
-
-    /// The kernel's name.
-    pub(super) fn name(&self) -> &'static str {
-        self.kernel.name
     }
 
     /// The sources, handed to the driver.
@@ -122,7 +117,6 @@ impl Pipeline {
         let (layout, whole) = failures.watch(device, || pipeline_layout(device, kernel.name, &reflection));
         let constants = kernel.constants.iter().chain(constants).copied().collect();
         let recipe = Recipe { device: device.clone(), module, layout: whole, kernel, constants, cache, failures };
-        let recipe = Arc::new(recipe);
         Ok(Pipeline {
             layout,
             reflection,
@@ -135,9 +129,9 @@ impl Pipeline {
         })
     }
 
-    /// What it is made of.
-    pub(super) fn recipe(&self) -> Arc<Recipe> {
-        self.recipe.clone()
+    /// How it is made, here or on another device.
+    pub(super) fn recipe(&self) -> &Recipe {
+        &self.recipe
     }
 
     /// Whether this is the first time that somebody asks.

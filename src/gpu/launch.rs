@@ -41,6 +41,12 @@ impl<'a> Launch<'a> {
         self
     }
 
+    /// Sets `override` constants, as [`Launch::constant`] each.
+    pub fn constants(mut self, constants: impl IntoIterator<Item = (&'static str, f64)>) -> Self {
+        self.constants.extend(constants);
+        self
+    }
+
     /// Sets the parameters.
     pub fn params<P: KernelParams>(mut self, params: &'a P) -> Self {
         self.params = Some((bytemuck::bytes_of(params), P::FIELDS));

@@ -6,10 +6,11 @@
 
 use std::fs;
 use std::hash::{DefaultHasher, Hasher};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::trusted;
+use crate::files;
 
 /// What a file begins with; the last byte is the version of its form.
 const MARK: [u8; 8] = *b"sdmoepc\x01";
@@ -58,31 +59,17 @@ fn unseal(identity: &str, file: &[u8]) -> Result<Data, &'static str> {
 
 /// The data in the file at `path`, which need not be there.
 fn read(path: &Path, identity: &str) -> io::Result<Data> {
-    let about = fs::metadata(path)?;
-    if !about.is_file() {
-        // A pipe may wait for ever, a device need not end.
-        return Err(io::Error::other("no regular file"));
-    }
-    if about.len() > MOST_BYTES {
-        return Err(io::Error::other("too large"));
-    }
-    unseal(identity, &fs::read(path)?).map_err(io::Error::other)
+    unseal(identity, &files::read_small(path, MOST_BYTES)?).map_err(io::Error::other)
 }
 
-/// Replaces the file at `path` in one step. Nothing is flushed to the disk: a file that a crash of the machine leaves damaged is
-/// found to be so.
+/// Replaces the file at `path`; one that a crash of the machine leaves damaged is found to be so.
 fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     if content.len() as u64 > MOST_BYTES {
         // What was there is a large part of it.
         let _ = fs::remove_file(path);
         return Err(io::Error::other(format!("{} bytes are too many; the next process starts anew", content.len())));
     }
-    let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(content)?;
-    file.persist(path)?;
-    Ok(())
+    files::replace(path, content)
 }
 
 /// The driver's cache of a device, stored when it is dropped.

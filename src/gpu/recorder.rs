@@ -145,9 +145,9 @@ impl State {
     ) -> Result<Arc<Pipeline>> {
         let (pipeline, new) = self.pipelines.get(device, kernel, constants, half)?;
         self.counters.pipelines_created += u64::from(new);
-        let before = self.compilation.begun.fetch_add(u64::from(new), Ordering::Relaxed);
+        self.compilation.begun.fetch_add(u64::from(new), Ordering::Relaxed);
         if let Some(warm_up) = self.warm_up.as_ref().filter(|_| new) {
-            warm_up.push(before, pipeline.recipe(), pipeline.reflection.clone());
+            warm_up.push(pipeline.clone());
         }
         Ok(pipeline)
     }

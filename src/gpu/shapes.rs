@@ -11,6 +11,9 @@ use super::AdapterReport;
 use crate::error::{Error, Result};
 use crate::files;
 
+/// Bytes of a file, at most.
+const MOST_BYTES: u64 = 1 << 20;
+
 /// A product that was measured, and what was the fastest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -106,15 +109,11 @@ fn place(folder: &Path, report: &AdapterReport) -> PathBuf {
 }
 
 fn read(path: &Path, report: &AdapterReport) -> std::result::Result<Vec<Measured>, String> {
-    if !path.exists() {
-        return Ok(Vec::new());
-    }
-    let about = files::about(path).map_err(|e| e.to_string())?;
-    if !about.is_file() || about.len() > 1 << 20 {
-        return Err("expected a file of at most 1 MiB".into());
-    }
-    let text = std::fs::read_to_string(path).map_err(|e| e.to_string())?;
-    let file: File = toml::from_str(&text).map_err(|e| e.message().to_owned())?;
+    let text = match files::read_small(path, MOST_BYTES) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        read => read.map_err(|e| e.to_string())?,
+    };
+    let file: File = toml::from_slice(&text).map_err(|e| e.message().to_owned())?;
     let own = (report.name.as_str(), report.driver.as_str(), env!("CARGO_PKG_VERSION"));
     if (file.adapter.as_str(), file.driver.as_str(), file.sdmoe.as_str()) != own {
         return Err("made with another adapter, driver or version".into());
@@ -135,12 +134,6 @@ pub(crate) fn keep(folder: &Path, report: &AdapterReport, measured: Vec<Measured
         product: measured,
     };
     let text = toml::to_string(&file).map_err(|e| Error::config("tuned", e.to_string()))?;
-    let write = || {
-        std::fs::create_dir_all(folder)?;
-        let mut temporary = tempfile::NamedTempFile::new_in(folder)?;
-        std::io::Write::write_all(&mut temporary, text.as_bytes())?;
-        temporary.persist(&path).map_err(|e| e.error).map(drop)
-    };
-    write().map_err(Error::io("writing", &path))?;
+    files::replace(&path, text.as_bytes()).map_err(Error::io("writing", &path))?;
     Ok(path)
 }

@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::compile::{Recipe, pipeline_layout};
+use super::compile::{Pipeline, pipeline_layout};
 use super::recorder::Compilation;
-use super::reflect::{BindingKind, Reflection};
+use super::reflect::BindingKind;
 use super::{AdapterReport, lock};
 
 /// How long the device may take before it is given help: with what it compiles on disk it needs none.
@@ -25,17 +25,9 @@ const MOST: usize = 3;
 /// Bytes bound to each variable: enough for an element of any, and the parameters of any kernel.
 const BYTES: u64 = 4096;
 
-/// A pipeline that was asked for.
-struct Job {
-    /// How many were asked for before.
-    number: u64,
-    recipe: Arc<Recipe>,
-    reflection: Reflection,
-}
-
 #[derive(Default)]
 struct Queue {
-    waiting: Vec<Job>,
+    waiting: Vec<Arc<Pipeline>>,
     at_work: usize,
     handles: Vec<JoinHandle<()>>,
 }
@@ -71,9 +63,9 @@ impl WarmUp {
     }
 
     /// Has a pipeline compiled, unless the device gets to it before.
-    pub(super) fn push(&self, number: u64, recipe: Arc<Recipe>, reflection: Reflection) {
+    pub(super) fn push(&self, pipeline: Arc<Pipeline>) {
         let mut queue = lock(&self.0.queue);
-        queue.waiting.push(Job { number, recipe, reflection });
+        queue.waiting.push(pipeline);
         if queue.at_work >= spare_cores().min(MOST) {
             return;
         }
@@ -95,24 +87,24 @@ impl Drop for WarmUp {
     fn drop(&mut self) {
         self.0.stop.store(true, Ordering::Relaxed);
         let handles = std::mem::take(&mut lock(&self.0.queue).handles);
-        handles.into_iter().for_each(|handle| drop(handle.join()));
+        for handle in handles {
+            // It may be waiting for the device to need help.
+            handle.thread().unpark();
+            drop(handle.join());
+        }
     }
 }
 
 impl Shared {
     /// Runs what is waiting, until nothing is.
     fn work(&self) {
-        let patience = if self.begun.swap(true, Ordering::Relaxed) { Duration::ZERO } else { PATIENCE };
-        // In parts, so that a program that ends does not wait for it.
-        for _ in 0..20 {
-            if !self.stop.load(Ordering::Relaxed) {
-                std::thread::sleep(patience / 20);
-            }
+        if !self.begun.swap(true, Ordering::Relaxed) {
+            std::thread::park_timeout(PATIENCE);
         }
         let run = || {
-            let Some(job) = self.next() else { return Some(()) };
-            let device = Device::open(&self.adapter, self.features)?;
-            std::iter::successors(Some(job), |_| self.next()).try_for_each(|job| device.run(&job))
+            let Some(first) = self.next() else { return Some(()) };
+            let mut device = Device::open(&self.adapter, self.features)?;
+            std::iter::successors(Some(first), |_| self.next()).try_for_each(|pipeline| device.run(&pipeline))
         };
         // What fails here fails on the device too, or does no harm.
         if !matches!(catch_unwind(AssertUnwindSafe(run)), Ok(Some(()))) {
@@ -122,14 +114,15 @@ impl Shared {
     }
 
     /// The oldest of those that the device is not at yet; None ends the thread.
-    fn next(&self) -> Option<Job> {
+    fn next(&self) -> Option<Arc<Pipeline>> {
         let mut queue = lock(&self.queue);
         let done = self.compilation.done.load(Ordering::Relaxed);
-        queue.waiting.retain(|job| job.number >= done && !self.stop.load(Ordering::Relaxed));
-        let place = queue.waiting.iter().position(|job| job.number >= done + AHEAD);
-        let job = place.map(|place| queue.waiting.remove(place));
-        queue.at_work -= usize::from(job.is_none());
-        job
+        // A pipeline's number is how many were asked for before.
+        queue.waiting.retain(|pipeline| pipeline.id as u64 >= done && !self.stop.load(Ordering::Relaxed));
+        let place = queue.waiting.iter().position(|pipeline| pipeline.id as u64 >= done + AHEAD);
+        let next = place.map(|place| queue.waiting.remove(place));
+        queue.at_work -= usize::from(next.is_none());
+        next
     }
 }
 
@@ -138,7 +131,7 @@ struct Device {
     device: wgpu::Device,
     queue: wgpu::Queue,
     /// By binding number: one buffer must not be read and written by one dispatch.
-    buffers: Mutex<HashMap<u32, wgpu::Buffer>>,
+    buffers: HashMap<u32, wgpu::Buffer>,
 }
 
 impl Device {
@@ -151,14 +144,15 @@ impl Device {
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&description)).ok()?;
         device.on_uncaptured_error(Arc::new(|error: wgpu::Error| log::debug!("warm-up: {error}")));
-        Some(Device { device, queue, buffers: Mutex::default() })
+        Some(Device { device, queue, buffers: HashMap::new() })
     }
 
     /// Runs one workgroup of the pipeline on zeros, and waits for it.
-    fn run(&self, job: &Job) -> Option<()> {
-        let Job { recipe, reflection, .. } = job;
-        let (layout, whole) = pipeline_layout(&self.device, recipe.name(), reflection);
-        let pipeline = recipe.compile_on(&self.device, &recipe.shader_module(&self.device), &whole, None);
+    fn run(&mut self, pipeline: &Pipeline) -> Option<()> {
+        let (name, reflection) = (pipeline.name, &pipeline.reflection);
+        let (layout, whole) = pipeline_layout(&self.device, name, reflection);
+        let recipe = pipeline.recipe();
+        let compiled = recipe.compile_on(&self.device, &recipe.shader_module(&self.device), &whole, None);
         let buffers: Vec<_> = reflection.bindings.iter().map(|binding| (binding, self.buffer(binding.index))).collect();
         let entries: Vec<_> = buffers
             .iter()
@@ -171,31 +165,32 @@ impl Device {
                 wgpu::BindGroupEntry { binding: binding.index, resource: wgpu::BindingResource::Buffer(buffer) }
             })
             .collect();
-        let description = wgpu::BindGroupDescriptor { label: Some(recipe.name()), layout: &layout, entries: &entries };
+        let description = wgpu::BindGroupDescriptor { label: Some(name), layout: &layout, entries: &entries };
         let group = self.device.create_bind_group(&description);
         let uniform = reflection.bindings.iter().any(|binding| matches!(binding.kind, BindingKind::Uniform { .. }));
         let mut encoder = self.device.create_command_encoder(&Default::default());
         let mut pass = encoder.begin_compute_pass(&Default::default());
-        pass.set_pipeline(&pipeline);
+        pass.set_pipeline(&compiled);
         pass.set_bind_group(0, &group, if uniform { &[0] } else { &[] });
         pass.dispatch_workgroups(1, 1, 1);
         drop(pass);
         let began = Instant::now();
         self.queue.submit([encoder.finish()]);
         self.device.poll(wgpu::PollType::wait_indefinitely()).ok()?;
-        log::debug!("warm-up: {} took {:.2} s", recipe.name(), began.elapsed().as_secs_f64());
+        log::debug!("warm-up: {} took {:.2} s", name, began.elapsed().as_secs_f64());
         Some(())
     }
 
-    fn buffer(&self, binding: u32) -> wgpu::Buffer {
+    fn buffer(&mut self, binding: u32) -> wgpu::Buffer {
+        let Device { device, buffers, .. } = self;
         let create = || {
-            self.device.create_buffer(&wgpu::BufferDescriptor {
+            device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("warm-up"),
                 size: BYTES,
                 usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::UNIFORM,
                 mapped_at_creation: false,
             })
         };
-        lock(&self.buffers).entry(binding).or_insert_with(create).clone()
+        buffers.entry(binding).or_insert_with(create).clone()
     }
 }

@@ -293,8 +293,7 @@ impl<'a> Product<'a> {
         }
         let split_steps = k.div_ceil(choice.splits.min(MOST_SPLITS)).next_multiple_of(choice.steps);
         let splits = k.div_ceil(split_steps);
-        let launch =
-            choice.constants.iter().fold(Launch::new(choice.kernel), |l, (name, value)| l.constant(name, *value));
+        let launch = Launch::new(choice.kernel).constants(choice.constants);
         let launch = launch.read("a", a).read("b", b).workgroups(choice.workgroups * batch * splits);
         if splits == 1 {
             return launch.params(&params).write("c", c).run(gpu);

@@ -92,8 +92,7 @@ crate::params! {
 }
 
 fn launch<'a, P: KernelParams>(choice: &Choice, params: &'a P) -> Launch<'a> {
-    let launch = Launch::new(choice.kernel).params(params);
-    choice.constants.iter().fold(launch, |launch, (name, value)| launch.constant(name, *value))
+    Launch::new(choice.kernel).constants(choice.constants.iter().copied()).params(params)
 }
 
 fn mismatch(expected: &str, x: &Tensor, w: &Tensor, groups: &Groups, y: &Tensor) -> Error {

@@ -135,10 +135,8 @@ fn factor_blocks(y: &Tensor, q: &Tensor, r: &Tensor, block_rows: usize, blocks: 
             blocks: range_blocks.len() as u32,
             batch: batch as u32,
         };
-        let launch = geometry(gpu.tier(), columns)
-            .into_iter()
-            .fold(Launch::new(&HOUSEHOLDER), |launch, (name, value)| launch.constant(name, value));
-        launch
+        Launch::new(&HOUSEHOLDER)
+            .constants(geometry(gpu.tier(), columns))
             .params(&params)
             .read("y", &slice_rows(y, range.clone())?)
             .write("a", &slice_rows(&a, range.clone())?)

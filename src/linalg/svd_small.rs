@@ -99,9 +99,8 @@ pub fn svd_small(x: &Tensor, keep: usize) -> Result<SmallSvd> {
     let long = Tensor::empty_f32(gpu, [batch, rows, keep])?;
     let s = Tensor::empty_f32(gpu, [batch, columns])?;
     let short = Tensor::empty_f32(gpu, [batch, columns, keep])?;
-    geometry(m, n)
-        .into_iter()
-        .fold(Launch::new(&JACOBI_SVD), |launch, (name, value)| launch.constant(name, value))
+    Launch::new(&JACOBI_SVD)
+        .constants(geometry(m, n))
         .read("x", x)
         .write("w", &Tensor::empty_f32(gpu, [batch, columns, rows.next_multiple_of(4)])?)
         .write("vt", &Tensor::empty_f32(gpu, [batch, columns, columns.next_multiple_of(4)])?)

@@ -50,8 +50,7 @@ impl Block {
 
     /// For matrices of `m` rows of `n` elements.
     fn launch<'a>(self, kernel: &'static Octs, m: usize, n: usize) -> Launch<'a> {
-        let constants = self.constants(!m.is_multiple_of(self.rows), n.div_ceil(PAGE));
-        constants.into_iter().fold(kernel.launch(), |launch, (name, value)| launch.constant(name, value))
+        kernel.launch().constants(self.constants(!m.is_multiple_of(self.rows), n.div_ceil(PAGE)))
     }
 }
 
