@@ -1,14 +1,6 @@
 // Causal attention's gradients in keys and values: dk (out_a) = dS^T q / sqrt(head_dim), dv (out_b) = P^T dy, summed over query
 // heads that share a key's head. Needs lib/attention_workgroup.wgsl with what that needs.
 
-fn store_dk(rows: vec4<u32>, valid: vec4<bool>, quad: u32, x: mat4x4<f32>) {
-    let dk = transpose(x * params.scale_out);
-    if valid.x { store_a(rows.x, params.width, quad, dk[0]); }
-    if valid.y { store_a(rows.y, params.width, quad, dk[1]); }
-    if valid.z { store_a(rows.z, params.width, quad, dk[2]); }
-    if valid.w { store_a(rows.w, params.width, quad, dk[3]); }
-}
-
 fn store_dv(rows: vec4<u32>, valid: vec4<bool>, quad: u32, x: mat4x4<f32>) {
     let dv = transpose(x);
     if valid.x { store_b(rows.x, params.value_width, quad, dv[0]); }
@@ -62,10 +54,7 @@ fn attention_dkv_workgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num
             }
             workgroupBarrier();
             put(FACTORS, other, own, p);
-            put(OWN, other, own, near_dy);
-            if PANELS > 1u {
-                put(PASSING, other, own, far_dy);
-            }
+            put_panels(Panels(near_dy, far_dy), own, other);
             workgroupBarrier();
             dv = add_panels(dv, own, other);
             let near_q = quads_q(panel_rows, at.column + own);
@@ -75,20 +64,17 @@ fn attention_dkv_workgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num
             }
             workgroupBarrier();
             put(FACTORS, other, own, ds);
-            put(OWN, other, own, near_q);
-            if PANELS > 1u {
-                put(PASSING, other, own, far_q);
-            }
+            put_panels(Panels(near_q, far_q), own, other);
             workgroupBarrier();
             dk = add_panels(dk, own, other);
         }
     }
     let valid = key < vec4(params.seq);
     let quad = at.column + other;
-    store_dk(rows, valid, quad, dk.near);
+    store_quads(rows, valid, params.width, quad, dk.near * params.scale_out);
     store_dv(rows, valid, quad, dv.near);
     if PANELS > 1u {
-        store_dk(rows, valid, quad + SIDE, dk.far);
+        store_quads(rows, valid, params.width, quad + SIDE, dk.far * params.scale_out);
         store_dv(rows, valid, quad + SIDE, dv.far);
     }
 }

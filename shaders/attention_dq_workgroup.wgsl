@@ -1,14 +1,6 @@
 // Causal attention's gradient in the queries: dq (out_a) = dS k / sqrt(head_dim). Needs lib/attention_workgroup.wgsl with what
 // that needs.
 
-fn store(rows: vec4<u32>, valid: vec4<bool>, quad: u32, x: mat4x4<f32>) {
-    let dq = transpose(x * params.scale_out);
-    if valid.x { store_a(rows.x, params.width, quad, dq[0]); }
-    if valid.y { store_a(rows.y, params.width, quad, dq[1]); }
-    if valid.z { store_a(rows.z, params.width, quad, dq[2]); }
-    if valid.w { store_a(rows.w, params.width, quad, dq[3]); }
-}
-
 @compute @workgroup_size(WG)
 fn attention_dq_workgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                           @builtin(local_invocation_index) lane: u32) {
@@ -36,11 +28,7 @@ fn attention_dq_workgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_
                         probability(s[2], own_lse) * (dp[2] - own_delta), probability(s[3], own_lse) * (dp[3] - own_delta));
         // Only the last tile has keys after a query of its own.
         if key == first {
-            let seen = key + 4u * other;
-            ds[0] = select(vec4(0.0), ds[0], vec4(seen) <= query);
-            ds[1] = select(vec4(0.0), ds[1], vec4(seen + 1u) <= query);
-            ds[2] = select(vec4(0.0), ds[2], vec4(seen + 2u) <= query);
-            ds[3] = select(vec4(0.0), ds[3], vec4(seen + 3u) <= query);
+            ds = causal(ds, 0.0, key + 4u * other, query);
         }
         let panel_rows = rows_of(at.sequence, key + 4u * other, params.kv_heads, kv_head);
         let near = quads_k(panel_rows, at.column + own);
@@ -50,30 +38,26 @@ fn attention_dq_workgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_
         }
         workgroupBarrier();
         put(FACTORS, other, own, ds);
-        put(OWN, other, own, near);
-        if PANELS > 1u {
-            put(PASSING, other, own, far);
-        }
+        put_panels(Panels(near, far), own, other);
         workgroupBarrier();
         o = add_panels(o, own, other);
         if PANELS > 2u {
             let near = quads_k(panel_rows, at.column + 2u * SIDE + own);
             let far = quads_k(panel_rows, at.column + 3u * SIDE + own);
             workgroupBarrier();
-            put(OWN, other, own, near);
-            put(PASSING, other, own, far);
+            put_panels(Panels(near, far), own, other);
             workgroupBarrier();
             more = add_panels(more, own, other);
         }
     }
     let valid = query < vec4(params.seq);
     let quad = at.column + other;
-    store(rows, valid, quad, o.near);
+    store_quads(rows, valid, params.width, quad, o.near * params.scale_out);
     if PANELS > 1u {
-        store(rows, valid, quad + SIDE, o.far);
+        store_quads(rows, valid, params.width, quad + SIDE, o.far * params.scale_out);
     }
     if PANELS > 2u {
-        store(rows, valid, quad + 2u * SIDE, more.near);
-        store(rows, valid, quad + 3u * SIDE, more.far);
+        store_quads(rows, valid, params.width, quad + 2u * SIDE, more.near * params.scale_out);
+        store_quads(rows, valid, params.width, quad + 3u * SIDE, more.far * params.scale_out);
     }
 }

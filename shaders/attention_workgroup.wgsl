@@ -23,14 +23,6 @@ fn shared_sum(x: vec4<f32>, own: u32, other: u32) -> vec4<f32> {
         + ((sides[4][own] + sides[5][own]) + (sides[6][own] + sides[7][own]));
 }
 
-fn store(rows: vec4<u32>, valid: vec4<bool>, quad: u32, x: mat4x4<f32>) {
-    let y = transpose(x);
-    if valid.x { store_a(rows.x, params.value_width, quad, y[0]); }
-    if valid.y { store_a(rows.y, params.value_width, quad, y[1]); }
-    if valid.z { store_a(rows.z, params.value_width, quad, y[2]); }
-    if valid.w { store_a(rows.w, params.value_width, quad, y[3]); }
-}
-
 @compute @workgroup_size(WG)
 fn attention_workgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                        @builtin(local_invocation_index) lane: u32) {
@@ -56,11 +48,7 @@ fn attention_workgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_wor
         var s = query_key(query_rows, key_rows, OWN, PASSING, own, other) * params.scale;
         // Only the last tile has keys after a query of its own.
         if key == first {
-            let seen = key + 4u * other;
-            s[0] = select(vec4(NEVER), s[0], vec4(seen) <= query);
-            s[1] = select(vec4(NEVER), s[1], vec4(seen + 1u) <= query);
-            s[2] = select(vec4(NEVER), s[2], vec4(seen + 2u) <= query);
-            s[3] = select(vec4(NEVER), s[3], vec4(seen + 3u) <= query);
+            s = causal(s, NEVER, key + 4u * other, query);
         }
         let value_rows = rows_of(at.sequence, key + 4u * other, params.kv_heads, kv_head);
         let near = quads_v(value_rows, at.column + own);
@@ -75,18 +63,14 @@ fn attention_workgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_wor
         total = total * shrink + ((p[0] + p[1]) + (p[2] + p[3]));
         // All threads are through with the scores' operands since they shared the maximum.
         put(FACTORS, other, own, p);
-        put(OWN, other, own, near);
-        if PANELS > 1u {
-            put(PASSING, other, own, far);
-        }
+        put_panels(Panels(near, far), own, other);
         workgroupBarrier();
         o = add_panels(Panels(times(o.near, shrink), times(o.far, shrink)), own, other);
         if PANELS > 2u {
             let near = quads_v(value_rows, at.column + 2u * SIDE + own);
             let far = quads_v(value_rows, at.column + 3u * SIDE + own);
             workgroupBarrier();
-            put(OWN, other, own, near);
-            put(PASSING, other, own, far);
+            put_panels(Panels(near, far), own, other);
             workgroupBarrier();
             more = add_panels(Panels(times(more.near, shrink), times(more.far, shrink)), own, other);
         }
@@ -95,13 +79,13 @@ fn attention_workgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_wor
     let inverse = 1.0 / total;
     let valid = query < vec4(params.seq);
     let quad = at.column + other;
-    store(query_rows, valid, quad, times(o.near, inverse));
+    store_quads(query_rows, valid, params.value_width, quad, times(o.near, inverse));
     if PANELS > 1u {
-        store(query_rows, valid, quad + SIDE, times(o.far, inverse));
+        store_quads(query_rows, valid, params.value_width, quad + SIDE, times(o.far, inverse));
     }
     if PANELS > 2u {
-        store(query_rows, valid, quad + 2u * SIDE, times(more.near, inverse));
-        store(query_rows, valid, quad + 3u * SIDE, times(more.far, inverse));
+        store_quads(query_rows, valid, params.value_width, quad + 2u * SIDE, times(more.near, inverse));
+        store_quads(query_rows, valid, params.value_width, quad + 3u * SIDE, times(more.far, inverse));
     }
     if at.column == 0u && other == 0u {
         let lse = top + log2(total);

@@ -45,7 +45,8 @@ pub(crate) fn about(path: &Path) -> Result<Metadata> {
     })
 }
 
-/// What is at `path`, for a person, where `error` is that of following a link; none where there is no link.
+/// Describes the link at `path` that following ended with `error`: where it leads to, or why it cannot be followed. None where there is no
+/// link.
 pub(crate) fn broken_link(path: &Path, error: &io::Error) -> Option<String> {
     let target = fs::read_link(path).ok()?;
     Some(match error.kind() {
@@ -79,7 +80,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
 /// Reads a regular file of at most `most` bytes whole, for callers to whom it is no error that it is missing or another's.
 ///
 /// # Errors
-/// Of [`ErrorKind::NotFound`] where nothing is, else why it is not read.
+/// [`ErrorKind::NotFound`] where nothing is, else the reason why it is not read.
 pub(crate) fn read_small(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let about = fs::metadata(path)?;
     if !about.is_file() {
@@ -96,7 +97,7 @@ pub(crate) fn read_small(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 /// can be made again, and what a crash of the machine leaves damaged must be found to be so.
 ///
 /// # Errors
-/// What keeps it from being written; the old file is then as before.
+/// The reason why it cannot be written; the old file is then as before.
 pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;

@@ -88,6 +88,14 @@ fn put(tile: u32, outer: u32, inner: u32, x: mat4x4<f32>) {
     tiles[tile][outer][3][inner] = x[3];
 }
 
+// Panels, of which a thread has four steps of one quad each, go where `add_panels` reads them.
+fn put_panels(panels: Panels, own: u32, other: u32) {
+    put(OWN, other, own, panels.near);
+    if PANELS > 1u {
+        put(PASSING, other, own, panels.far);
+    }
+}
+
 // The other way: one quad in four steps.
 fn take(tile: u32, outer: u32, inner: u32) -> mat4x4<f32> {
     return mat4x4(tiles[tile][outer][0][inner], tiles[tile][outer][1][inner], tiles[tile][outer][2][inner],
@@ -178,6 +186,21 @@ fn dy_value(query_rows: vec4<u32>, key_rows: vec4<u32>, of_queries: u32, of_keys
 // Softmax's numerator over its denominator: at most 1.
 fn probability(score: vec4<f32>, lse: vec4<f32>) -> vec4<f32> {
     return exp2(min(score * params.scale - lse, vec4(0.0)));
+}
+
+// By own query (component) and passing key (index) from `seen` on: `hidden` where the key comes after the query.
+fn causal(x: mat4x4<f32>, hidden: f32, seen: u32, query: vec4<u32>) -> mat4x4<f32> {
+    return mat4x4(select(vec4(hidden), x[0], vec4(seen) <= query), select(vec4(hidden), x[1], vec4(seen + 1u) <= query),
+                  select(vec4(hidden), x[2], vec4(seen + 2u) <= query), select(vec4(hidden), x[3], vec4(seen + 3u) <= query));
+}
+
+// Four columns (index) of four own rows (component) of the first output, those rows that there are.
+fn store_quads(rows: vec4<u32>, valid: vec4<bool>, width: u32, quad: u32, x: mat4x4<f32>) {
+    let y = transpose(x);
+    if valid.x { store_a(rows.x, width, quad, y[0]); }
+    if valid.y { store_a(rows.y, width, quad, y[1]); }
+    if valid.z { store_a(rows.z, width, quad, y[2]); }
+    if valid.w { store_a(rows.w, width, quad, y[3]); }
 }
 
 fn times(x: mat4x4<f32>, factor: vec4<f32>) -> mat4x4<f32> {

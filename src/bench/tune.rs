@@ -36,16 +36,16 @@ impl std::fmt::Display for Product {
     }
 }
 
-/// What one way took.
+/// The time of one way to compute a product.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
-    /// Of which product.
+    /// The product.
     pub product: Product,
     /// Index in [`SHAPES`].
     pub shape: usize,
     /// Parts of the sums.
     pub splits: usize,
-    /// Of one run, the fastest.
+    /// The fastest run.
     pub seconds: f64,
 }
 
@@ -269,7 +269,7 @@ pub fn measure(gpu: &Gpu, product: Product, until: Instant) -> Result<Vec<Timing
     Ok(timings)
 }
 
-/// What became of a product.
+/// A product that was measured in every shape.
 #[derive(Clone, Debug)]
 pub struct Tuned {
     /// Every way that was measured, the fastest first.

@@ -165,7 +165,7 @@ fn nvidia_device(machine: &impl Machine) -> Option<&'static str> {
     ["/dev/nvidiactl", "/dev/nvidia0"].into_iter().find(|path| machine.exists(Path::new(path)))
 }
 
-/// What helps where NVIDIA's driver is loaded and finds no device as the libraries of libglvnd are missing, which it loads when
+/// The advice where NVIDIA's driver is loaded and finds no device as the libraries of libglvnd are missing, which it loads when
 /// it starts: an image with `libvulkan1` alone has none of them.
 fn without_dispatch(machine: &impl Machine, manifests: &[PathBuf]) -> Option<String> {
     let device = nvidia_device(machine)?;

@@ -54,7 +54,7 @@ pub(crate) struct Resolved {
     pub(crate) shape: usize,
 }
 
-/// What is kept with a device.
+/// The choices of shapes that belong to a device.
 #[derive(Debug, Default)]
 pub(crate) struct Shapes {
     /// One more than the index of the shape that all products run in, where one is forced, and the parts of their sums.
@@ -90,7 +90,7 @@ impl Shapes {
         ((packed >> 32) as usize).checked_sub(1).map(|index| (index, packed as u32 as usize))
     }
 
-    /// What was measured, those whose shape `index` knows.
+    /// The products that were measured, those whose shape `index` knows.
     pub(crate) fn measured(&self, index: impl Fn(&str) -> Option<usize>) -> &[Resolved] {
         self.resolved.get_or_init(|| {
             let resolve = |measured: &Measured| {

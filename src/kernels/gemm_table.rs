@@ -46,7 +46,7 @@ struct Stores {
     scalar: Kernel,
 }
 
-/// What loads A and B as vec4, and what loads rows of any length.
+/// The kernels that load A and B as vec4, and the one that loads rows of any length.
 #[derive(Debug)]
 struct Loads {
     vec4: Stores,
@@ -201,7 +201,7 @@ pub(super) struct Choice {
     pub workgroups: usize,
     /// Parts of the sums over K, each with so many workgroups.
     pub splits: usize,
-    /// What a part's steps of K are a multiple of.
+    /// A part has a multiple of so many steps of K.
     pub steps: usize,
 }
 

@@ -5,7 +5,7 @@
 
 use crate::gpu::{Gpu, Measured, Resolved};
 
-/// What a thread has of C.
+/// The part of C that a thread computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Block {
     /// 4 rows x 4 columns.
@@ -133,7 +133,7 @@ impl Form {
     }
 }
 
-/// What is to be cut.
+/// The product that is to be cut.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Task {
     pub form: Form,
@@ -162,7 +162,7 @@ impl Task {
 /// The shapes of the table, which came out best on an H200 (docs/performance.md): over the products of `sdmoe tune` its choice takes 1.06
 /// of the time of the fastest on average.
 const BY_SIZE: [Shape; 2] = [SHAPES[1], SHAPES[5]];
-/// Of grouped rows, whose tiles have at most 64.
+/// The shape for grouped rows, whose tiles have at most 64 rows.
 const GROUPED: [Shape; 1] = [SHAPES[9]];
 const SMALLEST: Shape = SHAPES[13];
 /// Workgroups that fill a GPU: twice the multiprocessors of a large one.
@@ -172,7 +172,7 @@ const LEAST_STEPS: usize = 256;
 /// How far a product that was measured may be, see [`Task::distance`]: three doublings of one size, say.
 const FAR: f64 = 9.0;
 
-/// What was measured of the product that is nearest, or else the table.
+/// Cuts a product as the nearest one that was measured, or else as the table says.
 pub(super) fn cut(gpu: &Gpu, task: Task) -> Cut {
     let suits = |shape: &Shape| task.fixed_rows == 0 || task.fixed_rows.is_multiple_of(shape.rows);
     let within = |shape: Shape, splits: usize, least: usize| {

@@ -115,7 +115,7 @@ impl Form {
         Form::Workgroup { pack: pack(op.head_dim) }
     }
 
-    /// What a kernel of this form calls an output: by the subgroup kernel's name and the workgroup kernel's.
+    /// The name of an output in a kernel of this form: by the subgroup kernel's name and the workgroup kernel's.
     fn name(&self, subgroup: &'static str, workgroup: &'static str) -> &'static str {
         if let Form::Subgroup { .. } = self { subgroup } else { workgroup }
     }
