@@ -311,12 +311,14 @@ impl Gpu {
     }
 
     /// How many pipelines the device has run once, so that they are compiled whatever the driver does when, and how many were asked
-    /// for so far. Looks at the device, and does not wait.
+    /// for so far. Looks at the device, unless another thread hands it work at that moment, and does not wait.
     ///
     /// # Errors
     /// [`Error::Device`].
     pub fn compilation(&self) -> Result<(u64, u64)> {
-        self.0.failures.poll(&self.0.device, wgpu::PollType::Poll)?;
+        if let Ok(_idle) = self.0.compilation.submitting.try_lock() {
+            self.0.failures.poll(&self.0.device, wgpu::PollType::Poll)?;
+        }
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Ok((read(&self.0.compilation.done), read(&self.0.compilation.begun)))
     }

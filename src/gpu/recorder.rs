@@ -5,8 +5,8 @@
 //! group must not depend on the slot.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use super::compile::{Pipeline, Pipelines};
 use super::failure::Failures;
@@ -16,7 +16,7 @@ use super::pool::{BufferSlice, Pool};
 use super::profile::{Dispatch, Profile};
 use super::reflect::BindingKind;
 use super::warm_up::WarmUp;
-use super::{Counters, Kernel};
+use super::{Counters, Kernel, lock};
 use crate::error::{Error, Result};
 
 /// Bytes of an arena slot: the largest `min_uniform_buffer_offset_alignment` that WebGPU allows.
@@ -27,7 +27,7 @@ const COMMANDS: usize = 256;
 pub(super) const ARENA: u64 = SLOT * COMMANDS as u64;
 /// Bind groups kept; a training step needs a few hundred. Past this the cache starts anew.
 const BIND_GROUPS: usize = 1 << 14;
-/// New pipelines that a submission has at most on drivers that take long to compile: llvmpipe compiles at the first dispatch, so
+/// New pipelines that a submission has at most on software drivers: llvmpipe compiles at the first dispatch, so
 /// a submission of many is seen to be done only after all of them.
 pub(super) const NEW_PIPELINES: u64 = 4;
 
@@ -36,6 +36,9 @@ pub(super) const NEW_PIPELINES: u64 = 4;
 pub(super) struct Compilation {
     pub(super) begun: AtomicU64,
     pub(super) done: AtomicU64,
+    /// Held while work is submitted. Mesa 22.3 compiles within that call, and whoever asked the device how far it is would wait
+    /// for the end of it.
+    pub(super) submitting: Mutex<()>,
 }
 
 enum Command {
@@ -84,13 +87,13 @@ pub(super) struct State {
 }
 
 impl State {
-    /// `compact` as [`super::Gpu::compact`].
+    /// `software` says that the driver is a software driver, see [`NEW_PIPELINES`].
     pub(super) fn new(
         device: &wgpu::Device,
         pool: &Pool,
         cache: Option<PipelineCache>,
         failures: Arc<Failures>,
-        compact: bool,
+        software: bool,
         compilation: Arc<Compilation>,
         warm_up: Option<WarmUp>,
     ) -> Self {
@@ -115,7 +118,7 @@ impl State {
             compilation,
             warm_up,
             new_pipelines: 0,
-            most_new_pipelines: if compact { NEW_PIPELINES } else { u64::MAX },
+            most_new_pipelines: if software { NEW_PIPELINES } else { u64::MAX },
             bind_groups: FastMap::default(),
             key: GroupKey::new(),
             staging: HashMap::new(),
@@ -226,6 +229,7 @@ impl State {
             self.bind_groups.retain(|key, _| key[1..].iter().step_by(3).all(|id| !dropped.contains(id)));
         }
         self.failures.write(device, queue, (&self.arena, 0), &self.arena_bytes);
+        let submitting = lock(&self.compilation.submitting);
         let submission = self.failures.watch(device, || {
             let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
             match &mut self.profile {
@@ -234,6 +238,7 @@ impl State {
             }
             queue.submit([encoder.finish()])
         });
+        drop(submitting);
         self.arena_bytes.clear();
         self.commands.clear();
         self.counters.submissions += 1;

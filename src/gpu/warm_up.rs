@@ -113,14 +113,14 @@ impl Shared {
         }
     }
 
-    /// The oldest of those that the device is not at yet; None ends the thread.
+    /// The newest of those that the device is not at yet, for the device works through the oldest and the two meet once; None ends
+    /// the thread.
     fn next(&self) -> Option<Arc<Pipeline>> {
         let mut queue = lock(&self.queue);
         let done = self.compilation.done.load(Ordering::Relaxed);
         // A pipeline's number is how many were asked for before.
         queue.waiting.retain(|pipeline| pipeline.id as u64 >= done && !self.stop.load(Ordering::Relaxed));
-        let place = queue.waiting.iter().position(|pipeline| pipeline.id as u64 >= done + AHEAD);
-        let next = place.map(|place| queue.waiting.remove(place));
+        let next = queue.waiting.pop_if(|pipeline| pipeline.id as u64 >= done + AHEAD);
         queue.at_work -= usize::from(next.is_none());
         next
     }

@@ -134,7 +134,8 @@ impl Run<'_> {
             let evaluates = due(train.eval_every, step) || last;
             let spectral = due(train.spectral_every, step) || last;
             let saves = due(train.checkpoint_every, step) || last || interrupted;
-            let pauses = evaluates || spectral || saves;
+            // Behind the first step come kernels that it does not need; it is shown before they are compiled.
+            let pauses = evaluates || spectral || saves || step == self.begun.0 + 1;
             let Some(report) = self.collect(pauses).await? else { continue };
             let began = Instant::now();
             let mut line = self.line(&report);
