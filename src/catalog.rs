@@ -1,4 +1,4 @@
-//! Every kernel of the project in every variant: what `tests/shaders.rs` validates and translates without a GPU.
+//! Every kernel of the project in every variant: what `tests/it/shaders.rs` validates and translates without a GPU.
 
 use crate::kernels::{
     Variant, column_sum, elementwise, gemm_table, loss, routing, spectral, spectral_rows, spectral_shared,

@@ -26,7 +26,7 @@ macro_rules! need {
 }
 
 /// All of them. Those of shaders suffice for the whole kernel list and are no more than WebGPU promises, to which
-/// `tests/shaders.rs` holds them.
+/// `tests/it/shaders.rs` holds them.
 pub const NEEDS: [Need; 11] = [
     need!(max_storage_buffers_per_shader_stage, 8),
     need!(max_compute_invocations_per_workgroup, 256),

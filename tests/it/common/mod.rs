@@ -1,0 +1,85 @@
+//! What the GPU tests share.
+
+pub mod checkpoints;
+pub mod groups;
+pub mod place;
+pub mod plant;
+pub mod training;
+
+use std::io::Write;
+
+use sdmoe::autograd::Array;
+use sdmoe::gpu::{Gpu, GpuOptions, Tier};
+use sdmoe::tensor::Tensor;
+
+/// The device of the tests, in the adapter's own tier, or the one that the variable SDMOE_TIER asks for.
+pub fn gpu() -> Gpu {
+    open(&GpuOptions { tier: wanted_tier(), ..GpuOptions::default() })
+}
+
+/// A device with other options.
+pub fn open(options: &GpuOptions) -> Gpu {
+    pollster::block_on(Gpu::open(options)).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// The only family of kernels to test, where the variable SDMOE_TIER names one: on some drivers others compile for too long.
+fn wanted_tier() -> Option<Tier> {
+    let name = std::env::var("SDMOE_TIER").ok().filter(|name| !["", "auto"].contains(&name.as_str()))?;
+    let tier = Tier::ALL.into_iter().find(|tier| tier.name() == name);
+    Some(tier.unwrap_or_else(|| panic!("SDMOE_TIER: expected the name of a tier, got {name}")))
+}
+
+/// The adapter of the tests with a device that has of its features only those of `wanted`.
+pub fn with_features(wanted: wgpu::Features) -> Gpu {
+    let index = gpu().adapter().index;
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let adapter = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all())).swap_remove(index);
+    let description = wgpu::DeviceDescriptor {
+        required_features: adapter.features() & wanted,
+        required_limits: adapter.limits(),
+        ..Default::default()
+    };
+    let (device, queue) = pollster::block_on(adapter.request_device(&description)).unwrap();
+    Gpu::from_device(device, queue, &GpuOptions::default()).unwrap()
+}
+
+/// The device once in each tier that its adapter can run, or in the one that the variable SDMOE_TIER asks for.
+pub fn tiers() -> Vec<Gpu> {
+    let own = gpu();
+    let wanted = wanted_tier();
+    let runs = |tier: &Tier| own.adapter().runs(*tier) && wanted.is_none_or(|wanted| wanted == *tier);
+    Tier::ALL
+        .into_iter()
+        .filter(runs)
+        .map(|tier| open(&GpuOptions { tier: Some(tier), ..GpuOptions::default() }))
+        .collect()
+}
+
+/// Says on standard error that the running test tests nothing here, and why. The test harness hides what a passing test prints, but
+/// not this; `.ci/run` counts these lines.
+pub fn untested(why: &str) {
+    let thread = std::thread::current();
+    let line = format!("not tested: {}: {why}\n", thread.name().unwrap_or("a test"));
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
+}
+
+/// A device whose bindings hold `bytes`.
+pub fn small_binding(bytes: u64) -> Gpu {
+    open(&GpuOptions { max_binding_bytes: Some(bytes), ..GpuOptions::default() })
+}
+
+/// The same in each tier that the adapter can run.
+pub fn small_bindings(bytes: u64) -> Vec<Gpu> {
+    let small = |gpu: Gpu| GpuOptions { tier: Some(gpu.tier()), max_binding_bytes: Some(bytes), ..Default::default() };
+    tiers().into_iter().map(|gpu| open(&small(gpu))).collect()
+}
+
+/// `x` on the device.
+pub fn upload(gpu: &Gpu, x: &Array) -> Tensor {
+    Tensor::from_f32(gpu, &x.shape, &x.to_f32()).unwrap()
+}
+
+/// The f32 content of `x`.
+pub fn download(x: &Tensor) -> Vec<f32> {
+    pollster::block_on(x.to_f32()).unwrap()
+}

@@ -1,0 +1,86 @@
+//! `sdmoe tune`: what it measures is right, kept, and used by the next device, and a file that does not fit is as none.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::common::{tiers, untested, upload};
+use pollster::block_on;
+use sdmoe::autograd::Array;
+use sdmoe::bench::tune::tune;
+use sdmoe::gpu::{Gpu, GpuOptions, Tier};
+use sdmoe::kernels::gemm::{Trans, gemm};
+use sdmoe::kernels::shapes::SHAPES;
+
+fn open(folder: &std::path::Path) -> Gpu {
+    let options = GpuOptions { tier: Some(Tier::Workgroup), tuned: Some(folder.into()), ..GpuOptions::default() };
+    block_on(Gpu::open(&options)).unwrap()
+}
+
+/// The kernels that a product of this size runs.
+fn kernels(gpu: &Gpu, [m, k, n]: [usize; 3]) -> Vec<&'static str> {
+    let (a, b) = (upload(gpu, &Array::zeros(&[m, k])), upload(gpu, &Array::zeros(&[k, n])));
+    let c = upload(gpu, &Array::zeros(&[m, n]));
+    gpu.start_profile().unwrap();
+    gemm(Trans::N, Trans::N, 1.0, &a, &b, 0.0, &c).unwrap();
+    block_on(gpu.finish_trace()).unwrap().into_iter().map(|dispatch| dispatch.kernel).collect()
+}
+
+#[test]
+fn what_is_found_is_kept_and_used_where_it_fits() {
+    if !tiers().iter().any(|gpu| gpu.tier() == Tier::Workgroup && gpu.adapter().timestamps) {
+        return untested("no kernels by workgroups or no timestamps");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut found = 0;
+    let path = tune(&open(folder.path()), Duration::from_millis(200), Some(folder.path()), |tuned| {
+        let chosen = &tuned.timings[tuned.chosen.expect("the kernels are right")];
+        assert!(tuned.timings.iter().all(|other| chosen.seconds <= other.seconds));
+        found += 1;
+        Ok(())
+    });
+    let path = path.unwrap().unwrap();
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(found > 0 && text.matches("[[product]]").count() == found, "{text}");
+
+    // Another shape, by hand: that is what runs, also for a product that is only alike.
+    let (head, _) = text.split_once("[[product]]").unwrap();
+    let write = |shape: &str, splits: u32| {
+        let product =
+            format!("form = \"nn\"\nm = 64\nn = 32\nk = 256\nbatch = 1\nshape = \"{shape}\"\nsplits = {splits}\n");
+        fs::write(&path, format!("{head}[[product]]\n{product}microseconds = 1.0\n")).unwrap();
+    };
+    let expect = |kernels_expected: &[&str], what: &str| {
+        assert_eq!(kernels(&open(folder.path()), [64, 128, 32]), kernels_expected, "{what}");
+    };
+    for shape in [SHAPES[0], SHAPES[7], SHAPES[14]] {
+        let (rows, columns) = shape.block.size();
+        write(&shape.to_string(), 1);
+        let kernel = format!("gemm_workgroup_{rows}x{columns}");
+        expect(&[&kernel], &kernel);
+    }
+    write(&SHAPES[14].to_string(), 2);
+    expect(&["gemm_workgroup_4x4", "gemm_sum_parts"], "sums in two parts");
+
+    // What does not fit leaves the choice to the table, as no file does.
+    let table = kernels(&open(tempfile::tempdir().unwrap().path()), [64, 128, 32]);
+    write("1 x 1 x 1, 1 x 1 a thread", 1);
+    expect(&table, "an unknown shape");
+    for (what, text) in [
+        ("another driver", text.replacen("driver = \"", "driver = \"x", 1)),
+        ("another version", text.replacen("sdmoe = \"", "sdmoe = \"9", 1)),
+        ("cut off", text[..text.len() / 2].to_owned()),
+        ("no such form", "nonsense".to_owned()),
+    ] {
+        fs::write(&path, text).unwrap();
+        expect(&table, what);
+    }
+}
+
+#[test]
+fn where_there_is_one_shape_tuning_says_so() {
+    let Some(gpu) = tiers().into_iter().find(|gpu| gpu.tier() == Tier::Subgroup) else {
+        return untested("no kernels by subgroups");
+    };
+    let error = tune(&gpu, Duration::ZERO, None, |_| Ok(())).unwrap_err().to_string();
+    assert!(error.contains("its subgroup kernels come in one shape"), "{error}");
+}
