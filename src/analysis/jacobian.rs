@@ -13,12 +13,12 @@
 //! and by that over the square root of the effective rank in general; means over tokens deviate less.
 //!
 //! Independent Jacobians have the expected cosine 0: the null. The control measures experts whose matrices are Gaussian with
-//! the norms of the real ones, at the same tokens.
+//! the norms of the real ones, at the same tokens; of spectra, those of the first [`FEW`] such experts.
 
 use rayon::prelude::*;
 
 use super::dense::{effective_rank, singular_values, widened};
-use super::record::{Jacobians, Pairs};
+use super::record::{Jacobians, Pairs, mean_relative};
 use super::similarity::{mean_offdiag, spread_offdiag};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Kernel, Launch};
@@ -37,6 +37,8 @@ pub static JACOBIAN_ROWS: Kernel = Kernel {
     constants: &[],
 };
 const THREADS: u32 = 64;
+/// Experts with Gaussian matrices whose spectra are the control: one looks much like another.
+const FEW: usize = 2;
 
 /// This module's kernels.
 pub fn kernels() -> Vec<Variant> {
@@ -219,9 +221,11 @@ pub async fn jacobians(
     let random = Experts { gate: &random[0], up: &random[1], down: &random[2] };
     let (control, _) = alignment(random, x, probes.as_ref()).await?;
 
-    let (singular_values, effective_rank) = match options.spectra {
-        true => spectra(experts, x).await?,
-        false => (vec![Vec::new(); e], vec![None; e]),
+    let [few_gate, few_up, few_down] = [&random.gate, &random.up, &random.down].map(|w| w.slice(0..FEW.min(e)));
+    let few = Experts { gate: &few_gate?, up: &few_up?, down: &few_down? };
+    let ((singular_values, effective_rank), (control_values, control_ranks)) = match options.spectra {
+        true => (spectra(experts, x).await?, spectra(few, x).await?),
+        false => ((vec![Vec::new(); e], vec![None; e]), (Vec::new(), Vec::new())),
     };
     Ok(Jacobians {
         layer,
@@ -238,6 +242,8 @@ pub async fn jacobians(
         singular_values,
         mean_spectrum: Vec::new(),
         effective_rank,
+        spectrum_control: mean_relative(&control_values),
+        effective_rank_control: mean(control_ranks.into_iter().flatten()),
         null: 0.0,
         control: mean_offdiag(&control),
         control_spread: spread_offdiag(&control),

@@ -372,6 +372,13 @@ pub struct Jacobians {
     pub mean_spectrum: Vec<f64>,
     /// Effective rank of each expert's Jacobian, mean over the same tokens.
     pub effective_rank: Vec<Option<f64>>,
+    /// As [`Jacobians::relative_spectrum`], of experts with Gaussian matrices of the same norms, at the same tokens; empty where
+    /// there are no spectra.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spectrum_control: Vec<f64>,
+    /// The mean effective rank of those.
+    #[serde(default)]
+    pub effective_rank_control: Option<f64>,
     /// Expected cosine of independent Jacobians: 0.
     pub null: f64,
     /// `mean_offdiag` of experts with Gaussian matrices of the same norms, at the same tokens.
@@ -387,11 +394,16 @@ impl Jacobians {
         if self.singular_values.is_empty() {
             return self.mean_spectrum.clone();
         }
-        let relative = |s: &Vec<f64>, j: usize| Some(s.get(j)? / s.first().filter(|first| **first > 0.0)?);
-        let of = |j: usize| mean(self.singular_values.iter().filter_map(|s| relative(s, j)));
-        // Experts without a value come last; where none has one the curve ends.
-        (0..self.singular_values.iter().map(Vec::len).max().unwrap_or(0)).map_while(of).collect()
+        mean_relative(&self.singular_values)
     }
+}
+
+/// The mean over matrices of their singular values, each over its matrix's largest.
+pub(super) fn mean_relative(values: &[Vec<f64>]) -> Vec<f64> {
+    let relative = |s: &Vec<f64>, j: usize| Some(s.get(j)? / s.first().filter(|first| **first > 0.0)?);
+    let of = |j: usize| mean(values.iter().filter_map(|s| relative(s, j)));
+    // Matrices without a value come last; where none has one the curve ends.
+    (0..values.iter().map(Vec::len).max().unwrap_or(0)).map_while(of).collect()
 }
 
 /// Principal components of the tokens that each expert gets (METHOD §7).

@@ -23,6 +23,7 @@ impl Analysis {
             if !j.singular_values.is_empty() {
                 j.mean_spectrum = j.relative_spectrum().into_iter().map(|x| rounded(x, DIGITS)).collect();
                 j.singular_values.clear();
+                j.spectrum_control.iter_mut().for_each(|x| *x = rounded(*x, DIGITS));
             }
         }
         for p in self.routed_pca.iter_mut().filter(|p| p.layer == layer) {

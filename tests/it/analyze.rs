@@ -111,6 +111,13 @@ fn a_run_is_analysed_with_a_text_and_beside_another() {
         positions.sort_unstable();
         assert_eq!((positions, j.window, j.sources), ((0..32).collect(), 32, 2));
         assert!(j.effective_rank.iter().all(Option::is_some));
+        let least = |x: &[f64]| x.iter().copied().fold(f64::INFINITY, f64::min);
+        assert!(
+            j.spectrum_control.first() == Some(&1.0) && least(&j.spectrum_control) < 0.5,
+            "{:?}",
+            j.spectrum_control
+        );
+        assert!(j.effective_rank_control.is_some_and(|rank| rank > 1.0));
     }
     for a in found.activations.iter().filter(|a| a.tokens > 0) {
         let whole: f64 = a.output_energy.iter().flatten().sum();

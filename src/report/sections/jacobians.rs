@@ -66,7 +66,7 @@ pub fn jacobians(subjects: &[Subject]) -> Vec<Option<Figure>> {
             "Mean over tokens and experts: about how many directions of the input an expert responds to. Measured: {}.",
             how.join("; ")
         ),
-        chance: "No null: it describes one expert and compares none. A Jacobian with even singular values has d."
+        chance: "Dotted: experts with Gaussian weights of the same norms. A Jacobian with even singular values has d."
             .into(),
         source: SOURCE,
     };
@@ -90,20 +90,26 @@ pub fn jacobians(subjects: &[Subject]) -> Vec<Option<Figure>> {
             subjects,
             "effective rank",
             jacobian_rows,
-            &[("mean of experts", Look::Colour(0), |j| mean(j.effective_rank.iter().copied()))],
+            &[
+                ("mean of experts", Look::Colour(0), |j| mean(j.effective_rank.iter().copied())),
+                ("control", Look::Control, |j| j.effective_rank_control),
+            ],
         ),
     ]
 }
 
 fn jacobian_spectra(subjects: &[Subject], how: &str) -> Option<Figure> {
     let all_layers = layers(subjects);
-    let line = |j: &Jacobians| {
-        let values = j.relative_spectrum();
-        let points = spread(values.len()).into_iter().map(|i| ((i + 1) as f64, Some(values[i])));
-        graded(j.layer, &all_layers, points.collect())
+    let points = |values: &[f64]| spread(values.len()).into_iter().map(|i| ((i + 1) as f64, Some(values[i]))).collect();
+    let line = |j: &Jacobians| graded(j.layer, &all_layers, points(&j.relative_spectrum()));
+    let gaussian = |s: &Subject| {
+        let controls: Vec<_> = s.analysis.jacobians.iter().map(|j| &j.spectrum_control).collect();
+        let at = |i: usize| mean(controls.iter().map(|c| c.get(i).copied()));
+        let values: Vec<f64> = (0..controls.iter().map(|c| c.len()).max()?).map_while(at).collect();
+        Some(Line::new("Gaussian", Look::Control, points(&values)))
     };
-    let charts: Vec<(String, Vec<Line>)> =
-        subjects.iter().map(|s| (s.tag("Jacobians"), s.analysis.jacobians.iter().map(line).collect())).collect();
+    let lines = |s: &Subject| s.analysis.jacobians.iter().map(line).chain(gaussian(s)).collect();
+    let charts: Vec<(String, Vec<Line>)> = subjects.iter().map(|s| (s.tag("Jacobians"), lines(s))).collect();
     let points = || charts.iter().flat_map(|c| &c.1).flat_map(|l| &l.points);
     let least = smallest(points().map(|p| p.1.filter(|y| *y > 0.0))).unwrap_or(0.1).clamp(1e-3, 0.5);
     let x = Axis::logarithmic("singular direction", (1.0, points().map(|p| p.0).fold(2.0, f64::max)));
@@ -114,7 +120,7 @@ fn jacobian_spectra(subjects: &[Subject], how: &str) -> Option<Figure> {
         shows: format!(
             "Singular values over the largest, mean over tokens and experts, one line a layer. Measured: {how}."
         ),
-        chance: "No null for the shape itself: it describes single experts.".into(),
+        chance: "Dotted: experts with Gaussian weights of the same norms, mean over the layers.".into(),
         source: SOURCE,
     };
     Figure::by_layer(about, 2, (&x, &y), &charts, &all_layers, None)

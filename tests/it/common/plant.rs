@@ -249,6 +249,8 @@ impl Plant {
             singular_values: (0..self.experts).map(spectrum).collect(),
             mean_spectrum: Vec::new(),
             effective_rank: (0..self.experts).map(|e| (Some(e) != dead).then_some(40.0 + e as f64)).collect(),
+            spectrum_control: (1..=12).map(|j| 1.0 / (j as f64).powf(0.2)).collect(),
+            effective_rank_control: Some(11.0),
             null: 0.0,
             control: Some(0.001),
             control_spread: Some(0.004),
