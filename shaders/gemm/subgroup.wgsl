@@ -9,7 +9,7 @@
 // makes of each load a loop over the lanes of some 46 instructions each, so loads are about half of all instructions and
 // large tiles pay, although their sums lie in the L1 cache, not in registers. Between the loads of A the sums of eight rows
 // are one basic block; those of sixteen are compiled to code that is slower by half. Measured against others in
-// docs/performance.md.
+// docs/notes/software-drivers.md.
 //
 // Rows, columns and steps come in fours. The last four are moved back to end with the matrix: rows and columns that
 // another four has too are computed and not stored, steps that were counted already get the factor zero. So nothing in

@@ -123,7 +123,7 @@ pub struct AdapterReport {
 
 /// Whether `driver` (`llvmpipe`) at `version` (`Mesa 22.3.6 (LLVM 15.0.6)`) is a software driver that compiles large kernels
 /// quickly: llvmpipe up to Mesa 22 takes a tenth of a second for the largest. Mesa 25 takes seconds with each of the LLVM
-/// releases tried, SwiftShader up to half a minute, and what is unknown is taken to be like them (docs/performance.md). The
+/// releases tried, SwiftShader up to half a minute, and what is unknown is taken to be like them (docs/notes/software-drivers.md). The
 /// time itself is no guide: on a busy machine that of one kernel varied by a factor of four.
 fn compiles_fast(driver: &str, version: &str) -> bool {
     let major = version.strip_prefix("Mesa ").and_then(|v| v.split('.').next()).and_then(|v| v.parse::<u32>().ok());

@@ -13,7 +13,7 @@ pub(super) fn experimental_features(wanted: bool) -> wgpu::ExperimentalFeatures 
     // SAFETY: wgpu asks to acknowledge that the features' implementation may have bugs that are undefined behaviour, and to
     // report those. `GpuOptions::matrix_units`, off by default, passes this on to who sets it and is the only reason to come
     // here; cooperative matrices are the only experimental feature that this crate then asks for, and naga validates the
-    // kernels that use them (`tests/shaders.rs`).
+    // kernels that use them (`tests/it/shaders.rs`).
     unsafe { wgpu::ExperimentalFeatures::enabled() }
 }
 

@@ -13,7 +13,7 @@
 //! their rows allow. The subgroup fragment binds A and B as vec4 where all their rows have a multiple of 4 elements
 //! and as scalars elsewhere, and C likewise by itself; as u64 where the device has them and B is stored transposed, or its
 //! columns are a multiple of 8. A large dense product of other sizes copies A and B into padded ones first (`pad`). A weight
-//! gradient gives a workgroup a block of tiles and blocks the sum. What each reaches is in docs/performance.md.
+//! gradient gives a workgroup a block of tiles and blocks the sum. What each reaches is in docs/notes/software-drivers.md.
 
 use super::Variant;
 use super::gemm::Trans;

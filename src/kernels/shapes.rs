@@ -159,7 +159,7 @@ impl Task {
     }
 }
 
-/// The shapes of the table, which came out best on an H200 (docs/performance.md): over the products of `sdmoe tune` its choice takes 1.06
+/// The shapes of the table, which came out best on an H200 (docs/notes/gpu.md): over the products of `sdmoe tune` its choice takes 1.06
 /// of the time of the fastest on average.
 const BY_SIZE: [Shape; 2] = [SHAPES[1], SHAPES[5]];
 /// The shape for grouped rows, whose tiles have at most 64 rows.

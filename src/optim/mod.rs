@@ -34,7 +34,7 @@ pub const LOSS_SCALE: &str = "loss_scale";
 
 /// How much cheaper than by its FLOPs the direct form is, against the token-space form, where `kernels::spectral_rows` run.
 /// On llvmpipe both cost the same at about 100 tokens an expert for d = 1024, f = 704 (5.5 times fewer than by FLOPs) and at
-/// about 60 for 256 x 256 (2.8 times), `docs/performance.md`.
+/// about 60 for 256 x 256 (2.8 times), `docs/notes/training-step.md`.
 const DIRECT_GAIN: f64 = 4.0;
 
 /// The form of the gradient split that `config` gives a stack `[layers, experts, m, n]` on `gpu`, where an expert sees `tokens`
