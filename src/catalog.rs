@@ -5,7 +5,7 @@ use crate::kernels::{
     spectral_update, token_space,
 };
 use crate::optim::{adamw, clip};
-use crate::{analysis, linalg, ops};
+use crate::{linalg, ops};
 
 /// All kernels. A module that adds one adds its list here.
 pub fn kernels() -> Vec<Variant> {
@@ -17,7 +17,8 @@ pub fn kernels() -> Vec<Variant> {
         routing::kernels(),
         ops::kernels(),
         linalg::kernels(),
-        analysis::jacobian::kernels(),
+        #[cfg(feature = "analysis")]
+        crate::analysis::jacobian::kernels(),
         spectral::kernels(),
         spectral_rows::kernels(),
         spectral_shared::kernels(),

@@ -55,11 +55,14 @@
 //! # }
 //! ```
 
+#[cfg(feature = "analysis")]
 pub mod analysis;
 pub mod autograd;
+#[cfg(feature = "bench")]
 pub mod bench;
 pub mod catalog;
 pub mod checkpoint;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod data;
 pub mod error;
@@ -70,6 +73,7 @@ pub mod linalg;
 pub mod nn;
 pub mod ops;
 pub mod optim;
+#[cfg(feature = "analysis")]
 pub mod report;
 pub mod tensor;
 pub mod train;

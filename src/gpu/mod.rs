@@ -36,7 +36,9 @@ pub use profile::{Dispatch, KernelTime};
 pub use readback::Readback;
 pub use reflect::{Binding, BindingKind, Reflection, compose, compose_half, reflect, reflect_half};
 pub use shapes::Measured;
-pub(crate) use shapes::{Resolved, keep as keep_shapes};
+pub(crate) use shapes::Resolved;
+#[cfg(feature = "bench")]
+pub(crate) use shapes::keep as keep_shapes;
 
 use crate::error::{Error, Result};
 

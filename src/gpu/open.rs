@@ -43,7 +43,7 @@ pub struct GpuOptions {
     /// folder that cannot be written does no harm; both are logged. Without a folder, and where the device has no feature
     /// `PIPELINE_CACHE` (only Vulkan has it), nothing is read or written. Most drivers have such a cache of their own.
     pub pipeline_cache: Option<PathBuf>,
-    /// A folder with the shapes of products that `sdmoe tune` or [`crate::bench::tune::tune`] found to be the fastest, a file for each
+    /// A folder with the shapes of products that `sdmoe tune` or `bench::tune::tune` found to be the fastest, a file for each
     /// adapter. One that is missing, damaged or made with another driver or version is as none: then a table chooses.
     pub tuned: Option<PathBuf>,
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 
 use super::AdapterReport;
+#[cfg(feature = "bench")]
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -125,6 +126,7 @@ fn read(path: &Path, report: &AdapterReport) -> std::result::Result<Vec<Measured
 ///
 /// # Errors
 /// [`Error::Io`].
+#[cfg(feature = "bench")]
 pub(crate) fn keep(folder: &Path, report: &AdapterReport, measured: Vec<Measured>) -> Result<PathBuf> {
     let path = place(folder, report);
     let file = File {

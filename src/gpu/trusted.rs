@@ -48,6 +48,7 @@ pub(super) fn try_library(_: &Path) -> Result<(), String> {
 
 /// Keeps Mesa's device-select layer out of this process where it would only complain, on standard error, that there is no
 /// desktop session. Does nothing where the process has other threads already.
+#[cfg(feature = "cli")]
 pub(crate) fn quiet_without_a_desktop() {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR");
     let desktop = runtime.is_some_and(|folder| Path::new(&folder).is_absolute());

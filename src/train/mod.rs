@@ -5,6 +5,7 @@
 
 use crate::data::Corpus;
 
+mod bar;
 mod clock;
 pub mod compiling;
 pub mod config;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use super::bar::Bar;
 
 /// How much is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub enum Display {
     Quiet,
     /// A line every tenth of the way, for files and pipes.
     Lines,
-    /// A bar that redraws itself.
+    /// A bar that redraws itself; without the feature `cli`, which has it, the lines.
     Bar,
 }
 
@@ -46,7 +46,7 @@ pub fn without_controls<'a>(text: &'a str, kept: &[char]) -> Cow<'a, str> {
 #[derive(Debug)]
 pub struct Progress {
     display: Display,
-    bar: ProgressBar,
+    bar: Bar,
     first: u64,
     steps: u64,
     started: Instant,
@@ -55,15 +55,8 @@ pub struct Progress {
 impl Progress {
     /// For a run that has done `first` of its `steps` steps.
     pub fn start(display: Display, first: u64, steps: u64) -> Self {
-        let target = if display == Display::Bar { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let bar = ProgressBar::with_draw_target(Some(steps), target);
-        let template = "{bar:30} {pos}/{len} {msg} {eta} left";
-        // The template is a constant that the tests show to be valid; the default style is the worst that can happen.
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
-        }
-        bar.set_position(first);
-        bar.reset_eta();
+        let display = if display == Display::Bar && !cfg!(feature = "cli") { Display::Lines } else { display };
+        let bar = Bar::start(display != Display::Bar, first, steps);
         Self { display, bar, first, steps, started: Instant::now() }
     }
 
@@ -76,8 +69,7 @@ impl Progress {
                 time_left(self.started.elapsed(), step.saturating_sub(self.first), self.steps.saturating_sub(step));
             say(&format!("step {step}/{}  {message}  {left} left", self.steps));
         }
-        self.bar.set_message(message);
-        self.bar.set_position(step);
+        self.bar.set(step, message);
     }
 
     /// Shows a line of its own, above the bar.
@@ -93,11 +85,11 @@ impl Progress {
 
     /// Removes the bar.
     pub fn finish(&self) {
-        self.bar.finish_and_clear();
+        self.bar.finish();
     }
 }
 
-fn line(display: Display, bar: &ProgressBar, text: &str) {
+fn line(display: Display, bar: &Bar, text: &str) {
     match display {
         Display::Quiet => {}
         Display::Lines => say(text),
@@ -143,14 +135,5 @@ mod tests {
         );
         assert_eq!(without_controls("a\n\tb\0", &['\n', '\t']), "a\n\tb\\u{0}");
         assert!(matches!(plain("plain"), Cow::Borrowed("plain")));
-    }
-
-    #[test]
-    fn the_template_is_valid() {
-        assert!(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} {eta} left").is_ok());
-        let progress = Progress::start(Display::Quiet, 3, 10);
-        progress.step(4, 1.0, Some(10.0));
-        assert_eq!(progress.bar.position(), 4);
-        progress.finish();
     }
 }
