@@ -1,15 +1,15 @@
-//! The pieces of the study of routing and geometry (`benches/geometry`).
+//! The pieces of the study of routing and geometry (`experiments/geometry`).
 
-#[path = "../../benches/geometry/measure.rs"]
+#[path = "../../experiments/geometry/measure.rs"]
 mod measure;
-#[path = "../../benches/geometry/models.rs"]
+#[path = "../../experiments/geometry/models.rs"]
 mod models;
-#[path = "../../benches/geometry/run.rs"]
+#[path = "../../experiments/geometry/run.rs"]
 mod run;
-#[path = "../../benches/support/mod.rs"]
+#[path = "../../experiments/support/mod.rs"]
 #[allow(dead_code, reason = "the arguments are the program's")]
 mod support;
-#[path = "../../benches/geometry/table.rs"]
+#[path = "../../experiments/geometry/table.rs"]
 mod table;
 
 use measure::{Setting, Subspaces};

@@ -36,9 +36,6 @@ pub struct StudyArgs {
     /// sources and documents]
     #[arg(value_name = "TEXT")]
     texts: Vec<PathBuf>,
-    /// What `cargo bench` adds
-    #[arg(long, hide = true)]
-    bench: bool,
 }
 
 impl StudyArgs {
