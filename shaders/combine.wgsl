@@ -1,5 +1,5 @@
-// Rows grouped by expert back to tokens, weighted, and the gradients; one row a subgroup or workgroup.
-// Needs lib/grid.wgsl, lib/pack_*.wgsl, lib/row_subgroup.wgsl or lib/row_workgroup.wgsl, lib/gather.wgsl.
+// Rows grouped by expert back to tokens, weighted, and the gradients; one row a workgroup.
+// Needs lib/grid.wgsl, lib/pack_*.wgsl, lib/row_workgroup.wgsl or another fragment with its functions, lib/gather.wgsl.
 
 @group(0) @binding(5) var<storage, read> weights: array<f32>;
 @group(0) @binding(6) var<storage, read> dy: array<StoredPack>;

@@ -1,5 +1,5 @@
-// Tokens to rows grouped by expert, and the gradient back; one row a subgroup or workgroup.
-// Needs lib/grid.wgsl, lib/pack_*.wgsl, lib/row_subgroup.wgsl or lib/row_workgroup.wgsl, lib/gather.wgsl.
+// Tokens to rows grouped by expert, and the gradient back; one row a workgroup.
+// Needs lib/grid.wgsl, lib/pack_*.wgsl, lib/row_workgroup.wgsl or another fragment with its functions, lib/gather.wgsl.
 
 @group(0) @binding(5) var<storage, read> x: array<StoredPack>;
 

@@ -1,5 +1,5 @@
-// Rows times the sigmoid of one logit each, and the gradients; one row a subgroup or workgroup.
-// Needs lib/grid.wgsl, lib/pack_*.wgsl, lib/row_subgroup.wgsl or lib/row_workgroup.wgsl.
+// Rows times the sigmoid of one logit each, and the gradients; one row a workgroup.
+// Needs lib/grid.wgsl, lib/pack_*.wgsl, lib/row_workgroup.wgsl or another fragment with its functions.
 
 struct Params {
     rows: u32,

@@ -1,8 +1,8 @@
 //! Every kernel of the project in every variant: what `tests/it/shaders.rs` validates and translates without a GPU.
 
 use crate::kernels::{
-    Variant, column_sum, elementwise, gemm_table, loss, routing, spectral, spectral_rows, spectral_shared,
-    spectral_update, token_space,
+    Variant, column_sum, elementwise, gemm_table, loss, routing, software, spectral, spectral_shared, spectral_update,
+    token_space,
 };
 use crate::optim::{adamw, clip};
 use crate::{linalg, ops};
@@ -20,7 +20,7 @@ pub fn kernels() -> Vec<Variant> {
         #[cfg(feature = "analysis")]
         crate::analysis::jacobian::kernels(),
         spectral::kernels(),
-        spectral_rows::kernels(),
+        software::spectral_rows::kernels(),
         spectral_shared::kernels(),
         spectral_update::kernels(),
         token_space::kernels(),

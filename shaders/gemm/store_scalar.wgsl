@@ -1,4 +1,4 @@
-// C of the subgroup product bound as scalars: for rows of any length.
+// C of a product bound as scalars: for rows of any length.
 
 @group(0) @binding(3) var<storage, read_write> c: array<RealC>;
 

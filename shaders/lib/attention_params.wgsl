@@ -1,5 +1,5 @@
-// What all attention kernels are given. Needs lib/pack_vec4.wgsl, lib/pack_u64.wgsl (subgroup kernels) or lib/pack_scalar.wgsl
-// (workgroup kernels).
+// What all attention kernels are given. Needs lib/pack_vec4.wgsl or lib/pack_scalar.wgsl, or another fragment with
+// their functions.
 
 struct Params {
     sequences: u32,
@@ -8,7 +8,7 @@ struct Params {
     kv_heads: u32,
     // of a head of q and k, in packs
     width: u32,
-    // of a head of v and y, likewise; the subgroup kernels know one width alone
+    // of a head of v and y, likewise
     value_width: u32,
     // for dk and dv: of the query heads that share a key's head, those to sum over
     share_first: u32,

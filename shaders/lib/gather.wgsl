@@ -1,5 +1,5 @@
 // The sum over a token's choices of their rows in the grouped layout. Needs lib/grid.wgsl, lib/pack_*.wgsl,
-// lib/row_subgroup.wgsl or lib/row_workgroup.wgsl, and `fn choice_weight(pair: u32) -> f32`.
+// lib/row_workgroup.wgsl or another fragment with its functions, and `fn choice_weight(pair: u32) -> f32`.
 
 const NONE: u32 = 0xffffffffu;
 

@@ -1,6 +1,6 @@
 // One tile of C = alpha op(A) op(B) + beta C: what an entry point hands to the multiplying fragment it is joined with.
 //
-// A multiplying fragment (gemm/subgroup.wgsl, gemm/workgroup.wgsl, gemm/cooperative.wgsl, gemm/plain.wgsl) defines WG,
+// A multiplying fragment (gemm/workgroup.wgsl, gemm/cooperative.wgsl, gemm/plain.wgsl or one of another folder) defines WG,
 // TILE_ROWS, TILE_COLUMNS, A_TRANSPOSED, B_TRANSPOSED and C_TRANSPOSED, binds `a`, `b` and `c`, and has
 // `fn multiply(tile: Tile, lane: u32)`, called by all threads of a workgroup or by none.
 

@@ -150,7 +150,7 @@ impl Source {
     }
 }
 
-/// The scalar of an array of scalars or vectors; a u64 is two f32 (lib/oct_u64.wgsl).
+/// The scalar of an array of scalars or vectors; a u64 is two f32 (software/oct_u64.wgsl).
 fn element(module: &naga::Module, ty: naga::Handle<naga::Type>) -> Option<DType> {
     let TypeInner::Array { base, .. } = module.types[ty].inner else { return None };
     match module.types[base].inner.scalar()? {

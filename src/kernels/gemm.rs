@@ -5,7 +5,7 @@
 //! order, so the result does not depend on the device's timing.
 
 use super::gemm_table::{self, DENSE, Form};
-use super::pad;
+use super::software::pad;
 use super::window::{Window, aligned, alignment, chunks, rows_that_fit, window};
 use crate::error::{Error, Result};
 use crate::gpu::{Bound, Gpu, Launch};

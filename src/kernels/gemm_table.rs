@@ -4,7 +4,7 @@
 //!
 //! | tier      | fragment             | tile    | chosen where                                            |
 //! |-----------|----------------------|---------|---------------------------------------------------------|
-//! | Subgroup  | `gemm/subgroup.wgsl` | 32 x 8s | M, N, K >= 4; 8 or 16 rows, 4s columns, C transposed, where narrow |
+//! | Subgroup  | `software/product.wgsl` | 32 x 8s | M, N, K >= 4; 8 or 16 rows, 4s columns, C transposed, where narrow |
 //! | Workgroup | `gemm/workgroup.wgsl`| by [`shapes`] | always                                            |
 //! |           | `gemm/cooperative.wgsl` | 64 x 64 | instead, for f16 A and B in rows of multiples of 4, C of more than 16 rows and columns, where [`Gpu::cooperative_matrix`] |
 //! | Plain     | `gemm/plain.wgsl`    | 8 x 8   | always, and wherever the others do not apply            |
@@ -69,10 +69,10 @@ macro_rules! family {
     ($doc:literal, $family:ident, $file:literal, $entry:literal) => {
         #[doc = $doc]
         pub static $family: Family = Family {
-            subgroup_scalar: family!(@kernel $file, $entry, "_subgroup_scalar", "gemm/load_scalar", "gemm/blocks", "gemm/store_scalar", "gemm/subgroup"),
-            subgroup: family!(@stores $file, $entry, "_subgroup", "gemm/load_vec4", "gemm/blocks"),
-            subgroup_u64: family!(@stores $file, $entry, "_subgroup_u64", "lib/pairs_u64", "lib/oct_u64", "gemm/load_u64"),
-            subgroup_u64_along: family!(@stores $file, $entry, "_subgroup_u64_along", "lib/pairs_u64", "gemm/load_u64_along", "gemm/blocks"),
+            subgroup_scalar: family!(@kernel $file, $entry, "_subgroup_scalar", "gemm/load_scalar", "software/product_blocks", "gemm/store_scalar", "software/product"),
+            subgroup: family!(@stores $file, $entry, "_subgroup", "gemm/load_vec4", "software/product_blocks"),
+            subgroup_u64: family!(@stores $file, $entry, "_subgroup_u64", "software/pairs_u64", "software/oct_u64", "software/product_load_u64"),
+            subgroup_u64_along: family!(@stores $file, $entry, "_subgroup_u64_along", "software/pairs_u64", "software/product_load_u64_along", "software/product_blocks"),
             workgroup: [
                 family!(@loads $file, $entry, "_workgroup_4x4", "gemm/thread_4x4"),
                 family!(@loads $file, $entry, "_workgroup_8x4", "gemm/thread_8x4"),
@@ -84,8 +84,8 @@ macro_rules! family {
     };
     (@stores $file:literal, $entry:literal, $suffix:literal, $($part:literal),*) => {
         Stores {
-            vec4: family!(@kernel $file, $entry, $suffix, $($part,)* "gemm/store_vec4", "gemm/subgroup"),
-            scalar: family!(@kernel $file, $entry, concat!($suffix, "_scalar_c"), $($part,)* "gemm/store_scalar", "gemm/subgroup"),
+            vec4: family!(@kernel $file, $entry, $suffix, $($part,)* "gemm/store_vec4", "software/product"),
+            scalar: family!(@kernel $file, $entry, concat!($suffix, "_scalar_c"), $($part,)* "gemm/store_scalar", "software/product"),
         }
     };
     (@loads $file:literal, $entry:literal, $suffix:literal, $thread:literal) => {
@@ -364,7 +364,7 @@ pub(super) fn choose(gpu: &Gpu, family: &'static Family, form: Form) -> Choice {
 
 /// Every variant.
 pub fn kernels() -> Vec<Variant> {
-    let mut all = super::pad::kernels();
+    let mut all = super::software::pad::kernels();
     all.extend([&SUM_PARTS.vec4, &SUM_PARTS.scalar].map(Variant::from));
     let bit = |set: u32, i: u32| f64::from(set >> i & 1);
     for set in 0..4 {

@@ -3,12 +3,12 @@
 use super::Variant;
 use crate::gpu::{Kernel, Launch};
 
-/// A kernel with lib/oct_vec4.wgsl, which runs everywhere, and with lib/oct_u64.wgsl; to the bit they compute the same.
+/// A kernel with lib/oct_vec4.wgsl, which runs everywhere, and with software/oct_u64.wgsl; to the bit they compute the same.
 #[derive(Debug)]
 pub struct Octs {
     /// With lib/oct_vec4.wgsl.
     pub vec4: Kernel,
-    /// With lib/oct_u64.wgsl.
+    /// With software/oct_u64.wgsl.
     pub u64: Kernel,
 }
 
@@ -42,8 +42,8 @@ macro_rules! octs {
             u64: $crate::gpu::Kernel {
                 name: concat!($name, "_u64"),
                 sources: &[
-                    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/lib/pairs_u64.wgsl")),
-                    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/lib/oct_u64.wgsl")),
+                    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/software/pairs_u64.wgsl")),
+                    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/software/oct_u64.wgsl")),
                     $(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $source)),)*
                 ],
                 entry: $entry,

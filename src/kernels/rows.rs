@@ -16,7 +16,7 @@ pub const THREADS: u32 = 64;
 /// iterations, is off by 5e-5 of itself, added by 64 threads by 1e-7. The number is llvmpipe's limit on loops.
 const LONGEST_ROW: usize = 60_000;
 
-/// A kernel for scalars, one for vec4, and one for these stored as u64 (lib/pack_u64.wgsl).
+/// A kernel for scalars, one for vec4, and one for these stored as u64 (software/pack_u64.wgsl).
 pub type PackKernels = [Kernel; PACKS];
 
 /// [`PackKernels`] with a row a thread, then with a row a workgroup.
@@ -31,29 +31,29 @@ const PACKS: usize = 3;
 pub type FourKernels = [Kernel; 2];
 
 /// Declares the forms of a kernel: `forms!("name", "file.wgsl", packs)`, `(.., rows)`, `(.., groups)` or `(.., fours)`; with the
-/// names of further fragments of shaders/lib after it.
+/// names of further fragments after it.
 macro_rules! forms {
     ($name:literal, $file:literal, fours $(, $more:literal)*) => {
         [
-            $crate::kernels::rows::forms!(@kernel $name, [""], $file, "pack_four", "pack_vec4" $(, $more)*),
-            $crate::kernels::rows::forms!(@kernel $name, ["_u64"], $file, "pairs_u64", "pack_four", "pack_u64" $(, $more)*),
+            $crate::kernels::rows::forms!(@kernel $name, [""], $file, "lib/pack_four", "lib/pack_vec4" $(, $more)*),
+            $crate::kernels::rows::forms!(@kernel $name, ["_u64"], $file, "software/pairs_u64", "lib/pack_four", "software/pack_u64" $(, $more)*),
         ]
     };
     ($name:literal, $file:literal, packs $(, $more:literal)*) => {
         $crate::kernels::rows::forms!(@forms $name, $file, ["" $(, $more)*])
     };
     ($name:literal, $file:literal, rows $(, $more:literal)*) => {
-        $crate::kernels::rows::forms!(@forms $name, $file, ["_thread", "row_thread" $(, $more)*], ["_workgroup", "row_workgroup" $(, $more)*])
+        $crate::kernels::rows::forms!(@forms $name, $file, ["_thread", "lib/row_thread" $(, $more)*], ["_workgroup", "lib/row_workgroup" $(, $more)*])
     };
     ($name:literal, $file:literal, groups $(, $more:literal)*) => {
-        $crate::kernels::rows::forms!(@forms $name, $file, ["_subgroup", "row_subgroup" $(, $more)*], ["_workgroup", "row_workgroup" $(, $more)*])
+        $crate::kernels::rows::forms!(@forms $name, $file, ["_subgroup", "software/row_subgroup" $(, $more)*], ["_workgroup", "lib/row_workgroup" $(, $more)*])
     };
     (@forms $name:literal, $file:literal, $([$suffix:literal $(, $more:literal)*]),*) => {
         [
             $(
-                $crate::kernels::rows::forms!(@kernel $name, [$suffix, "_scalar"], $file, "pack_scalar" $(, $more)*),
-                $crate::kernels::rows::forms!(@kernel $name, [$suffix, "_vec4"], $file, "pack_four", "pack_vec4" $(, $more)*),
-                $crate::kernels::rows::forms!(@kernel $name, [$suffix, "_u64"], $file, "pairs_u64", "pack_four", "pack_u64" $(, $more)*),
+                $crate::kernels::rows::forms!(@kernel $name, [$suffix, "_scalar"], $file, "lib/pack_scalar" $(, $more)*),
+                $crate::kernels::rows::forms!(@kernel $name, [$suffix, "_vec4"], $file, "lib/pack_four", "lib/pack_vec4" $(, $more)*),
+                $crate::kernels::rows::forms!(@kernel $name, [$suffix, "_u64"], $file, "software/pairs_u64", "lib/pack_four", "software/pack_u64" $(, $more)*),
             )*
         ]
     };
@@ -62,7 +62,7 @@ macro_rules! forms {
             name: concat!($name $(, $suffix)*),
             sources: &[
                 include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/lib/grid.wgsl")),
-                $(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/lib/", $fragment, ".wgsl")),)*
+                $(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $fragment, ".wgsl")),)*
                 include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $file)),
             ],
             entry: $name,

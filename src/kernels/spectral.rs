@@ -16,8 +16,8 @@ use crate::gpu::{Kernel, Launch};
 use crate::kernels::Variant;
 use crate::kernels::elementwise::fill;
 use crate::kernels::gemm::{Trans, gemm};
+use crate::kernels::software::spectral_rows;
 use crate::kernels::spectral_place::places;
-use crate::kernels::spectral_rows;
 use crate::kernels::spectral_shared::add_shared;
 use crate::tensor::{Tensor, row_chunks};
 

@@ -7,9 +7,9 @@
 use crate::error::Result;
 use crate::gpu::{Kernel, Launch};
 use crate::kernels::Variant;
+use crate::kernels::software::spectral_rows;
 use crate::kernels::spectral::{Basis, Factors, THREADS, sizes};
 use crate::kernels::spectral_place::{Place, places};
-use crate::kernels::spectral_rows;
 use crate::tensor::Tensor;
 
 /// Rows of a thread, as in lib/low_rank.wgsl.

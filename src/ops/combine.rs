@@ -9,9 +9,9 @@ use crate::ops::targets::TargetPair;
 use crate::tensor::{DType, Tensor, row_chunks};
 
 /// Rows to tokens.
-pub static COMBINE: GroupKernels = forms!("combine", "combine.wgsl", groups, "gather");
+pub static COMBINE: GroupKernels = forms!("combine", "combine.wgsl", groups, "lib/gather");
 /// Gradients of rows and weights.
-pub static COMBINE_BACKWARD: GroupKernels = forms!("combine_backward", "combine.wgsl", groups, "gather");
+pub static COMBINE_BACKWARD: GroupKernels = forms!("combine_backward", "combine.wgsl", groups, "lib/gather");
 
 /// The kernels of this module.
 pub fn kernels() -> Vec<Variant> {

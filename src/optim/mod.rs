@@ -15,8 +15,8 @@ pub use spectral_metrics::{MatrixMetrics, MetricOptions, PendingMetrics, SideSim
 
 use crate::error::Result;
 use crate::gpu::Gpu;
+use crate::kernels::software::spectral_rows;
 use crate::kernels::spectral::sizes;
-use crate::kernels::spectral_rows;
 use crate::kernels::token_space::TokenSpace;
 use crate::nn::config::{ExpertMatrix, GradientForm, Precision, SpectralConfig};
 use crate::nn::params::{Group, ParamSet};
@@ -32,7 +32,7 @@ pub const COMMON_SINCE: &str = "spectral.common_since";
 /// The name in [`Optimizer::state`] of the loss scale's state.
 pub const LOSS_SCALE: &str = "loss_scale";
 
-/// How much cheaper than by its FLOPs the direct form is, against the token-space form, where `kernels::spectral_rows` run.
+/// How much cheaper than by its FLOPs the direct form is, against the token-space form, where `kernels::software::spectral_rows` run.
 /// On llvmpipe both cost the same at about 100 tokens an expert for d = 1024, f = 704 (5.5 times fewer than by FLOPs) and at
 /// about 60 for 256 x 256 (2.8 times), `docs/notes/training-step.md`.
 const DIRECT_GAIN: f64 = 4.0;

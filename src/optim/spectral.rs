@@ -16,12 +16,12 @@
 //! nothing: with `D_c` and `D_i` the directions of the two, `W_i -= lr D_i - lr common(D_i - D_c)`, a common part like the other.
 //! Without it `W` reads what `W_c` moves by where it takes its own step.
 //!
-//! Where `kernels::spectral_rows` run, 2 moves `W` by all of -lr D and gives D's products, so that D is never stored, and 3
+//! Where `kernels::software::spectral_rows` run, 2 moves `W` by all of -lr D and gives D's products, so that D is never stored, and 3
 //! gives the common part back.
 
 use crate::error::Result;
+use crate::kernels::software::spectral_rows::{self, Recorded, Stack, Wanted};
 use crate::kernels::spectral::{Factors, Products, Skinny, sizes, square_norms, sum_experts};
-use crate::kernels::spectral_rows::{self, Recorded, Stack, Wanted};
 use crate::kernels::spectral_shared::accept;
 use crate::kernels::spectral_update::{AdamFactors, Mix, Moments, Move, apply, direction};
 use crate::linalg::subspace::angles;

@@ -18,11 +18,11 @@ macro_rules! workgroup_forms {
         [
             forms!(
                 @kernel $name, ["_scalar"], $file,
-                "pack_scalar", "attention_params", "attention_rows_scalar", "attention_workgroup"
+                "lib/pack_scalar", "lib/attention_params", "lib/attention_rows_scalar", "lib/attention_workgroup"
             ),
             forms!(
                 @kernel $name, ["_vec4"], $file,
-                "pack_four", "pack_vec4", "attention_params", "attention_rows_vec4", "attention_workgroup"
+                "lib/pack_four", "lib/pack_vec4", "lib/attention_params", "lib/attention_rows_vec4", "lib/attention_workgroup"
             ),
         ]
     };
@@ -30,13 +30,23 @@ macro_rules! workgroup_forms {
 
 /// The forward in registers, for subgroups of 8 lanes or more and a head_dim that is a multiple of 4.
 pub static ATTENTION_SUBGROUP: FourKernels =
-    forms!("attention_subgroup", "attention_subgroup.wgsl", fours, "attention_params", "attention_tile");
+    forms!("attention_subgroup", "software/attention.wgsl", fours, "lib/attention_params", "software/attention_tile");
 /// The gradient in the queries, likewise.
-pub static ATTENTION_DQ_SUBGROUP: FourKernels =
-    forms!("attention_dq_subgroup", "attention_dq_subgroup.wgsl", fours, "attention_params", "attention_tile");
+pub static ATTENTION_DQ_SUBGROUP: FourKernels = forms!(
+    "attention_dq_subgroup",
+    "software/attention_dq.wgsl",
+    fours,
+    "lib/attention_params",
+    "software/attention_tile"
+);
 /// The gradients in keys and values, likewise.
-pub static ATTENTION_DKV_SUBGROUP: FourKernels =
-    forms!("attention_dkv_subgroup", "attention_dkv_subgroup.wgsl", fours, "attention_params", "attention_tile");
+pub static ATTENTION_DKV_SUBGROUP: FourKernels = forms!(
+    "attention_dkv_subgroup",
+    "software/attention_dkv.wgsl",
+    fours,
+    "lib/attention_params",
+    "software/attention_tile"
+);
 /// The forward through workgroup memory, for any head_dim.
 pub static ATTENTION_WORKGROUP: WorkgroupKernels = workgroup_forms!("attention_workgroup", "attention_workgroup.wgsl");
 /// The gradient in the queries, likewise.

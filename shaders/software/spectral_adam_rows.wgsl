@@ -1,6 +1,6 @@
 // AdamW for decoupled matrices in one pass over their state: the gradient's common part is added or removed on the way, the
 // weights move, and either the skinny products of the direction come out or the weights follow W_c too.
-// Needs lib/grid.wgsl, lib/oct_*.wgsl, lib/pack_four.wgsl, lib/adam.wgsl, lib/eight_rows.wgsl with
+// Needs lib/grid.wgsl, lib/oct_*.wgsl, lib/pack_four.wgsl, lib/adam.wgsl, software/eight_rows.wgsl with
 // ROWS = 16: of more rows at once the loop is more code than a processor's first cache of instructions holds.
 
 // Whether the common part takes part, whether the gradient itself does, whether the weights move, and whether they are W =
@@ -147,7 +147,7 @@ fn store_row(at: Place, row: u32, inside: bool, sum: Oct) {
 
 // Takes WALKS of any number; a walk adds to the `parts` of those before it.
 // weight -= lr (D + decay weight) if MOVE, D AdamW's direction for the gradient on_full G + on_common (the common part),
-// clipped; parts and b as in spectral_products_rows.wgsl, of D.
+// clipped; parts and b as in software/spectral_products_rows.wgsl, of D.
 @compute @workgroup_size(WG)
 fn spectral_adam(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                  @builtin(local_invocation_index) lane: u32) {

@@ -1,5 +1,5 @@
 // A pack of four f32 stored as two u64, which llvmpipe loads in two thirds of the time. Needs lib/pack_four.wgsl and
-// lib/pairs_u64.wgsl.
+// software/pairs_u64.wgsl.
 alias StoredPack = vec2<u64>;
 
 fn wide(x: StoredPack) -> Pack {

@@ -1,6 +1,6 @@
 //! The gradient split and the moves of decoupled matrices at rank 8, for adapters with subgroups of eight lanes.
 //!
-//! Each kernel is one pass over a stack, in lib/eight_rows.wgsl's geometry, with everything of rank 8 in registers. What they
+//! Each kernel is one pass over a stack, in software/eight_rows.wgsl's geometry, with everything of rank 8 in registers. What they
 //! give is what `kernels::spectral` and `kernels::spectral_update` give in more passes, up to rounding; those decide
 //! (`applies`, `parts`) and fall back to their own kernels.
 
@@ -18,9 +18,9 @@ use crate::kernels::spectral_place::{Place, places};
 
 /// Rank, and lanes of a subgroup.
 const RANK: usize = 8;
-/// Elements of a page of memory, as in lib/eight_rows.wgsl.
+/// Elements of a page of memory, as in software/eight_rows.wgsl.
 const PAGE: usize = 1024;
-/// Rows of a workgroup, as in lib/eight_rows.wgsl.
+/// Rows of a workgroup, as in software/eight_rows.wgsl.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Block {
     rows: usize,
@@ -55,18 +55,18 @@ impl Block {
 }
 
 octs! { "Both skinny products of a stack.", SPECTRAL_PRODUCTS_ROWS, "spectral_products_rows", "spectral_products",
-["lib/grid.wgsl", "lib/eight_rows.wgsl", "spectral_products_rows.wgsl"] }
+["lib/grid.wgsl", "software/eight_rows.wgsl", "software/spectral_products_rows.wgsl"] }
 octs! { "Sums of the blocks' products, and theirs with V.", SUM_BLOCKS_ROWS, "sum_blocks_rows", "sum_blocks",
-["lib/grid.wgsl", "lib/eight_rows.wgsl", "spectral_factors_rows.wgsl"] }
+["lib/grid.wgsl", "software/eight_rows.wgsl", "software/spectral_factors_rows.wgsl"] }
 octs! { "`[U | B - U M]`.", LEFT_FACTORS_ROWS, "left_factors_rows", "left_factors",
-["lib/grid.wgsl", "lib/eight_rows.wgsl", "spectral_factors_rows.wgsl"] }
+["lib/grid.wgsl", "software/eight_rows.wgsl", "software/spectral_factors_rows.wgsl"] }
 octs! { "AdamW, giving the direction's skinny products.", SPECTRAL_ADAM_ROWS, "spectral_adam_rows", "spectral_adam",
-["lib/grid.wgsl", "lib/eight_rows.wgsl", "lib/pack_four.wgsl", "lib/adam.wgsl", "spectral_adam_rows.wgsl"] }
+["lib/grid.wgsl", "software/eight_rows.wgsl", "lib/pack_four.wgsl", "lib/adam.wgsl", "software/spectral_adam_rows.wgsl"] }
 octs! { "AdamW, the weights following a step of W_c, or giving it.", SPECTRAL_ADAM_FOLLOW_ROWS, "spectral_adam_follow_rows",
 "spectral_adam_follow",
-["lib/grid.wgsl", "lib/eight_rows.wgsl", "lib/pack_four.wgsl", "lib/adam.wgsl", "spectral_adam_rows.wgsl"] }
+["lib/grid.wgsl", "software/eight_rows.wgsl", "lib/pack_four.wgsl", "lib/adam.wgsl", "software/spectral_adam_rows.wgsl"] }
 octs! { "A common part added.", SPECTRAL_APPLY_ROWS, "spectral_apply_rows", "spectral_apply",
-["lib/grid.wgsl", "lib/eight_rows.wgsl", "spectral_apply_rows.wgsl"] }
+["lib/grid.wgsl", "software/eight_rows.wgsl", "software/spectral_apply_rows.wgsl"] }
 
 /// This module's kernels.
 pub fn kernels() -> Vec<Variant> {

@@ -1,9 +1,9 @@
 // One tile of a matrix product by one subgroup, for adapters where registers are fast and barriers slow (software).
-// Needs lib/gemm_tile.wgsl; gemm/load_vec4.wgsl, gemm/load_scalar.wgsl or gemm/load_u64_along.wgsl with gemm/blocks.wgsl, or
-// gemm/load_u64.wgsl; and gemm/store_vec4.wgsl or gemm/store_scalar.wgsl. At least 4 rows, 4 columns and 4 steps of k.
+// Needs lib/gemm_tile.wgsl; gemm/load_vec4.wgsl, gemm/load_scalar.wgsl or software/product_load_u64_along.wgsl with software/product_blocks.wgsl, or
+// software/product_load_u64.wgsl; and gemm/store_vec4.wgsl or gemm/store_scalar.wgsl. At least 4 rows, 4 columns and 4 steps of k.
 //
 // A workgroup is one subgroup. Lanes go along the columns, four each, twice where COLUMN_BLOCKS is 2 (side by side with
-// gemm/load_u64.wgsl); a lane holds TILE_ROWS rows of its columns. For four steps of k a lane loads its 4 x 4 blocks of
+// software/product_load_u64.wgsl); a lane holds TILE_ROWS rows of its columns. For four steps of k a lane loads its 4 x 4 blocks of
 // op(B), and all lanes together load 8 x 4 blocks of op(A), one vec4 each, whose elements reach the others by broadcasts
 // from a constant lane: moves between registers. No workgroup memory, no barrier, no array indexed at run time. llvmpipe
 // makes of each load a loop over the lanes of some 46 instructions each, so loads are about half of all instructions and

@@ -1,5 +1,5 @@
 // Both skinny products of a stack X: [matrices, rows, 8 octs] with its layers' bases, in one pass over X.
-// Needs lib/grid.wgsl, lib/oct_*.wgsl, lib/eight_rows.wgsl with ROWS = 32 and any WALKS.
+// Needs lib/grid.wgsl, lib/oct_*.wgsl, software/eight_rows.wgsl with ROWS = 32 and any WALKS.
 
 struct Params {
     matrices: u32,

@@ -1,5 +1,5 @@
-// The blocks of op(B) of a lane of gemm/subgroup.wgsl: one beside those of its neighbours, the second as far on as a subgroup has
-// columns. Needs b_quad of gemm/load_vec4.wgsl, gemm/load_scalar.wgsl or gemm/load_u64_along.wgsl.
+// The blocks of op(B) of a lane of software/product.wgsl: one beside those of its neighbours, the second as far on as a subgroup has
+// columns. Needs b_quad of gemm/load_vec4.wgsl, gemm/load_scalar.wgsl or software/product_load_u64_along.wgsl.
 
 fn block_columns(tile: Tile, lane: u32) -> vec2<u32> {
     let column = tile.column + lane * 4u;

@@ -1,6 +1,6 @@
 // A copy of matrices whose rows have any length, with rows up to a multiple of 4, columns up to one of 8, and zeros in what is
 // added, so that the product can load four or eight elements at once. Needs lib/grid.wgsl, lib/pack_four.wgsl, lib/pack_vec4.wgsl or
-// lib/pack_u64.wgsl.
+// software/pack_u64.wgsl.
 //
 // A thread copies a piece of a row, and its neighbours the same piece of the rows below: each of a subgroup's loads goes on in
 // lines that the one before it has brought. It loads whole packs and shifts them, as four scalar loads cost twice as much.

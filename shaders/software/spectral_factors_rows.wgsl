@@ -1,4 +1,4 @@
-// The small products around the gradient split at rank 8. Needs lib/grid.wgsl, lib/oct_*.wgsl, lib/eight_rows.wgsl;
+// The small products around the gradient split at rank 8. Needs lib/grid.wgsl, lib/oct_*.wgsl, software/eight_rows.wgsl;
 // left_factors with ROWS = 32.
 
 struct Params {

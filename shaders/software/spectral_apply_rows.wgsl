@@ -1,4 +1,4 @@
-// Adds a common part to decoupled matrices. Needs lib/grid.wgsl, lib/oct_*.wgsl, lib/eight_rows.wgsl with ROWS = 32.
+// Adds a common part to decoupled matrices. Needs lib/grid.wgsl, lib/oct_*.wgsl, software/eight_rows.wgsl with ROWS = 32.
 
 struct Params {
     matrices: u32,

@@ -1,0 +1,8 @@
+//! All that exists for software adapters alone: Vulkan drivers that compute on the processor, as llvmpipe and SwiftShader do.
+//!
+//! Such a driver runs the lanes of a subgroup as one vector of the processor. Broadcasts are moves between registers, a
+//! barrier is slow, a load costs by its number of components, and a core has a cache of its own. The kernels here are made
+//! for that; a GPU never runs one of them. Their WGSL is in `shaders/software/`.
+
+pub(in crate::kernels) mod pad;
+pub mod spectral_rows;
