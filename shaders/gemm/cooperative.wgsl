@@ -137,7 +137,7 @@ fn store_block(sum: BlockC, tile: Tile, row: u32, column: u32, lane: u32) {
     for (var i = lane % LANES; i < SIDE * SIDE / 4u; i += LANES) {
         let r = row + i / 4u;
         let four = column + i % 4u * 4u;
-        let inside = r < tile.c_rows && four < tile.c_columns;
+        let inside = r < tile.m && four < tile.n;
         let value = tile.alpha * sum_part[first + i / 4u * SUM_STRIDE + i % 4u];
         store_quad(tile.c_first + r * tile.c_stride + four, value, 0u, select(0u, 4u, inside), tile.beta);
     }

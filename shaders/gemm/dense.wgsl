@@ -1,5 +1,5 @@
 // The entry point of dense products: a batch of C = alpha op(A) op(B) + beta C, one tile a workgroup.
-// Needs lib/grid.wgsl, lib/gemm_tile.wgsl and a multiplying fragment.
+// Needs lib/grid.wgsl, lib/tile_position.wgsl, lib/gemm_tile.wgsl and a multiplying fragment.
 //
 // Operand X has a matrix for each `x_repeat` matrices of the batch in a row. `batch_first` numbers the first matrix of
 // this launch within the whole batch, where a batch is split because a binding cannot hold it.
@@ -13,8 +13,6 @@ struct Params {
     m: u32,
     n: u32,
     k: u32,
-    c_rows: u32,
-    c_columns: u32,
     a_first: u32,
     b_first: u32,
     c_first: u32,
@@ -61,9 +59,6 @@ fn gemm(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     tile.m = params.m;
     tile.n = params.n;
     tile.k = params.k;
-    // The bound says nothing new: with it llvmpipe's loop lies better in the instruction cache (docs/notes/software-drivers.md).
-    tile.c_rows = min(params.c_rows, params.m);
-    tile.c_columns = params.c_columns;
     tile.a_first = params.a_first + a_index * params.a_matrix;
     tile.b_first = params.b_first + b_index * params.b_matrix;
     tile.c_first = params.c_first + matrix * params.c_matrix;

@@ -1,5 +1,5 @@
 // The entry point of grouped products: Y[rows of tile i] = X[rows of tile i] op(W[expert of tile i]).
-// Needs lib/grid.wgsl, lib/gemm_tile.wgsl and a multiplying fragment; `a` is X, `b` is W, `c` is Y.
+// Needs lib/grid.wgsl, lib/tile_position.wgsl, lib/gemm_tile.wgsl and a multiplying fragment; `a` is X, `b` is W, `c` is Y.
 //
 // A launch has the experts expert_first .. + experts in W; it skips the tiles of others, and those without expert.
 
@@ -43,8 +43,6 @@ fn grouped_gemm(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
     tile.m = params.rows;
     tile.n = params.n;
     tile.k = params.k;
-    tile.c_rows = params.rows;
-    tile.c_columns = params.n;
     tile.a_first = params.a_first;
     tile.b_first = params.b_first + expert * params.b_matrix;
     tile.c_first = params.c_first;
@@ -53,7 +51,6 @@ fn grouped_gemm(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
     tile.c_stride = params.c_stride;
     tile.alpha = 1.0;
     tile.beta = params.beta;
-    // No return before, for the same reason as the bound of rows in gemm/dense.wgsl.
     if expert < params.experts {
         multiply(tile, lane);
     }

@@ -120,7 +120,7 @@ fn put(block: u32, steps: mat4x4<f32>) {
 }
 
 fn store_four(tile: Tile, row: u32, column: u32, sum: vec4<f32>) {
-    let count = within(left(column, tile.c_columns), row, tile.c_rows);
+    let count = within(left(column, tile.n), row, tile.m);
     store_quad(tile.c_first + row * tile.c_stride + column, tile.alpha * sum, 0u, count, tile.beta);
 }
 

@@ -1,5 +1,5 @@
 // One tile of a matrix product by one subgroup, for adapters where registers are fast and barriers slow (software).
-// Needs lib/gemm_tile.wgsl; gemm/load_vec4.wgsl, gemm/load_scalar.wgsl or software/product_load_u64_along.wgsl with software/product_blocks.wgsl, or
+// Needs software/product_tile.wgsl; gemm/load_vec4.wgsl, gemm/load_scalar.wgsl or software/product_load_u64_along.wgsl with software/product_blocks.wgsl, or
 // software/product_load_u64.wgsl; and gemm/store_vec4.wgsl or gemm/store_scalar.wgsl. At least 4 rows, 4 columns and 4 steps of k.
 //
 // A workgroup is one subgroup. Lanes go along the columns, four each, twice where COLUMN_BLOCKS is 2 (side by side with

@@ -4,11 +4,11 @@
 //! operand by the rows it is stored in, which are rows or columns of C or steps of K; sums over parts of K are added in
 //! order, so the result does not depend on the device's timing.
 
-use super::gemm_table::{self, DENSE, Form};
-use super::software::pad;
-use super::window::{Window, aligned, alignment, chunks, rows_that_fit, window};
+use super::gemm_table::{self, Entry, Form};
+use super::software::{self, limits};
+use super::window::{Window, alignment, chunks, rows_that_fit, window};
 use crate::error::{Error, Result};
-use crate::gpu::{Bound, Gpu, Launch};
+use crate::gpu::{Gpu, Launch};
 use crate::tensor::{DType, Tensor};
 
 /// Whether an operand is used transposed.
@@ -32,8 +32,6 @@ crate::params! {
         m: u32,
         n: u32,
         k: u32,
-        c_rows: u32,
-        c_columns: u32,
         a_first: u32,
         b_first: u32,
         c_first: u32,
@@ -93,19 +91,13 @@ pub fn gemm(ta: Trans, tb: Trans, alpha: f32, a: &Tensor, b: &Tensor, beta: f32,
     let a = Operand { tensor: a, matrix: m * k, stride: if ta == Trans::N { k } else { m }, repeat: batch / a_batch };
     let b = Operand { tensor: b, matrix: k * n, stride: if tb == Trans::N { n } else { k }, repeat: batch / b_batch };
     let c = Operand { tensor: c, matrix: m * n, stride: n, repeat: 1 };
-    let product = Product { m, n, k, c_rows: m, c_columns: n, ta, tb, a, b, c, alpha };
-    let [copy_a, copy_b] = product.padded_copies(batch)?;
-    let product = product.with_copies(copy_a.as_ref(), copy_b.as_ref());
-    // Matrices of the batch at once; where one does not fit, it is cut on its own.
-    let limit = [&product.a, &product.b, &product.c].map(|x| x.batch_that_fits(batch)).into_iter().min().unwrap_or(0);
-    for z in chunks("gemm", batch, limit.max(1), 1)? {
-        product.record(z.start, z.len(), beta, limit == 0)?;
+    let product = Product { m, n, k, ta, tb, a, b, c, alpha, beta };
+    if software::product::dense(&product, batch)? {
+        return Ok(());
     }
-    Ok(())
+    let longest = k.min(limits::steps(c.tensor.gpu()));
+    product.parts(batch, |_| longest, |part| product.launch(part))
 }
-
-/// Elements of C from which on a launch for each part of K is worth its cost, some 50 microseconds.
-const WIDE: usize = 1 << 15;
 
 /// Parts of the sums over K, at most.
 const MOST_SPLITS: usize = 32;
@@ -123,11 +115,12 @@ fn stack(x: &Tensor, trans: Trans) -> Result<(usize, usize, usize)> {
 
 /// Matrices of one size, each used for `repeat` of the batch.
 #[derive(Clone, Copy)]
-struct Operand<'a> {
-    tensor: &'a Tensor,
-    matrix: usize,
-    stride: usize,
-    repeat: usize,
+pub(super) struct Operand<'a> {
+    pub tensor: &'a Tensor,
+    /// Elements of a matrix, and of a row as stored.
+    pub matrix: usize,
+    pub stride: usize,
+    pub repeat: usize,
 }
 
 impl Operand<'_> {
@@ -148,66 +141,72 @@ impl Operand<'_> {
     }
 }
 
+/// A batch of products.
 #[derive(Clone, Copy)]
-struct Product<'a> {
-    /// Sizes of the operands, which may be padded beyond C's.
-    m: usize,
-    n: usize,
-    k: usize,
-    c_rows: usize,
-    c_columns: usize,
-    ta: Trans,
-    tb: Trans,
-    a: Operand<'a>,
-    b: Operand<'a>,
-    c: Operand<'a>,
-    alpha: f32,
+pub(super) struct Product<'a> {
+    /// Sizes of the operands, which may exceed those of C, of which only what it has is written.
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub ta: Trans,
+    pub tb: Trans,
+    pub a: Operand<'a>,
+    pub b: Operand<'a>,
+    pub c: Operand<'a>,
+    pub alpha: f32,
+    pub beta: f32,
+}
+
+/// A part of a batch of products that one launch takes.
+pub(super) struct Part {
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    /// The rows and columns of them that C has.
+    pub c_rows: usize,
+    pub c_columns: usize,
+    /// The number of matrices, and of the first within the whole batch.
+    pub batch: usize,
+    pub batch_first: usize,
+    /// The windows, each with the element at which the part's first matrix begins.
+    pub a: Window,
+    pub b: Window,
+    pub c: Window,
+    pub beta: f32,
 }
 
 impl<'a> Product<'a> {
-    /// Copies of A and B as `pad` makes them, of those that need it, where that pays.
-    fn padded_copies(&self, batch: usize) -> Result<[Option<Tensor>; 2]> {
-        let Product { m, n, k, ta, tb, a, b, c, .. } = *self;
-        let whole = |x: &Operand<'_>| aligned(x.tensor, x.stride);
-        // Where a stored row is steps of K, zeros follow its last step, and the other operand needs zeros to meet them.
-        let steps = k % 4 != 0 && (ta == Trans::N || tb == Trans::T);
-        let (pad_a, pad_b) = (steps || !whole(&a), steps || !whole(&b));
-        let fits = |x: &Operand<'_>| pad::fits(x.tensor, batch / x.repeat, x.matrix / x.stride, x.stride);
-        if !pad::pays(c.tensor.gpu(), batch, m, n, k) || pad_a && !fits(&a) || pad_b && !fits(&b) {
-            return Ok([None, None]);
-        }
-        let copy = |x: &Operand<'_>| pad::padded(x.tensor, batch / x.repeat, x.matrix / x.stride, x.stride);
-        Ok([pad_a.then(|| copy(&a)).transpose()?, pad_b.then(|| copy(&b)).transpose()?])
+    pub fn gpu(&self) -> &'a Gpu {
+        self.c.tensor.gpu()
     }
 
-    /// The product of the padded copies where there are some.
-    fn with_copies(self, a: Option<&'a Tensor>, b: Option<&'a Tensor>) -> Self {
-        let up = |size: usize, copied: bool, to: usize| if copied { size.next_multiple_of(to) } else { size };
-        let operand = |own: Operand<'a>, copy: Option<&'a Tensor>| {
-            let Some(tensor) = copy else { return own };
-            let (rows, stride) = pad::size(own.matrix / own.stride, own.stride);
-            Operand { tensor, matrix: rows * stride, stride, ..own }
-        };
-        Product {
-            m: up(self.m, a.is_some(), 4),
-            // Eights of columns are loaded at once, and where these are rows as stored the copy has them.
-            n: up(self.n, b.is_some(), if self.tb == Trans::N { 8 } else { 4 }),
-            k: up(self.k, a.is_some() && b.is_some(), 4),
-            a: operand(self.a, a),
-            b: operand(self.b, b),
-            ..self
+    /// Calls `launch` with parts that fit a binding each, one after the other: matrices of the batch at once; where one does
+    /// not fit, it is cut on its own. `steps` gives how many steps of K a part of so many matrices has at most.
+    pub fn parts(
+        &self,
+        batch: usize,
+        steps: impl Fn(usize) -> usize,
+        mut launch: impl FnMut(Part) -> Result<()>,
+    ) -> Result<()> {
+        let limit = [&self.a, &self.b, &self.c].map(|x| x.batch_that_fits(batch)).into_iter().min().unwrap_or(0);
+        for z in chunks("gemm", batch, limit.max(1), 1)? {
+            self.cut(z.start, z.len(), steps(z.len()), limit == 0, &mut launch)?;
         }
+        Ok(())
     }
 
-    /// Records the products of `batch` matrices from `first` on; with `cut` in parts that fit a binding.
-    fn record(&self, first: usize, batch: usize, beta: f32, cut: bool) -> Result<()> {
-        let Product { m, n, k, c_rows, c_columns, ta, tb, a, b, c, alpha } = *self;
-        let gpu = c.tensor.gpu();
-        let (mut m_limit, mut n_limit, mut k_limit) = (m, n, k.min(gemm_table::longest(gpu)));
-        // In f16 each part would round C anew.
-        if tb == Trans::N && batch * m * n >= WIDE && c.tensor.dtype() == DType::F32 {
-            k_limit = k_limit.min(gemm_table::steps_at_once(gpu, m, n, k));
-        }
+    /// The parts of `batch` matrices from `first` on, of at most `k_limit` steps; with `cut` such that they fit a binding.
+    fn cut(
+        &self,
+        first: usize,
+        batch: usize,
+        mut k_limit: usize,
+        cut: bool,
+        launch: &mut impl FnMut(Part) -> Result<()>,
+    ) -> Result<()> {
+        let Product { m, n, k, ta, tb, a, b, c, beta, .. } = *self;
+        let (gpu, c_rows, c_columns) = (self.gpu(), c.matrix / c.stride, c.stride);
+        let (mut m_limit, mut n_limit) = (m, n);
         if cut {
             let fit = |x: &Operand<'_>| rows_that_fit(gpu, x.matrix / x.stride, x.stride);
             m_limit = fit(&c);
@@ -230,78 +229,93 @@ impl<'a> Product<'a> {
                         if ta == Trans::N { (rows.clone(), steps.start) } else { (steps.clone(), rows.start) };
                     let (b_rows, b_column) =
                         if tb == Trans::N { (steps.clone(), columns.start) } else { (columns.clone(), steps.start) };
-                    let wa = a.window(first, batch, a_rows);
-                    let wb = b.window(first, batch, b_rows);
-                    let wc = c.window(first, batch, rows.start..rows.end.min(c_rows));
-                    let [a_first, b_first, c_first] = [(&wa, a_column), (&wb, b_column), (&wc, columns.start)]
-                        .map(|(w, column)| w.first + column as u32);
-                    let params = GemmParams {
-                        m: rows.len() as u32,
-                        n: columns.len() as u32,
-                        k: steps.len() as u32,
-                        c_rows: (rows.end.min(c_rows) - rows.start) as u32,
-                        c_columns: (columns.end.min(c_columns) - columns.start) as u32,
-                        a_first,
-                        b_first,
-                        c_first,
-                        a_stride: a.stride as u32,
-                        b_stride: b.stride as u32,
-                        c_stride: c.stride as u32,
-                        batch: batch as u32,
-                        batch_first: first as u32,
-                        a_repeat: a.repeat as u32,
-                        b_repeat: b.repeat as u32,
-                        a_matrix: a.matrix as u32,
-                        b_matrix: b.matrix as u32,
-                        c_matrix: c.matrix as u32,
-                        splits: 1,
-                        split_steps: steps.len() as u32,
-                        alpha,
+                    let own_rows = rows.start..rows.end.min(c_rows);
+                    let [a, b, c] =
+                        [(&a, a_rows, a_column), (&b, b_rows, b_column), (&c, own_rows.clone(), columns.start)].map(
+                            |(x, rows, column)| {
+                                let window = x.window(first, batch, rows);
+                                Window { first: window.first + column as u32, ..window }
+                            },
+                        );
+                    launch(Part {
+                        m: rows.len(),
+                        n: columns.len(),
+                        k: steps.len(),
+                        c_rows: own_rows.len(),
+                        c_columns: columns.end.min(c_columns) - columns.start,
+                        batch,
+                        batch_first: first,
+                        a,
+                        b,
+                        c,
                         beta: if steps.start == 0 { beta } else { 1.0 },
-                    };
-                    self.launch(gpu, params, [wa.slice, wb.slice, wc.slice])?;
+                    })?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Launches what `params` say on the windows of A, B and C.
-    fn launch(&self, gpu: &Gpu, mut params: GemmParams, [mut a, mut b, c]: [Bound; 3]) -> Result<()> {
-        let (m, n, k, batch) = (params.m as usize, params.n as usize, params.k as usize, params.batch as usize);
-        let alignment_c = alignment(params.c_first, self.c.stride);
-        let form = Form {
-            m,
-            n,
-            k,
+    /// What decides the variant for a part, whose sums over K may be cut with `splits`.
+    pub fn form(&self, part: &Part, splits: bool) -> Form {
+        Form {
+            m: part.m,
+            n: part.n,
+            k: part.k,
             ta: self.ta,
             tb: self.tb,
-            alignment_a: alignment(params.a_first, self.a.stride),
-            alignment_b: alignment(params.b_first, self.b.stride),
-            alignment_c,
-            read_c: params.beta != 0.0,
+            alignment_a: alignment(part.a.first, self.a.stride),
+            alignment_b: alignment(part.b.first, self.b.stride),
+            alignment_c: alignment(part.c.first, self.c.stride),
+            read_c: part.beta != 0.0,
             half: [&self.a, &self.b].map(|x| x.tensor.dtype() == DType::F16),
             fixed_rows: false,
-            batch,
-            // The numbers of the parts' elements are u32, and they fit a binding.
-            splits: rows_that_fit(gpu, MOST_SPLITS * batch * m, n) == MOST_SPLITS * batch * m,
-        };
-        let choice = gemm_table::choose(gpu, &DENSE, form);
-        if choice.turned {
-            std::mem::swap(&mut a, &mut b);
-            params = params.turned();
+            batch: part.batch,
+            splits,
         }
+    }
+
+    /// Launches a part, what C has of it.
+    pub fn launch(&self, part: Part) -> Result<()> {
+        let part = Part { m: part.c_rows, n: part.c_columns, ..part };
+        let Product { a, b, c, alpha, .. } = *self;
+        let (gpu, m, n, k, batch) = (self.gpu(), part.m, part.n, part.k, part.batch);
+        // The numbers of the parts' elements are u32, and they fit a binding.
+        let splits = rows_that_fit(gpu, MOST_SPLITS * batch * m, n) == MOST_SPLITS * batch * m;
+        let form = self.form(&part, splits);
+        let choice = gemm_table::choose(gpu, Entry::Dense, form);
         let split_steps = k.div_ceil(choice.splits.min(MOST_SPLITS)).next_multiple_of(choice.steps);
         let splits = k.div_ceil(split_steps);
+        let params = GemmParams {
+            m: m as u32,
+            n: n as u32,
+            k: k as u32,
+            a_first: part.a.first,
+            b_first: part.b.first,
+            c_first: part.c.first,
+            a_stride: a.stride as u32,
+            b_stride: b.stride as u32,
+            c_stride: c.stride as u32,
+            batch: batch as u32,
+            batch_first: part.batch_first as u32,
+            a_repeat: a.repeat as u32,
+            b_repeat: b.repeat as u32,
+            a_matrix: a.matrix as u32,
+            b_matrix: b.matrix as u32,
+            c_matrix: c.matrix as u32,
+            splits: 1,
+            split_steps: k as u32,
+            alpha,
+            beta: part.beta,
+        };
         let launch = Launch::new(choice.kernel).constants(choice.constants);
-        let launch = launch.read("a", a).read("b", b).workgroups(choice.workgroups * batch * splits);
+        let launch =
+            launch.read("a", part.a.slice).read("b", part.b.slice).workgroups(choice.workgroups * batch * splits);
         if splits == 1 {
-            return launch.params(&params).write("c", c).run(gpu);
+            return launch.params(&params).write("c", part.c.slice).run(gpu);
         }
         let parts = Tensor::empty(gpu, [batch * splits, m, n], DType::F32)?;
-        let part = GemmParams {
-            c_rows: params.m,
-            c_columns: params.n,
+        let own = GemmParams {
             c_first: 0,
             c_stride: params.n,
             c_matrix: params.m * params.n,
@@ -311,7 +325,7 @@ impl<'a> Product<'a> {
             beta: 0.0,
             ..params
         };
-        launch.constant("SPLIT", 1.0).params(&part).write("c", &parts).run(gpu)?;
+        launch.constant("SPLIT", 1.0).params(&own).write("c", &parts).run(gpu)?;
         let sum = SumPartsParams {
             m: params.m,
             n: params.n,
@@ -323,32 +337,11 @@ impl<'a> Product<'a> {
             alpha: params.alpha,
             beta: params.beta,
         };
-        Launch::new(gemm_table::sum_parts(alignment_c >= 4 && n.is_multiple_of(4)))
+        Launch::new(gemm_table::sum_parts(form.alignment_c >= 4 && n.is_multiple_of(4)))
             .params(&sum)
             .read("parts", &parts)
-            .write("c", c)
+            .write("c", part.c.slice)
             .threads(batch * m * n.div_ceil(4), SUM_THREADS)
             .run(gpu)
-    }
-}
-
-impl GemmParams {
-    /// The same product as `C^T = op(B)^T op(A)^T`.
-    fn turned(self) -> Self {
-        GemmParams {
-            m: self.n,
-            n: self.m,
-            c_rows: self.c_columns,
-            c_columns: self.c_rows,
-            a_first: self.b_first,
-            b_first: self.a_first,
-            a_stride: self.b_stride,
-            b_stride: self.a_stride,
-            a_repeat: self.b_repeat,
-            b_repeat: self.a_repeat,
-            a_matrix: self.b_matrix,
-            b_matrix: self.a_matrix,
-            ..self
-        }
     }
 }

@@ -13,7 +13,8 @@
 //! The number of workgroups depends on `capacity` only: nothing is read back. Sums have a fixed order.
 
 use super::gemm::Trans;
-use super::gemm_table::{self, Choice, Form, GROUPED, WEIGHT_GRADIENT};
+use super::gemm_table::{self, Choice, Entry, Form};
+use super::software::limits;
 use super::window::{alignment, chunks, rows_that_fit, window};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, KernelParams, Launch};
@@ -138,7 +139,7 @@ pub fn grouped_gemm_onto(x: &Tensor, w: &Tensor, trans_w: Trans, groups: &Groups
     let expert_limit = rows_that_fit(gpu, experts, wm * wn);
     // The stored rows of a matrix that does not fit a binding are steps of K, or columns of Y.
     let mut stored_limit = if expert_limit == 0 { rows_that_fit(gpu, wm, wn) } else { wm };
-    let longest = gemm_table::longest(gpu);
+    let longest = limits::steps(gpu);
     if trans_w == Trans::N {
         stored_limit = stored_limit.min(longest);
     } else if k > longest {
@@ -167,7 +168,7 @@ pub fn grouped_gemm_onto(x: &Tensor, w: &Tensor, trans_w: Trans, groups: &Groups
                     batch: 1,
                     splits: false,
                 };
-                let choice = gemm_table::choose(gpu, &GROUPED, form);
+                let choice = gemm_table::choose(gpu, Entry::Grouped, form);
                 let params = GroupedParams {
                     rows: r.len() as u32,
                     n: columns.len() as u32,
@@ -217,7 +218,7 @@ pub fn grouped_weight_gradient(x: &Tensor, dy: &Tensor, groups: &Groups, beta: f
     if experts * m * n == 0 {
         return Ok(());
     }
-    let row_limit = rows_that_fit(gpu, rows, m).min(rows_that_fit(gpu, rows, n)).min(gemm_table::longest_gradient(gpu));
+    let row_limit = rows_that_fit(gpu, rows, m).min(rows_that_fit(gpu, rows, n)).min(limits::gradient_rows(gpu));
     let expert_limit = rows_that_fit(gpu, experts, m * n);
     let stored_limit = if expert_limit == 0 { rows_that_fit(gpu, m, n) } else { m };
     for e in chunks("grouped gemm", experts, expert_limit.max(1), 1)? {
@@ -243,7 +244,7 @@ pub fn grouped_weight_gradient(x: &Tensor, dy: &Tensor, groups: &Groups, beta: f
                     batch: e.len(),
                     splits: false,
                 };
-                let choice = gemm_table::choose(gpu, &WEIGHT_GRADIENT, form);
+                let choice = gemm_table::choose(gpu, Entry::WeightGradient, form);
                 let params = WeightGradientParams {
                     m: s.len() as u32,
                     n: n as u32,

@@ -207,6 +207,14 @@ fn large_products_of_odd_sizes_go_through_padded_copies() {
 }
 
 #[test]
+fn large_products_of_few_steps_write_nothing_beyond_a_matrix() {
+    for gpu in tiers() {
+        // Three steps, and rows and columns that are no multiple of 4: what comes after a matrix is the next one.
+        verify(&gpu, &Case { forms: (T, N), sizes: [601, 3, 603], batch: 8, repeats: (1, 1), factors: (1.0, 0.5) });
+    }
+}
+
+#[test]
 fn odd_tensors_that_end_with_their_buffer_are_padded_too() {
     let gpu = gpu();
     if !gpu.adapter().timestamps || gpu.tier() != Tier::Subgroup {

@@ -4,7 +4,7 @@
 //! costs 8 bytes an element once; the product loads each element for every tile of the other side.
 
 use crate::error::Result;
-use crate::gpu::{Gpu, Kernel, Launch, Tier};
+use crate::gpu::{Kernel, Launch};
 use crate::kernels::Variant;
 use crate::kernels::window::window;
 use crate::tensor::Tensor;
@@ -47,19 +47,19 @@ crate::params! {
 }
 
 /// Rows and columns of the copy of a matrix of `rows` x `columns`.
-pub(in crate::kernels) fn size(rows: usize, columns: usize) -> (usize, usize) {
+pub(super) fn size(rows: usize, columns: usize) -> (usize, usize) {
     (rows.next_multiple_of(4), columns.next_multiple_of(8))
 }
 
 /// Whether copies pay for `batch` products of m x k by k x n. Measured: products of 255 x 2049 x 253 gain a fifth (NN, TN) or
 /// nothing (NT), of 191 x 2049 x 189 0 to 8 %, of 129 x 4097 x 131 copies cost a third of the time; 255 x 257 x 253 gains 5 %,
 /// or loses 3 % (NT), and below the two launches cost more.
-pub(in crate::kernels) fn pays(gpu: &Gpu, batch: usize, m: usize, n: usize, k: usize) -> bool {
-    gpu.tier() == Tier::Subgroup && m * n >= 96 * (m + n) && batch * m * n * k >= 1 << 23
+pub(super) fn pays(batch: usize, m: usize, n: usize, k: usize) -> bool {
+    m * n >= 96 * (m + n) && batch * m * n * k >= 1 << 23
 }
 
 /// Whether `matrices` matrices of `rows` x `columns` can be copied: they and the copy fit a binding.
-pub(in crate::kernels) fn fits(x: &Tensor, matrices: usize, rows: usize, columns: usize) -> bool {
+pub(super) fn fits(x: &Tensor, matrices: usize, rows: usize, columns: usize) -> bool {
     let (padded_rows, padded_columns) = size(rows, columns);
     let elements = matrices * padded_rows * padded_columns;
     let limit = x.gpu().max_binding_bytes().saturating_sub(x.gpu().offset_alignment() + 16);
@@ -74,7 +74,7 @@ fn end_of_quads(x: &Tensor, elements: usize) -> Option<u64> {
 }
 
 /// Records the copy of `matrices` matrices of `rows` x `columns` in `x`, in rows up to a multiple of 4 and columns up to one of 8.
-pub(in crate::kernels) fn padded(x: &Tensor, matrices: usize, rows: usize, columns: usize) -> Result<Tensor> {
+pub(super) fn padded(x: &Tensor, matrices: usize, rows: usize, columns: usize) -> Result<Tensor> {
     let gpu = x.gpu();
     let (padded_rows, padded_columns) = size(rows, columns);
     let copy = Tensor::empty(gpu, [matrices, padded_rows, padded_columns], x.dtype())?;
@@ -101,6 +101,6 @@ pub(in crate::kernels) fn padded(x: &Tensor, matrices: usize, rows: usize, colum
 }
 
 /// This file's kernels.
-pub(in crate::kernels) fn kernels() -> Vec<Variant> {
+pub(super) fn kernels() -> Vec<Variant> {
     [&PAD, &PAD_U64].map(Variant::from).into()
 }

@@ -1,0 +1,64 @@
+// As gemm/dense.wgsl: a batch of C = alpha op(A) op(B) + beta C, one tile a workgroup, where operands may be padded.
+// Needs lib/grid.wgsl, lib/tile_position.wgsl, software/product_tile.wgsl, software/product.wgsl.
+//
+// Operand X has a matrix for each `x_repeat` matrices of the batch in a row. `batch_first` numbers the first matrix of
+// this launch within the whole batch, where a batch is split because a binding cannot hold it.
+
+struct Params {
+    m: u32,
+    n: u32,
+    k: u32,
+    c_rows: u32,
+    c_columns: u32,
+    a_first: u32,
+    b_first: u32,
+    c_first: u32,
+    a_stride: u32,
+    b_stride: u32,
+    c_stride: u32,
+    batch: u32,
+    batch_first: u32,
+    a_repeat: u32,
+    b_repeat: u32,
+    a_matrix: u32,
+    b_matrix: u32,
+    c_matrix: u32,
+    alpha: f32,
+    beta: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+
+@compute @workgroup_size(WG)
+fn gemm(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+        @builtin(local_invocation_index) lane: u32) {
+    let index = workgroup_index(group, groups);
+    let rows = (params.m + TILE_ROWS - 1u) / TILE_ROWS;
+    let columns = (params.n + TILE_COLUMNS - 1u) / TILE_COLUMNS;
+    let tiles = rows * columns;
+    let matrix = index / tiles;
+    if matrix >= params.batch {
+        return;
+    }
+    let a_index = (params.batch_first + matrix) / params.a_repeat - params.batch_first / params.a_repeat;
+    let b_index = (params.batch_first + matrix) / params.b_repeat - params.batch_first / params.b_repeat;
+    var tile: Tile;
+    let position = tile_position(index % tiles, rows, columns);
+    tile.row = position.x * TILE_ROWS;
+    tile.column = position.y * TILE_COLUMNS;
+    tile.m = params.m;
+    tile.n = params.n;
+    tile.k = params.k;
+    // The bound says nothing new: with it llvmpipe's loop lies better in the instruction cache (docs/performance.md).
+    tile.c_rows = min(params.c_rows, params.m);
+    tile.c_columns = params.c_columns;
+    tile.a_first = params.a_first + a_index * params.a_matrix;
+    tile.b_first = params.b_first + b_index * params.b_matrix;
+    tile.c_first = params.c_first + matrix * params.c_matrix;
+    tile.a_stride = params.a_stride;
+    tile.b_stride = params.b_stride;
+    tile.c_stride = params.c_stride;
+    tile.alpha = params.alpha;
+    tile.beta = params.beta;
+    multiply(tile, lane);
+}

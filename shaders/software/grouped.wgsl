@@ -1,0 +1,60 @@
+// As gemm/grouped.wgsl: Y[rows of tile i] = X[rows of tile i] op(W[expert of tile i]).
+// Needs lib/grid.wgsl, lib/tile_position.wgsl, software/product_tile.wgsl, software/product.wgsl; `a` is X, `b` is W, `c` is Y.
+//
+// A launch has the experts expert_first .. + experts in W; it skips the tiles of others, and those without expert.
+
+struct Params {
+    rows: u32,
+    n: u32,
+    k: u32,
+    a_first: u32,
+    b_first: u32,
+    c_first: u32,
+    a_stride: u32,
+    b_stride: u32,
+    c_stride: u32,
+    b_matrix: u32,
+    expert_first: u32,
+    experts: u32,
+    tile_first: u32,
+    tile_rows: u32,
+    beta: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(4) var<storage, read> tile_expert: array<u32>;
+
+@compute @workgroup_size(WG)
+fn grouped_gemm(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+                @builtin(local_invocation_index) lane: u32) {
+    let index = workgroup_index(group, groups);
+    let tiles = (params.rows + TILE_ROWS - 1u) / TILE_ROWS;
+    let columns = (params.n + TILE_COLUMNS - 1u) / TILE_COLUMNS;
+    if index >= tiles * columns {
+        return;
+    }
+    let position = tile_position(index, tiles, columns);
+    let row = position.x * TILE_ROWS;
+    // Wraps to a large number for experts before the first; so is the mark of a tile without expert.
+    let expert = tile_expert[params.tile_first + row / params.tile_rows] - params.expert_first;
+    var tile: Tile;
+    tile.row = row;
+    tile.column = position.y * TILE_COLUMNS;
+    tile.m = params.rows;
+    tile.n = params.n;
+    tile.k = params.k;
+    tile.c_rows = params.rows;
+    tile.c_columns = params.n;
+    tile.a_first = params.a_first;
+    tile.b_first = params.b_first + expert * params.b_matrix;
+    tile.c_first = params.c_first;
+    tile.a_stride = params.a_stride;
+    tile.b_stride = params.b_stride;
+    tile.c_stride = params.c_stride;
+    tile.alpha = 1.0;
+    tile.beta = params.beta;
+    // No return before, for the same reason as the bound of rows in software/dense.wgsl.
+    if expert < params.experts {
+        multiply(tile, lane);
+    }
+}
