@@ -10,6 +10,7 @@ use crate::gpu::{Gpu, Kernel, Launch};
 use crate::kernels::Variant;
 use crate::kernels::grouped::Groups;
 use crate::kernels::rows::group_threads;
+use crate::kernels::software::limits;
 use crate::kernels::window::chunks;
 use crate::tensor::{DType, Tensor, row_chunks};
 
@@ -165,7 +166,7 @@ fn choose(scores: &Tensor, bias: Option<&Tensor>, index: &Tensor) -> Result<()> 
     let threads = group_threads(gpu);
     for range in row_chunks(gpu, "route", scores.rows(), &[experts, top_k])? {
         let chunk = scores.slice(range.clone())?;
-        for choices in chunks("route", top_k, gpu.adapter().loop_limit() / (experts + 1), 1)? {
+        for choices in chunks("route", top_k, limits::iterations(gpu) / (experts + 1), 1)? {
             let params = TopkParams {
                 tokens: range.len() as u32,
                 experts: experts as u32,
@@ -244,8 +245,8 @@ fn group(index: &Tensor, groups: &Groups, slot: &Tensor, source: &Tensor) -> Res
             .run(gpu)?;
     }
     let scans = span_count * experts.div_ceil(SCAN_THREADS as usize) + experts;
-    if scans > gpu.adapter().loop_limit() {
-        let expected = format!("at most {} loop iterations a thread, this adapter's limit", gpu.adapter().loop_limit());
+    if scans > limits::iterations(gpu) {
+        let expected = format!("at most {} loop iterations a thread, this adapter's limit", limits::iterations(gpu));
         return Err(Error::shape("route", expected, format!("{scans} for {pairs} pairs and {experts} experts")));
     }
     Launch::new(&ROUTING_SCAN_EXPERTS)

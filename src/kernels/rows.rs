@@ -7,6 +7,7 @@
 
 use crate::gpu::{Gpu, Kernel, Launch, Tier};
 use crate::kernels::Variant;
+use crate::kernels::software::{limits, subgroup};
 
 /// Threads of a workgroup.
 pub const THREADS: u32 = 64;
@@ -102,7 +103,7 @@ pub fn row_launch<'a>(
     pack: usize,
     iterations: usize,
 ) -> Launch<'a> {
-    if gpu.tier() == Tier::Workgroup || iterations > LONGEST_ROW.min(gpu.adapter().loop_limit()) {
+    if gpu.tier() == Tier::Workgroup || iterations > LONGEST_ROW.min(limits::iterations(gpu)) {
         of_pack(&kernels[PACKS..], pack).constant("WG", THREADS).workgroups(rows)
     } else {
         of_pack(kernels, pack).constant("WG", THREADS).threads(rows, THREADS)
@@ -117,18 +118,16 @@ pub fn group_launch<'a>(
     pack: usize,
     iterations: usize,
 ) -> Launch<'a> {
-    let threads = group_threads(gpu);
-    if gpu.tier() == Tier::Subgroup && iterations / threads as usize <= gpu.adapter().loop_limit() {
-        of_pack(kernels, pack).constant("WG", threads).workgroups(rows)
-    } else {
-        of_pack(&kernels[PACKS..], pack).constant("WG", THREADS).workgroups(rows)
+    match subgroup::threads(gpu).filter(|&threads| iterations / threads as usize <= limits::iterations(gpu)) {
+        Some(threads) => of_pack(kernels, pack).constant("WG", threads),
+        None => of_pack(&kernels[PACKS..], pack).constant("WG", THREADS),
     }
+    .workgroups(rows)
 }
 
-/// Threads of a workgroup that shares what it loads: a single subgroup on software adapters, where that is then loaded
-/// once; [`THREADS`] elsewhere.
+/// Threads of a workgroup that shares what it loads.
 pub fn group_threads(gpu: &Gpu) -> u32 {
-    if gpu.tier() == Tier::Subgroup { gpu.adapter().subgroup_size.0 } else { THREADS }
+    subgroup::threads(gpu).unwrap_or(THREADS)
 }
 
 /// The forms as entries of the kernel list.

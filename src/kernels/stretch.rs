@@ -1,6 +1,7 @@
 //! Flat arrays cut into threads, as lib/stretch.wgsl has it.
 
-use crate::gpu::{Gpu, Kernel, Launch, Tier};
+use super::software::subgroup;
+use crate::gpu::{Gpu, Kernel, Launch};
 
 /// The constants of a variant for software adapters, for a module's list of kernels.
 pub(crate) const VARIANT: [(&str, f64); 3] = [("WG", 8.0), ("ITEMS", 128.0), ("STRETCHES", 1.0)];
@@ -8,10 +9,7 @@ pub(crate) const VARIANT: [(&str, f64); 3] = [("WG", 8.0), ("ITEMS", 128.0), ("S
 /// Threads of a workgroup, and whether a thread's elements are neighbours: by the cost of a workgroup (0.2 microseconds on
 /// llvmpipe) and of a cache miss on software adapters, by coalescing on GPUs.
 pub(crate) fn geometry(gpu: &Gpu) -> (u32, bool) {
-    match gpu.tier() {
-        Tier::Subgroup => (gpu.adapter().subgroup_size.0, true),
-        Tier::Workgroup | Tier::Plain => (64, false),
-    }
+    subgroup::threads(gpu).map_or((64, false), |threads| (threads, true))
 }
 
 /// A launch of `kernel` over `count` elements.

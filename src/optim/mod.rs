@@ -32,19 +32,12 @@ pub const COMMON_SINCE: &str = "spectral.common_since";
 /// The name in [`Optimizer::state`] of the loss scale's state.
 pub const LOSS_SCALE: &str = "loss_scale";
 
-/// How much cheaper than by its FLOPs the direct form is, against the token-space form, where `kernels::software::spectral_rows` run.
-/// On llvmpipe both cost the same at about 100 tokens an expert for d = 1024, f = 704 (5.5 times fewer than by FLOPs) and at
-/// about 60 for 256 x 256 (2.8 times), `docs/notes/training-step.md`.
-const DIRECT_GAIN: f64 = 4.0;
-
 /// The form of the gradient split that `config` gives a stack `[layers, experts, m, n]` on `gpu`, where an expert sees `tokens`
 /// routed tokens a step.
 pub(crate) fn chosen_form(gpu: &Gpu, config: &SpectralConfig, shape: [usize; 4], tokens: f64) -> Result<GradientForm> {
     let [_, _, m, n] = shape;
-    // In one pass over the gradient, along with its norm, the direct form costs a fraction of its FLOPs' share.
-    let fused = spectral_rows::parts(gpu, shape, config.rank)?;
-    let tokens = if fused.is_some() { DIRECT_GAIN * tokens } else { tokens };
-    Ok(gradient_form(config.gradient_form, m, n, tokens))
+    let gain = spectral_rows::direct_gain(gpu, shape, config.rank)?.unwrap_or(1.0);
+    Ok(gradient_form(config.gradient_form, m, n, gain * tokens))
 }
 
 /// AdamW with clipping for all parameters of a model, decoupled experts included.

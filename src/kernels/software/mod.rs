@@ -4,7 +4,9 @@
 //! barrier is slow, a load costs by its number of components, and a core has a cache of its own. The kernels here are made
 //! for that; a GPU never runs one of them. Their WGSL is in `shaders/software/`.
 
+pub mod attention;
 pub(crate) mod limits;
 mod pad;
 pub(in crate::kernels) mod product;
 pub mod spectral_rows;
+pub(in crate::kernels) mod subgroup;

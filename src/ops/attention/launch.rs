@@ -4,9 +4,13 @@ use std::ops::Range;
 
 use super::Attention;
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Kernel, Launch, Tier};
+use crate::gpu::{Gpu, Kernel, Launch};
 use crate::kernels::Variant;
-use crate::kernels::rows::{FourKernels, PackKernels, THREADS, forms, four_launch, pack, pack_launch, variants};
+use crate::kernels::rows::{FourKernels, PackKernels, THREADS, forms, pack, pack_launch, variants};
+use crate::kernels::software::attention::{
+    self as software, ATTENTION_DKV_SUBGROUP, ATTENTION_DQ_SUBGROUP, ATTENTION_SUBGROUP, Registers,
+};
+use crate::kernels::software::limits;
 use crate::kernels::window::chunks;
 use crate::tensor::{Tensor, row_chunks};
 
@@ -28,25 +32,6 @@ macro_rules! workgroup_forms {
     };
 }
 
-/// The forward in registers, for subgroups of 8 lanes or more and a head_dim that is a multiple of 4.
-pub static ATTENTION_SUBGROUP: FourKernels =
-    forms!("attention_subgroup", "software/attention.wgsl", fours, "lib/attention_params", "software/attention_tile");
-/// The gradient in the queries, likewise.
-pub static ATTENTION_DQ_SUBGROUP: FourKernels = forms!(
-    "attention_dq_subgroup",
-    "software/attention_dq.wgsl",
-    fours,
-    "lib/attention_params",
-    "software/attention_tile"
-);
-/// The gradients in keys and values, likewise.
-pub static ATTENTION_DKV_SUBGROUP: FourKernels = forms!(
-    "attention_dkv_subgroup",
-    "software/attention_dkv.wgsl",
-    fours,
-    "lib/attention_params",
-    "software/attention_tile"
-);
 /// The forward through workgroup memory, for any head_dim.
 pub static ATTENTION_WORKGROUP: WorkgroupKernels = workgroup_forms!("attention_workgroup", "attention_workgroup.wgsl");
 /// The gradient in the queries, likewise.
@@ -85,17 +70,11 @@ const PANELS: [u32; 3] = [1, 2, 4];
 /// Workgroups that keep a GPU busy. With fewer, a wide head's columns are spread over more of them, which all make the scores
 /// anew. To the bit they compute the same.
 const MANY_WORKGROUPS: usize = 512;
-/// Smallest subgroup that the subgroup kernels run on, and the one whose variants are listed.
-const LANES: u32 = 8;
 
 /// Every kernel of this module.
 pub fn kernels() -> Vec<Variant> {
     let mut all = variants(&ATTENTION_DELTA);
-    for kernel in [&ATTENTION_SUBGROUP, &ATTENTION_DQ_SUBGROUP, &ATTENTION_DKV_SUBGROUP].into_iter().flatten() {
-        for compact in [0.0, 1.0] {
-            all.push(Variant { kernel, constants: vec![("SG", f64::from(LANES)), ("COMPACT", compact)] });
-        }
-    }
+    all.extend(software::kernels());
     for (kernels, panels) in [
         (&ATTENTION_WORKGROUP, &PANELS[..]),
         (&ATTENTION_DQ_WORKGROUP, &PANELS[..]),
@@ -110,30 +89,29 @@ pub fn kernels() -> Vec<Variant> {
 
 /// Which kernels to use.
 enum Form {
-    /// With this many lanes, and compact code where the device wants it.
-    Subgroup { lanes: u32, compact: bool },
+    /// Those of software adapters.
+    Software(Registers),
     /// With packs of this many elements.
     Workgroup { pack: usize },
 }
 
 impl Form {
     fn of(op: &Attention, gpu: &Gpu) -> Self {
-        let lanes = gpu.adapter().subgroup_size.0;
-        if gpu.tier() == Tier::Subgroup && lanes >= LANES && op.head_dim.is_multiple_of(4) {
-            return Form::Subgroup { lanes, compact: gpu.compact() };
+        match Registers::of(gpu, op.head_dim) {
+            Some(registers) => Form::Software(registers),
+            None => Form::Workgroup { pack: pack(op.head_dim) },
         }
-        Form::Workgroup { pack: pack(op.head_dim) }
     }
 
-    /// The name of an output in a kernel of this form: by the subgroup kernel's name and the workgroup kernel's.
-    fn name(&self, subgroup: &'static str, workgroup: &'static str) -> &'static str {
-        if let Form::Subgroup { .. } = self { subgroup } else { workgroup }
+    /// The name of an output in a kernel of this form: by the software kernel's name and the workgroup kernel's.
+    fn name(&self, software: &'static str, workgroup: &'static str) -> &'static str {
+        if let Form::Software(_) = self { software } else { workgroup }
     }
 
     /// Elements of a pack.
     fn pack(&self) -> usize {
         match *self {
-            Form::Subgroup { .. } => 4,
+            Form::Software(_) => 4,
             Form::Workgroup { pack } => pack,
         }
     }
@@ -141,9 +119,7 @@ impl Form {
     /// Loop iterations of a thread over one head of a sequence: of each kernel, or more.
     fn iterations(&self, op: &Attention) -> usize {
         match *self {
-            Form::Subgroup { compact: false, .. } => op.seq.div_ceil(16) * (1 + op.head_dim / 4),
-            // A loop over the 16 passing rows of a tile more, and one of 32 that stores.
-            Form::Subgroup { compact: true, .. } => op.seq.div_ceil(16) * (17 + op.head_dim / 4) + 32,
+            Form::Software(registers) => registers.iterations(op.seq, op.head_dim),
             // Scores and dP by quads of columns, 8 at a time, and two sums over a tile's 8 quads of rows: 18 iterations and those of
             // quads and eights. llvmpipe stops as if they were 31, and those of the eights twice as many.
             Form::Workgroup { .. } => {
@@ -156,7 +132,7 @@ impl Form {
     /// # Errors
     /// [`Error::Shape`] when one sequence needs more loop iterations of a thread than the adapter allows.
     fn check(&self, op: &Attention, gpu: &Gpu) -> Result<()> {
-        let (needed, limit) = (self.iterations(op), gpu.adapter().loop_limit());
+        let (needed, limit) = (self.iterations(op), limits::iterations(gpu));
         if needed > limit {
             let expected = format!("a sequence within {limit} loop iterations a thread, this adapter's limit");
             return Err(Error::shape("attention", expected, format!("{needed} for seq {}", op.seq)));
@@ -168,20 +144,14 @@ impl Form {
     fn launch<'a>(
         &self,
         op: &Attention,
-        subgroup: &'static FourKernels,
+        software: &'static FourKernels,
         (workgroup, most): (&'static WorkgroupKernels, u32),
         heads: usize,
         sequences: usize,
     ) -> Launch<'a> {
         let heads = heads * sequences;
         match *self {
-            Form::Subgroup { lanes, compact } => {
-                let compact = f64::from(u8::from(compact));
-                let blocks = op.head_dim.div_ceil(32);
-                let tiles = op.seq.div_ceil(4 * lanes as usize);
-                let launch = four_launch(subgroup).constant("SG", lanes).constant("COMPACT", compact);
-                launch.workgroups(heads * tiles * blocks)
-            }
+            Form::Software(registers) => registers.launch(software, op.seq, op.head_dim, heads),
             Form::Workgroup { pack } => {
                 let tiles = heads * op.seq.div_ceil(SIDE);
                 let blocks = |panels: u32| op.head_dim.div_ceil(SIDE * panels as usize);
@@ -304,7 +274,7 @@ pub(super) fn dkv(op: &Attention, operands: &Operands<'_>, dk: &Tensor, dv: &Ten
     let form = Form::of(op, gpu);
     // The query heads of a key's head are summed over in parts that the adapter's loops can take.
     let share = op.heads / op.kv_heads;
-    let share_limit = (gpu.adapter().loop_limit() / form.iterations(op)).max(1);
+    let share_limit = (limits::iterations(gpu) / form.iterations(op)).max(1);
     for rows in op.chunks(operands.q)? {
         let sequences = rows.len() / op.seq;
         let (dk, dv) = (cut(dk, &rows)?, cut(dv, &rows)?);

@@ -12,8 +12,7 @@ use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
 pub use launch::{
-    ATTENTION_DELTA, ATTENTION_DKV_SUBGROUP, ATTENTION_DKV_WORKGROUP, ATTENTION_DQ_SUBGROUP, ATTENTION_DQ_WORKGROUP,
-    ATTENTION_SUBGROUP, ATTENTION_WORKGROUP, WorkgroupKernels, kernels,
+    ATTENTION_DELTA, ATTENTION_DKV_WORKGROUP, ATTENTION_DQ_WORKGROUP, ATTENTION_WORKGROUP, WorkgroupKernels, kernels,
 };
 
 /// Inputs: `q: [batch * seq, heads * head_dim]`, `k, v: [batch * seq, kv_heads * head_dim]`. Output: as q.

@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::gpu::{Gpu, Launch, Tier};
 use crate::kernels::Variant;
 use crate::kernels::octs::{Octs, octs};
+use crate::kernels::software::limits;
 use crate::kernels::spectral_place::{Place, places};
 
 /// Rank, and lanes of a subgroup.
@@ -94,6 +95,20 @@ pub fn kernels() -> Vec<Variant> {
     all
 }
 
+/// How much cheaper than by its FLOPs the direct form of the gradient split is, against the token-space form, where these kernels
+/// run: in one pass over the gradient, along with its norm. On llvmpipe both cost the same at about 100 tokens an expert for
+/// d = 1024, f = 704 (5.5 times fewer than by FLOPs) and at about 60 for 256 x 256 (2.8 times), `docs/performance.md`.
+const DIRECT_GAIN: f64 = 4.0;
+
+/// How much cheaper than by its FLOPs the direct form of the gradient split is for a stack of `shape`, none where these kernels
+/// do not take it.
+///
+/// # Errors
+/// [`crate::Error::Shape`] when a row exceeds a binding.
+pub(crate) fn direct_gain(gpu: &Gpu, shape: [usize; 4], k: usize) -> Result<Option<f64>> {
+    Ok(parts(gpu, shape, k)?.map(|_| DIRECT_GAIN))
+}
+
 /// Whether these kernels run on `gpu` for rank `k` and rows of `n` elements.
 fn applies(gpu: &Gpu, k: usize, n: usize) -> bool {
     let lanes = gpu.adapter().subgroup_size;
@@ -102,7 +117,7 @@ fn applies(gpu: &Gpu, k: usize, n: usize) -> bool {
         && k == RANK
         && n.is_multiple_of(8)
         // A lane's long loops are along its rows, one after the other.
-        && Block::ADAM.walks.max(Block::PRODUCTS.walks) * (n / 8 + 1) <= gpu.adapter().loop_limit() / 2
+        && Block::ADAM.walks.max(Block::PRODUCTS.walks) * (n / 8 + 1) <= limits::iterations(gpu) / 2
 }
 
 /// The launches for a stack of `shape`, none where these kernels do not take it: in each whole matrices must fit.
