@@ -289,7 +289,7 @@ pub fn tune(
     folder: Option<&Path>,
     mut tell: impl FnMut(&Tuned) -> Result<()>,
 ) -> Result<Option<PathBuf>> {
-    if gpu.tier() != Tier::Workgroup {
+    if gpu.tier() != Tier::Gpu {
         let name = &gpu.adapter().name;
         let message =
             format!("{name}: its {} kernels come in one shape, there is nothing to choose", gpu.tier().name());

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
+use clap::builder::{OsStringValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
 use etcetera::BaseStrategy;
 
 use crate::gpu::{GpuOptions, Tier};
@@ -49,12 +49,9 @@ impl<T: Copy> Wish<T> {
 }
 
 fn tier() -> impl TypedValueParser<Value = Wish<Tier>> {
-    let names = ["auto", ""].into_iter().chain(Tier::ALL.map(Tier::name));
-    let values = names.map(|name| clap::builder::PossibleValue::new(name).hide(name.is_empty()));
-    PossibleValuesParser::new(values).map(|name| {
-        let tier = Tier::ALL.into_iter().find(|tier| tier.name() == name);
-        tier.map_or(Wish::Auto, Wish::Of)
-    })
+    let auto = ["auto", ""].map(|name| PossibleValue::new(name).hide(name.is_empty()));
+    let tiers = Tier::ALL.map(|tier| PossibleValue::new(tier.name()).aliases(tier.former_name()));
+    PossibleValuesParser::new(auto.into_iter().chain(tiers)).map(|name| Tier::named(&name).map_or(Wish::Auto, Wish::Of))
 }
 
 /// The least that a binding must hold: some rows of any model.

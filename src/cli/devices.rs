@@ -37,7 +37,7 @@ fn choice(adapter: &AdapterReport, options: &GpuOptions) -> String {
     }
     let limit = adapter.max_binding_bytes.min(adapter.max_buffer_bytes);
     let binding = options.max_binding_bytes.map_or(limit, |bytes| bytes.min(limit));
-    let units = if adapter.matrix_units && tier == Tier::Workgroup { "by --matrix-units" } else { "none" };
+    let units = if adapter.matrix_units && tier == Tier::Gpu { "by --matrix-units" } else { "none" };
     format!("yes, {} kernels, bindings of at most {}, matrix units: {units}", tier.name(), size(binding))
 }
 
@@ -50,8 +50,8 @@ fn describe(adapter: &AdapterReport, choice: &str) -> String {
         (least, most) => format!("of {least} to {most}"),
     };
     let tier = match adapter.tier {
-        Tier::Subgroup => "subgroup (registers and broadcasts, for software adapters)",
-        Tier::Workgroup => "workgroup (register blocks fed from workgroup memory, for GPUs)",
+        Tier::Software => "software (registers and broadcasts of a subgroup)",
+        Tier::Gpu => "gpu (register blocks fed from workgroup memory)",
         Tier::Plain => "plain (nothing optional)",
     };
     let tier = match &adapter.lacks {

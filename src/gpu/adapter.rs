@@ -11,24 +11,38 @@ use crate::error::{Error, Result};
 #[serde(rename_all = "snake_case")]
 pub enum Tier {
     /// Software adapters: one subgroup a workgroup, operands broadcast in registers, no barriers.
-    Subgroup,
+    Software,
     /// GPUs: register blocks fed from workgroup memory.
-    Workgroup,
+    Gpu,
     /// The least WebGPU promises; nothing optional, nothing tuned.
     Plain,
 }
 
 impl Tier {
     /// All tiers.
-    pub const ALL: [Tier; 3] = [Tier::Subgroup, Tier::Workgroup, Tier::Plain];
+    pub const ALL: [Tier; 3] = [Tier::Software, Tier::Gpu, Tier::Plain];
 
     /// The name, as flags and reports have it.
     pub fn name(self) -> &'static str {
         match self {
-            Tier::Subgroup => "subgroup",
-            Tier::Workgroup => "workgroup",
+            Tier::Software => "software",
+            Tier::Gpu => "gpu",
             Tier::Plain => "plain",
         }
+    }
+
+    /// The former name, which flags and variables still take.
+    pub fn former_name(self) -> Option<&'static str> {
+        match self {
+            Tier::Software => Some("subgroup"),
+            Tier::Gpu => Some("workgroup"),
+            Tier::Plain => None,
+        }
+    }
+
+    /// The tier of this name, or former name.
+    pub fn named(name: &str) -> Option<Self> {
+        Tier::ALL.into_iter().find(|tier| tier.name() == name || tier.former_name() == Some(name))
     }
 }
 
@@ -160,9 +174,9 @@ impl AdapterReport {
             lacks: needs::lacks(limits),
         };
         report.tier = if info.device_type == wgpu::DeviceType::Cpu {
-            if report.runs(Tier::Subgroup) { Tier::Subgroup } else { Tier::Plain }
+            if report.runs(Tier::Software) { Tier::Software } else { Tier::Plain }
         } else {
-            Tier::Workgroup
+            Tier::Gpu
         };
         report.matrix_units = report.lacks_for_matrix_units(features, blocks).is_none();
         report
@@ -186,7 +200,7 @@ impl AdapterReport {
         if self.device_type == "Cpu" && self.name.contains("llvmpipe") { 60_000 } else { usize::MAX }
     }
 
-    /// Whether the adapter can run `tier`. The subgroup kernels need a subgroup size that is known beforehand and
+    /// Whether the adapter can run `tier`. The software kernels need a subgroup size that is known beforehand and
     /// divides their tiles.
     pub fn runs(&self, tier: Tier) -> bool {
         self.lacks_for(tier).is_none()
@@ -194,7 +208,7 @@ impl AdapterReport {
 
     /// What the kernels of `tier` need that this adapter lacks, in words.
     pub fn lacks_for(&self, tier: Tier) -> Option<String> {
-        if self.lacks.is_some() || tier != Tier::Subgroup {
+        if self.lacks.is_some() || tier != Tier::Software {
             return self.lacks.clone();
         }
         let (least, most) = self.subgroup_size;
@@ -320,13 +334,13 @@ mod tests {
         let all = wgpu::Features::SUBGROUP;
         let good = report(all, (8, 8), 8);
         assert!(Tier::ALL.into_iter().all(|tier| good.runs(tier)));
-        assert_eq!(good.tier, Tier::Subgroup);
+        assert_eq!(good.tier, Tier::Software);
         let needed = "subgroups of one size from 4 to 32, it has ";
         for (features, sizes, has) in
             [(wgpu::Features::empty(), (8, 8), "none"), (all, (4, 8), "4 to 8"), (all, (64, 64), "64 to 64")]
         {
             let other = report(features, sizes, 8);
-            assert_eq!(other.lacks_for(Tier::Subgroup), Some(format!("{needed}{has}")));
+            assert_eq!(other.lacks_for(Tier::Software), Some(format!("{needed}{has}")));
             assert_eq!((other.lacks_for(Tier::Plain), other.tier), (None, Tier::Plain));
         }
         let few = report(all, (8, 8), 4);

@@ -119,12 +119,12 @@ impl Gpu {
     /// Only with [`GpuOptions::matrix_units`], or on a device given to [`Gpu::from_device`] with
     /// [`GpuOptions::cooperative_matrix`]: wgpu's feature is experimental, so it is the application's choice. The device needs
     /// `EXPERIMENTAL_COOPERATIVE_MATRIX`, `SHADER_F16` and `SUBGROUP`, its adapter one subgroup size and blocks of 16 x 16 x 16
-    /// from f16 to f32, the tier is [`Tier::Workgroup`].
+    /// from f16 to f32, the tier is [`Tier::Gpu`].
     pub fn cooperative_matrix(&self) -> bool {
         self.0.cooperative_matrix
     }
 
-    /// Whether kernels load two f32 as one u64, where they can: with [`Tier::Subgroup`], as on software adapters a load costs
+    /// Whether kernels load two f32 as one u64, where they can: with [`Tier::Software`], as on software adapters a load costs
     /// by its number of components, on a device with `SHADER_INT64`.
     pub(crate) fn loads_u64(&self) -> bool {
         self.0.loads_u64
@@ -140,7 +140,7 @@ impl Gpu {
         &self.0.shapes
     }
 
-    /// Has the products of tier [`Tier::Workgroup`] run in the shape of this index in [`crate::kernels::shapes::SHAPES`], where it
+    /// Has the products of tier [`Tier::Gpu`] run in the shape of this index in [`crate::kernels::shapes::SHAPES`], where it
     /// suits them, their sums over K cut into so many parts; None leaves the choice to the table. For tests and measurements.
     pub fn force_shape(&self, shape: Option<(u32, u32)>) {
         self.0.shapes.force(shape);

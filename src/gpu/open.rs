@@ -24,7 +24,7 @@ pub struct GpuOptions {
     pub adapter: AdapterChoice,
     /// The kernel family, instead of the adapter's own; must be one it can run.
     pub tier: Option<Tier>,
-    /// Whether the kernels of [`Tier::Subgroup`] get compact code, instead of what the adapter is known to need: loops in place of
+    /// Whether the kernels of [`Tier::Software`] get compact code, instead of what the adapter is known to need: loops in place of
     /// unrolled stores. Drivers whose compilers take long over large kernels then start many times faster and run products a few
     /// percent slower. The results are the same to the bit.
     pub compact: Option<bool>,
@@ -61,7 +61,7 @@ impl Gpu {
         if options.matrix_units {
             let lacks = report.lacks_for_matrix_units(adapter.features(), &adapter.cooperative_matrix_properties());
             let tier = options.tier.unwrap_or(report.tier);
-            let other = (tier != Tier::Workgroup).then(|| format!("the kernels {:?}, not {tier:?}", Tier::Workgroup));
+            let other = (tier != Tier::Gpu).then(|| format!("the kernels {:?}, not {tier:?}", Tier::Gpu));
             if let Some(needed) = lacks.or(other) {
                 return Err(Error::Device(format!("{}: matrix units need {needed}", report.name)));
             }
@@ -93,7 +93,7 @@ impl Gpu {
 
     /// Uses a device that exists already, as an application that draws with wgpu has one. The device's own handler of errors and
     /// callback for its loss are left alone: what this crate does with the device runs in error scopes of its own, so that an
-    /// error of it is returned here and is not told to the handler. Subgroup kernels, profiling and cooperative matrices are used
+    /// error of it is returned here and is not told to the handler. Software kernels, profiling and cooperative matrices are used
     /// only where the device has the features.
     ///
     /// # Errors
@@ -118,10 +118,10 @@ impl Gpu {
     ) -> Result<Self> {
         let tier = options.tier.unwrap_or(report.tier);
         // An adapter may have them and the device not.
-        let cooperative_matrix = tier == Tier::Workgroup
+        let cooperative_matrix = tier == Tier::Gpu
             && report.matrix_units
             && device.features().contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
-        let loads_u64 = tier == Tier::Subgroup && device.features().contains(wgpu::Features::SHADER_INT64);
+        let loads_u64 = tier == Tier::Software && device.features().contains(wgpu::Features::SHADER_INT64);
         let compact = options.compact.unwrap_or(report.compact);
         let matrix_units = if cooperative_matrix { ", cooperative matrices" } else { "" };
         log::info!("{} ({}), {tier:?} kernels{matrix_units}", report.name, report.driver);

@@ -4,7 +4,7 @@
 //!
 //! | tier      | fragment             | tile    | chosen where                                            |
 //! |-----------|----------------------|---------|---------------------------------------------------------|
-//! | Workgroup | `gemm/workgroup.wgsl`| by [`shapes`] | always                                            |
+//! | Gpu       | `gemm/workgroup.wgsl`| by [`shapes`] | always                                            |
 //! |           | `gemm/cooperative.wgsl` | 64 x 64 | instead, for f16 A and B in rows of multiples of 4, C of more than 16 rows and columns, where [`Gpu::cooperative_matrix`] |
 //! | Plain     | `gemm/plain.wgsl`    | 8 x 8   | always, and wherever the others do not apply            |
 //!
@@ -213,14 +213,12 @@ pub(super) fn choose(gpu: &Gpu, entry: Entry, form: Form) -> Choice {
     };
     let tiles = |tile: usize| m.div_ceil(tile) * n.div_ceil(tile);
     match gpu.tier() {
-        Tier::Workgroup
-            if gpu.cooperative_matrix() && half == [true; 2] && aligned && aligned_c && m.min(n) > NARROW =>
-        {
+        Tier::Gpu if gpu.cooperative_matrix() && half == [true; 2] && aligned && aligned_c && m.min(n) > NARROW => {
             let mut constants = flags(ta, tb);
             constants.push(("LANES", f64::from(gpu.adapter().subgroup_size.0)));
             Choice::whole(&family.cooperative, constants, tiles(COOPERATIVE_TILE))
         }
-        Tier::Workgroup => {
+        Tier::Gpu => {
             // The weight gradient's rows are those of the experts' matrices, which nobody cuts.
             let form = match (fixed_rows, ta, tb) {
                 (true, Trans::N, _) => shapes::Form::Grouped,
@@ -238,7 +236,7 @@ pub(super) fn choose(gpu: &Gpu, entry: Entry, form: Form) -> Choice {
             let workgroups = shape.tiles(m, n);
             Choice { splits, steps: shape.steps, ..Choice::whole(kernel, constants, workgroups) }
         }
-        Tier::Subgroup | Tier::Plain => Choice::whole(&family.plain, flags(ta, tb), tiles(PLAIN_TILE)),
+        Tier::Software | Tier::Plain => Choice::whole(&family.plain, flags(ta, tb), tiles(PLAIN_TILE)),
     }
 }
 

@@ -103,7 +103,7 @@ pub fn row_launch<'a>(
     pack: usize,
     iterations: usize,
 ) -> Launch<'a> {
-    if gpu.tier() == Tier::Workgroup || iterations > LONGEST_ROW.min(limits::iterations(gpu)) {
+    if gpu.tier() == Tier::Gpu || iterations > LONGEST_ROW.min(limits::iterations(gpu)) {
         of_pack(&kernels[PACKS..], pack).constant("WG", THREADS).workgroups(rows)
     } else {
         of_pack(kernels, pack).constant("WG", THREADS).threads(rows, THREADS)

@@ -39,8 +39,8 @@ crate::params! {
 pub(crate) fn geometry(tier: Tier, columns: usize) -> Vec<(&'static str, f64)> {
     let width = columns.div_ceil(4);
     let threads = match tier {
-        Tier::Subgroup => (2 * width).next_power_of_two().max(8),
-        Tier::Workgroup | Tier::Plain => [128, 64, 32].into_iter().find(|t| t * width <= 768).unwrap_or(32),
+        Tier::Software => (2 * width).next_power_of_two().max(8),
+        Tier::Gpu | Tier::Plain => [128, 64, 32].into_iter().find(|t| t * width <= 768).unwrap_or(32),
     };
     let parts = (threads / width.next_power_of_two()).clamp(1, 8);
     vec![("G", width as f64), ("WG", threads as f64), ("PARTS", parts as f64)]

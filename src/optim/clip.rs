@@ -160,8 +160,8 @@ impl GradientNorm {
         let threads = stretch::geometry(gpu).0;
         // Of each launch: the kernels for packs of four and of one, packs of a thread, and slots of a workgroup.
         let (kernels, items, slots_of_group): ([&'static Kernel; 2], _, _) = match gpu.tier() {
-            Tier::Workgroup => ([&SUM_SQUARES_WORKGROUP, &SUM_SQUARES_WORKGROUP_SCALAR], GPU_ITEMS, 1),
-            Tier::Subgroup | Tier::Plain => ([&SUM_SQUARES, &SUM_SQUARES_SCALAR], ITEMS, threads),
+            Tier::Gpu => ([&SUM_SQUARES_WORKGROUP, &SUM_SQUARES_WORKGROUP_SCALAR], GPU_ITEMS, 1),
+            Tier::Software | Tier::Plain => ([&SUM_SQUARES, &SUM_SQUARES_SCALAR], ITEMS, threads),
         };
         for Term { x, weight, columns } in &self.terms {
             let (x, columns) = if columns.1 == 0 {

@@ -32,6 +32,10 @@ fn the_kernels_and_the_binding_limit_are_set_by_flags_or_variables_and_shown() {
     let expected = "taken            yes, plain kernels, bindings of at most 1 MiB, matrix units: none";
     let flags = printed(&mut plain(&place, "devices --tier plain --max-binding 1MiB"));
     assert!(flags.contains(expected), "{flags}");
+    // The former names hold, too.
+    for name in ["gpu", "workgroup"] {
+        assert!(printed(&mut plain(&place, &format!("devices --tier {name}"))).contains("yes, gpu kernels"), "{name}");
+    }
     let set = |tier, binding| {
         let mut command = plain(&place, "devices");
         printed(command.env("SDMOE_TIER", tier).env("SDMOE_MAX_BINDING", binding))

@@ -146,7 +146,7 @@ fn attention_matches_over_awkward_shapes() {
 #[test]
 fn a_wide_heads_numbers_are_the_same_to_the_bit_however_many_workgroups_make_its_columns() {
     // The subgroup kernels know one way.
-    for gpu in tiers().into_iter().filter(|gpu| gpu.tier() == Tier::Workgroup) {
+    for gpu in tiers().into_iter().filter(|gpu| gpu.tier() == Tier::Gpu) {
         for (head_dim, seq, heads, many) in [(72, 5, 8, 32), (130, 33, 8, 16)] {
             let op = Attention { heads, kv_heads: heads / 2, head_dim, seq };
             // `many` copies of two sequences: beyond two of them a workgroup takes more columns.

@@ -38,7 +38,7 @@ impl Registers {
     /// None where these kernels do not take heads of this width.
     pub(crate) fn of(gpu: &Gpu, head_dim: usize) -> Option<Self> {
         let lanes = gpu.adapter().subgroup_size.0;
-        let takes = gpu.tier() == Tier::Subgroup && lanes >= LANES && head_dim.is_multiple_of(4);
+        let takes = gpu.tier() == Tier::Software && lanes >= LANES && head_dim.is_multiple_of(4);
         takes.then(|| Registers { lanes, compact: gpu.compact() })
     }
 

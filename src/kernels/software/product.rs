@@ -127,12 +127,12 @@ const WIDE: usize = 1 << 15;
 
 /// Whether these kernels take a product of m x k by k x n.
 fn takes(gpu: &Gpu, m: usize, n: usize, k: usize) -> bool {
-    gpu.tier() == Tier::Subgroup && m.min(n).min(k) >= LEAST
+    gpu.tier() == Tier::Software && m.min(n).min(k) >= LEAST
 }
 
 /// Rows of a tile that the grouped products need; none where the general ones decide.
 pub(in crate::kernels) fn tile_rows(gpu: &Gpu) -> Option<usize> {
-    (gpu.tier() == Tier::Subgroup).then_some(ROWS)
+    (gpu.tier() == Tier::Software).then_some(ROWS)
 }
 
 /// Steps of K after which an m x n product whose B is read across its rows starts another launch, so that the panels of a

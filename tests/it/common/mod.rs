@@ -25,7 +25,7 @@ pub fn open(options: &GpuOptions) -> Gpu {
 /// The only family of kernels to test, where the variable SDMOE_TIER names one: on some drivers others compile for too long.
 fn wanted_tier() -> Option<Tier> {
     let name = std::env::var("SDMOE_TIER").ok().filter(|name| !["", "auto"].contains(&name.as_str()))?;
-    let tier = Tier::ALL.into_iter().find(|tier| tier.name() == name);
+    let tier = Tier::named(&name);
     Some(tier.unwrap_or_else(|| panic!("SDMOE_TIER: expected the name of a tier, got {name}")))
 }
 

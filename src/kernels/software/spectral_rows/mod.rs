@@ -112,7 +112,7 @@ pub(crate) fn direct_gain(gpu: &Gpu, shape: [usize; 4], k: usize) -> Result<Opti
 /// Whether these kernels run on `gpu` for rank `k` and rows of `n` elements.
 fn applies(gpu: &Gpu, k: usize, n: usize) -> bool {
     let lanes = gpu.adapter().subgroup_size;
-    gpu.tier() == Tier::Subgroup
+    gpu.tier() == Tier::Software
         && lanes == (RANK as u32, RANK as u32)
         && k == RANK
         && n.is_multiple_of(8)
