@@ -3,6 +3,8 @@
 //! no other language but MSL, and Metal has no blocks of 16 x 16.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use naga::back;
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
@@ -152,4 +154,73 @@ fn kernel_names_are_unique() {
             assert!(seen.insert(variant.kernel.name), "two kernels are called {}", variant.kernel.name);
         }
     }
+}
+
+/// The files below a folder of the crate that end so.
+fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)];
+    let mut found = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == extension) {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+/// The name that begins a text.
+fn name(text: &str) -> String {
+    text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+}
+
+#[test]
+fn every_shader_and_each_of_its_entry_points_belongs_to_a_kernel_of_the_list() {
+    let variants = sdmoe::catalog::kernels();
+    let sources: HashSet<&str> = variants.iter().flat_map(|v| v.kernel.sources.iter().copied()).collect();
+    let shaders = files("shaders", "wgsl");
+    assert!(shaders.len() > 50, "found only {} shaders", shaders.len());
+    for shader in shaders {
+        let text = fs::read_to_string(&shader).unwrap();
+        assert!(sources.contains(text.as_str()), "no kernel of the list is made of {}", shader.display());
+        for entry in text.split("@compute").skip(1).map(|rest| name(rest.split_once("fn ").unwrap().1)) {
+            let listed = |v: &Variant| v.kernel.entry == entry && v.kernel.sources.contains(&text.as_str());
+            assert!(variants.iter().any(listed), "no kernel of the list enters {} at {entry}", shader.display());
+        }
+    }
+}
+
+#[test]
+fn every_static_with_kernels_is_named_in_a_modules_list_of_kernels() {
+    let texts: Vec<_> = files("src", "rs").into_iter().map(|f| (fs::read_to_string(&f).unwrap(), f)).collect();
+    // What the functions called `kernels` name: their bodies end with the first brace that begins a line.
+    let lists = texts.iter().flat_map(|(text, _)| text.split("fn kernels()").skip(1));
+    let lists: Vec<&str> = lists.map(|rest| rest.split("\n}\n").next().unwrap()).collect();
+    let listed: HashSet<String> = lists
+        .iter()
+        .flat_map(|body| body.split(|c: char| !c.is_alphanumeric() && c != '_'))
+        .map(str::to_owned)
+        .collect();
+    let kinds = ["Kernel", "PackKernels", "RowKernels", "GroupKernels", "FourKernels", "WorkgroupKernels", "Stores"];
+    let mut checked = 0;
+    for (text, file) in &texts {
+        let plain = text.split("static ").skip(1).filter_map(|rest| {
+            let (own, kind) = rest.split_once(": ")?;
+            (name(own) == own && kinds.contains(&name(kind).as_str())).then(|| own.to_owned())
+        });
+        // Those that a macro declares: its documentation, then the static.
+        let made = ["\nocts! {", "\nfamily! {"].into_iter().flat_map(|call| text.split(call).skip(1)).map(|rest| {
+            let (_, after) = rest.split_once("\", ").unwrap();
+            name(after)
+        });
+        for own in plain.chain(made) {
+            checked += 1;
+            assert!(listed.contains(&own), "{}: {own} is in no function `kernels`", file.display());
+        }
+    }
+    assert!(checked > 70, "found only {checked} statics");
 }
