@@ -49,7 +49,7 @@ fn gemm(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     tile.m = params.m;
     tile.n = params.n;
     tile.k = params.k;
-    // The bound says nothing new: with it llvmpipe's loop lies better in the instruction cache (docs/performance.md).
+    // The bound says nothing new: with it llvmpipe's loop lies better in the instruction cache (docs/notes/software-drivers.md).
     tile.c_rows = min(params.c_rows, params.m);
     tile.c_columns = params.c_columns;
     tile.a_first = params.a_first + a_index * params.a_matrix;

@@ -9,7 +9,7 @@
 //! | Plain     | `gemm/plain.wgsl`    | 8 x 8   | always, and wherever the others do not apply            |
 //!
 //! The workgroup fragment has a kernel for each block of a thread, and binds A and B, and C, as vec4 where their rows allow.
-//! `kernels::software::product` is asked first. What each reaches is in docs/performance.md.
+//! `kernels::software::product` is asked first. What each reaches is in docs/notes/software-drivers.md.
 
 use super::Variant;
 use super::gemm::Trans;

@@ -4,7 +4,7 @@
 //! C^T, so that all lanes have columns. A and B are bound as vec4 where all their rows have a multiple of 4 elements and as
 //! scalars elsewhere, and C likewise by itself; as u64 where the device has them and B is stored transposed, or its columns
 //! are a multiple of 8. A large dense product of other sizes copies A and B into padded ones first ([`super::pad`]). A weight
-//! gradient gives a workgroup a block of tiles and blocks the sum. What each reaches is in docs/performance.md.
+//! gradient gives a workgroup a block of tiles and blocks the sum. What each reaches is in docs/notes/software-drivers.md.
 
 use super::{limits, pad};
 use crate::error::Result;

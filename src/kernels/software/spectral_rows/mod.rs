@@ -97,7 +97,7 @@ pub fn kernels() -> Vec<Variant> {
 
 /// How much cheaper than by its FLOPs the direct form of the gradient split is, against the token-space form, where these kernels
 /// run: in one pass over the gradient, along with its norm. On llvmpipe both cost the same at about 100 tokens an expert for
-/// d = 1024, f = 704 (5.5 times fewer than by FLOPs) and at about 60 for 256 x 256 (2.8 times), `docs/performance.md`.
+/// d = 1024, f = 704 (5.5 times fewer than by FLOPs) and at about 60 for 256 x 256 (2.8 times), `docs/notes/training-step.md`.
 const DIRECT_GAIN: f64 = 4.0;
 
 /// How much cheaper than by its FLOPs the direct form of the gradient split is for a stack of `shape`, none where these kernels
