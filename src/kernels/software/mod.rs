@@ -2,7 +2,7 @@
 //!
 //! Such a driver runs the lanes of a subgroup as one vector of the processor. Broadcasts are moves between registers, a
 //! barrier is slow, a load costs by its number of components, and a core has a cache of its own. The kernels here are made
-//! for that; a GPU never runs one of them. Their WGSL is in `shaders/software/`.
+//! for that; a GPU runs them only where `--tier software` asks for it. Their WGSL is in `shaders/software/`.
 
 pub mod attention;
 pub(crate) mod limits;
