@@ -13,7 +13,7 @@
 //! and by that over the square root of the effective rank in general; means over tokens deviate less.
 //!
 //! Independent Jacobians have the expected cosine 0: the null. The control measures experts whose matrices are Gaussian with
-//! the norms of the real ones, at the same tokens; of spectra, those of the first [`FEW`] such experts.
+//! the norms of the real ones, at the same tokens; of spectra, those of the first two such experts.
 
 use rayon::prelude::*;
 
