@@ -1,10 +1,8 @@
 //! Trains a small model on a wgpu device that the application already has.
 
-use sdmoe::data::Batches;
-use sdmoe::gpu::{Gpu, GpuOptions, OPTIONAL_FEATURES};
-use sdmoe::nn::config::Preset;
-use sdmoe::train::config::RunConfig;
-use sdmoe::train::trainer::Trainer;
+use sdmoe::gpu::OPTIONAL_FEATURES;
+use sdmoe::prelude::*;
+use sdmoe::wgpu;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     pollster::block_on(train())

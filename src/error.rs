@@ -23,9 +23,12 @@ pub enum Error {
         /// The adapters that exist, as `index: name`.
         available: String,
     },
-    /// The device failed: out of memory, or a validation error (a bug of ours).
+    /// The device failed or cannot do what was asked, or wgpu refused a call (a bug of ours).
     #[error("GPU device: {0}")]
     Device(String),
+    /// The device's memory does not suffice.
+    #[error("GPU device: {0}")]
+    OutOfMemory(String),
     /// The device is gone: its driver restarted, it was unplugged, or the application destroyed it. Nothing runs on it any more.
     #[error("GPU device lost: {0}")]
     DeviceLost(String),
@@ -98,10 +101,52 @@ pub enum Error {
     },
 }
 
+/// What sort of failure an [`Error`] is: what a program that goes on after one decides by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// There is no adapter, or not the one that was asked for: [`Error::NoAdapter`], [`Error::UnknownAdapter`].
+    NoDevice,
+    /// [`Error::Device`].
+    Device,
+    /// [`Error::DeviceLost`]: a new [`Gpu`](crate::gpu::Gpu) is needed.
+    DeviceLost,
+    /// [`Error::OutOfMemory`]: a smaller model or batch may fit.
+    OutOfMemory,
+    /// [`Error::Shape`].
+    Shape,
+    /// [`Error::Kernel`].
+    Kernel,
+    /// [`Error::Config`].
+    Config,
+    /// The text, or what a file holds, cannot be used: [`Error::Data`], [`Error::Checkpoint`].
+    Data,
+    /// [`Error::Io`], which has the system's error as its source.
+    Io,
+    /// A number is NaN or infinite: [`Error::NotFinite`], [`Error::Undefined`].
+    NotFinite,
+}
+
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
+    /// What sort of failure it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::NoAdapter(_) | Error::UnknownAdapter { .. } => ErrorKind::NoDevice,
+            Error::Device(_) => ErrorKind::Device,
+            Error::DeviceLost(_) => ErrorKind::DeviceLost,
+            Error::OutOfMemory(_) => ErrorKind::OutOfMemory,
+            Error::Shape { .. } => ErrorKind::Shape,
+            Error::Kernel { .. } => ErrorKind::Kernel,
+            Error::Config { .. } => ErrorKind::Config,
+            Error::Data(_) | Error::Checkpoint { .. } => ErrorKind::Data,
+            Error::Io { .. } => ErrorKind::Io,
+            Error::NotFinite { .. } | Error::Undefined { .. } => ErrorKind::NotFinite,
+        }
+    }
+
     /// A [`Error::Shape`].
     pub fn shape(op: &'static str, expected: impl Into<String>, got: impl Into<String>) -> Self {
         Error::Shape { op, expected: expected.into(), got: got.into() }
@@ -132,5 +177,20 @@ impl Error {
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.to_owned();
         move |source| Error::Io { action, path, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn an_error_tells_its_kind_and_its_source() {
+        let io = Error::io("reading", Path::new("x"))(std::io::Error::other("broken"));
+        assert_eq!((io.kind(), io.source().unwrap().to_string().as_str()), (ErrorKind::Io, "broken"));
+        let shape = Error::shape("gemm", "2", "3");
+        assert_eq!((shape.kind(), shape.source().is_none()), (ErrorKind::Shape, true));
     }
 }

@@ -9,22 +9,38 @@ use crate::error::{Error, Result};
 pub use crate::gpu::DType;
 use crate::gpu::{Bound, BufferSlice, Gpu, Readback};
 
-/// Sizes of up to four dimensions, outermost first.
+/// The number of dimensions that a tensor can have.
+const MOST_DIMS: usize = 4;
+
+/// Sizes of up to four dimensions, outermost first. A shape made of a slice with more can be made, and no tensor has it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
-    dims: [usize; 4],
-    rank: u8,
+    dims: [usize; MOST_DIMS],
+    /// More than [`MOST_DIMS`] where some were left out of `dims`.
+    rank: usize,
 }
 
 impl Shape {
     /// The sizes.
     pub fn dims(&self) -> &[usize] {
-        &self.dims[..self.rank as usize]
+        &self.dims[..self.rank.min(MOST_DIMS)]
     }
 
     /// Product of the sizes; 1 for a scalar.
     pub fn numel(&self) -> usize {
         self.dims().iter().product()
+    }
+
+    /// Refuses a shape of more than four dimensions.
+    fn check(self, op: &'static str) -> Result<Self> {
+        if self.rank > MOST_DIMS {
+            return Err(Error::shape(
+                op,
+                format!("at most {MOST_DIMS} dimensions"),
+                format!("{} dimensions", self.rank),
+            ));
+        }
+        Ok(self)
     }
 }
 
@@ -35,21 +51,18 @@ impl fmt::Debug for Shape {
 }
 
 impl From<&[usize]> for Shape {
-    /// Of more than four dimensions the outer ones are merged.
     fn from(dims: &[usize]) -> Self {
-        let split = dims.len().saturating_sub(4);
-        let mut shape = Shape { dims: [1; 4], rank: dims.len().min(4) as u8 };
-        shape.dims[..dims.len() - split].copy_from_slice(&dims[split..]);
-        if let (Some(first), true) = (shape.dims.first_mut(), split > 0) {
-            // What saturates is refused where bytes are counted.
-            *first = dims[..split].iter().fold(*first, |product, &size| product.saturating_mul(size));
-        }
+        let kept = dims.len().min(MOST_DIMS);
+        let mut shape = Shape { dims: [1; MOST_DIMS], rank: dims.len() };
+        shape.dims[..kept].copy_from_slice(&dims[..kept]);
         shape
     }
 }
 
 impl<const N: usize> From<[usize; N]> for Shape {
+    /// An array of more than four sizes does not compile.
     fn from(dims: [usize; N]) -> Self {
+        const { assert!(N <= MOST_DIMS, "a tensor has at most four dimensions") };
         dims.as_slice().into()
     }
 }
@@ -92,7 +105,11 @@ fn size(gpu: &Gpu, shape: Shape, dtype: DType) -> Result<u64> {
     if dtype == DType::F16 {
         gpu.require_f16()?;
     }
-    let bytes = shape.dims().iter().try_fold(dtype.bytes() as u64, |bytes, &size| bytes.checked_mul(size as u64));
+    let bytes = shape
+        .check("tensor")?
+        .dims()
+        .iter()
+        .try_fold(dtype.bytes() as u64, |bytes, &size| bytes.checked_mul(size as u64));
     bytes.ok_or_else(|| Error::shape("tensor", "fewer than 2^64 bytes", format!("{shape:?}")))
 }
 
@@ -101,7 +118,7 @@ impl Tensor {
     ///
     /// # Errors
     /// [`Error::Device`] when it exceeds the adapter's largest buffer, or when the adapter lacks f16 for an f16 tensor;
-    /// [`Error::Shape`] when its size cannot be counted.
+    /// [`Error::Shape`] when its size cannot be counted, or it has more than four dimensions.
     pub fn empty(gpu: &Gpu, shape: impl Into<Shape>, dtype: DType) -> Result<Self> {
         let shape = shape.into();
         let size = size(gpu, shape, dtype)?;
@@ -243,9 +260,9 @@ impl Tensor {
     /// The same elements in another shape.
     ///
     /// # Errors
-    /// [`Error::Shape`] when the number of elements differs.
+    /// [`Error::Shape`] when the number of elements differs, or the new shape has more than four dimensions.
     pub fn reshape(&self, shape: impl Into<Shape>) -> Result<Self> {
-        let shape = shape.into();
+        let shape = shape.into().check("reshape")?;
         if shape.numel() != self.numel() {
             return Err(Error::shape("reshape", format!("{} elements", self.numel()), format!("{shape:?}")));
         }

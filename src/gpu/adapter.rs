@@ -96,6 +96,7 @@ impl From<Option<&str>> for AdapterChoice {
 
 /// What an adapter says of itself.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct AdapterReport {
     /// Position in [`adapters`].
     pub index: usize,

@@ -25,6 +25,7 @@ pub(super) struct Failures {
 #[derive(Clone, Debug)]
 enum Failure {
     Error(String),
+    OutOfMemory(String),
     Lost(String),
 }
 
@@ -36,7 +37,10 @@ impl Failures {
 
     /// Keeps what wgpu reported, unless something is kept.
     pub(super) fn report(&self, error: &wgpu::Error) {
-        lock(&self.first).get_or_insert_with(|| Failure::Error(error.to_string()));
+        lock(&self.first).get_or_insert_with(|| match error {
+            wgpu::Error::OutOfMemory { .. } => Failure::OutOfMemory(error.to_string()),
+            _ => Failure::Error(error.to_string()),
+        });
     }
 
     /// Keeps that the device is gone, which explains any other failure.
@@ -51,11 +55,12 @@ impl Failures {
     /// The first failure, if any.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`] or [`Error::Device`].
+    /// [`Error::DeviceLost`], [`Error::OutOfMemory`] or [`Error::Device`].
     pub(super) fn check(&self) -> Result<()> {
         match lock(&self.first).as_ref() {
             None => Ok(()),
             Some(Failure::Error(message)) => Err(Error::Device(message.clone())),
+            Some(Failure::OutOfMemory(message)) => Err(Error::OutOfMemory(message.clone())),
             Some(Failure::Lost(reason)) if reason.is_empty() => {
                 Err(Error::DeviceLost(format!("{} takes no more work", self.adapter)))
             }
@@ -165,6 +170,9 @@ mod tests {
         failures.report(&error("second"));
         let told = failures.check().unwrap_err().to_string();
         assert!(told.contains("first") && !told.contains("second"), "{told}");
+        let full = Failures::new("some adapter");
+        full.report(&wgpu::Error::OutOfMemory { source: "full".into() });
+        assert_eq!(full.check().unwrap_err().kind(), crate::error::ErrorKind::OutOfMemory);
         failures.lost("");
         failures.report(&error("third"));
         assert_eq!(failures.check().unwrap_err().to_string(), "GPU device lost: some adapter takes no more work");

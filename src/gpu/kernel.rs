@@ -79,7 +79,8 @@ macro_rules! params {
     ($(#[$meta:meta])* $vis:vis struct $name:ident { $($(#[$fmeta:meta])* $field:ident : $ty:ty),* $(,)? }) => {
         $(#[$meta])*
         #[repr(C)]
-        #[derive(Clone, Copy, Debug, Default, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+        #[derive(Clone, Copy, Debug, Default, $crate::__private::bytemuck::Pod, $crate::__private::bytemuck::Zeroable)]
+        #[bytemuck(crate = "sdmoe::__private::bytemuck")]
         $vis struct $name { $($(#[$fmeta])* #[allow(missing_docs, reason = "documented in the WGSL")] $vis $field: $ty),* }
         impl $crate::gpu::KernelParams for $name {
             const FIELDS: &'static [(&'static str, $crate::gpu::ParamScalar)] =

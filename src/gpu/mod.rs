@@ -44,6 +44,7 @@ use crate::error::{Error, Result};
 
 /// What the library counts; after the first steps of a training run only `dispatches` and `submissions` still grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Counters {
     /// GPU buffers created, staging buffers included.
     pub buffers_created: u64,
@@ -181,8 +182,8 @@ impl Gpu {
     /// A buffer of at least `bytes` from the pool, with whatever it holds; it returns to the pool when dropped.
     ///
     /// # Errors
-    /// [`Error::Device`] when `bytes` exceeds the device's largest buffer, its memory does not suffice or it has failed before;
-    /// [`Error::DeviceLost`].
+    /// [`Error::Device`] when `bytes` exceeds the device's largest buffer or the device has failed before;
+    /// [`Error::OutOfMemory`] when its memory does not suffice; [`Error::DeviceLost`].
     pub fn allocate(&self, bytes: u64) -> Result<Arc<Buffer>> {
         self.check_size(bytes)?;
         let buffer = pool::Pool::allocate(&self.0.pool, &self.0.device, bytes);
@@ -267,7 +268,7 @@ impl Gpu {
     /// crate does with it.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`], [`Error::Device`].
+    /// [`Error::DeviceLost`], [`Error::OutOfMemory`], [`Error::Device`].
     pub fn check(&self) -> Result<()> {
         self.0.failures.check()
     }

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 
 /// What one kernel took.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct KernelTime {
     /// The kernel's name.
     pub name: &'static str,
@@ -19,6 +20,7 @@ pub struct KernelTime {
 
 /// One dispatch of a profile. Times are seconds since the first one began.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Dispatch {
     /// The kernel's name.
     pub kernel: &'static str,

@@ -77,6 +77,7 @@ impl Default for SvdOptions {
 
 /// The k leading singular triplets; all NaN for a matrix that has an element that is not finite.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Svd {
     /// Left singular vectors, `[B, m, k]`.
     pub u: Tensor,

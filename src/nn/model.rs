@@ -43,6 +43,7 @@ pub struct Model {
 }
 
 /// What a forward pass gives.
+#[non_exhaustive]
 pub struct Output {
     /// `[tokens, vocab]`.
     pub logits: Var,
@@ -56,6 +57,7 @@ pub struct Output {
 
 /// What one layer's experts got.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct ExpertVars {
     /// The layer's input after its norm, `[tokens, d_model]`.
     pub input: Var,

@@ -30,6 +30,7 @@ impl Default for MetricOptions {
 
 /// Mean similarity `|U_a^T U_b|_F^2 / r` over pairs of different experts, by side.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct SideSimilarity {
     /// Model side.
     pub model: f64,
@@ -41,6 +42,7 @@ pub struct SideSimilarity {
 
 /// One layer's matrix kind.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct MatrixMetrics {
     /// The layer.
     pub layer: usize,

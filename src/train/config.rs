@@ -15,6 +15,7 @@ use crate::optim::config::OptimizerConfig;
 /// All settings of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct RunConfig {
     /// Where the settings started from.
     pub preset: Preset,
@@ -38,6 +39,7 @@ pub struct RunConfig {
 /// The `[data]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct DataConfig {
     /// Files and folders, relative to the folder that the program is started in; `-` is standard input, none sdmoe's own
     /// sources.
@@ -61,6 +63,7 @@ pub enum Recompute {
 /// The `[train]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct TrainConfig {
     /// What activations and the weights in products are stored in.
     pub precision: Precision,

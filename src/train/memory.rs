@@ -16,6 +16,7 @@ use crate::optim::Optimizer;
 /// Bytes on the device by kind, for a trainer that has the device to itself: the pool and the peak are the device's, and
 /// whatever else lives on it counts as `other`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct MemoryReport {
     /// The model's parameters, in mixed precision with their f16 copies.
     pub weights: u64,

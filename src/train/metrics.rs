@@ -60,6 +60,7 @@ pub struct StepMetrics {
 /// `similarity_merged` is there.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct SpectralMetrics {
     /// Hidden-side top-r similarity of the merged experts `W_i`, mean over pairs; none with a single expert.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -101,6 +102,7 @@ pub enum Side {
 /// Mean pairwise similarity of the experts of one layer, for one matrix and side.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Similarity {
     /// The layer, from 0.
     pub layer: usize,
@@ -126,6 +128,7 @@ pub struct Similarity {
 /// The content of `summary.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Summary {
     /// Final cross-entropy on the held-out part.
     pub val_loss: f32,

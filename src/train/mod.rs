@@ -43,6 +43,7 @@ pub struct Plan {
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Outcome {
     /// All steps are done.
     Finished {
@@ -75,6 +76,7 @@ pub struct Generation {
 
 /// Cross-entropy over a text.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Evaluation {
     /// Nats per byte.
     pub loss: f32,

@@ -109,9 +109,7 @@ fn too_much(needs: &[Need], but: &str) -> Error {
 /// The error of a device that a run was set up on: where its memory did not suffice, with the setting that takes most of it.
 pub(crate) fn explain(config: &RunConfig, error: Error) -> Error {
     match error {
-        Error::Device(message) if message.to_lowercase().contains("out of memory") => {
-            too_much(&least(config), &format!("the device says: {message}"))
-        }
+        Error::OutOfMemory(message) => too_much(&least(config), &format!("the device says: {message}")),
         other => other,
     }
 }
@@ -158,7 +156,7 @@ mod tests {
         fits_together(&config, 1 << 30).unwrap();
         let shown = fits_together(&config, 1 << 20).unwrap_err().to_string();
         assert!(shown.starts_with("config: model.") && shown.contains("; this machine has 1 MiB"), "{shown}");
-        let shown = explain(&config, Error::Device("Out of Memory".into())).to_string();
+        let shown = explain(&config, Error::OutOfMemory("Out of Memory".into())).to_string();
         assert!(shown.starts_with("config: model.") && shown.ends_with("; the device says: Out of Memory"), "{shown}");
         assert_eq!(explain(&config, Error::Device("lost".into())).to_string(), "GPU device: lost");
         if cfg!(target_os = "linux") {

@@ -32,6 +32,7 @@ const ROW: usize = 64;
 
 /// The figures of one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct StepReport {
     /// The step, from 1.
     pub step: u64,
@@ -51,6 +52,7 @@ pub struct StepReport {
 
 /// How evenly the experts are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Load {
     /// Largest load of an expert over the even load, less 1; the worst layer.
     pub max_violation: f32,

@@ -5,8 +5,8 @@
 use crate::common::{gpu, tiers};
 use sdmoe::autograd::Array;
 use sdmoe::gpu::{Gpu, Kernel, Launch, compose_half};
-use sdmoe::kernels::gemm::Trans;
-use sdmoe::kernels::gemm_table::DENSE;
+use sdmoe::low_level::kernels::gemm::Trans;
+use sdmoe::low_level::kernels::gemm_table::DENSE;
 use sdmoe::tensor::{DType, Tensor};
 
 use Trans::{N, T};

@@ -6,9 +6,9 @@ use pollster::block_on;
 use sdmoe::autograd::check::{Input, Tolerance, check};
 use sdmoe::autograd::{Array, Op, Tape};
 use sdmoe::gpu::{Gpu, Tier};
-use sdmoe::kernels::gemm::{Trans, gemm};
-use sdmoe::kernels::grouped::{grouped_gemm, grouped_gemm_onto, grouped_weight_gradient};
-use sdmoe::kernels::shapes::SHAPES;
+use sdmoe::low_level::kernels::gemm::{Trans, gemm};
+use sdmoe::low_level::kernels::grouped::{grouped_gemm, grouped_gemm_onto, grouped_weight_gradient};
+use sdmoe::low_level::kernels::shapes::SHAPES;
 use sdmoe::ops::{ExpertMatMul, MatMul};
 use sdmoe::tensor::{DType, Tensor};
 

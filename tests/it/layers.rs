@@ -16,6 +16,7 @@ const ORDER: &[&[&str]] = &[
     &["optim"],
     &["checkpoint", "data"],
     &["train"],
+    &["prelude"],
     &["analysis", "bench"],
     &["report"],
     &["catalog"],

@@ -4,10 +4,10 @@
 use crate::common::{download, gpu, groups::groups, small_binding, tiers, upload};
 use sdmoe::autograd::check::compare;
 use sdmoe::autograd::{Array, Op, Tape};
-use sdmoe::kernels::column_sum::{column_sum, column_sum_onto, rms_norm_dweight};
-use sdmoe::kernels::gemm::{Trans, gemm};
-use sdmoe::kernels::grouped::{grouped_gemm, grouped_weight_gradient};
-use sdmoe::kernels::loss::{losses_and_gradient, mean, token_losses};
+use sdmoe::low_level::kernels::column_sum::{column_sum, column_sum_onto, rms_norm_dweight};
+use sdmoe::low_level::kernels::gemm::{Trans, gemm};
+use sdmoe::low_level::kernels::grouped::{grouped_gemm, grouped_weight_gradient};
+use sdmoe::low_level::kernels::loss::{losses_and_gradient, mean, token_losses};
 use sdmoe::ops::{Attention, Combine, CrossEntropy, Embedding, RmsNorm};
 use sdmoe::tensor::Tensor;
 

@@ -7,7 +7,7 @@ use pollster::block_on;
 use sdmoe::Result;
 use sdmoe::autograd::Array;
 use sdmoe::gpu::{AdapterChoice, AdapterReport, Gpu, GpuOptions, Tier, adapters};
-use sdmoe::kernels::gemm::{Trans, gemm};
+use sdmoe::low_level::kernels::gemm::{Trans, gemm};
 use sdmoe::tensor::{DType, Tensor};
 
 /// Opens the adapter with its matrix units.

@@ -4,7 +4,7 @@
 use crate::common::gpu;
 use crate::common::training::{config, micro_batches, snapshot, train, trainer};
 use sdmoe::data::Batch;
-use sdmoe::kernels::grouped::{Groups, tile_rows};
+use sdmoe::low_level::kernels::grouped::{Groups, tile_rows};
 use sdmoe::nn::config::{GradientForm, Preset, SharedGate};
 use sdmoe::nn::model::Model;
 use sdmoe::train::config::{Recompute, RunConfig};

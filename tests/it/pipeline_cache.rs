@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::common::place::{Place, tree};
 use crate::common::{download, gpu, open, untested};
 use sdmoe::gpu::{Gpu, GpuOptions};
-use sdmoe::kernels::elementwise::add_into;
+use sdmoe::low_level::kernels::elementwise::add_into;
 use sdmoe::tensor::Tensor;
 
 /// Opens a device with the folder, has it compile a kernel and use it; the bytes it began with.

@@ -10,9 +10,9 @@ use pollster::block_on;
 use sdmoe::autograd::check::{Input, Tolerance, check};
 use sdmoe::autograd::{Array, Op, Tape};
 use sdmoe::gpu::Gpu;
-use sdmoe::kernels::elementwise::{add_into, axpby, fill, round_into};
-use sdmoe::kernels::gemm::{Trans, gemm};
-use sdmoe::kernels::routing::{Routing, route};
+use sdmoe::low_level::kernels::elementwise::{add_into, axpby, fill, round_into};
+use sdmoe::low_level::kernels::gemm::{Trans, gemm};
+use sdmoe::low_level::kernels::routing::{Routing, route};
 use sdmoe::nn::config::Score;
 use sdmoe::ops::{
     Add, Attention, Combine, CrossEntropy, Embedding, ExpertMatMul, MatMul, Permute, RmsNorm, Rope, RouterScores,

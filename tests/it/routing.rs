@@ -2,8 +2,8 @@
 
 use pollster::block_on;
 use sdmoe::gpu::Gpu;
-use sdmoe::kernels::grouped::{Groups, NONE};
-use sdmoe::kernels::routing::{route, update_bias};
+use sdmoe::low_level::kernels::grouped::{Groups, NONE};
+use sdmoe::low_level::kernels::routing::{route, update_bias};
 use sdmoe::tensor::Tensor;
 
 /// Everything that `route` gives, on the host.

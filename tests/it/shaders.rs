@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use naga::back;
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use sdmoe::gpu::{BindingKind, DType, Kernel, NEEDS, compose_half, reflect, reflect_half};
-use sdmoe::kernels::Variant;
+use sdmoe::low_level::kernels::Variant;
 
 fn validate(module: &naga::Module, name: &str) -> ModuleInfo {
     let mut validator = Validator::new(ValidationFlags::all(), Capabilities::all());
@@ -57,7 +57,7 @@ fn specialise(variant: &Variant, half: &[&str]) -> (naga::Module, ModuleInfo) {
 
 #[test]
 fn every_kernel_translates_to_every_backend() {
-    let variants = sdmoe::catalog::kernels();
+    let variants = sdmoe::low_level::catalog::kernels();
     assert!(variants.len() >= 3);
     let mut in_f16 = 0;
     let mut only_spirv = BTreeSet::new();
@@ -114,7 +114,7 @@ fn every_kernel_keeps_to_the_limits_that_devices_are_asked_for_which_are_no_more
         let entry = most.entry(limit).or_default();
         *entry = value.max(*entry);
     };
-    for variant in sdmoe::catalog::kernels() {
+    for variant in sdmoe::low_level::catalog::kernels() {
         let (module, _) = specialise(&variant, &[]);
         let name = variant.kernel.name;
         let entry = module.entry_points.iter().find(|e| e.name == variant.kernel.entry).unwrap();
@@ -149,7 +149,7 @@ fn every_kernel_keeps_to_the_limits_that_devices_are_asked_for_which_are_no_more
 fn kernel_names_are_unique() {
     let mut seen = HashSet::new();
     let mut statics = HashSet::new();
-    for variant in sdmoe::catalog::kernels() {
+    for variant in sdmoe::low_level::catalog::kernels() {
         if statics.insert(std::ptr::from_ref(variant.kernel)) {
             assert!(seen.insert(variant.kernel.name), "two kernels are called {}", variant.kernel.name);
         }
@@ -180,7 +180,7 @@ fn name(text: &str) -> String {
 
 #[test]
 fn every_shader_and_each_of_its_entry_points_belongs_to_a_kernel_of_the_list() {
-    let variants = sdmoe::catalog::kernels();
+    let variants = sdmoe::low_level::catalog::kernels();
     let sources: HashSet<&str> = variants.iter().flat_map(|v| v.kernel.sources.iter().copied()).collect();
     let shaders = files("shaders", "wgsl");
     assert!(shaders.len() > 50, "found only {} shaders", shaders.len());

@@ -9,7 +9,7 @@ use pollster::block_on;
 use sdmoe::autograd::{Array, Tape};
 use sdmoe::data::Batch;
 use sdmoe::gpu::Gpu;
-use sdmoe::kernels::spectral_update::{Move, apply};
+use sdmoe::low_level::kernels::spectral_update::{Move, apply};
 use sdmoe::nn::config::{ExpertMatrix, GradientForm, Preset};
 use sdmoe::nn::pass::{Mode, Pass};
 use sdmoe::ops::CrossEntropy;

@@ -5,7 +5,7 @@ use pollster::block_on;
 use sdmoe::autograd::check::{Input, Tolerance, check, compare};
 use sdmoe::autograd::{Array, Op, Tape};
 use sdmoe::gpu::{Gpu, Tier, reflect};
-use sdmoe::kernels::loss::{mean, token_losses};
+use sdmoe::low_level::kernels::loss::{mean, token_losses};
 use sdmoe::ops::{Add, Attention, CrossEntropy, Embedding, RmsNorm, Rope};
 use sdmoe::tensor::Tensor;
 
@@ -26,7 +26,7 @@ fn indices(count: usize, bound: usize, seed: usize) -> Array {
 #[test]
 fn every_kernel_is_valid_and_has_a_name_of_its_own() {
     let mut names: Vec<&str> = sdmoe::ops::kernels().iter().map(|v| v.kernel.name).collect();
-    for variant in sdmoe::catalog::kernels() {
+    for variant in sdmoe::low_level::catalog::kernels() {
         reflect(variant.kernel).unwrap();
     }
     names.dedup();

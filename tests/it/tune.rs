@@ -8,8 +8,8 @@ use pollster::block_on;
 use sdmoe::autograd::Array;
 use sdmoe::bench::tune::tune;
 use sdmoe::gpu::{Gpu, GpuOptions, Tier};
-use sdmoe::kernels::gemm::{Trans, gemm};
-use sdmoe::kernels::shapes::SHAPES;
+use sdmoe::low_level::kernels::gemm::{Trans, gemm};
+use sdmoe::low_level::kernels::shapes::SHAPES;
 
 fn open(folder: &std::path::Path) -> Gpu {
     let options = GpuOptions { tier: Some(Tier::Gpu), tuned: Some(folder.into()), ..GpuOptions::default() };

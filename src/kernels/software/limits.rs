@@ -9,12 +9,12 @@ pub fn iterations(gpu: &Gpu) -> usize {
 }
 
 /// Steps of K of a product in one launch: the plain fragment makes an iteration a step, the others fewer.
-pub(in crate::kernels) fn steps(gpu: &Gpu) -> usize {
+pub(in crate::low_level::kernels) fn steps(gpu: &Gpu) -> usize {
     // A multiple of the rows of every tile.
     iterations(gpu) / 2 / 64 * 64
 }
 
 /// Rows of one launch of a weight gradient: a thread goes through them for each tile of its block, in fours.
-pub(in crate::kernels) fn gradient_rows(gpu: &Gpu) -> usize {
+pub(in crate::low_level::kernels) fn gradient_rows(gpu: &Gpu) -> usize {
     steps(gpu) / 2
 }

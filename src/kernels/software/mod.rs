@@ -7,6 +7,6 @@
 pub mod attention;
 pub(crate) mod limits;
 mod pad;
-pub(in crate::kernels) mod product;
+pub(in crate::low_level::kernels) mod product;
 pub mod spectral_rows;
-pub(in crate::kernels) mod subgroup;
+pub(in crate::low_level::kernels) mod subgroup;

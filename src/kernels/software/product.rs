@@ -131,7 +131,7 @@ fn takes(gpu: &Gpu, m: usize, n: usize, k: usize) -> bool {
 }
 
 /// Rows of a tile that the grouped products need; none where the general ones decide.
-pub(in crate::kernels) fn tile_rows(gpu: &Gpu) -> Option<usize> {
+pub(in crate::low_level::kernels) fn tile_rows(gpu: &Gpu) -> Option<usize> {
     (gpu.tier() == Tier::Software).then_some(ROWS)
 }
 
@@ -189,7 +189,7 @@ impl Tile {
 }
 
 /// The kernel and geometry of a grouped product or a weight gradient; none where these kernels do not take it.
-pub(in crate::kernels) fn grouped(gpu: &Gpu, entry: Entry, form: Form) -> Option<Choice> {
+pub(in crate::low_level::kernels) fn grouped(gpu: &Gpu, entry: Entry, form: Form) -> Option<Choice> {
     let family = match entry {
         Entry::Dense => return None,
         Entry::Grouped => &GROUPED,
@@ -246,7 +246,7 @@ fn choose(gpu: &Gpu, family: &'static Family, form: Form) -> (Choice, bool) {
 }
 
 /// Records the dense product; false where these kernels do not take it.
-pub(in crate::kernels) fn dense(product: &Product<'_>, batch: usize) -> Result<bool> {
+pub(in crate::low_level::kernels) fn dense(product: &Product<'_>, batch: usize) -> Result<bool> {
     let gpu = product.gpu();
     let Product { m, n, k, tb, c, .. } = *product;
     if !takes(gpu, m, n, k) {
@@ -343,7 +343,7 @@ fn launch(product: &Product<'_>, part: Part) -> Result<()> {
 }
 
 /// Every variant.
-pub(in crate::kernels) fn kernels() -> Vec<Variant> {
+pub(in crate::low_level::kernels) fn kernels() -> Vec<Variant> {
     let mut all = pad::kernels();
     let bit = |set: u32, i: u32| f64::from(set >> i & 1);
     for set in 0..4 {

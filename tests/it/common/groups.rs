@@ -2,7 +2,7 @@
 
 use sdmoe::autograd::Array;
 use sdmoe::gpu::Gpu;
-use sdmoe::kernels::grouped::{Groups, NONE, tile_rows};
+use sdmoe::low_level::kernels::grouped::{Groups, NONE, tile_rows};
 use sdmoe::tensor::Tensor;
 
 /// Groups and what the host knows of them.

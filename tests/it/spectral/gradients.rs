@@ -6,7 +6,7 @@ use crate::reference::tape::Mat;
 use pollster::block_on;
 use sdmoe::autograd::Array;
 use sdmoe::gpu::Gpu;
-use sdmoe::kernels::grouped::Groups;
+use sdmoe::low_level::kernels::grouped::Groups;
 use sdmoe::nn::config::{ExpertMatrix, GradientForm, SpectralConfig};
 use sdmoe::nn::spectral::gradient_form;
 use sdmoe::optim::{MetricOptions, SpectralInit};
@@ -14,7 +14,7 @@ use sdmoe::tensor::Tensor;
 
 #[test]
 fn both_parts_add_up_to_the_gradient_and_are_orthogonal() {
-    use sdmoe::kernels::spectral_update::{Move, apply};
+    use sdmoe::low_level::kernels::spectral_update::{Move, apply};
     for gpu in tiers() {
         for sizes in [[2, 3, 24, 16, 4], [1, 1, 17, 13, 3], [2, 2, 33, 8, 8], [1, 4, 6, 6, 6], [1, 2, 128, 100, 8]] {
             let mut rig = Rig::new(&gpu, sizes, SpectralConfig::default(), SpectralInit::Fresh);
@@ -45,7 +45,7 @@ fn both_parts_add_up_to_the_gradient_and_are_orthogonal() {
 
 /// Routed rows with garbage past the last expert: x, dy (both device and, by expert, host) and their groups.
 fn routed(gpu: &Gpu, counts: &[usize], m: usize, n: usize) -> (Tensor, Tensor, Groups, Vec<(Mat, Mat)>) {
-    let tile_rows = sdmoe::kernels::grouped::tile_rows(gpu);
+    let tile_rows = sdmoe::low_level::kernels::grouped::tile_rows(gpu);
     let rows: usize = counts.iter().sum();
     let capacity = Groups::capacity(rows, counts.len(), tile_rows) + tile_rows;
     let (mut x, mut dy) = (vec![f32::NAN; capacity * m], vec![f32::INFINITY; capacity * n]);
@@ -62,7 +62,7 @@ fn routed(gpu: &Gpu, counts: &[usize], m: usize, n: usize) -> (Tensor, Tensor, G
         offsets.push((first + padded) as u32);
         host.push((Mat::from_row_slice(count, m, &hx.data), Mat::from_row_slice(count, n, &hy.data)));
     }
-    tiles.resize(capacity / tile_rows, sdmoe::kernels::grouped::NONE);
+    tiles.resize(capacity / tile_rows, sdmoe::low_level::kernels::grouped::NONE);
     let counts: Vec<u32> = counts.iter().map(|&c| c as u32).collect();
     let groups = Groups {
         experts: counts.len(),
