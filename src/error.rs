@@ -101,7 +101,7 @@ pub enum Error {
     },
 }
 
-/// What sort of failure an [`Error`] is: what a program that goes on after one decides by.
+/// The sort of failure that an [`Error`] is; a program that goes on after one decides by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -131,7 +131,7 @@ pub enum ErrorKind {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// What sort of failure it is.
+    /// Returns the sort of failure that it is.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::NoAdapter(_) | Error::UnknownAdapter { .. } => ErrorKind::NoDevice,

@@ -137,7 +137,7 @@ pub mod low_level {
 
 use low_level::kernels;
 
-/// What macros of this crate need of others.
+/// The crates that macros of this crate need.
 #[doc(hidden)]
 pub mod __private {
     pub use bytemuck;

@@ -1,4 +1,4 @@
-//! What a training program needs, in one line: `use sdmoe::prelude::*;`.
+//! All that a training program needs, in one line: `use sdmoe::prelude::*;`.
 //!
 //! `Result` has this crate's [`Error`] where no other is named, so that it may stand in for the one of the standard library.
 

@@ -53,7 +53,7 @@ pub enum Products {
 impl Products {
     fn on_host(self, gpu: &Gpu) -> bool {
         match self {
-            Products::Fastest => gpu.adapter().device_type == "Cpu",
+            Products::Fastest => gpu.adapter().is_software(),
             Products::Device => false,
             Products::Host => true,
         }

@@ -31,7 +31,7 @@ pub(super) fn operands(gpu: &Gpu, ta: Trans, tb: Trans, batch: usize, [m, k, n]:
 
 /// Whether a product is too large to be measured on this adapter: it takes seconds without a GPU.
 fn too_large(gpu: &Gpu, [m, k, n]: [usize; 3]) -> bool {
-    m * n * k >= LARGE && gpu.adapter().device_type == "Cpu"
+    m * n * k >= LARGE && gpu.adapter().is_software()
 }
 
 fn dense(ta: Trans, tb: Trans, batch: usize, size: [usize; 3]) -> Case {

@@ -245,7 +245,7 @@ pub fn measure(gpu: &Gpu, product: Product, until: Instant) -> Result<Vec<Timing
         // A GPU that had nothing to do, as while kernels compiled, runs several times slower at first.
         let began = Instant::now();
         let busy = if round == 0 { WARM_UP } else { WARM_UP / 8 };
-        while gpu.adapter().device_type != "Cpu" && began.elapsed() < busy {
+        while !gpu.adapter().is_software() && began.elapsed() < busy {
             (0..32).try_for_each(|_| run(ways[0]))?;
             pollster::block_on(gpu.finish())?;
         }

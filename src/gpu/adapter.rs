@@ -195,10 +195,15 @@ impl AdapterReport {
         kind + 5 * u32::from(self.lacks.is_some())
     }
 
+    /// Whether it computes on the processor, as llvmpipe and SwiftShader do.
+    pub fn is_software(&self) -> bool {
+        self.device_type == "Cpu"
+    }
+
     /// Loop iterations that one invocation may make in all its loops together. llvmpipe leaves every loop, without an
     /// error, once an invocation has made 65,535 (`LP_MAX_TGSI_LOOP_ITERATIONS` of Mesa); others have no such limit.
     pub fn loop_limit(&self) -> usize {
-        if self.device_type == "Cpu" && self.name.contains("llvmpipe") { 60_000 } else { usize::MAX }
+        if self.is_software() && self.name.contains("llvmpipe") { 60_000 } else { usize::MAX }
     }
 
     /// Whether the adapter can run `tier`. The software kernels need a subgroup size that is known beforehand and

@@ -135,9 +135,15 @@ impl Gpu {
         let cache = options.pipeline_cache.as_deref().and_then(|folder| PipelineCache::open(&device, folder));
         let compilation = Arc::<recorder::Compilation>::default();
         let warm_up = adapter.and_then(|a| WarmUp::new(a, &report, device.features(), compilation.clone()));
-        let software = report.device_type == "Cpu";
-        let state =
-            recorder::State::new(&device, &pool, cache, failures.clone(), software, compilation.clone(), warm_up);
+        let state = recorder::State::new(
+            &device,
+            &pool,
+            cache,
+            failures.clone(),
+            report.is_software(),
+            compilation.clone(),
+            warm_up,
+        );
         let state = Mutex::new(state);
         let shapes = Shapes::new(options.tuned.as_deref(), &report);
         failures.check()?;

@@ -1,7 +1,7 @@
 //! The other cores' part in a cold start on llvmpipe, which compiles a pipeline at its first dispatch, on its queue's one thread.
 //!
 //! What it compiles it keeps on disk, where every device finds it. So devices of their own, each with a queue and its thread, run
-//! the pipelines that the recorder asked for on a few bytes of zeros, a little ahead of those that the device itself is at.
+//! the pipelines that the recorder asked for on a few bytes of zeros, from the newest back to those that the device itself is at.
 //! Nothing is computed with them; where the disk keeps nothing they are of no use and do no harm.
 
 use std::collections::HashMap;

@@ -256,7 +256,7 @@ impl<'a> Product<'a> {
         Ok(())
     }
 
-    /// What decides the variant for a part, whose sums over K may be cut with `splits`.
+    /// Returns what decides the variant for a part, whose sums over K may be cut with `splits`.
     pub fn form(&self, part: &Part, splits: bool) -> Form {
         Form {
             m: part.m,

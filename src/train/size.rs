@@ -19,7 +19,7 @@ pub(crate) fn check(gpu: &Gpu, config: &RunConfig) -> Result<()> {
     fits(&config.model, largest)?;
     check_activations(gpu, config)?;
     // How much a GPU has left nobody says before it fails.
-    let memory = if gpu.adapter().device_type == "Cpu" { host_memory() } else { None };
+    let memory = if gpu.adapter().is_software() { host_memory() } else { None };
     memory.map_or(Ok(()), |memory| fits_together(config, memory))
 }
 

@@ -1,4 +1,4 @@
-//! What a loop may be: llvmpipe leaves every loop of an invocation, without an error, after so many iterations. It does so with
+//! The bounds of loops: llvmpipe leaves every loop of an invocation, without an error, after so many iterations. It does so with
 //! every kernel, those for GPUs included, so each launch whose loops grow with the sizes keeps to it.
 
 use crate::gpu::Gpu;

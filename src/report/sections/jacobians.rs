@@ -1,7 +1,7 @@
 //! Whether experts compute different functions.
 
 use super::pairs::{Measure, SOURCE, heat_maps, trend};
-use super::spectra::spread;
+use super::spectra::{control, spread};
 use crate::analysis::record::Jacobians;
 use crate::report::figure::{About, Figure};
 use crate::report::lines::{Axis, Line, Look};
@@ -100,14 +100,13 @@ pub fn jacobians(subjects: &[Subject]) -> Vec<Option<Figure>> {
 
 fn jacobian_spectra(subjects: &[Subject], how: &str) -> Option<Figure> {
     let all_layers = layers(subjects);
-    let points = |values: &[f64]| spread(values.len()).into_iter().map(|i| ((i + 1) as f64, Some(values[i]))).collect();
-    let line = |j: &Jacobians| graded(j.layer, &all_layers, points(&j.relative_spectrum()));
-    let gaussian = |s: &Subject| {
-        let controls: Vec<_> = s.analysis.jacobians.iter().map(|j| &j.spectrum_control).collect();
-        let at = |i: usize| mean(controls.iter().map(|c| c.get(i).copied()));
-        let values: Vec<f64> = (0..controls.iter().map(|c| c.len()).max()?).map_while(at).collect();
-        Some(Line::new("Gaussian", Look::Control, points(&values)))
+    let line = |j: &Jacobians| {
+        let values = j.relative_spectrum();
+        let points = spread(values.len()).into_iter().map(|i| ((i + 1) as f64, Some(values[i])));
+        graded(j.layer, &all_layers, points.collect())
     };
+    let gaussian =
+        |s: &Subject| control(&s.analysis.jacobians.iter().map(|j| &j.spectrum_control[..]).collect::<Vec<_>>());
     let lines = |s: &Subject| s.analysis.jacobians.iter().map(line).chain(gaussian(s)).collect();
     let charts: Vec<(String, Vec<Line>)> = subjects.iter().map(|s| (s.tag("Jacobians"), lines(s))).collect();
     let points = || charts.iter().flat_map(|c| &c.1).flat_map(|l| &l.points);

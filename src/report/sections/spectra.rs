@@ -144,9 +144,14 @@ fn curves(subjects: &[Subject]) -> Option<Figure> {
 
 /// The spectra of random matrices of the sizes that a kind of matrix has.
 fn gaussian(s: &Subject, matrix: ExpertMatrix) -> Option<Line> {
-    let controls: Vec<_> = s.analysis.spectra_controls.iter().filter(|c| c.matrix == matrix).collect();
-    let n = controls.iter().map(|c| c.relative.len()).max()?;
-    let at = |j: usize| mean(controls.iter().map(|c| c.relative.get(j).copied()));
+    let controls = s.analysis.spectra_controls.iter().filter(|c| c.matrix == matrix);
+    control(&controls.map(|c| &c.relative[..]).collect::<Vec<_>>())
+}
+
+/// The mean of spectra that controls have; none where there are no controls.
+pub(super) fn control(spectra: &[&[f64]]) -> Option<Line> {
+    let n = spectra.iter().map(|s| s.len()).max()?;
+    let at = |j: usize| mean(spectra.iter().map(|s| s.get(j).copied()));
     let points = spread(n).into_iter().map(|j| ((j + 1) as f64, at(j))).collect();
     Some(Line::new("control", Look::Control, points))
 }
