@@ -1,5 +1,5 @@
 // The entry point of grouped products: Y[rows of tile i] = X[rows of tile i] op(W[expert of tile i]).
-// Needs lib/grid.wgsl, lib/tile_position.wgsl, lib/gemm_tile.wgsl and a multiplying fragment; `a` is X, `b` is W, `c` is Y.
+// Needs lib/grid.wgsl, lib/tile_position.wgsl, a tile (lib/gemm_tile.wgsl) and a multiplying fragment; `a` is X, `b` is W, `c` is Y.
 //
 // A launch has the experts expert_first .. + experts in W; it skips the tiles of others, and those without expert.
 
@@ -37,12 +37,9 @@ fn grouped_gemm(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
     let row = position.x * TILE_ROWS;
     // Wraps to a large number for experts before the first; so is the mark of a tile without expert.
     let expert = tile_expert[params.tile_first + row / params.tile_rows] - params.expert_first;
-    var tile: Tile;
+    var tile = tile_of(params.rows, params.n, params.k);
     tile.row = row;
     tile.column = position.y * TILE_COLUMNS;
-    tile.m = params.rows;
-    tile.n = params.n;
-    tile.k = params.k;
     tile.a_first = params.a_first;
     tile.b_first = params.b_first + expert * params.b_matrix;
     tile.c_first = params.c_first;

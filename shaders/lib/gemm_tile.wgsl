@@ -23,3 +23,12 @@ struct Tile {
     alpha: f32,
     beta: f32,
 }
+
+// A tile of a product of these sizes; its place and those of the operands are to be filled in.
+fn tile_of(m: u32, n: u32, k: u32) -> Tile {
+    var tile: Tile;
+    tile.m = m;
+    tile.n = n;
+    tile.k = k;
+    return tile;
+}

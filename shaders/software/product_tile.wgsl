@@ -23,3 +23,14 @@ struct Tile {
     alpha: f32,
     beta: f32,
 }
+
+// A tile of a product of these sizes, whose operands are not padded; its place and those of the operands are to be filled in.
+fn tile_of(m: u32, n: u32, k: u32) -> Tile {
+    var tile: Tile;
+    tile.m = m;
+    tile.n = n;
+    tile.k = k;
+    tile.c_rows = m;
+    tile.c_columns = n;
+    return tile;
+}

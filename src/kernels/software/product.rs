@@ -53,7 +53,7 @@ macro_rules! family {
                 include_str!("../../../shaders/software/product_tile.wgsl"),
                 $(include_str!(concat!("../../../shaders/", $part, ".wgsl")),)*
                 include_str!("../../../shaders/software/product.wgsl"),
-                include_str!(concat!("../../../shaders/software/", $file)),
+                include_str!(concat!("../../../shaders/", $file)),
             ],
             entry: $entry,
             constants: &[],
@@ -61,9 +61,10 @@ macro_rules! family {
     };
 }
 
-family! { "Dense products.", DENSE, "dense.wgsl", "gemm" }
-family! { "Grouped products.", GROUPED, "grouped.wgsl", "grouped_gemm" }
-family! { "Weight gradients.", WEIGHT_GRADIENT, "weight_gradient.wgsl", "grouped_weight_gradient" }
+family! { "Dense products.", DENSE, "software/dense.wgsl", "gemm" }
+// Its entry point ends without a return before the tile, as llvmpipe likes it (software/dense.wgsl has the same of a bound).
+family! { "Grouped products.", GROUPED, "gemm/grouped.wgsl", "grouped_gemm" }
+family! { "Weight gradients.", WEIGHT_GRADIENT, "software/weight_gradient.wgsl", "grouped_weight_gradient" }
 
 crate::params! {
     struct ProductParams {
