@@ -1,8 +1,11 @@
-//! Joins the project's sources and documents into one file, the corpus that `sdmoe train` uses without `--data`, and writes
-//! the length of each beside it: the end of every one is held out.
+//! Two things are embedded in the binary.
 //!
-//! Baked into the binary, so that an installed `sdmoe` trains on the same text wherever it is started.
+//! The shaders, so that one finds the fragments that it needs (`src/gpu/wgsl.rs`); that each fragment is there is checked here.
+//!
+//! And the corpus that `sdmoe train` uses without `--data`: the project's sources and documents in one file, with the length of
+//! each beside it, for the end of every one is held out. An installed `sdmoe` trains on the same text wherever it is started.
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
@@ -23,7 +26,41 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
     Ok(())
 }
 
-fn main() -> io::Result<()> {
+/// The items of the lines of a shader that begin with `// key:`.
+fn items<'a>(source: &'a str, key: &str) -> Vec<&'a str> {
+    let lines = source.lines().filter_map(|line| line.strip_prefix("// ")?.strip_prefix(key)?.strip_prefix(':'));
+    lines.flat_map(|list| list.split(',')).map(str::trim).collect()
+}
+
+/// Writes the list of all shaders, names and contents.
+fn embed_shaders(out: &Path) -> Result<(), Box<dyn Error>> {
+    let root = Path::new("shaders");
+    let mut files = Vec::new();
+    collect(root, &mut files)?;
+    let mut shaders = Vec::new();
+    for file in &files {
+        let name = file.strip_prefix(root)?.to_str().ok_or("a shader's name is not UTF-8")?.replace('\\', "/");
+        shaders.push((name, fs::read_to_string(file)?));
+    }
+    let provided: Vec<&str> = shaders.iter().flat_map(|(_, text)| items(text, "provides")).collect();
+    let needed: Vec<&str> = shaders.iter().flat_map(|(_, text)| items(text, "needs")).collect();
+    for (name, text) in &shaders {
+        for need in items(text, "needs") {
+            if !provided.contains(&need) && !shaders.iter().any(|(other, _)| other == need) {
+                return Err(format!("shaders/{name} needs `{need}`, which no file is called and none provides").into());
+            }
+        }
+        if let Some(word) = items(text, "provides").into_iter().find(|word| !needed.contains(word)) {
+            return Err(format!("shaders/{name} provides `{word}`, which no shader needs").into());
+        }
+    }
+    let text = |name: &str| format!("include_str!(concat!(env!(\"CARGO_MANIFEST_DIR\"), \"/shaders/{name}\"))");
+    let entries: String = shaders.iter().map(|(name, _)| format!("    ({name:?}, {}),\n", text(name))).collect();
+    let list = format!("pub(super) const FILES: &[(&str, &str)] = &[\n{entries}];\n");
+    Ok(fs::write(out.join("shaders.rs"), list)?)
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
     let mut files = Vec::new();
     for root in ["README.md", "docs", "shaders", "src"] {
         let root = Path::new(root);
@@ -40,6 +77,7 @@ fn main() -> io::Result<()> {
         lengths.push(corpus.len() - before);
     }
     let out = env::var_os("OUT_DIR").map(PathBuf::from).ok_or_else(|| io::Error::other("OUT_DIR is not set"))?;
+    embed_shaders(&out)?;
     fs::write(out.join("own_lengths.rs"), format!("&{lengths:?}"))?;
-    fs::write(out.join("own_sources.bin"), corpus)
+    Ok(fs::write(out.join("own_sources.bin"), corpus)?)
 }

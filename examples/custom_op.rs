@@ -7,7 +7,6 @@ use sdmoe::gpu::{Gpu, GpuOptions, Kernel, Launch};
 use sdmoe::tensor::Tensor;
 
 const WGSL: &str = "
-    struct Params { count: u32, }
     @group(0) @binding(0) var<uniform> params: Params;
     @group(0) @binding(1) var<storage, read> x: array<f32>;
     @group(0) @binding(2) var<storage, read> dy: array<f32>;
@@ -21,9 +20,8 @@ const WGSL: &str = "
         if id.x < params.count { result[id.x] = 2.0 * x[id.x] * dy[id.x]; }
     }
 ";
-static SQUARE: Kernel = Kernel { name: "square", sources: &[WGSL], entry: "square", constants: &[] };
-static SQUARE_BACKWARD: Kernel =
-    Kernel { name: "square_backward", sources: &[WGSL], entry: "square_backward", constants: &[] };
+static SQUARE: Kernel = Kernel::new("square", &[WGSL]).params::<SquareParams>();
+static SQUARE_BACKWARD: Kernel = Kernel::new("square_backward", &[WGSL]).params::<SquareParams>();
 
 sdmoe::params! { struct SquareParams { count: u32 } }
 

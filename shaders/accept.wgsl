@@ -1,10 +1,8 @@
-// A copy that a failed step leaves out. Needs lib/grid.wgsl.
+// A copy that a failed step leaves out.
+//
+// needs: lib/grid.wgsl
 
 override WG: u32 = 64;
-
-struct Params {
-    count: u32,
-}
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;

@@ -1,17 +1,6 @@
-// AdamW over a whole group of parameters. Needs lib/grid.wgsl, lib/stretch.wgsl, lib/oct_*.wgsl,
-// lib/pack_four.wgsl, lib/adam.wgsl.
-
-struct Params {
-    octs: u32,
-    lr: f32,
-    beta1: f32,
-    beta2: f32,
-    rest1: f32,
-    rest2: f32,
-    root: f32,
-    eps: f32,
-    decay: f32,
-}
+// AdamW over a whole group of parameters.
+//
+// needs: lib/grid.wgsl, lib/stretch.wgsl, oct, lib/pack_four.wgsl, lib/adam.wgsl
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read_write> weight: array<StoredOct>;

@@ -1,11 +1,8 @@
-// y = a + b. Needs lib/grid.wgsl, lib/pack_*.wgsl.
+// y = a + b.
+//
+// needs: lib/grid.wgsl, pack
 
 override WG: u32 = 64;
-
-struct Params {
-    // in packs
-    count: u32,
-}
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> a: array<StoredPack>;

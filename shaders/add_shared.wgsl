@@ -1,16 +1,9 @@
-// What the experts of a layer share, added to each of them. Needs lib/grid.wgsl, lib/stretch.wgsl, lib/pack*.wgsl.
+// What the experts of a layer share, added to each of them.
+//
+// needs: lib/grid.wgsl, lib/stretch.wgsl, lanes
 
 // Whether y itself is x.
 override IN_PLACE: u32 = 0;
-
-struct Params {
-    count: u32,
-    // Packs of a matrix.
-    size: u32,
-    experts: u32,
-    own: f32,
-    factor: f32,
-}
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<Pack>;

@@ -1,13 +1,8 @@
-// delta = sum over a head's columns of dy y, by row and head. Needs lib/grid.wgsl, lib/pack_*.wgsl.
+// delta = sum over a head's columns of dy y, by row and head.
+//
+// needs: lib/grid.wgsl, pack
 
 override WG: u32 = 64;
-
-struct Params {
-    // rows times heads
-    count: u32,
-    // head_dim in packs
-    width: u32,
-}
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> y: array<StoredPack>;

@@ -1,5 +1,7 @@
 // Causal attention's gradients in keys and values: dk (out_a) = dS^T q / sqrt(head_dim), dv (out_b) = P^T dy, summed over query
-// heads that share a key's head. Needs lib/attention_workgroup.wgsl with what that needs.
+// heads that share a key's head.
+//
+// needs: lib/attention_workgroup.wgsl
 
 fn store_dv(rows: vec4<u32>, valid: vec4<bool>, quad: u32, x: mat4x4<f32>) {
     let dv = transpose(x);

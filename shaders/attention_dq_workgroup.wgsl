@@ -1,5 +1,6 @@
-// Causal attention's gradient in the queries: dq (out_a) = dS k / sqrt(head_dim). Needs lib/attention_workgroup.wgsl with what
-// that needs.
+// Causal attention's gradient in the queries: dq (out_a) = dS k / sqrt(head_dim).
+//
+// needs: lib/attention_workgroup.wgsl
 
 @compute @workgroup_size(WG)
 fn attention_dq_workgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,

@@ -1,5 +1,7 @@
 // Causal attention, forward: y (out_a) = softmax(q k^T / sqrt(head_dim)) v by head, one pass over the keys with a running
-// maximum. Needs lib/attention_workgroup.wgsl with what that needs.
+// maximum.
+//
+// needs: lib/attention_workgroup.wgsl
 
 // log2 of the sum of 2^score, by row and head
 @group(0) @binding(9) var<storage, read_write> lse_out: array<f32>;

@@ -6,13 +6,6 @@ const WG: u32 = 256;
 const LEAST_SCALE: f32 = 1.0;
 const LARGEST_SCALE: f32 = 16777216.0;
 
-struct Params {
-    slots: u32,
-    // good steps after which the loss scale doubles
-    every: u32,
-    clip: f32,
-}
-
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> partials: array<f32>;
 @group(0) @binding(2) var<storage, read_write> clip: array<f32>;

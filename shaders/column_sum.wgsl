@@ -1,21 +1,9 @@
 // One level of sums over the rows of a matrix: a row of y for each block of rows of x, summed in order; one (block, pack
-// of columns) a thread. Needs lib/grid.wgsl, lib/pack_*.wgsl.
+// of columns) a thread.
+//
+// needs: lib/grid.wgsl, pack
 
 override WG: u32 = 64;
-
-struct Params {
-    rows: u32,
-    // of a row, in packs
-    width: u32,
-    // rows that one thread sums
-    block: u32,
-    // where each part begins in its binding, in packs (r: in elements)
-    x_first: u32,
-    r_first: u32,
-    dy_first: u32,
-    y_first: u32,
-    beta: f32,
-}
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<StoredPack>;

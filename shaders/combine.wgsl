@@ -1,5 +1,6 @@
 // Rows grouped by expert back to tokens, weighted, and the gradients; one row a workgroup.
-// Needs lib/grid.wgsl, lib/pack_*.wgsl, lib/row_workgroup.wgsl or another fragment with its functions, lib/gather.wgsl.
+//
+// needs: lib/grid.wgsl, pack, row, lib/gather.wgsl
 
 @group(0) @binding(5) var<storage, read> weights: array<f32>;
 @group(0) @binding(6) var<storage, read> dy: array<StoredPack>;

@@ -1,18 +1,11 @@
-// Combine weights of the chosen experts, one token a thread. Needs lib/grid.wgsl.
+// Combine weights of the chosen experts, one token a thread.
+//
+// needs: lib/grid.wgsl
 
 override WG: u32 = 64;
 
 // Keeps a sum of vanished scores from dividing by zero.
 const EPSILON: f32 = 1e-20;
-
-struct Params {
-    tokens: u32,
-    experts: u32,
-    top_k: u32,
-    renormalize: u32,
-    scaling: f32,
-    factor: f32,
-}
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> scores: array<f32>;

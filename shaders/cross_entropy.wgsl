@@ -1,16 +1,9 @@
 // Cross-entropy of rows of logits with their targets, and its gradient in the same pass.
-// Needs lib/grid.wgsl, lib/pack_*.wgsl, lib/row_*.wgsl.
 //
 // A row's loss is log(sum_j exp(x_j - m)) + m - x_target with the row's maximum m. A target past the row's end adds
 // neither loss nor gradient.
-
-struct Params {
-    rows: u32,
-    // of a row, in packs
-    width: u32,
-    // of the gradient
-    scale: f32,
-}
+//
+// needs: lib/grid.wgsl, pack, row
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> logits: array<StoredPack>;

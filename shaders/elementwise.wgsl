@@ -1,13 +1,8 @@
-// Elementwise kernels over whole tensors. Needs lib/grid.wgsl, lib/pack_*.wgsl.
+// Elementwise kernels over whole tensors.
+//
+// needs: lib/grid.wgsl, pack
 
 override WG: u32 = 64;
-
-struct Params {
-    // in packs
-    count: u32,
-    alpha: f32,
-    beta: f32,
-}
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<StoredPack>;

@@ -1,18 +1,10 @@
-// Rows of a table by token, and the gradient of the table. Needs lib/grid.wgsl, lib/pack_*.wgsl.
+// Rows of a table by token, and the gradient of the table.
+//
+// needs: lib/grid.wgsl, pack
 
 override WG: u32 = 64;
 
 const NONE: u32 = 0xffffffffu;
-
-struct Params {
-    tokens: u32,
-    // of a row, in packs
-    width: u32,
-    // the table's rows that are bound: first..first + rows
-    first: u32,
-    rows: u32,
-    beta: f32,
-}
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> token: array<u32>;

@@ -1,4 +1,4 @@
-// QR of blocks of rows by Householder reflections, one workgroup a block. Needs lib/grid.wgsl.
+// QR of blocks of rows by Householder reflections, one workgroup a block.
 //
 // Y [batch, rows, columns] is cut into `blocks` blocks of `block_rows` rows, the last of which takes the remainder;
 // every block has at least `columns` rows. Per block: Y = Q R with R's diagonal not negative. A product of reflections is
@@ -7,19 +7,13 @@
 // A thread owns every WG-th row, so that one pass over the block applies a reflection and sums up the products that the
 // next one needs; only the sums cross threads. Rows lie in `a` (the reflectors, below the diagonal) and `b` (Q) as G vec4s,
 // padded with zeros. Columns are scaled by their largest element first (Q does not depend on it), R is scaled back.
+//
+// needs: lib/grid.wgsl
 
 override G: u32 = 4;
 override WG: u32 = 8;
 // Shares into which the sum over threads is cut first.
 override PARTS: u32 = 1;
-
-struct Params {
-    rows: u32,
-    columns: u32,
-    block_rows: u32,
-    blocks: u32,
-    batch: u32,
-}
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> y: array<f32>;

@@ -1,10 +1,8 @@
-// The identity matrix. Needs lib/grid.wgsl.
+// The identity matrix.
+//
+// needs: lib/grid.wgsl
 
 override WG: u32 = 64;
-
-struct Params {
-    size: u32,
-}
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;

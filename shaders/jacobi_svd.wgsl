@@ -1,5 +1,5 @@
 // SVD of small matrices by one-sided Jacobi rotations (Hestenes 1958; ordering of Brent and Luk 1985), one workgroup a
-// matrix, one thread a pair of columns. Needs lib/grid.wgsl.
+// matrix, one thread a pair of columns.
 //
 // X [rows, columns], rows >= columns, is copied column by column and scaled by its largest element into `w`. Rotations
 // make its columns orthogonal: w = X V, and its columns' norms are the singular values. A round rotates disjoint pairs,
@@ -8,6 +8,8 @@
 //
 // Columns lie in vec4s, padded with zeros. That is also what keeps a thread below 65535 loop iterations: llvmpipe (Mesa 22)
 // leaves all loops of an invocation once it has made that many in total.
+//
+// needs: lib/grid.wgsl
 
 // All sizes that bound loops are constants of the pipeline, and there are no parameters: lavapipe (Mesa 22) puts uniform values
 // into the code of a kernel that shrinks or unrolls by it, and so compiled this one anew, 15 ms, at every dispatch.

@@ -1,14 +1,8 @@
-// Rows of a SwiGLU expert's Jacobian before its down projection, at one token, one output a thread. Needs lib/grid.wgsl.
+// Rows of a SwiGLU expert's Jacobian before its down projection, at one token, one output a thread.
+//
+// needs: lib/grid.wgsl
 
 override WG: u32 = 64;
-
-struct Params {
-    count: u32,
-    rows: u32,
-    hidden: u32,
-    tokens: u32,
-    token: u32,
-}
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> gate: array<f32>;

@@ -1,13 +1,8 @@
-// Copies the rows in use, and zeroes the others. Needs lib/grid.wgsl.
+// Copies the rows in use, and zeroes the others.
+//
+// needs: lib/grid.wgsl
 
 override WG: u32 = 64;
-
-struct Params {
-    count: u32,
-    columns: u32,
-    first_row: u32,
-    last: u32,
-}
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> offsets: array<u32>;

@@ -1,12 +1,6 @@
 // Load-balance loss from the columns' sums of the scores and the experts' counts, and its gradient.
-// Needs lib/grid.wgsl and lib/row_workgroup.wgsl.
-
-struct Params {
-    tokens: u32,
-    experts: u32,
-    scale: f32,
-    factor: f32,
-}
+//
+// needs: lib/grid.wgsl, lib/row_workgroup.wgsl
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> sums: array<f32>;

@@ -1,12 +1,6 @@
-// The global gradient norm in two fixed-order stages. Needs lib/grid.wgsl, lib/stretch.wgsl, lib/pack*.wgsl.
-
-struct Params {
-    packs: u32,
-    first_slot: u32,
-    columns: u32,
-    first_column: u32,
-    weight: f32,
-}
+// The global gradient norm in two fixed-order stages.
+//
+// needs: lib/grid.wgsl, lib/stretch.wgsl, lanes
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<Pack>;

@@ -1,5 +1,6 @@
 // Tokens to rows grouped by expert, and the gradient back; one row a workgroup.
-// Needs lib/grid.wgsl, lib/pack_*.wgsl, lib/row_workgroup.wgsl or another fragment with its functions, lib/gather.wgsl.
+//
+// needs: lib/grid.wgsl, pack, row, lib/gather.wgsl
 
 @group(0) @binding(5) var<storage, read> x: array<StoredPack>;
 

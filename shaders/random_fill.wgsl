@@ -1,15 +1,8 @@
-// Fills of tensors with random numbers. Needs lib/grid.wgsl and lib/random.wgsl.
+// Fills of tensors with random numbers.
+//
+// needs: lib/grid.wgsl, lib/random.wgsl
 
 override WG: u32 = 64;
-
-struct Params {
-    count: u32,
-    first: u32,
-    seed_low: u32,
-    seed_high: u32,
-    stream: u32,
-    scale: f32,
-}
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;

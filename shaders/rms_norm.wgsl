@@ -1,13 +1,6 @@
 // RMSNorm of rows: y = x r g with r = (mean(x^2) + eps)^(-1/2), and its gradient in x.
-// Needs lib/grid.wgsl, lib/pack_*.wgsl, lib/row_*.wgsl.
-
-struct Params {
-    rows: u32,
-    // of a row, in packs
-    width: u32,
-    eps: f32,
-    beta: f32,
-}
+//
+// needs: lib/grid.wgsl, pack, row
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<StoredPack>;

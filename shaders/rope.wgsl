@@ -1,38 +1,13 @@
 // Rotary position embedding: turns the pairs (i, i + head_dim / 2) of each head by position * theta^(-2 i / head_dim).
-// Needs lib/grid.wgsl, lib/pack_*.wgsl.
 //
 // Angles are fractions of a turn in 32-bit fixed point, where whole turns vanish by wrap-around: the error is a rounding
 // of 2^-32 turns at any position, and no hardware sine of unknown accuracy is used. A frequency is a 64-bit fraction of a
 // turn a position: theta^(-2 i / head_dim) / 2 pi is the product, over the bits b of i, of the power 2^b of
 // theta^(-2 / head_dim), which Rust computes in f64.
+//
+// needs: lib/grid.wgsl, pack
 
 override WG: u32 = 64;
-
-struct Params {
-    rows: u32,
-    // position of the first row
-    first: u32,
-    seq: u32,
-    heads: u32,
-    // half of head_dim, in packs
-    half: u32,
-    // +1 forward, -1 backward
-    direction: f32,
-    beta: f32,
-    // theta^(-2 2^b / head_dim) as a 64-bit fraction
-    high_0: u32,
-    low_0: u32,
-    high_1: u32,
-    low_1: u32,
-    high_2: u32,
-    low_2: u32,
-    high_3: u32,
-    low_3: u32,
-    high_4: u32,
-    low_4: u32,
-    high_5: u32,
-    low_5: u32,
-}
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<StoredPack>;

@@ -1,13 +1,8 @@
-// Router scores from logits, one token a thread: softmax over all experts, or the sigmoid of each. Needs lib/grid.wgsl.
+// Router scores from logits, one token a thread: softmax over all experts, or the sigmoid of each.
+//
+// needs: lib/grid.wgsl
 
 override WG: u32 = 64;
-
-struct Params {
-    tokens: u32,
-    experts: u32,
-    sigmoid: u32,
-    factor: f32,
-}
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> logits: array<f32>;

@@ -2,11 +2,6 @@
 
 override WG: u32 = 64;
 
-struct Params {
-    experts: u32,
-    step: f32,
-}
-
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> counts: array<u32>;
 @group(0) @binding(2) var<storage, read_write> bias: array<f32>;

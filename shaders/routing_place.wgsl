@@ -1,25 +1,16 @@
 // From chosen experts to rows grouped by expert: a stable counting sort of the pairs (token, choice) by expert, in
-// integers, without atomics. Needs lib/grid.wgsl.
+// integers, without atomics.
 //
 // Pairs are cut into blocks of `block_pairs`, blocks into spans of `span_blocks`. One thread walks a block and counts
 // each expert's pairs (the count so far is the pair's rank); two levels of scans turn the counts into first rows.
+//
+// needs: lib/grid.wgsl
 
 override WG: u32 = 64;
 
 const NONE: u32 = 0xffffffffu;
 // The most experts there can be.
 const EXPERTS: u32 = 1024u;
-
-struct Params {
-    pairs: u32,         // of this launch
-    experts: u32,
-    block_pairs: u32,
-    span_blocks: u32,
-    first_pair: u32,    // of this launch
-    first_row: u32,     // of the rows bound here
-    rows: u32,          // number of rows bound here
-    tile_rows: u32,
-}
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> index: array<u32>;             // [pairs]

@@ -1,16 +1,8 @@
-// The K experts of largest score + bias of each token, one token a thread. Needs lib/grid.wgsl.
+// The K experts of largest score + bias of each token, one token a thread.
+//
+// needs: lib/grid.wgsl
 
 override WG: u32 = 64;
-
-struct Params {
-    tokens: u32,
-    experts: u32,
-    top_k: u32,
-    biased: u32,
-    // of the K choices, those of this launch; the ones before are made
-    first_choice: u32,
-    last_choice: u32,
-}
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> scores: array<f32>;

@@ -1,14 +1,8 @@
 // Sums of blocks in fixed order, and products with a number that lies on the device.
-// Needs lib/grid.wgsl, lib/pack_*.wgsl.
+//
+// needs: lib/grid.wgsl, pack
 
 override WG: u32 = 64;
-
-struct Params {
-    count: u32,
-    // elements that one thread sums
-    block: u32,
-    scale: f32,
-}
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;

@@ -1,12 +1,6 @@
 // Rows times the sigmoid of one logit each, and the gradients; one row a workgroup.
-// Needs lib/grid.wgsl, lib/pack_*.wgsl, lib/row_workgroup.wgsl or another fragment with its functions.
-
-struct Params {
-    rows: u32,
-    width: u32,     // of a row, in packs
-    dx_factor: f32,
-    dlogit_factor: f32,
-}
+//
+// needs: lib/grid.wgsl, pack, row
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<StoredPack>;

@@ -1,20 +1,9 @@
 // The test matrices of the randomized SVD: Omega = [start, Gaussian], one a matrix of the batch. The Gaussian columns are
 // all the same, so that a matrix gets the same result whatever batch it is in, or each matrix has its own.
-// Needs lib/grid.wgsl and lib/random.wgsl.
+//
+// needs: lib/grid.wgsl, lib/random.wgsl
 
 override WG: u32 = 64;
-
-struct Params {
-    rows: u32,
-    columns: u32,
-    start_columns: u32,
-    batch: u32,
-    seed_low: u32,
-    seed_high: u32,
-    // Number of the first matrix, and whether each draws from a stream of its own.
-    first: u32,
-    distinct: u32,
-}
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> start: array<f32>;

@@ -1,15 +1,6 @@
-// Moves decoupled matrices. Needs lib/grid.wgsl, lib/pack*.wgsl, lib/low_rank.wgsl.
-
-struct Params {
-    matrices: u32,
-    rows: u32,
-    packs: u32,
-    experts: u32,
-    on_full: f32,
-    on_common: f32,
-    on_shared: f32,
-    decay: f32,
-}
+// Moves decoupled matrices.
+//
+// needs: lib/grid.wgsl, lib/low_rank.wgsl, lanes
 
 // Whether what all experts of a layer share takes part.
 override SHARED: u32 = 0;

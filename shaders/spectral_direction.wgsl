@@ -1,20 +1,6 @@
 // AdamW's direction for decoupled matrices, the decay apart, with the gradient's common part added or removed on the way.
-// Needs lib/grid.wgsl, lib/pack*.wgsl, lib/adam.wgsl, lib/low_rank.wgsl.
-
-struct Params {
-    matrices: u32,
-    rows: u32,
-    packs: u32,
-    experts: u32,
-    on_full: f32,
-    on_common: f32,
-    beta1: f32,
-    beta2: f32,
-    rest1: f32,
-    rest2: f32,
-    root: f32,
-    eps: f32,
-}
+//
+// needs: lib/grid.wgsl, lib/low_rank.wgsl, lanes, lib/adam.wgsl
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read_write> gradient: array<Pack>;

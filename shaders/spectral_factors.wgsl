@@ -1,17 +1,9 @@
 // The small products around the gradient split: sums over experts, rank-2k factors, transposed bases, the initial common
-// matrix. One output a thread. Needs lib/grid.wgsl.
+// matrix. One output a thread.
+//
+// needs: lib/grid.wgsl
 
 override WG: u32 = 64;
-
-struct Params {
-    count: u32,
-    rows: u32,
-    columns: u32,
-    rank: u32,
-    experts: u32,
-    first_layer: u32,
-    factor: f32,
-}
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> u: array<f32>;

@@ -1,12 +1,8 @@
-// Measures of pairs of subspaces. Needs lib/grid.wgsl.
+// Measures of pairs of subspaces.
+//
+// needs: lib/grid.wgsl
 
 override WG: u32 = 64;
-
-struct Params {
-    count: u32,
-    size: u32,
-    divisor: f32,
-}
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> cosines: array<f32>;

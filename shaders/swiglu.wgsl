@@ -1,13 +1,8 @@
-// silu(gate) * up and its gradients, one pack a thread. Needs lib/grid.wgsl, lib/pack_*.wgsl.
+// silu(gate) * up and its gradients, one pack a thread.
+//
+// needs: lib/grid.wgsl, pack
 
 override WG: u32 = 64;
-
-struct Params {
-    // in packs
-    count: u32,
-    gate_factor: f32,
-    up_factor: f32,
-}
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> gate: array<StoredPack>;

@@ -1,17 +1,11 @@
-// One level of a tall-skinny QR: each block's Q times its part of the Q of the stacked R factors. Needs lib/grid.wgsl.
+// One level of a tall-skinny QR: each block's Q times its part of the Q of the stacked R factors.
 //
 // local_q: [batch, rows, columns], top_q: [batch, blocks * columns, columns], q: [batch, rows, columns]; a thread makes
 // one element. Rows belong to blocks as in householder.wgsl.
+//
+// needs: lib/grid.wgsl
 
 override WG: u32 = 64;
-
-struct Params {
-    rows: u32,
-    columns: u32,
-    block_rows: u32,
-    blocks: u32,
-    batch: u32,
-}
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> local_q: array<f32>;

@@ -1,13 +1,8 @@
-// Router z-loss, one token a thread: the squares of the logits' logsumexp, and the gradient. Needs lib/grid.wgsl.
+// Router z-loss, one token a thread: the squares of the logits' logsumexp, and the gradient.
+//
+// needs: lib/grid.wgsl
 
 override WG: u32 = 64;
-
-struct Params {
-    tokens: u32,
-    experts: u32,
-    scale: f32,
-    factor: f32,
-}
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> logits: array<f32>;

@@ -1,6 +1,5 @@
 // One tile of a matrix product on matrix units (tensor cores): f16 operands, f32 sums, blocks of 16 x 16 x 16 that the
-// lanes of a subgroup hold together. Needs lib/gemm_tile.wgsl, gemm/cooperative_block.wgsl, gemm/load_vec4.wgsl and
-// gemm/store_vec4.wgsl: rows of A, B and C, as stored, have multiples of 4 elements.
+// lanes of a subgroup hold together.
 //
 // Four subgroups, two by two, share a tile of 64 x 64; each has 32 x 32 of it in four blocks. For 32 steps of k the
 // workgroup loads 64 x 32 of op(A) and 32 x 64 of op(B) into workgroup memory as they are stored, zeros outside the
@@ -10,7 +9,10 @@
 // subgroups have 32 lanes or more, a thread has the next steps' fours in registers while these are multiplied.
 //
 // The sums go to C through workgroup memory, a block of each subgroup at a time: so alpha, beta, C's type and its edges
-// are dealt with by element.
+// are dealt with by element. Rows of A, B and C, as stored, have multiples of 4 elements.
+//
+// provides: multiply
+// needs: lib/gemm_tile.wgsl, gemm/load_vec4.wgsl, gemm/store_vec4.wgsl, matrix_block
 
 // Lanes of a subgroup, which must be known beforehand.
 override LANES: u32 = 32u;

@@ -1,7 +1,9 @@
-// Blocks of 16 x 16 held by a subgroup: all that is asked of the device's matrix units. Needs the workgroup memory of
-// gemm/cooperative.wgsl. Positions and strides count fours of elements.
+// Blocks of 16 x 16 held by a subgroup: all that is asked of the device's matrix units, from the workgroup memory
+// of gemm/cooperative.wgsl. Positions and strides count fours of elements.
 //
 // By itself, so that a test can put blocks held by each lane in their place where no adapter has matrix units.
+//
+// provides: matrix_block
 
 alias BlockA = coop_mat16x16<f16, A>;
 alias BlockB = coop_mat16x16<f16, B>;

@@ -1,36 +1,14 @@
 // The entry point of dense products: a batch of C = alpha op(A) op(B) + beta C, one tile a workgroup.
-// Needs lib/grid.wgsl, lib/tile_position.wgsl, lib/gemm_tile.wgsl and a multiplying fragment.
 //
 // Operand X has a matrix for each `x_repeat` matrices of the batch in a row. `batch_first` numbers the first matrix of
 // this launch within the whole batch, where a batch is split because a binding cannot hold it.
 //
 // With SPLIT the sums over k are cut into `splits` parts of `split_steps` steps, each a matrix of its own in C, which
 // gemm/sum_parts.wgsl adds: for products of too few tiles to fill the device.
+//
+// needs: lib/grid.wgsl, lib/tile_position.wgsl, multiply
 
 override SPLIT: bool = false;
-
-struct Params {
-    m: u32,
-    n: u32,
-    k: u32,
-    a_first: u32,
-    b_first: u32,
-    c_first: u32,
-    a_stride: u32,
-    b_stride: u32,
-    c_stride: u32,
-    batch: u32,
-    batch_first: u32,
-    a_repeat: u32,
-    b_repeat: u32,
-    a_matrix: u32,
-    b_matrix: u32,
-    c_matrix: u32,
-    splits: u32,
-    split_steps: u32,
-    alpha: f32,
-    beta: f32,
-}
 
 @group(0) @binding(0) var<uniform> params: Params;
 

@@ -1,5 +1,8 @@
 // Fours of A and B at the edges of the matrices, for rows of any length: zeros beyond them. `count` is how many elements of the row
-// there are from `index` on. Needs gemm/load_scalar.wgsl.
+// there are from `index` on.
+//
+// provides: edge
+// needs: gemm/load_scalar.wgsl
 
 fn a_edge(index: u32, count: u32) -> vec4<f32> {
     var four = vec4(0.0);

@@ -1,5 +1,8 @@
 // Fours of A and B at the edges of the matrices, where all rows have a multiple of 4 elements: whole or none. `count` is how many
-// elements of the row there are from `index` on. Needs gemm/load_vec4.wgsl.
+// elements of the row there are from `index` on.
+//
+// provides: edge
+// needs: gemm/load_vec4.wgsl
 
 fn a_edge(index: u32, count: u32) -> vec4<f32> {
     if count == 0u {

@@ -1,25 +1,9 @@
 // The entry point of grouped products: Y[rows of tile i] = X[rows of tile i] op(W[expert of tile i]).
-// Needs lib/grid.wgsl, lib/tile_position.wgsl, a tile (lib/gemm_tile.wgsl) and a multiplying fragment; `a` is X, `b` is W, `c` is Y.
 //
 // A launch has the experts expert_first .. + experts in W; it skips the tiles of others, and those without expert.
-
-struct Params {
-    rows: u32,
-    n: u32,
-    k: u32,
-    a_first: u32,
-    b_first: u32,
-    c_first: u32,
-    a_stride: u32,
-    b_stride: u32,
-    c_stride: u32,
-    b_matrix: u32,
-    expert_first: u32,
-    experts: u32,
-    tile_first: u32,
-    tile_rows: u32,
-    beta: f32,
-}
+// `a` is X, `b` is W, `c` is Y.
+//
+// needs: lib/grid.wgsl, lib/tile_position.wgsl, multiply
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(4) var<storage, read> tile_expert: array<u32>;

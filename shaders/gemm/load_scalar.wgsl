@@ -1,4 +1,6 @@
 // Operands of a product bound as scalars: for rows of any length.
+//
+// provides: load
 
 @group(0) @binding(1) var<storage, read> a: array<RealA>;
 @group(0) @binding(2) var<storage, read> b: array<RealB>;

@@ -1,4 +1,6 @@
 // Operands of a product bound as vec4: where all rows of A and B have a multiple of 4 elements.
+//
+// provides: load
 
 @group(0) @binding(1) var<storage, read> a: array<vec4<RealA>>;
 @group(0) @binding(2) var<storage, read> b: array<vec4<RealB>>;

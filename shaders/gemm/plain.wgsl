@@ -1,5 +1,7 @@
 // One tile of a matrix product, one element of C a thread: the form that needs nothing optional and tunes nothing.
-// Needs lib/gemm_tile.wgsl.
+//
+// provides: multiply
+// needs: lib/gemm_tile.wgsl
 
 const WG: u32 = 64u;
 const TILE_ROWS: u32 = 8u;

@@ -1,4 +1,6 @@
 // C of a product bound as scalars: for rows of any length.
+//
+// provides: store
 
 @group(0) @binding(3) var<storage, read_write> c: array<RealC>;
 

@@ -1,4 +1,6 @@
 // C of a product bound as vec4: where all its rows have a multiple of 4 elements.
+//
+// provides: store
 
 @group(0) @binding(3) var<storage, read_write> c: array<vec4<RealC>>;
 

@@ -1,19 +1,8 @@
 // C = alpha (P_0 + P_1 + ...) + beta C: the parts of products whose sums over k were cut, added in their order.
-// Needs lib/grid.wgsl and gemm/store_*.wgsl.
 //
 // The parts of a matrix, m x n without gaps, lie one behind the other in `parts`, then those of the batch's next.
-
-struct Params {
-    m: u32,
-    n: u32,
-    batch: u32,
-    splits: u32,
-    c_first: u32,
-    c_stride: u32,
-    c_matrix: u32,
-    alpha: f32,
-    beta: f32,
-}
+//
+// needs: lib/grid.wgsl, store
 
 const WG: u32 = 64u;
 

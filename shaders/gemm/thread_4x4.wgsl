@@ -1,4 +1,6 @@
 // The sums of a thread of gemm/workgroup.wgsl: 4 x 4 elements of C, in vec4 of columns. Their names: row, four of columns.
+//
+// provides: thread
 
 const THREAD_ROWS: u32 = 4u;
 const THREAD_COLUMNS: u32 = 4u;

@@ -1,5 +1,7 @@
 // The sums of a thread of gemm/workgroup.wgsl: 8 x 4 elements of C, in vec4 of columns. Their names: row, four of columns.
 // Eights are two fours, half a tile apart, so that neighbouring threads read neighbouring fours.
+//
+// provides: thread
 
 const THREAD_ROWS: u32 = 8u;
 const THREAD_COLUMNS: u32 = 4u;

@@ -1,27 +1,11 @@
 // The entry point of the experts' weight gradients: dW[e] = X_e^T dY_e + beta dW[e] over the rows of expert e.
-// Needs lib/grid.wgsl, lib/gemm_tile.wgsl and a multiplying fragment; `a` is X, `b` is dY, `c` is dW.
 //
 // A launch has the rows row_first .. + rows of X and dY, and the experts expert_first .. + experts of dW. An expert's
 // rows begin at offsets[e] and end before offsets[e + 1], padding of zeros included; one without rows gets beta dW[e].
 //
-// Columns of tiles come first, then experts.
-
-struct Params {
-    m: u32,
-    n: u32,
-    rows: u32,
-    row_first: u32,
-    a_first: u32,
-    b_first: u32,
-    c_first: u32,
-    a_stride: u32,
-    b_stride: u32,
-    c_stride: u32,
-    c_matrix: u32,
-    expert_first: u32,
-    experts: u32,
-    beta: f32,
-}
+// Columns of tiles come first, then experts. `a` is X, `b` is dY, `c` is dW.
+//
+// needs: lib/grid.wgsl, multiply
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(4) var<storage, read> offsets: array<u32>;

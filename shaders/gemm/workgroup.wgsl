@@ -1,6 +1,5 @@
 // One tile of a matrix product from workgroup memory, a block of C in the registers of each thread: the form for GPUs. The tile, the
 // steps of k a round and, by the fragment it is joined with, the thread's block are a shape (src/kernels/shapes.rs).
-// Needs lib/gemm_tile.wgsl, gemm/thread_*.wgsl, gemm/load_*.wgsl with gemm/edge_*.wgsl, and gemm/store_*.wgsl.
 //
 // For a round the workgroup loads TILE_ROWS x STEPS of op(A) and STEPS x TILE_COLUMNS of op(B), in blocks of 4 x 4: a thread
 // reads four vec4 as they are stored and keeps them in registers, with PREFETCH while the round before is multiplied. In
@@ -8,6 +7,9 @@
 // once. Where an operand is stored along k, that is a transposition, of names of registers; its neighbouring threads read
 // along k. The fours of a step are exchanged by the step's four (`turn`): both such blocks and those along the other side
 // are then written to different banks.
+//
+// provides: multiply
+// needs: lib/gemm_tile.wgsl, thread, load, edge, store
 
 override TILE_ROWS: u32 = 64u;
 override TILE_COLUMNS: u32 = 64u;

@@ -1,7 +1,9 @@
-// AdamW's moments and direction (Loshchilov and Hutter, arXiv 1711.05101), the decay apart. Needs lib/pack*.wgsl, `params` with the fields
+// AdamW's moments and direction (Loshchilov and Hutter, arXiv 1711.05101), the decay apart. `params` has the fields
 // beta1, beta2, rest1 = 1 - beta1, rest2 = 1 - beta2, root = (1 - beta1^t) / sqrt(1 - beta2^t) and eps, which holds the factor 1 -
 // beta1^t too: the corrections of both moments. Kernels have a `clip`: the global gradient norm, the factor on the gradient, and
 // whether the norm is not finite.
+//
+// needs: lanes
 
 struct Adam {
     direction: Pack,

@@ -1,6 +1,8 @@
 // How the workgroup kernels of attention load and store four neighbouring elements of a row, a quad: here one by one, for
 // rows whose length is not a multiple of 4. A row is one head's part of a position; its number is position * heads + head.
-// Needs lib/pack_scalar.wgsl, lib/attention_params.wgsl.
+//
+// provides: attention_rows
+// needs: pack, lib/attention_params.wgsl
 
 @group(0) @binding(4) var<storage, read> dy: array<StoredPack>;
 @group(0) @binding(5) var<storage, read> lse: array<f32>;

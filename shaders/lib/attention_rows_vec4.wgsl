@@ -1,6 +1,8 @@
 // How the workgroup kernels of attention load and store four neighbouring elements of a row, a quad: here as one pack.
-// A row is one head's part of a position; its number is position * heads + head. Needs lib/pack_four.wgsl,
-// lib/pack_vec4.wgsl, lib/attention_params.wgsl.
+// A row is one head's part of a position; its number is position * heads + head.
+//
+// provides: attention_rows
+// needs: pack, lib/attention_params.wgsl
 
 @group(0) @binding(4) var<storage, read> dy: array<StoredPack>;
 @group(0) @binding(5) var<storage, read> lse: array<f32>;

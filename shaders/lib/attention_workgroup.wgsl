@@ -1,6 +1,5 @@
 // What the workgroup kernels of attention share: products of tiles of 32 x 32 numbers in workgroup memory, 4 x 4 a thread, in
 // the manner of FlashAttention-2 (Dao 2023, arXiv 2307.08691). The form for GPUs.
-// Needs lib/grid.wgsl, lib/attention_params.wgsl, lib/attention_rows_*.wgsl with what that needs.
 //
 // A workgroup owns 32 rows of one head (queries, or keys in dK and dV) and makes up to 32 PANELS columns of its output; the
 // other operand's rows pass by in tiles of 32. Rows and columns go by fours, quads: of a tile's 8, a thread has `own` of the
@@ -8,6 +7,8 @@
 // index is known when the kernel is compiled: those stay in registers.
 //
 // The sums have a fixed order, whatever PANELS is.
+//
+// needs: lib/grid.wgsl, lib/attention_params.wgsl, attention_rows
 
 const ROWS: u32 = 32u;
 const WG: u32 = 64u;

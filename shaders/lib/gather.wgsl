@@ -1,19 +1,9 @@
-// The sum over a token's choices of their rows in the grouped layout. Needs lib/grid.wgsl, lib/pack_*.wgsl,
-// lib/row_workgroup.wgsl or another fragment with its functions, and `fn choice_weight(pair: u32) -> f32`.
+// The sum over a token's choices of their rows in the grouped layout, each times the kernel's
+// `fn choice_weight(pair: u32) -> f32`.
+//
+// needs: lib/grid.wgsl, pack, row
 
 const NONE: u32 = 0xffffffffu;
-
-struct Params {
-    rows: u32,      // written by this launch
-    width: u32,     // of a row, in packs
-    top_k: u32,
-    first: u32,     // first of the rows or tokens bound here to be read
-    count: u32,     // their number
-    first_choice: u32,
-    last_choice: u32,
-    factor: f32,
-    dw_factor: f32, // of the gradient of combine's weights
-}
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> z: array<StoredPack>;

@@ -1,5 +1,5 @@
-// ROWS rows of the rank-2k product `left [right; vt]` that is the common part of a matrix. Needs lib/pack*.wgsl, `params`
-// with the fields matrices, rows, packs (a row's) and experts, and the bindings
+// ROWS rows of the rank-2k product `left [right; vt]` that is the common part of a matrix. `params` has the
+// fields matrices, rows, packs (a row's) and experts; the bindings are
 //   left:  [matrices, rows, 2 RANK] = [U | (I - P_U) X V]
 //   right: [matrices, RANK, packs]  = U^T X
 //   vt:    [layers, RANK, packs]    = V^T, one for each `experts` matrices.
@@ -8,6 +8,8 @@
 // threads. Software adapters load such a value once if they can see it: its address must come from the workgroup's number
 // alone, outside of any branch and any loop that is not unrolled. Hence the constant rank, and indices clamped instead of
 // guarded: what is past the end repeats the last row or column, and is not stored.
+//
+// needs: lanes
 
 // Threads, the rank k, whether the common part takes part (1 or 0) and whether X itself does.
 override WG: u32 = 64;

@@ -1,5 +1,8 @@
 // An oct is eight neighbours in a row, which a thread loads at once where rows have a multiple of 8 elements: here in two
 // loads.
+//
+// provides: oct
+
 struct Oct {
     low: vec4<f32>,
     high: vec4<f32>,

@@ -1,5 +1,8 @@
 // A pack is what a thread loads at once: here four elements. Rows must have a multiple of 4 elements. How it is stored says
 // lib/pack_vec4.wgsl, or another fragment with its functions.
+//
+// provides: lanes
+
 alias Pack = vec4<f32>;
 const PACK: u32 = 4u;
 

@@ -1,4 +1,7 @@
 // A pack is what a thread loads at once: here one element, for rows whose length is not a multiple of 4.
+//
+// provides: pack, lanes
+
 alias Pack = f32;
 const PACK: u32 = 1u;
 

@@ -1,6 +1,9 @@
-// A thread takes a whole row. Needs lib/grid.wgsl.
+// A thread takes a whole row.
 //
 // For software adapters: a vec4 load costs the same wherever its lanes point, and a row needs no barrier.
+//
+// provides: row
+// needs: lib/grid.wgsl
 
 override WG: u32 = 64;
 

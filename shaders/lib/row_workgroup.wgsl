@@ -1,6 +1,9 @@
-// A workgroup takes a row: neighbouring threads read neighbouring packs. Needs lib/grid.wgsl.
+// A workgroup takes a row: neighbouring threads read neighbouring packs.
 //
 // WG is a power of two; sums are trees of fixed shape.
+//
+// provides: row
+// needs: lib/grid.wgsl
 
 override WG: u32 = 64;
 

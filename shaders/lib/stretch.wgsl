@@ -1,4 +1,6 @@
-// Which elements of a flat array a thread takes. Needs lib/grid.wgsl.
+// Which elements of a flat array a thread takes.
+//
+// needs: lib/grid.wgsl
 
 override WG: u32 = 64;
 // Elements of a thread, and whether they are neighbours. So software adapters wait least for memory: a load touches as many

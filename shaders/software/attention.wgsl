@@ -1,6 +1,7 @@
 // Causal attention, forward: y = softmax(q k^T / sqrt(head_dim)) v by head, one pass over the keys with a running maximum
-// (Dao et al. 2022). A lane owns 4 queries. Needs lib/grid.wgsl, lib/pack_four.wgsl, lib/pack_vec4.wgsl or software/pack_u64.wgsl,
-// lib/attention_params.wgsl, software/attention_tile.wgsl.
+// (Dao et al. 2022). A lane owns 4 queries.
+//
+// needs: lib/grid.wgsl, software/attention_tile.wgsl
 
 @group(0) @binding(4) var<storage, read_write> y: array<StoredPack>;
 // log2 of the sum of 2^score, by row and head

@@ -1,7 +1,8 @@
 // Causal attention, gradients in keys and values: dv_j = sum over queries i of p_ij dy_i and
 // dk_j = sum over queries i of p_ij (dp_ij - delta_i) q_i / sqrt(head_dim), over query heads of the key's head.
-// A lane owns 4 keys, queries pass. Needs lib/grid.wgsl, lib/pack_four.wgsl, lib/pack_vec4.wgsl or software/pack_u64.wgsl,
-// lib/attention_params.wgsl, software/attention_tile.wgsl.
+// A lane owns 4 keys, queries pass.
+//
+// needs: lib/grid.wgsl, software/attention_tile.wgsl
 
 @group(0) @binding(4) var<storage, read> dy: array<StoredPack>;
 @group(0) @binding(5) var<storage, read> lse: array<f32>;

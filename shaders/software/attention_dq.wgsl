@@ -1,6 +1,7 @@
 // Causal attention, gradient in the queries: dq = sum over keys j of p_j (dp_j - delta) k_j / sqrt(head_dim), with
-// p_j = 2^(score - lse) made anew and dp_j = dy . v_j. A lane owns 4 queries. Needs lib/grid.wgsl,
-// lib/pack_four.wgsl, lib/pack_vec4.wgsl or software/pack_u64.wgsl, lib/attention_params.wgsl, software/attention_tile.wgsl.
+// p_j = 2^(score - lse) made anew and dp_j = dy . v_j. A lane owns 4 queries.
+//
+// needs: lib/grid.wgsl, software/attention_tile.wgsl
 
 @group(0) @binding(4) var<storage, read> dy: array<StoredPack>;
 @group(0) @binding(5) var<storage, read> lse: array<f32>;

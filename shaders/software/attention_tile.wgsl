@@ -1,10 +1,11 @@
 // What the subgroup kernels of attention share: products of a tile of 4 SG own rows with 16 passing rows.
-// Needs lib/grid.wgsl, lib/pack_vec4.wgsl or software/pack_u64.wgsl, lib/attention_params.wgsl.
 //
 // A workgroup is one subgroup. A lane owns 4 rows of one operand (queries, or keys in dK and dV), so every number below
 // is a vec4 over these rows. The other operand passes by in tiles of 16 rows: lanes 0 to 7 load one row each, and all
 // lanes get it by broadcast. No workgroup memory and no barrier, which cost most on a software adapter; nothing is
 // indexed at run time, so all tiles stay in registers. SG is at least 8.
+//
+// needs: lib/grid.wgsl, pack, lib/attention_params.wgsl
 
 override SG: u32 = 8;
 // Little code, for compilers that take long over much: passing rows and stores go through loops that select by a switch.

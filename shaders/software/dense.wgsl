@@ -1,31 +1,9 @@
 // As gemm/dense.wgsl: a batch of C = alpha op(A) op(B) + beta C, one tile a workgroup, where operands may be padded.
-// Needs lib/grid.wgsl, lib/tile_position.wgsl, software/product_tile.wgsl, software/product.wgsl.
 //
 // Operand X has a matrix for each `x_repeat` matrices of the batch in a row. `batch_first` numbers the first matrix of
 // this launch within the whole batch, where a batch is split because a binding cannot hold it.
-
-struct Params {
-    m: u32,
-    n: u32,
-    k: u32,
-    c_rows: u32,
-    c_columns: u32,
-    a_first: u32,
-    b_first: u32,
-    c_first: u32,
-    a_stride: u32,
-    b_stride: u32,
-    c_stride: u32,
-    batch: u32,
-    batch_first: u32,
-    a_repeat: u32,
-    b_repeat: u32,
-    a_matrix: u32,
-    b_matrix: u32,
-    c_matrix: u32,
-    alpha: f32,
-    beta: f32,
-}
+//
+// needs: lib/grid.wgsl, lib/tile_position.wgsl, multiply
 
 @group(0) @binding(0) var<uniform> params: Params;
 

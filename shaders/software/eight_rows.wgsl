@@ -1,6 +1,5 @@
-// Products of rank 8 with a matrix, by subgroups of eight lanes. Needs lib/grid.wgsl, lib/oct_*.wgsl and `params` with the fields
-// matrices, rows, octs (of a row) and experts (matrices of a layer). An oct is eight columns of a row, or of a factor of rank
-// 8 one row: a number for each direction.
+// Products of rank 8 with a matrix, by subgroups of eight lanes. An oct is eight columns of a row, or of a factor of rank
+// 8 one row: a number for each direction. `params` has the fields matrices, rows, octs (of a row) and experts (matrices of a layer).
 //
 // A workgroup is a subgroup and takes a block of WALKS times ROWS rows, ROWS after ROWS: lane l has the rows l, 8 + l, 16 + l,
 // 24 + l of ROWS (of 16 the first two), and all lanes walk along their rows together. So a load touches eight cache lines at
@@ -10,6 +9,8 @@
 // What belongs to the columns (an oct of each of the eight rows of V^T, say) is loaded once for all its rows, one oct a lane,
 // and reaches the lanes by broadcasts; what belongs to a lane's rows stays in registers for the whole walk. Arithmetic is on
 // four columns at a time.
+//
+// needs: lib/grid.wgsl, oct
 
 // Lanes of a subgroup, and the rank.
 override WG: u32 = 8u;

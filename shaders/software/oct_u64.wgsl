@@ -1,7 +1,10 @@
 // An oct is eight neighbours in a row, which a thread loads at once where rows have a multiple of 8 elements: here as four
 // u64 of two elements each. llvmpipe makes of a load a loop over the lanes with some ten instructions for each component,
 // however wide it is: two thirds of the time that two loads of a vec4<f32> take.
-// Needs software/pairs_u64.wgsl.
+//
+// provides: oct
+// needs: software/pairs_u64.wgsl
+
 struct Oct {
     low: vec4<f32>,
     high: vec4<f32>,

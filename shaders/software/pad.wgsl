@@ -1,21 +1,12 @@
 // A copy of matrices whose rows have any length, with rows up to a multiple of 4, columns up to one of 8, and zeros in what is
-// added, so that the product can load four or eight elements at once. Needs lib/grid.wgsl, lib/pack_four.wgsl, lib/pack_vec4.wgsl or
-// software/pack_u64.wgsl.
+// added, so that the product can load four or eight elements at once.
 //
 // A thread copies a piece of a row, and its neighbours the same piece of the rows below: each of a subgroup's loads goes on in
 // lines that the one before it has brought. It loads whole packs and shifts them, as four scalar loads cost twice as much.
+//
+// needs: lib/grid.wgsl, pack
 
 override WG: u32 = 64u;
-
-struct Params {
-    matrices: u32,
-    rows: u32,
-    columns: u32,
-    // Element of the binding at which the first matrix begins.
-    first: u32,
-    // Fours of a row that a thread copies.
-    piece: u32,
-}
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<StoredPack>;

@@ -1,4 +1,5 @@
 // u64 that are two f32 each, the first in the low half.
+
 fn unpack(pair: u64) -> vec2<f32> {
     return vec2(bitcast<f32>(u32(pair)), bitcast<f32>(u32(pair >> 32u)));
 }

@@ -1,6 +1,5 @@
 // One tile of a matrix product by one subgroup, for adapters where registers are fast and barriers slow (software).
-// Needs software/product_tile.wgsl; gemm/load_vec4.wgsl, gemm/load_scalar.wgsl or software/product_load_u64_along.wgsl with software/product_blocks.wgsl, or
-// software/product_load_u64.wgsl; and gemm/store_vec4.wgsl or gemm/store_scalar.wgsl. At least 4 rows, 4 columns and 4 steps of k.
+// At least 4 rows, 4 columns and 4 steps of k.
 //
 // A workgroup is one subgroup. Lanes go along the columns, four each, twice where COLUMN_BLOCKS is 2 (side by side with
 // software/product_load_u64.wgsl); a lane holds TILE_ROWS rows of its columns. For four steps of k a lane loads its 4 x 4 blocks of
@@ -15,6 +14,9 @@
 // another four has too are computed and not stored, steps that were counted already get the factor zero. So nothing in
 // the loop depends on the edges. Operands may also be padded beyond C's last row or column, which is where
 // c_rows and c_columns are below m and n.
+//
+// provides: multiply
+// needs: software/product_tile.wgsl, product_blocks, store
 
 // Lanes of a subgroup: 4, or a multiple of 8.
 override WG: u32 = 8u;

@@ -1,5 +1,8 @@
 // The blocks of op(B) of a lane of software/product.wgsl: one beside those of its neighbours, the second as far on as a subgroup has
-// columns. Needs b_quad of gemm/load_vec4.wgsl, gemm/load_scalar.wgsl or software/product_load_u64_along.wgsl.
+// columns.
+//
+// provides: product_blocks
+// needs: load
 
 fn block_columns(tile: Tile, lane: u32) -> vec2<u32> {
     let column = tile.column + lane * 4u;

@@ -1,7 +1,9 @@
 // Operands of the subgroup product bound as u64 of two f32 each, and a lane's two blocks of op(B), side by side: for B as it is
 // stored, its rows, and their parts that a tile has, of a multiple of 8 elements, those of A of a multiple of 4, and
-// COLUMN_BLOCKS = 2. A load costs llvmpipe by its number of components, so these cost half as much and a little more. Needs
-// software/pairs_u64.wgsl, software/oct_u64.wgsl.
+// COLUMN_BLOCKS = 2. A load costs llvmpipe by its number of components, so these cost half as much and a little more.
+//
+// provides: product_blocks
+// needs: software/pairs_u64.wgsl, software/oct_u64.wgsl
 
 @group(0) @binding(1) var<storage, read> a: array<vec2<u64>>;
 @group(0) @binding(2) var<storage, read> b: array<StoredOct>;

@@ -1,5 +1,7 @@
 // As software/product_load_u64.wgsl where B is stored transposed, along the steps, of which it comes in fours: A and B as pairs of u64.
-// Needs software/pairs_u64.wgsl, software/product_blocks.wgsl.
+//
+// provides: load
+// needs: software/pairs_u64.wgsl
 
 @group(0) @binding(1) var<storage, read> a: array<vec2<u64>>;
 @group(0) @binding(2) var<storage, read> b: array<vec2<u64>>;

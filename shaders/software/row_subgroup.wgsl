@@ -1,6 +1,9 @@
-// A workgroup that is one subgroup takes a row: neighbouring threads read neighbouring packs. Needs lib/grid.wgsl.
+// A workgroup that is one subgroup takes a row: neighbouring threads read neighbouring packs.
 //
 // For software adapters, where what the row's threads share is loaded once: no workgroup memory, no barrier.
+//
+// provides: row
+// needs: lib/grid.wgsl
 
 override WG: u32 = 8;
 

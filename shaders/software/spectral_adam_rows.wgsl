@@ -1,7 +1,8 @@
 // AdamW for decoupled matrices in one pass over their state: the gradient's common part is added or removed on the way, the
 // weights move, and either the skinny products of the direction come out or the weights follow W_c too.
-// Needs lib/grid.wgsl, lib/oct_*.wgsl, lib/pack_four.wgsl, lib/adam.wgsl, software/eight_rows.wgsl with
-// ROWS = 16: of more rows at once the loop is more code than a processor's first cache of instructions holds.
+// ROWS is 16: of more rows at once the loop is more code than a processor's first cache of instructions holds.
+//
+// needs: lib/grid.wgsl, oct, software/eight_rows.wgsl, lib/pack_four.wgsl, lib/adam.wgsl
 
 // Whether the common part takes part, whether the gradient itself does, whether the weights move, and whether they are W =
 // W_c + W_u, which follows the step of W_c.
@@ -9,25 +10,6 @@ override COMMON: bool = true;
 override FULL: bool = true;
 override MOVE: bool = true;
 override FOLLOW: bool = true;
-
-struct Params {
-    matrices: u32,
-    rows: u32,
-    octs: u32,
-    experts: u32,
-    vt_first: u32,
-    clip_at: u32,
-    on_full: f32,
-    on_common: f32,
-    lr: f32,
-    beta1: f32,
-    beta2: f32,
-    rest1: f32,
-    rest2: f32,
-    root: f32,
-    eps: f32,
-    decay: f32,
-}
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> gradient: array<StoredOct>;

@@ -1,13 +1,6 @@
-// Adds a common part to decoupled matrices. Needs lib/grid.wgsl, lib/oct_*.wgsl, software/eight_rows.wgsl with ROWS = 32.
-
-struct Params {
-    matrices: u32,
-    rows: u32,
-    octs: u32,
-    experts: u32,
-    on_common: f32,
-    decay: f32,
-}
+// Adds a common part to decoupled matrices, with ROWS = 32.
+//
+// needs: lib/grid.wgsl, oct, software/eight_rows.wgsl
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read_write> weight: array<StoredOct>;

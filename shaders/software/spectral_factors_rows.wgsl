@@ -1,13 +1,6 @@
-// The small products around the gradient split at rank 8. Needs lib/grid.wgsl, lib/oct_*.wgsl, software/eight_rows.wgsl;
-// left_factors with ROWS = 32.
-
-struct Params {
-    matrices: u32,
-    rows: u32,
-    octs: u32,
-    experts: u32,
-    factor: f32,
-}
+// The small products around the gradient split at rank 8; left_factors has ROWS = 32.
+//
+// needs: lib/grid.wgsl, oct, software/eight_rows.wgsl
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> parts: array<StoredOct>;

@@ -1,12 +1,7 @@
 // Both skinny products of a stack X: [matrices, rows, 8 octs] with its layers' bases, in one pass over X.
-// Needs lib/grid.wgsl, lib/oct_*.wgsl, software/eight_rows.wgsl with ROWS = 32 and any WALKS.
-
-struct Params {
-    matrices: u32,
-    rows: u32,
-    octs: u32,
-    experts: u32,
-}
+// ROWS is 32, WALKS any number.
+//
+// needs: lib/grid.wgsl, oct, software/eight_rows.wgsl
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<StoredOct>;

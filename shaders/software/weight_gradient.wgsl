@@ -1,5 +1,4 @@
 // As gemm/weight_gradient.wgsl: dW[e] = X_e^T dY_e + beta dW[e] over the rows of expert e.
-// Needs lib/grid.wgsl, software/product_tile.wgsl, software/product.wgsl; `a` is X, `b` is dY, `c` is dW.
 //
 // A launch has the rows row_first .. + rows of X and dY, and the experts expert_first .. + experts of dW. An expert's
 // rows begin at offsets[e] and end before offsets[e + 1], padding of zeros included; one without rows gets beta dW[e].
@@ -10,27 +9,13 @@
 //
 // Columns of blocks come first, then experts: software adapters give each core an equal share of the workgroups, one behind
 // the other, and experts have unequal numbers of rows.
+// `a` is X, `b` is dY, `c` is dW.
+//
+// needs: lib/grid.wgsl, multiply
 
 override BLOCK_ROWS: u32 = 1u;
 override BLOCK_COLUMNS: u32 = 1u;
 override ROWS_AT_ONCE: u32 = 0xffffffffu;
-
-struct Params {
-    m: u32,
-    n: u32,
-    rows: u32,
-    row_first: u32,
-    a_first: u32,
-    b_first: u32,
-    c_first: u32,
-    a_stride: u32,
-    b_stride: u32,
-    c_stride: u32,
-    c_matrix: u32,
-    expert_first: u32,
-    experts: u32,
-    beta: f32,
-}
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(4) var<storage, read> offsets: array<u32>;

@@ -21,7 +21,7 @@ use super::dense::{effective_rank, singular_values, widened};
 use super::record::{Jacobians, Pairs, mean_relative};
 use super::similarity::{mean_offdiag, spread_offdiag};
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Kernel, Launch};
+use crate::gpu::{Gpu, Kernel, Launch, wgsl};
 use crate::kernels::Variant;
 use crate::kernels::elementwise::axpby;
 use crate::kernels::gemm::{Trans, gemm};
@@ -30,12 +30,7 @@ use crate::optim::spectral_metrics::mean;
 use crate::tensor::Tensor;
 
 /// Rows of the Jacobian before the down projection.
-pub static JACOBIAN_ROWS: Kernel = Kernel {
-    name: "jacobian_rows",
-    sources: &[include_str!("../../shaders/lib/grid.wgsl"), include_str!("../../shaders/jacobian_rows.wgsl")],
-    entry: "jacobian_rows",
-    constants: &[],
-};
+pub static JACOBIAN_ROWS: Kernel = Kernel::new("jacobian_rows", wgsl!["jacobian_rows.wgsl"]).params::<JacobianParams>();
 const THREADS: u32 = 64;
 /// Experts with Gaussian matrices whose spectra are the control: one looks much like another.
 const FEW: usize = 2;

@@ -1,4 +1,4 @@
-//! Pipelines. The WGSL of a set of sources is parsed once for all kernels and constants that come from it; what the driver
+//! Pipelines. A WGSL text is parsed once for all kernels and constants that come from it; what the driver
 //! compiles, threads of its own compile while recording goes on. Nothing waits before the submission that uses a pipeline.
 //!
 //! The threads end when there is nothing left to compile: a training step in its steady state has none. In a browser, which
@@ -10,9 +10,10 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use super::failure::Failures;
 use super::fast_hash::FastMap;
-use super::launch::Fields;
+use super::kernel::Fields;
 use super::pipeline_cache::PipelineCache;
 use super::reflect::{Binding, BindingKind, Reflection, Source};
+use super::wgsl::compose_half;
 use super::{Kernel, ParamScalar, lock};
 use crate::error::Result;
 
@@ -208,8 +209,8 @@ impl Form {
 /// All pipelines of a device.
 #[derive(Default)]
 pub(super) struct Pipelines {
-    /// By the address of the list of sources and the variables stored in f16.
-    modules: HashMap<(usize, usize, Vec<&'static str>), Arc<Module>>,
+    /// By their text.
+    modules: HashMap<String, Arc<Module>>,
     /// By the kernel's address, its identity: names are for people. A kernel has few forms.
     pipelines: FastMap<usize, Vec<Form>>,
     count: usize,
@@ -243,12 +244,12 @@ impl Pipelines {
             return Ok((form.pipeline.clone(), false));
         }
         log::debug!("compiling {} {constants:?}, f16 {half:?}", kernel.name);
-        let sources = (kernel.sources.as_ptr() as usize, kernel.sources.len(), half.to_vec());
-        let module = match self.modules.get(&sources) {
+        let text = compose_half(kernel, half)?;
+        let module = match self.modules.get(&text) {
             Some(module) => module.clone(),
             None => {
-                let module = Arc::new(Module { source: Source::parse(kernel, half)?, raw: OnceLock::new() });
-                self.modules.insert(sources, module.clone());
+                let module = Arc::new(Module { source: Source::parse(kernel, &text)?, raw: OnceLock::new() });
+                self.modules.insert(text, module.clone());
                 module
             }
         };

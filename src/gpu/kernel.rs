@@ -1,24 +1,78 @@
 //! A kernel: WGSL sources, an entry point, a parameter struct.
 
-/// One compute entry point. Sources are joined by plain concatenation; WGSL globals are order-independent.
+/// One compute entry point.
+///
+/// ```
+/// use sdmoe::gpu::Kernel;
+///
+/// sdmoe::params! {
+///     pub struct ScaleParams { count: u32, factor: f32 }
+/// }
+///
+/// /// `x = factor x`; its WGSL is given `struct Params`, and a fragment of this crate that it needs.
+/// static SCALE: Kernel = Kernel::new("scale", &["
+///     // needs: lib/grid.wgsl
+///     @group(0) @binding(0) var<uniform> params: Params;
+///     @group(0) @binding(1) var<storage, read_write> x: array<f32>;
+///     @compute @workgroup_size(64)
+///     fn scale(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+///              @builtin(local_invocation_index) lane: u32) {
+///         let i = workgroup_index(group, groups) * 64u + lane;
+///         if i < params.count { x[i] *= params.factor; }
+///     }
+/// "]).params::<ScaleParams>();
+/// # sdmoe::gpu::reflect(&SCALE).unwrap();
+/// ```
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Kernel {
     /// The name in profiles, errors and the kernel list; unique.
     pub name: &'static str,
-    /// The WGSL sources: the kernel's own file and the shared fragments it uses.
+    /// The WGSL of the kernel, behind those fragments that it chooses among several; what they need of this crate's shaders is
+    /// added, see [`super::sources`].
     pub sources: &'static [&'static str],
     /// The WGSL entry point.
     pub entry: &'static str,
     /// Values of `override` constants that are always the same; a launch can add others.
     pub constants: &'static [(&'static str, f64)],
+    /// The fields of the parameters, of which `struct Params` is made; none where the WGSL has its own.
+    pub params: Fields,
 }
 
 impl Kernel {
+    /// The kernel called `name`, whose entry point is called so too.
+    pub const fn new(name: &'static str, sources: &'static [&'static str]) -> Self {
+        Kernel { name, sources, entry: name, constants: &[], params: &[] }
+    }
+
+    /// With another entry point.
+    pub const fn entry(self, entry: &'static str) -> Self {
+        Kernel { entry, ..self }
+    }
+
+    /// With values of `override` constants.
+    pub const fn constants(self, constants: &'static [(&'static str, f64)]) -> Self {
+        Kernel { constants, ..self }
+    }
+
+    /// With parameters: its WGSL is given `struct Params` with the fields of `P`.
+    pub const fn params<P: KernelParams>(self) -> Self {
+        Kernel { params: P::FIELDS, ..self }
+    }
+
     /// Whether it runs only where [`super::Gpu::cooperative_matrix`] says so.
     pub fn needs_cooperative_matrix(&self) -> bool {
         self.sources.iter().any(|source| source.contains("coop_mat"))
     }
 }
+
+/// The contents of shaders of this crate, by their paths in its folder of shaders.
+macro_rules! wgsl {
+    ($($path:expr),* $(,)?) => {
+        &[$(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $path))),*]
+    };
+}
+pub(crate) use wgsl;
 
 /// Element types of arrays on the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,10 +101,13 @@ pub enum ParamScalar {
     U32,
 }
 
-/// A parameter struct made by [`crate::params!`]: its fields are checked against the WGSL struct by name, order and type.
+/// Names and types of a parameter struct's fields, in order; every field has 4 bytes.
+pub type Fields = &'static [(&'static str, ParamScalar)];
+
+/// A parameter struct made by [`crate::params!`]. `struct Params` of its kernels is made from it.
 pub trait KernelParams: bytemuck::Pod {
-    /// Field names and types in order; every field has 4 bytes.
-    const FIELDS: &'static [(&'static str, ParamScalar)];
+    /// The fields.
+    const FIELDS: Fields;
 }
 
 #[doc(hidden)]
@@ -66,7 +123,7 @@ impl ScalarType for u32 {
     const SCALAR: ParamScalar = ParamScalar::U32;
 }
 
-/// Declares a kernel's parameter struct, the mirror of `struct Params` in its WGSL.
+/// Declares a kernel's parameter struct, of which `struct Params` of its WGSL is made ([`crate::gpu::Kernel::params`]).
 ///
 /// ```
 /// sdmoe::params! {
@@ -81,9 +138,9 @@ macro_rules! params {
         #[repr(C)]
         #[derive(Clone, Copy, Debug, Default, $crate::__private::bytemuck::Pod, $crate::__private::bytemuck::Zeroable)]
         #[bytemuck(crate = "sdmoe::__private::bytemuck")]
-        $vis struct $name { $($(#[$fmeta])* #[allow(missing_docs, reason = "documented in the WGSL")] $vis $field: $ty),* }
+        $vis struct $name { $($(#[$fmeta])* #[allow(missing_docs, reason = "its name says it, or its comment")] $vis $field: $ty),* }
         impl $crate::gpu::KernelParams for $name {
-            const FIELDS: &'static [(&'static str, $crate::gpu::ParamScalar)] =
+            const FIELDS: $crate::gpu::Fields =
                 &[$((stringify!($field), <$ty as $crate::gpu::ScalarType>::SCALAR)),*];
         }
     };

@@ -2,14 +2,11 @@
 
 use super::Gpu;
 use super::compile::Pipeline;
-use super::kernel::{DType, Kernel, KernelParams, ParamScalar};
+use super::kernel::{DType, Fields, Kernel, KernelParams, ParamScalar};
 use super::pool::{Bound, BufferSlice};
 use super::recorder::{SLOT, grid};
 use super::reflect::BindingKind;
 use crate::error::{Error, Result};
-
-/// Names and types of a parameter struct's fields.
-pub(super) type Fields = &'static [(&'static str, ParamScalar)];
 
 /// A dispatch being put together. The WGSL variable of the parameters is named `params`.
 #[must_use = "nothing is recorded until `run`"]

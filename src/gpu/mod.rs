@@ -22,23 +22,26 @@ mod reflect;
 mod shapes;
 pub(crate) mod trusted;
 mod warm_up;
+mod wgsl;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 pub use adapter::{AdapterChoice, AdapterReport, Tier, adapters};
-pub use kernel::{DType, Kernel, KernelParams, ParamScalar, ScalarType};
+pub(crate) use kernel::wgsl;
+pub use kernel::{DType, Fields, Kernel, KernelParams, ParamScalar, ScalarType};
 pub use launch::Launch;
 pub use needs::{NEEDS, Need};
 pub use open::{GpuOptions, OPTIONAL_FEATURES};
 pub use pool::{Bound, Buffer, BufferSlice};
 pub use profile::{Dispatch, KernelTime};
 pub use readback::Readback;
-pub use reflect::{Binding, BindingKind, Reflection, compose, compose_half, reflect, reflect_half};
+pub use reflect::{Binding, BindingKind, Reflection, reflect, reflect_half};
 pub use shapes::Measured;
 pub(crate) use shapes::Resolved;
 #[cfg(feature = "bench")]
 pub(crate) use shapes::keep as keep_shapes;
+pub use wgsl::{compose, compose_half, sources};
 
 use crate::error::{Error, Result};
 

@@ -2,6 +2,7 @@
 
 use naga::{AddressSpace, Scalar, ScalarKind, StorageAccess, TypeInner};
 
+use super::wgsl::compose_half;
 use super::{DType, Kernel, ParamScalar};
 use crate::error::{Error, Result};
 
@@ -41,45 +42,6 @@ pub struct Reflection {
     pub bindings: Vec<Binding>,
 }
 
-/// The kernel's whole WGSL, everything stored in f32.
-pub fn compose(kernel: &Kernel) -> String {
-    compose_half(kernel, &[])
-}
-
-/// The kernel's whole WGSL for a launch in which the variables named in `half` are bound to f16.
-///
-/// A kernel that can store in f16 writes its variables' types by aliases, which are declared here: `Real`, f16 where any
-/// variable is bound to f16; and for variables that may differ from the others, `Real` with the variable's capitalised
-/// name: `RealA` for `a`, `RealOutB` for `out_b`. Arithmetic is in f32 whatever is stored, but for the products of f16
-/// operands on matrix units. `enable` directives come first in WGSL, so they are added here too.
-pub fn compose_half(kernel: &Kernel, half: &[&str]) -> String {
-    let sources = kernel.sources.join("\n");
-    let mut prelude = String::new();
-    if !half.is_empty() || kernel.needs_cooperative_matrix() {
-        prelude.push_str("enable f16;\n");
-    }
-    if kernel.needs_cooperative_matrix() {
-        prelude.push_str("enable wgpu_cooperative_matrix;\n");
-    }
-    for name in storage_aliases(&sources) {
-        let is_half = match name.strip_prefix("Real").unwrap_or_default() {
-            "" => !half.is_empty(),
-            variable => half.iter().any(|h| h.replace('_', "").eq_ignore_ascii_case(variable)),
-        };
-        prelude.push_str(&format!("alias {name} = {};\n", if is_half { "f16" } else { "f32" }));
-    }
-    prelude + &sources
-}
-
-/// The names that begin with `Real` in a WGSL source, each once.
-fn storage_aliases(source: &str) -> Vec<&str> {
-    let words = source.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    let mut names: Vec<_> = words.filter(|w| w.starts_with("Real")).collect();
-    names.sort_unstable();
-    names.dedup();
-    names
-}
-
 /// As [`reflect_half`], everything stored in f32.
 ///
 /// # Errors
@@ -91,10 +53,10 @@ pub fn reflect(kernel: &Kernel) -> Result<Reflection> {
 /// Parses and validates a kernel as [`compose_half`] gives it and lists what it binds.
 ///
 /// # Errors
-/// [`Error::Kernel`] with naga's message, or what this project's conventions forbid: a binding outside group 0, a
+/// [`Error::Kernel`] as [`super::sources`], with naga's message, or what this project's conventions forbid: a binding outside group 0, a
 /// uniform whose fields are not all `f32` or `u32`.
 pub fn reflect_half(kernel: &Kernel, half: &[&str]) -> Result<Reflection> {
-    Source::parse(kernel, half)?.reflect(kernel)
+    Source::parse(kernel, &compose_half(kernel, half)?)?.reflect(kernel)
 }
 
 fn error(kernel: &Kernel, message: String) -> Error {
@@ -108,13 +70,12 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// The sources of a kernel, as [`compose_half`] gives them.
-    pub(super) fn parse(kernel: &Kernel, half: &[&str]) -> Result<Self> {
-        let text = compose_half(kernel, half);
-        let module = naga::front::wgsl::parse_str(&text).map_err(|e| error(kernel, e.emit_to_string(&text)))?;
+    /// `text`, the whole WGSL of a kernel.
+    pub(super) fn parse(kernel: &Kernel, text: &str) -> Result<Self> {
+        let module = naga::front::wgsl::parse_str(text).map_err(|e| error(kernel, e.emit_to_string(text)))?;
         let mut validator =
             naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::all());
-        let info = validator.validate(&module).map_err(|e| error(kernel, e.emit_to_string(&text)))?;
+        let info = validator.validate(&module).map_err(|e| error(kernel, e.emit_to_string(text)))?;
         Ok(Self { module, info })
     }
 

@@ -7,12 +7,24 @@ use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
 /// Sums of blocks of rows of `dy x r`.
-pub static RMS_NORM_DWEIGHT: PackKernels = forms!("rms_norm_dweight", "column_sum.wgsl", packs);
+pub static RMS_NORM_DWEIGHT: PackKernels = forms!("rms_norm_dweight", "column_sum.wgsl", ColumnSumParams, packs);
 /// Sums of blocks of rows: one level of the tree.
-pub static COLUMN_SUM: PackKernels = forms!("column_sum", "column_sum.wgsl", packs);
+pub static COLUMN_SUM: PackKernels = forms!("column_sum", "column_sum.wgsl", ColumnSumParams, packs);
 
 crate::params! {
-    struct ColumnSumParams { rows: u32, width: u32, block: u32, x_first: u32, r_first: u32, dy_first: u32, y_first: u32, beta: f32 }
+    struct ColumnSumParams {
+        rows: u32,
+        /// Of a row, in packs.
+        width: u32,
+        /// Rows that one thread sums.
+        block: u32,
+        /// Where each part begins in its binding, in packs (r: in elements).
+        x_first: u32,
+        r_first: u32,
+        dy_first: u32,
+        y_first: u32,
+        beta: f32,
+    }
 }
 
 /// Every kernel of this module.

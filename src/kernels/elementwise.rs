@@ -6,14 +6,19 @@ use crate::kernels::rows::{PackKernels, THREADS, forms, pack, pack_launch, varia
 use crate::tensor::{Tensor, row_chunks};
 
 /// `y = alpha x + beta y`.
-pub static AXPBY: PackKernels = forms!("axpby", "elementwise.wgsl", packs);
+pub static AXPBY: PackKernels = forms!("axpby", "elementwise.wgsl", ElementwiseParams, packs);
 /// `y = alpha`.
-pub static FILL: PackKernels = forms!("fill", "elementwise.wgsl", packs);
+pub static FILL: PackKernels = forms!("fill", "elementwise.wgsl", ElementwiseParams, packs);
 /// `y = x`, rounded.
-pub static ROUND_INTO: PackKernels = forms!("round_into", "elementwise.wgsl", packs);
+pub static ROUND_INTO: PackKernels = forms!("round_into", "elementwise.wgsl", ElementwiseParams, packs);
 
 crate::params! {
-    struct ElementwiseParams { count: u32, alpha: f32, beta: f32 }
+    struct ElementwiseParams {
+        /// In packs.
+        count: u32,
+        alpha: f32,
+        beta: f32,
+    }
 }
 
 /// Records `y = alpha x + beta y`.

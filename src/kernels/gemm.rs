@@ -28,7 +28,7 @@ impl Trans {
 }
 
 crate::params! {
-    struct GemmParams {
+    pub(super) struct GemmParams {
         m: u32,
         n: u32,
         k: u32,
@@ -53,7 +53,7 @@ crate::params! {
 }
 
 crate::params! {
-    struct SumPartsParams {
+    pub(super) struct SumPartsParams {
         m: u32,
         n: u32,
         batch: u32,

@@ -12,10 +12,11 @@
 //! `kernels::software::product` is asked first. What each reaches is in docs/notes/software-drivers.md.
 
 use super::Variant;
-use super::gemm::Trans;
+use super::gemm::{GemmParams, SumPartsParams, Trans};
+use super::grouped::{GroupedParams, WeightGradientParams};
 use super::shapes::{self, Cut, SHAPES, Task};
 use super::software;
-use crate::gpu::{Gpu, Kernel, Tier};
+use crate::gpu::{Gpu, Kernel, Tier, wgsl};
 
 /// One entry point joined with every multiplying fragment.
 #[derive(Debug)]
@@ -55,69 +56,52 @@ impl Stores {
 }
 
 macro_rules! family {
-    ($doc:literal, $family:ident, $file:literal, $entry:literal) => {
+    ($doc:literal, $family:ident, $file:literal, $entry:literal, $params:ty) => {
         #[doc = $doc]
         pub static $family: Family = Family {
             workgroup: [
-                family!(@loads $file, $entry, "_workgroup_4x4", "gemm/thread_4x4"),
-                family!(@loads $file, $entry, "_workgroup_8x4", "gemm/thread_8x4"),
-                family!(@loads $file, $entry, "_workgroup_8x8", "gemm/thread_8x8"),
+                family!(@loads $file, $entry, $params, "_workgroup_4x4", "gemm/thread_4x4.wgsl"),
+                family!(@loads $file, $entry, $params, "_workgroup_8x4", "gemm/thread_8x4.wgsl"),
+                family!(@loads $file, $entry, $params, "_workgroup_8x8", "gemm/thread_8x8.wgsl"),
             ],
-            cooperative: family!(@kernel $file, $entry, "_cooperative", "gemm/load_vec4", "gemm/store_vec4", "gemm/cooperative_block", "gemm/cooperative"),
-            plain: family!(@kernel $file, $entry, "_plain", "gemm/plain"),
+            cooperative: family!(
+                @kernel $file, $entry, $params, "_cooperative", "gemm/cooperative_block.wgsl", "gemm/cooperative.wgsl"
+            ),
+            plain: family!(@kernel $file, $entry, $params, "_plain", "gemm/plain.wgsl"),
         };
     };
-    (@loads $file:literal, $entry:literal, $suffix:literal, $thread:literal) => {
+    (@loads $file:literal, $entry:literal, $params:ty, $suffix:literal, $thread:literal) => {
         Loads {
             vec4: Stores {
-                vec4: family!(@kernel $file, $entry, $suffix, $thread, "gemm/load_vec4", "gemm/edge_vec4", "gemm/store_vec4", "gemm/workgroup"),
-                scalar: family!(@kernel $file, $entry, concat!($suffix, "_scalar_c"), $thread, "gemm/load_vec4", "gemm/edge_vec4", "gemm/store_scalar", "gemm/workgroup"),
+                vec4: family!(@workgroup $file, $entry, $params, $suffix, $thread, "vec4", "vec4"),
+                scalar: family!(@workgroup $file, $entry, $params, concat!($suffix, "_scalar_c"), $thread, "vec4", "scalar"),
             },
-            scalar: family!(@kernel $file, $entry, concat!($suffix, "_scalar"), $thread, "gemm/load_scalar", "gemm/edge_scalar", "gemm/store_scalar", "gemm/workgroup"),
+            scalar: family!(@workgroup $file, $entry, $params, concat!($suffix, "_scalar"), $thread, "scalar", "scalar"),
         }
     };
-    (@kernel $file:literal, $entry:literal, $suffix:expr, $($part:literal),*) => {
-        Kernel {
-            name: concat!($entry, $suffix),
-            sources: &[
-                include_str!("../../shaders/lib/grid.wgsl"),
-                include_str!("../../shaders/lib/tile_position.wgsl"),
-                include_str!("../../shaders/lib/gemm_tile.wgsl"),
-                $(include_str!(concat!("../../shaders/", $part, ".wgsl")),)*
-                include_str!(concat!("../../shaders/gemm/", $file)),
-            ],
-            entry: $entry,
-            constants: &[],
-        }
+    (@workgroup $file:literal, $entry:literal, $params:ty, $suffix:expr, $thread:literal, $load:literal, $store:literal) => {
+        family!(
+            @kernel $file, $entry, $params, $suffix, $thread,
+            concat!("gemm/load_", $load, ".wgsl"), concat!("gemm/edge_", $load, ".wgsl"), concat!("gemm/store_", $store, ".wgsl"),
+            "gemm/workgroup.wgsl"
+        )
+    };
+    (@kernel $file:literal, $entry:literal, $params:ty, $suffix:expr, $($part:expr),*) => {
+        Kernel::new(concat!($entry, $suffix), wgsl![$($part,)* $file]).entry($entry).params::<$params>()
     };
 }
 
-family! { "Dense products.", DENSE, "dense.wgsl", "gemm" }
-family! { "Grouped products.", GROUPED, "grouped.wgsl", "grouped_gemm" }
-family! { "Weight gradients.", WEIGHT_GRADIENT, "weight_gradient.wgsl", "grouped_weight_gradient" }
+family! { "Dense products.", DENSE, "gemm/dense.wgsl", "gemm", GemmParams }
+family! { "Grouped products.", GROUPED, "gemm/grouped.wgsl", "grouped_gemm", GroupedParams }
+family! { "Weight gradients.", WEIGHT_GRADIENT, "gemm/weight_gradient.wgsl", "grouped_weight_gradient", WeightGradientParams }
 
 /// Adds the parts of products whose sums were cut.
 static SUM_PARTS: Stores = Stores {
-    vec4: Kernel {
-        name: "gemm_sum_parts",
-        sources: &[
-            include_str!("../../shaders/lib/grid.wgsl"),
-            include_str!("../../shaders/gemm/store_vec4.wgsl"),
-            include_str!("../../shaders/gemm/sum_parts.wgsl"),
-        ],
-        entry: "gemm_sum_parts",
-        constants: &[],
-    },
-    scalar: Kernel {
-        name: "gemm_sum_parts_scalar",
-        sources: &[
-            include_str!("../../shaders/lib/grid.wgsl"),
-            include_str!("../../shaders/gemm/store_scalar.wgsl"),
-            include_str!("../../shaders/gemm/sum_parts.wgsl"),
-        ],
-        entry: "gemm_sum_parts",
-        constants: &[],
-    },
+    vec4: Kernel::new("gemm_sum_parts", wgsl!["gemm/store_vec4.wgsl", "gemm/sum_parts.wgsl"])
+        .params::<SumPartsParams>(),
+    scalar: Kernel::new("gemm_sum_parts_scalar", wgsl!["gemm/store_scalar.wgsl", "gemm/sum_parts.wgsl"])
+        .entry("gemm_sum_parts")
+        .params::<SumPartsParams>(),
 };
 
 /// The kernel that adds parts into C, whose rows are multiples of 4 elements or not.

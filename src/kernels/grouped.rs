@@ -54,7 +54,7 @@ pub fn tile_rows(gpu: &Gpu) -> usize {
 }
 
 crate::params! {
-    struct GroupedParams {
+    pub(in crate::low_level::kernels) struct GroupedParams {
         rows: u32,
         n: u32,
         k: u32,
@@ -74,7 +74,7 @@ crate::params! {
 }
 
 crate::params! {
-    struct WeightGradientParams {
+    pub(in crate::low_level::kernels) struct WeightGradientParams {
         m: u32,
         n: u32,
         rows: u32,

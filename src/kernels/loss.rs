@@ -9,19 +9,30 @@ use crate::tensor::{DType, Tensor, row_chunks};
 const BLOCK: usize = 64;
 
 /// Losses only.
-pub static TOKEN_LOSSES: RowKernels = forms!("token_losses", "cross_entropy.wgsl", rows);
+pub static TOKEN_LOSSES: RowKernels = forms!("token_losses", "cross_entropy.wgsl", CrossEntropyParams, rows);
 /// Losses and gradient.
-pub static CROSS_ENTROPY: RowKernels = forms!("cross_entropy", "cross_entropy.wgsl", rows);
+pub static CROSS_ENTROPY: RowKernels = forms!("cross_entropy", "cross_entropy.wgsl", CrossEntropyParams, rows);
 /// Sums of blocks.
-pub static BLOCK_SUM: PackKernels = forms!("block_sum", "scale_sum.wgsl", packs);
+pub static BLOCK_SUM: PackKernels = forms!("block_sum", "scale_sum.wgsl", ScaleSumParams, packs);
 /// A product with a number on the device.
-pub static SCALE_BY: PackKernels = forms!("scale_by", "scale_sum.wgsl", packs);
+pub static SCALE_BY: PackKernels = forms!("scale_by", "scale_sum.wgsl", ScaleSumParams, packs);
 
 crate::params! {
-    struct CrossEntropyParams { rows: u32, width: u32, scale: f32 }
+    struct CrossEntropyParams {
+        rows: u32,
+        /// Of a row, in packs.
+        width: u32,
+        /// Of the gradient.
+        scale: f32,
+    }
 }
 crate::params! {
-    struct ScaleSumParams { count: u32, block: u32, scale: f32 }
+    struct ScaleSumParams {
+        count: u32,
+        /// Elements that one thread sums.
+        block: u32,
+        scale: f32,
+    }
 }
 
 /// Every kernel of this module.

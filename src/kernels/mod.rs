@@ -1,5 +1,6 @@
 //! Launches that several ops share.
 
+pub(crate) mod attention;
 pub mod column_sum;
 pub mod elementwise;
 pub mod gemm;

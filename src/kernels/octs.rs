@@ -24,31 +24,18 @@ impl Octs {
     }
 }
 
-/// Declares both forms of a kernel: its documentation, its static, its name, its entry point, and its sources but that for
-/// octs, from the folder of shaders.
+/// Declares both forms of a kernel: its documentation, its static, its name, its entry point, its file in the folder of shaders,
+/// and its parameters.
 macro_rules! octs {
-    ($doc:literal, $static:ident, $name:literal, $entry:literal, [$($source:literal),* $(,)?]) => {
+    ($doc:literal, $static:ident, $name:literal, $entry:literal, $file:literal, $params:ty) => {
         #[doc = $doc]
         pub static $static: $crate::kernels::octs::Octs = $crate::kernels::octs::Octs {
-            vec4: $crate::gpu::Kernel {
-                name: $name,
-                sources: &[
-                    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/lib/oct_vec4.wgsl")),
-                    $(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $source)),)*
-                ],
-                entry: $entry,
-                constants: &[],
-            },
-            u64: $crate::gpu::Kernel {
-                name: concat!($name, "_u64"),
-                sources: &[
-                    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/software/pairs_u64.wgsl")),
-                    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/software/oct_u64.wgsl")),
-                    $(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $source)),)*
-                ],
-                entry: $entry,
-                constants: &[],
-            },
+            vec4: $crate::gpu::Kernel::new($name, $crate::gpu::wgsl!["lib/oct_vec4.wgsl", $file])
+                .entry($entry)
+                .params::<$params>(),
+            u64: $crate::gpu::Kernel::new(concat!($name, "_u64"), $crate::gpu::wgsl!["software/oct_u64.wgsl", $file])
+                .entry($entry)
+                .params::<$params>(),
         };
     };
 }

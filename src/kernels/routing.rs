@@ -6,7 +6,7 @@
 //! however the launches are split. Nothing is read back: the host knows only the capacity, which fits every distribution.
 
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Kernel, Launch};
+use crate::gpu::{Gpu, Kernel, Launch, wgsl};
 use crate::kernels::Variant;
 use crate::kernels::grouped::Groups;
 use crate::kernels::rows::group_threads;
@@ -14,16 +14,8 @@ use crate::kernels::software::limits;
 use crate::kernels::window::chunks;
 use crate::tensor::{DType, Tensor, row_chunks};
 
-const GRID: &str = include_str!("../../shaders/lib/grid.wgsl");
-const PLACE: &[&str] = &[GRID, include_str!("../../shaders/routing_place.wgsl")];
-
 /// The K experts of each token.
-pub static ROUTING_TOPK: Kernel = Kernel {
-    name: "routing_topk",
-    sources: &[GRID, include_str!("../../shaders/routing_topk.wgsl")],
-    entry: "routing_topk",
-    constants: &[],
-};
+pub static ROUTING_TOPK: Kernel = Kernel::new("routing_topk", wgsl!["routing_topk.wgsl"]).params::<TopkParams>();
 /// Ranks and counts within blocks of pairs.
 pub static ROUTING_RANK: Kernel = place("routing_rank");
 /// Sums over the blocks of a span.
@@ -35,22 +27,12 @@ pub static ROUTING_TILES: Kernel = place("routing_tiles");
 /// Rows of the pairs and pairs of the rows.
 pub static ROUTING_PLACE: Kernel = place("routing_place");
 /// Bias balancing.
-pub static ROUTING_BIAS: Kernel = Kernel {
-    name: "routing_bias",
-    sources: &[include_str!("../../shaders/routing_bias.wgsl")],
-    entry: "routing_bias",
-    constants: &[],
-};
+pub static ROUTING_BIAS: Kernel = Kernel::new("routing_bias", wgsl!["routing_bias.wgsl"]).params::<BiasParams>();
 /// Counts of several batches.
-pub static SUM_COUNTS: Kernel = Kernel {
-    name: "sum_counts",
-    sources: &[include_str!("../../shaders/sum_counts.wgsl")],
-    entry: "sum_counts",
-    constants: &[],
-};
+pub static SUM_COUNTS: Kernel = Kernel::new("sum_counts", wgsl!["sum_counts.wgsl"]).params::<CountParams>();
 
 const fn place(name: &'static str) -> Kernel {
-    Kernel { name, sources: PLACE, entry: name, constants: &[] }
+    Kernel::new(name, wgsl!["routing_place.wgsl"]).params::<PlaceParams>()
 }
 
 /// The kernels of this module.
@@ -74,17 +56,29 @@ pub fn kernels() -> Vec<Variant> {
 }
 
 crate::params! {
-    struct TopkParams { tokens: u32, experts: u32, top_k: u32, biased: u32, first_choice: u32, last_choice: u32 }
+    struct TopkParams {
+        tokens: u32,
+        experts: u32,
+        top_k: u32,
+        biased: u32,
+        /// Of the K choices, those of this launch; the ones before are made.
+        first_choice: u32,
+        last_choice: u32,
+    }
 }
 
 crate::params! {
     struct PlaceParams {
+        /// Of this launch.
         pairs: u32,
         experts: u32,
         block_pairs: u32,
         span_blocks: u32,
+        /// Of this launch.
         first_pair: u32,
+        /// Of the rows bound here.
         first_row: u32,
+        /// Number of rows bound here.
         rows: u32,
         tile_rows: u32,
     }

@@ -31,44 +31,46 @@ const PACKS: usize = 3;
 /// A kernel for vec4 alone, and for these stored as u64.
 pub type FourKernels = [Kernel; 2];
 
-/// Declares the forms of a kernel: `forms!("name", "file.wgsl", packs)`, `(.., rows)`, `(.., groups)` or `(.., fours)`; with the
-/// names of further fragments after it.
+/// Declares the forms of a kernel: `forms!("name", "file.wgsl", Params, packs)`, `(.., rows)`, `(.., groups)` or `(.., fours)`.
 macro_rules! forms {
-    ($name:literal, $file:literal, fours $(, $more:literal)*) => {
+    ($name:literal, $file:literal, $params:ty, fours) => {
         [
-            $crate::kernels::rows::forms!(@kernel $name, [""], $file, "lib/pack_four", "lib/pack_vec4" $(, $more)*),
-            $crate::kernels::rows::forms!(@kernel $name, ["_u64"], $file, "software/pairs_u64", "lib/pack_four", "software/pack_u64" $(, $more)*),
+            $crate::kernels::rows::forms!(@kernel $name, [""], $file, $params, "lib/pack_vec4.wgsl"),
+            $crate::kernels::rows::forms!(@kernel $name, ["_u64"], $file, $params, "software/pack_u64.wgsl"),
         ]
     };
-    ($name:literal, $file:literal, packs $(, $more:literal)*) => {
-        $crate::kernels::rows::forms!(@forms $name, $file, ["" $(, $more)*])
+    ($name:literal, $file:literal, $params:ty, packs) => {
+        $crate::kernels::rows::forms!(@packs $name, $file, $params, [""])
     };
-    ($name:literal, $file:literal, rows $(, $more:literal)*) => {
-        $crate::kernels::rows::forms!(@forms $name, $file, ["_thread", "lib/row_thread" $(, $more)*], ["_workgroup", "lib/row_workgroup" $(, $more)*])
+    ($name:literal, $file:literal, $params:ty, rows) => {
+        $crate::kernels::rows::forms!(
+            @packs $name, $file, $params, ["_thread", "lib/row_thread.wgsl"], ["_workgroup", "lib/row_workgroup.wgsl"]
+        )
     };
-    ($name:literal, $file:literal, groups $(, $more:literal)*) => {
-        $crate::kernels::rows::forms!(@forms $name, $file, ["_subgroup", "software/row_subgroup" $(, $more)*], ["_workgroup", "lib/row_workgroup" $(, $more)*])
+    ($name:literal, $file:literal, $params:ty, groups) => {
+        $crate::kernels::rows::forms!(
+            @packs $name, $file, $params, ["_subgroup", "software/row_subgroup.wgsl"], ["_workgroup", "lib/row_workgroup.wgsl"]
+        )
     };
-    (@forms $name:literal, $file:literal, $([$suffix:literal $(, $more:literal)*]),*) => {
+    (@packs $name:literal, $file:literal, $params:ty, $([$suffix:literal $(, $row:literal)?]),*) => {
         [
             $(
-                $crate::kernels::rows::forms!(@kernel $name, [$suffix, "_scalar"], $file, "lib/pack_scalar" $(, $more)*),
-                $crate::kernels::rows::forms!(@kernel $name, [$suffix, "_vec4"], $file, "lib/pack_four", "lib/pack_vec4" $(, $more)*),
-                $crate::kernels::rows::forms!(@kernel $name, [$suffix, "_u64"], $file, "software/pairs_u64", "lib/pack_four", "software/pack_u64" $(, $more)*),
+                $crate::kernels::rows::forms!(
+                    @kernel $name, [$suffix, "_scalar"], $file, $params, "lib/pack_scalar.wgsl" $(, $row)?
+                ),
+                $crate::kernels::rows::forms!(
+                    @kernel $name, [$suffix, "_vec4"], $file, $params, "lib/pack_vec4.wgsl" $(, $row)?
+                ),
+                $crate::kernels::rows::forms!(
+                    @kernel $name, [$suffix, "_u64"], $file, $params, "software/pack_u64.wgsl" $(, $row)?
+                ),
             )*
         ]
     };
-    (@kernel $name:literal, [$($suffix:literal),*], $file:literal, $($fragment:literal),*) => {
-        $crate::gpu::Kernel {
-            name: concat!($name $(, $suffix)*),
-            sources: &[
-                include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/lib/grid.wgsl")),
-                $(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $fragment, ".wgsl")),)*
-                include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $file)),
-            ],
-            entry: $name,
-            constants: &[],
-        }
+    (@kernel $name:literal, [$($suffix:literal),*], $file:literal, $params:ty, $($fragment:literal),*) => {
+        $crate::gpu::Kernel::new(concat!($name $(, $suffix)*), $crate::gpu::wgsl![$($fragment,)* $file])
+            .entry($name)
+            .params::<$params>()
     };
 }
 pub(crate) use forms;

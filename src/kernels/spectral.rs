@@ -12,7 +12,7 @@
 //! three maps are linear, so the common part of a sum comes from summed A, B, M.
 
 use crate::error::{Error, Result};
-use crate::gpu::{Kernel, Launch};
+use crate::gpu::{Kernel, Launch, wgsl};
 use crate::kernels::Variant;
 use crate::kernels::elementwise::fill;
 use crate::kernels::gemm::{Trans, gemm};
@@ -23,25 +23,21 @@ use crate::tensor::{Tensor, row_chunks};
 
 pub(crate) const THREADS: u32 = 64;
 
-const FACTORS: &[&str] =
-    &[include_str!("../../shaders/lib/grid.wgsl"), include_str!("../../shaders/spectral_factors.wgsl")];
-
 /// `[U | B - U M]`.
-pub static LEFT_FACTORS: Kernel =
-    Kernel { name: "left_factors", sources: FACTORS, entry: "left_factors", constants: &[] };
+pub static LEFT_FACTORS: Kernel = Kernel::new("left_factors", wgsl!["spectral_factors.wgsl"]).params::<FactorParams>();
 /// Sums over the experts of each layer.
-pub static SUM_EXPERTS: Kernel = Kernel { name: "sum_experts", sources: FACTORS, entry: "sum_experts", constants: &[] };
+pub static SUM_EXPERTS: Kernel = Kernel::new("sum_experts", wgsl!["spectral_factors.wgsl"]).params::<FactorParams>();
 /// `V^T` of each layer.
 pub static TRANSPOSE_BASIS: Kernel =
-    Kernel { name: "transpose_basis", sources: FACTORS, entry: "transpose_basis", constants: &[] };
+    Kernel::new("transpose_basis", wgsl!["spectral_factors.wgsl"]).params::<FactorParams>();
 /// The common matrix at the start of training.
 pub static INITIAL_COMMON: Kernel =
-    Kernel { name: "initial_common", sources: FACTORS, entry: "initial_common", constants: &[] };
+    Kernel::new("initial_common", wgsl!["spectral_factors.wgsl"]).params::<FactorParams>();
 /// Squared norms of rows.
-pub static SQUARE_ROWS: Kernel = Kernel { name: "square_rows", sources: FACTORS, entry: "square_rows", constants: &[] };
+pub static SQUARE_ROWS: Kernel = Kernel::new("square_rows", wgsl!["spectral_factors.wgsl"]).params::<FactorParams>();
 /// Products of all pairs of a layer's bases.
 pub static PAIR_PRODUCTS: Kernel =
-    Kernel { name: "pair_products", sources: FACTORS, entry: "pair_products", constants: &[] };
+    Kernel::new("pair_products", wgsl!["spectral_factors.wgsl"]).params::<FactorParams>();
 
 /// This module's kernels.
 pub fn kernels() -> Vec<Variant> {

@@ -1,45 +1,24 @@
 //! What the experts of a layer share, added to each of them; and copies that a failed step leaves out.
 
 use crate::error::{Error, Result};
-use crate::gpu::{Kernel, Launch};
+use crate::gpu::{Kernel, Launch, wgsl};
 use crate::kernels::spectral::{THREADS, sizes};
 use crate::kernels::spectral_place::places;
 use crate::kernels::{Variant, stretch};
 use crate::tensor::{Tensor, row_chunks};
 
 /// What a layer's experts share added to each, four columns at a time.
-pub static ADD_SHARED: Kernel = Kernel {
-    name: "add_shared",
-    sources: &[
-        include_str!("../../shaders/lib/grid.wgsl"),
-        include_str!("../../shaders/lib/stretch.wgsl"),
-        include_str!("../../shaders/lib/pack_four.wgsl"),
-        include_str!("../../shaders/add_shared.wgsl"),
-    ],
-    entry: "add_shared",
-    constants: &[],
-};
+pub static ADD_SHARED: Kernel =
+    Kernel::new("add_shared", wgsl!["lib/pack_four.wgsl", "add_shared.wgsl"]).params::<SharedParams>();
 
 /// As [`ADD_SHARED`], for a number of columns that 4 does not divide.
-pub static ADD_SHARED_SCALAR: Kernel = Kernel {
-    name: "add_shared_scalar",
-    sources: &[
-        include_str!("../../shaders/lib/grid.wgsl"),
-        include_str!("../../shaders/lib/stretch.wgsl"),
-        include_str!("../../shaders/lib/pack_scalar.wgsl"),
-        include_str!("../../shaders/add_shared.wgsl"),
-    ],
-    entry: "add_shared",
-    constants: &[],
-};
+pub static ADD_SHARED_SCALAR: Kernel =
+    Kernel::new("add_shared_scalar", wgsl!["lib/pack_scalar.wgsl", "add_shared.wgsl"])
+        .entry("add_shared")
+        .params::<SharedParams>();
 
 /// A copy that a failed step leaves out.
-pub static ACCEPT: Kernel = Kernel {
-    name: "accept",
-    sources: &[include_str!("../../shaders/lib/grid.wgsl"), include_str!("../../shaders/accept.wgsl")],
-    entry: "accept",
-    constants: &[],
-};
+pub static ACCEPT: Kernel = Kernel::new("accept", wgsl!["accept.wgsl"]).params::<AcceptParams>();
 
 /// This module's kernels.
 pub fn kernels() -> Vec<Variant> {
@@ -54,7 +33,14 @@ pub fn kernels() -> Vec<Variant> {
 }
 
 crate::params! {
-    struct SharedParams { count: u32, size: u32, experts: u32, own: f32, factor: f32 }
+    struct SharedParams {
+        count: u32,
+        /// Packs of a matrix.
+        size: u32,
+        experts: u32,
+        own: f32,
+        factor: f32,
+    }
 }
 
 crate::params! {

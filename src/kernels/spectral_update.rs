@@ -5,7 +5,7 @@
 //! correction costs no pass over memory of its own.
 
 use crate::error::Result;
-use crate::gpu::{Kernel, Launch};
+use crate::gpu::{Kernel, Launch, wgsl};
 use crate::kernels::Variant;
 use crate::kernels::software::spectral_rows;
 use crate::kernels::spectral::{Basis, Factors, THREADS, sizes};
@@ -15,56 +15,24 @@ use crate::tensor::Tensor;
 /// Rows of a thread, as in lib/low_rank.wgsl.
 const ROWS: usize = 8;
 
-macro_rules! kernel {
-    ($doc:literal, $name:ident, $text:literal, $entry:literal, $($source:literal),*) => {
-        #[doc = $doc]
-        pub static $name: Kernel = Kernel {
-            name: $text,
-            sources: &[
-                include_str!("../../shaders/lib/grid.wgsl"),
-                include_str!("../../shaders/lib/low_rank.wgsl"),
-                $(include_str!(concat!("../../shaders/", $source)),)*
-            ],
-            entry: $entry,
-            constants: &[],
-        };
-    };
-}
+/// AdamW's direction, four columns at a time.
+pub static SPECTRAL_DIRECTION: Kernel =
+    Kernel::new("spectral_direction", wgsl!["lib/pack_four.wgsl", "spectral_direction.wgsl"])
+        .params::<DirectionParams>();
+/// AdamW's direction, for a number of columns that 4 does not divide.
+pub static SPECTRAL_DIRECTION_SCALAR: Kernel =
+    Kernel::new("spectral_direction_scalar", wgsl!["lib/pack_scalar.wgsl", "spectral_direction.wgsl"])
+        .entry("spectral_direction")
+        .params::<DirectionParams>();
+/// A step of weights, four columns at a time.
+pub static SPECTRAL_APPLY: Kernel =
+    Kernel::new("spectral_apply", wgsl!["lib/pack_four.wgsl", "spectral_apply.wgsl"]).params::<ApplyParams>();
+/// A step of weights, for a number of columns that 4 does not divide.
+pub static SPECTRAL_APPLY_SCALAR: Kernel =
+    Kernel::new("spectral_apply_scalar", wgsl!["lib/pack_scalar.wgsl", "spectral_apply.wgsl"])
+        .entry("spectral_apply")
+        .params::<ApplyParams>();
 
-kernel!(
-    "AdamW's direction, four columns at a time.",
-    SPECTRAL_DIRECTION,
-    "spectral_direction",
-    "spectral_direction",
-    "lib/pack_four.wgsl",
-    "lib/adam.wgsl",
-    "spectral_direction.wgsl"
-);
-kernel!(
-    "AdamW's direction, for a number of columns that 4 does not divide.",
-    SPECTRAL_DIRECTION_SCALAR,
-    "spectral_direction_scalar",
-    "spectral_direction",
-    "lib/pack_scalar.wgsl",
-    "lib/adam.wgsl",
-    "spectral_direction.wgsl"
-);
-kernel!(
-    "A step of weights, four columns at a time.",
-    SPECTRAL_APPLY,
-    "spectral_apply",
-    "spectral_apply",
-    "lib/pack_four.wgsl",
-    "spectral_apply.wgsl"
-);
-kernel!(
-    "A step of weights, for a number of columns that 4 does not divide.",
-    SPECTRAL_APPLY_SCALAR,
-    "spectral_apply_scalar",
-    "spectral_apply",
-    "lib/pack_scalar.wgsl",
-    "spectral_apply.wgsl"
-);
 /// This module's kernels, in the variants that a step and a refresh launch.
 pub fn kernels() -> Vec<Variant> {
     let mut all = Vec::new();

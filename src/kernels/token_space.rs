@@ -10,7 +10,7 @@
 //! come out as zeros everywhere.
 
 use crate::error::{Error, Result};
-use crate::gpu::{Kernel, Launch};
+use crate::gpu::{Kernel, Launch, wgsl};
 use crate::kernels::Variant;
 use crate::kernels::gemm::{Trans, gemm};
 use crate::kernels::grouped::Groups;
@@ -19,12 +19,7 @@ use crate::tensor::{Tensor, row_chunks};
 const THREADS: u32 = 64;
 
 /// Zeroes the rows that are not in use.
-pub static KEEP_ROWS: Kernel = Kernel {
-    name: "keep_rows",
-    sources: &[include_str!("../../shaders/lib/grid.wgsl"), include_str!("../../shaders/keep_rows.wgsl")],
-    entry: "keep_rows",
-    constants: &[],
-};
+pub static KEEP_ROWS: Kernel = Kernel::new("keep_rows", wgsl!["keep_rows.wgsl"]).params::<KeepParams>();
 
 /// This module's kernels.
 pub fn kernels() -> Vec<Variant> {

@@ -10,23 +10,13 @@
 
 use super::{MAX_COLUMNS, batch_parts, stack};
 use crate::error::{Error, Result};
-use crate::gpu::{Kernel, Launch, Tier};
+use crate::gpu::{Kernel, Launch, Tier, wgsl};
 use crate::tensor::Tensor;
 
 /// QR of blocks of rows, one workgroup a block.
-pub static HOUSEHOLDER: Kernel = Kernel {
-    name: "householder",
-    sources: &[include_str!("../../shaders/lib/grid.wgsl"), include_str!("../../shaders/householder.wgsl")],
-    entry: "householder",
-    constants: &[],
-};
+pub static HOUSEHOLDER: Kernel = Kernel::new("householder", wgsl!["householder.wgsl"]).params::<QrParams>();
 /// The blocks' Q times the Q of their stacked R.
-pub static TSQR_APPLY: Kernel = Kernel {
-    name: "tsqr_apply",
-    sources: &[include_str!("../../shaders/lib/grid.wgsl"), include_str!("../../shaders/tsqr_apply.wgsl")],
-    entry: "tsqr_apply",
-    constants: &[],
-};
+pub static TSQR_APPLY: Kernel = Kernel::new("tsqr_apply", wgsl!["tsqr_apply.wgsl"]).params::<QrParams>();
 
 crate::params! {
     struct QrParams { rows: u32, columns: u32, block_rows: u32, blocks: u32, batch: u32 }

@@ -9,14 +9,9 @@
 //! Not for cryptography.
 
 use crate::error::Result;
-use crate::gpu::{Kernel, Launch};
+use crate::gpu::{Kernel, Launch, wgsl};
 use crate::tensor::{Tensor, row_chunks};
 
-const SOURCES: &[&str] = &[
-    include_str!("../../shaders/lib/grid.wgsl"),
-    include_str!("../../shaders/lib/random.wgsl"),
-    include_str!("../../shaders/random_fill.wgsl"),
-];
 const THREADS: u32 = 64;
 /// The mean of [`normal`]'s sum: 48 flips and two halves of 65535.
 const NORMAL_MEAN: i32 = 48 * 65536 + 65535;
@@ -26,10 +21,9 @@ const NORMAL_SCALE: f32 = 3.103_928_3e-6;
 const NORMAL_KIND: u32 = 1;
 
 /// `y[i] = scale * normal(seed, stream, i)`.
-pub static FILL_NORMAL: Kernel = Kernel { name: "fill_normal", sources: SOURCES, entry: "fill_normal", constants: &[] };
+pub static FILL_NORMAL: Kernel = Kernel::new("fill_normal", wgsl!["random_fill.wgsl"]).params::<FillParams>();
 /// `y[i] = uniform(seed, stream, i)`.
-pub static FILL_UNIFORM: Kernel =
-    Kernel { name: "fill_uniform", sources: SOURCES, entry: "fill_uniform", constants: &[] };
+pub static FILL_UNIFORM: Kernel = Kernel::new("fill_uniform", wgsl!["random_fill.wgsl"]).params::<FillParams>();
 
 crate::params! {
     struct FillParams { count: u32, first: u32, seed_low: u32, seed_high: u32, stream: u32, scale: f32 }

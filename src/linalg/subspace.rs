@@ -11,17 +11,16 @@ use super::qr::qr;
 use super::svd_small::svd_small;
 use super::{MAX_COLUMNS, stack};
 use crate::error::{Error, Result};
-use crate::gpu::{Kernel, Launch};
+use crate::gpu::{Kernel, Launch, wgsl};
 use crate::kernels::gemm::{Trans, gemm};
 use crate::tensor::Tensor;
 
-const SOURCES: &[&str] = &[include_str!("../../shaders/lib/grid.wgsl"), include_str!("../../shaders/subspace.wgsl")];
 /// Angles from sines and cosines.
 pub static PRINCIPAL_ANGLES: Kernel =
-    Kernel { name: "principal_angles", sources: SOURCES, entry: "principal_angles", constants: &[] };
+    Kernel::new("principal_angles", wgsl!["subspace.wgsl"]).params::<SubspaceParams>();
 /// `|A^T B|_F^2 / r`.
 pub static MEAN_SQUARE_COSINE: Kernel =
-    Kernel { name: "mean_square_cosine", sources: SOURCES, entry: "mean_square_cosine", constants: &[] };
+    Kernel::new("mean_square_cosine", wgsl!["subspace.wgsl"]).params::<SubspaceParams>();
 
 crate::params! {
     struct SubspaceParams { count: u32, size: u32, divisor: f32 }

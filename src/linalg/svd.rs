@@ -16,19 +16,14 @@ use super::qr::orthonormalize;
 use super::svd_small::svd_small;
 use super::{MAX_COLUMNS, batch_parts, stack};
 use crate::error::{Error, Result};
-use crate::gpu::{Kernel, Launch};
+use crate::gpu::{Kernel, Launch, wgsl};
 use crate::kernels::gemm::{Trans, gemm};
 use crate::tensor::Tensor;
 
-const SOURCES: &[&str] = &[
-    include_str!("../../shaders/lib/grid.wgsl"),
-    include_str!("../../shaders/lib/random.wgsl"),
-    include_str!("../../shaders/sketch.wgsl"),
-];
 /// `Omega = [V, Gaussian]`.
-pub static SKETCH_WARM: Kernel = Kernel { name: "sketch_warm", sources: SOURCES, entry: "sketch_warm", constants: &[] };
+pub static SKETCH_WARM: Kernel = Kernel::new("sketch_warm", wgsl!["sketch.wgsl"]).params::<SketchParams>();
 /// `Omega` all Gaussian.
-pub static SKETCH_COLD: Kernel = Kernel { name: "sketch_cold", sources: SOURCES, entry: "sketch_cold", constants: &[] };
+pub static SKETCH_COLD: Kernel = Kernel::new("sketch_cold", wgsl!["sketch.wgsl"]).params::<SketchParams>();
 const THREADS: u32 = 64;
 
 crate::params! {
@@ -39,6 +34,7 @@ crate::params! {
         batch: u32,
         seed_low: u32,
         seed_high: u32,
+        /// Number of the first matrix, and whether each draws from a stream of its own.
         first: u32,
         distinct: u32,
     }

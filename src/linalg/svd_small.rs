@@ -9,25 +9,15 @@
 
 use super::{MAX_COLUMNS, batch_parts, qr, stack};
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Kernel, Launch};
+use crate::gpu::{Gpu, Kernel, Launch, wgsl};
 use crate::kernels::gemm::{Trans, gemm};
 use crate::tensor::Tensor;
 
 /// One-sided Jacobi, one workgroup a matrix.
-pub static JACOBI_SVD: Kernel = Kernel {
-    name: "jacobi_svd",
-    sources: &[include_str!("../../shaders/lib/grid.wgsl"), include_str!("../../shaders/jacobi_svd.wgsl")],
-    entry: "jacobi_svd",
-    constants: &[],
-};
+pub static JACOBI_SVD: Kernel = Kernel::new("jacobi_svd", wgsl!["jacobi_svd.wgsl"]);
 
 /// The identity, to transpose by a product.
-pub static IDENTITY: Kernel = Kernel {
-    name: "identity",
-    sources: &[include_str!("../../shaders/lib/grid.wgsl"), include_str!("../../shaders/identity.wgsl")],
-    entry: "identity",
-    constants: &[],
-};
+pub static IDENTITY: Kernel = Kernel::new("identity", wgsl!["identity.wgsl"]).params::<IdentityParams>();
 
 crate::params! {
     struct IdentityParams { size: u32 }

@@ -11,10 +11,13 @@ use crate::tensor::{Tensor, row_chunks};
 pub struct Add;
 
 /// The forward.
-pub static ADD: PackKernels = forms!("add", "add.wgsl", packs);
+pub static ADD: PackKernels = forms!("add", "add.wgsl", AddParams, packs);
 
 crate::params! {
-    struct AddParams { count: u32 }
+    struct AddParams {
+        /// In packs.
+        count: u32,
+    }
 }
 
 /// Every kernel of this module.

@@ -9,9 +9,9 @@ use crate::ops::targets::TargetPair;
 use crate::tensor::{DType, Tensor, row_chunks};
 
 /// Rows to tokens.
-pub static COMBINE: GroupKernels = forms!("combine", "combine.wgsl", groups, "lib/gather");
+pub static COMBINE: GroupKernels = forms!("combine", "combine.wgsl", RowParams, groups);
 /// Gradients of rows and weights.
-pub static COMBINE_BACKWARD: GroupKernels = forms!("combine_backward", "combine.wgsl", groups, "lib/gather");
+pub static COMBINE_BACKWARD: GroupKernels = forms!("combine_backward", "combine.wgsl", RowParams, groups);
 
 /// The kernels of this module.
 pub fn kernels() -> Vec<Variant> {

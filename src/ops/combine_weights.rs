@@ -2,21 +2,19 @@
 
 use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
-use crate::gpu::{Kernel, Launch};
+use crate::gpu::{Kernel, Launch, wgsl};
 use crate::kernels::Variant;
 use crate::tensor::{DType, Tensor, row_chunks};
 
-const SOURCES: &[&str] =
-    &[include_str!("../../shaders/lib/grid.wgsl"), include_str!("../../shaders/combine_weights.wgsl")];
 /// Threads of a workgroup.
 const THREADS: u32 = 64;
 
 /// The weights.
 pub static COMBINE_WEIGHTS: Kernel =
-    Kernel { name: "combine_weights", sources: SOURCES, entry: "combine_weights", constants: &[] };
+    Kernel::new("combine_weights", wgsl!["combine_weights.wgsl"]).params::<CombineWeightsParams>();
 /// The gradient of all scores.
 pub static COMBINE_WEIGHTS_BACKWARD: Kernel =
-    Kernel { name: "combine_weights_backward", sources: SOURCES, entry: "combine_weights_backward", constants: &[] };
+    Kernel::new("combine_weights_backward", wgsl!["combine_weights.wgsl"]).params::<CombineWeightsParams>();
 
 /// The kernels of this module.
 pub fn kernels() -> Vec<Variant> {

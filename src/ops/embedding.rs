@@ -15,14 +15,22 @@ use crate::tensor::{DType, Tensor, row_chunks};
 pub struct Embedding;
 
 /// The forward.
-pub static EMBEDDING: PackKernels = forms!("embedding", "embedding.wgsl", packs);
+pub static EMBEDDING: PackKernels = forms!("embedding", "embedding.wgsl", EmbeddingParams, packs);
 /// Links the positions of each token.
-pub static EMBEDDING_LINKS: PackKernels = forms!("embedding_links", "embedding.wgsl", packs);
+pub static EMBEDDING_LINKS: PackKernels = forms!("embedding_links", "embedding.wgsl", EmbeddingParams, packs);
 /// Sums the output's gradient along the links.
-pub static EMBEDDING_DTABLE: PackKernels = forms!("embedding_dtable", "embedding.wgsl", packs);
+pub static EMBEDDING_DTABLE: PackKernels = forms!("embedding_dtable", "embedding.wgsl", EmbeddingParams, packs);
 
 crate::params! {
-    struct EmbeddingParams { tokens: u32, width: u32, first: u32, rows: u32, beta: f32 }
+    struct EmbeddingParams {
+        tokens: u32,
+        /// Of a row, in packs.
+        width: u32,
+        /// The table's rows that are bound: first..first + rows.
+        first: u32,
+        rows: u32,
+        beta: f32,
+    }
 }
 
 /// Every kernel of this module.

@@ -9,14 +9,19 @@ use crate::tensor::{Tensor, row_chunks};
 crate::params! {
     /// Of every kernel of `permute.wgsl` and `combine.wgsl`.
     pub(super) struct RowParams {
+        /// Written by this launch.
         rows: u32,
+        /// Of a row, in packs.
         width: u32,
         top_k: u32,
+        /// First of the rows or tokens bound here to be read.
         first: u32,
+        /// Their number.
         count: u32,
         first_choice: u32,
         last_choice: u32,
         factor: f32,
+        /// Of the gradient of combine's weights.
         dw_factor: f32,
     }
 }

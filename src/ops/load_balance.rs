@@ -2,25 +2,19 @@
 
 use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
-use crate::gpu::{Kernel, Launch};
+use crate::gpu::{Kernel, Launch, wgsl};
 use crate::kernels::Variant;
 use crate::kernels::column_sum::column_sum;
 use crate::tensor::{DType, Tensor, row_chunks};
 
-const SOURCES: &[&str] = &[
-    include_str!("../../shaders/lib/grid.wgsl"),
-    include_str!("../../shaders/lib/row_workgroup.wgsl"),
-    include_str!("../../shaders/load_balance.wgsl"),
-];
 /// Threads of a workgroup.
 const THREADS: u32 = 64;
 
 /// The loss from the columns' sums.
-pub static LOAD_BALANCE: Kernel =
-    Kernel { name: "load_balance", sources: SOURCES, entry: "load_balance", constants: &[] };
+pub static LOAD_BALANCE: Kernel = Kernel::new("load_balance", wgsl!["load_balance.wgsl"]).params::<LoadBalanceParams>();
 /// The gradient of the scores.
 pub static LOAD_BALANCE_BACKWARD: Kernel =
-    Kernel { name: "load_balance_backward", sources: SOURCES, entry: "load_balance_backward", constants: &[] };
+    Kernel::new("load_balance_backward", wgsl!["load_balance.wgsl"]).params::<LoadBalanceParams>();
 
 /// The kernels of this module.
 pub fn kernels() -> Vec<Variant> {

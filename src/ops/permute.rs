@@ -9,9 +9,9 @@ use crate::ops::gather::{RowParams, gather};
 use crate::tensor::{DType, Tensor, row_chunks};
 
 /// Tokens to rows.
-pub static PERMUTE: GroupKernels = forms!("permute", "permute.wgsl", groups, "lib/gather");
+pub static PERMUTE: GroupKernels = forms!("permute", "permute.wgsl", RowParams, groups);
 /// Rows' gradients to tokens.
-pub static PERMUTE_BACKWARD: GroupKernels = forms!("permute_backward", "permute.wgsl", groups, "lib/gather");
+pub static PERMUTE_BACKWARD: GroupKernels = forms!("permute_backward", "permute.wgsl", RowParams, groups);
 
 /// The kernels of this module.
 pub fn kernels() -> Vec<Variant> {

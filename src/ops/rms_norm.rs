@@ -15,12 +15,18 @@ pub struct RmsNorm {
 }
 
 /// The forward; saves r.
-pub static RMS_NORM: RowKernels = forms!("rms_norm", "rms_norm.wgsl", rows);
+pub static RMS_NORM: RowKernels = forms!("rms_norm", "rms_norm.wgsl", RmsNormParams, rows);
 /// The gradient in x.
-pub static RMS_NORM_DX: RowKernels = forms!("rms_norm_dx", "rms_norm.wgsl", rows);
+pub static RMS_NORM_DX: RowKernels = forms!("rms_norm_dx", "rms_norm.wgsl", RmsNormParams, rows);
 
 crate::params! {
-    struct RmsNormParams { rows: u32, width: u32, eps: f32, beta: f32 }
+    struct RmsNormParams {
+        rows: u32,
+        /// Of a row, in packs.
+        width: u32,
+        eps: f32,
+        beta: f32,
+    }
 }
 
 /// Every kernel of this module.

@@ -22,13 +22,33 @@ pub struct Rope {
 }
 
 /// Forward and, with the other direction, backward.
-pub static ROPE: PackKernels = forms!("rope", "rope.wgsl", packs);
+pub static ROPE: PackKernels = forms!("rope", "rope.wgsl", RopeParams, packs);
 
 crate::params! {
     struct RopeParams {
-        rows: u32, first: u32, seq: u32, heads: u32, half: u32, direction: f32, beta: f32,
-        high_0: u32, low_0: u32, high_1: u32, low_1: u32, high_2: u32, low_2: u32,
-        high_3: u32, low_3: u32, high_4: u32, low_4: u32, high_5: u32, low_5: u32,
+        rows: u32,
+        /// Position of the first row.
+        first: u32,
+        seq: u32,
+        heads: u32,
+        /// Half of head_dim, in packs.
+        half: u32,
+        /// +1 forward, -1 backward.
+        direction: f32,
+        beta: f32,
+        /// Theta^(-2 2^b / head_dim) as a 64-bit fraction.
+        high_0: u32,
+        low_0: u32,
+        high_1: u32,
+        low_1: u32,
+        high_2: u32,
+        low_2: u32,
+        high_3: u32,
+        low_3: u32,
+        high_4: u32,
+        low_4: u32,
+        high_5: u32,
+        low_5: u32,
     }
 }
 

@@ -4,21 +4,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
-use crate::gpu::{Kernel, Launch};
+use crate::gpu::{Kernel, Launch, wgsl};
 use crate::kernels::Variant;
 use crate::tensor::{Tensor, row_chunks};
 
-const SOURCES: &[&str] =
-    &[include_str!("../../shaders/lib/grid.wgsl"), include_str!("../../shaders/router_scores.wgsl")];
 /// Threads of a workgroup.
 const THREADS: u32 = 64;
 
 /// The scores.
 pub static ROUTER_SCORES: Kernel =
-    Kernel { name: "router_scores", sources: SOURCES, entry: "router_scores", constants: &[] };
+    Kernel::new("router_scores", wgsl!["router_scores.wgsl"]).params::<RouterScoresParams>();
 /// The gradient.
 pub static ROUTER_SCORES_BACKWARD: Kernel =
-    Kernel { name: "router_scores_backward", sources: SOURCES, entry: "router_scores_backward", constants: &[] };
+    Kernel::new("router_scores_backward", wgsl!["router_scores.wgsl"]).params::<RouterScoresParams>();
 
 /// The kernels of this module.
 pub fn kernels() -> Vec<Variant> {

@@ -8,9 +8,10 @@ use crate::ops::targets::TargetPair;
 use crate::tensor::{Tensor, row_chunks};
 
 /// The gated rows.
-pub static SIGMOID_GATE: GroupKernels = forms!("sigmoid_gate", "sigmoid_gate.wgsl", groups);
+pub static SIGMOID_GATE: GroupKernels = forms!("sigmoid_gate", "sigmoid_gate.wgsl", SigmoidGateParams, groups);
 /// Both gradients.
-pub static SIGMOID_GATE_BACKWARD: GroupKernels = forms!("sigmoid_gate_backward", "sigmoid_gate.wgsl", groups);
+pub static SIGMOID_GATE_BACKWARD: GroupKernels =
+    forms!("sigmoid_gate_backward", "sigmoid_gate.wgsl", SigmoidGateParams, groups);
 
 /// The kernels of this module.
 pub fn kernels() -> Vec<Variant> {
@@ -18,7 +19,13 @@ pub fn kernels() -> Vec<Variant> {
 }
 
 crate::params! {
-    struct SigmoidGateParams { rows: u32, width: u32, dx_factor: f32, dlogit_factor: f32 }
+    struct SigmoidGateParams {
+        rows: u32,
+        /// Of a row, in packs.
+        width: u32,
+        dx_factor: f32,
+        dlogit_factor: f32,
+    }
 }
 
 /// `y[t] = sigmoid(l[t]) x[t]`. Inputs: x `[T, d]`, logit `[T, 1]`. Output: `[T, d]`.

@@ -8,9 +8,9 @@ use crate::ops::targets::TargetPair;
 use crate::tensor::{Tensor, row_chunks};
 
 /// The activation.
-pub static SWIGLU: PackKernels = forms!("swiglu", "swiglu.wgsl", packs);
+pub static SWIGLU: PackKernels = forms!("swiglu", "swiglu.wgsl", SwiGluParams, packs);
 /// Both gradients.
-pub static SWIGLU_BACKWARD: PackKernels = forms!("swiglu_backward", "swiglu.wgsl", packs);
+pub static SWIGLU_BACKWARD: PackKernels = forms!("swiglu_backward", "swiglu.wgsl", SwiGluParams, packs);
 
 /// The kernels of this module.
 pub fn kernels() -> Vec<Variant> {
@@ -18,7 +18,12 @@ pub fn kernels() -> Vec<Variant> {
 }
 
 crate::params! {
-    struct SwiGluParams { count: u32, gate_factor: f32, up_factor: f32 }
+    struct SwiGluParams {
+        /// In packs.
+        count: u32,
+        gate_factor: f32,
+        up_factor: f32,
+    }
 }
 
 /// `y = silu(gate) * up`, `silu(g) = g / (1 + exp(-g))`. Inputs: gate and up of one shape. Output: that shape.

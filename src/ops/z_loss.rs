@@ -2,20 +2,18 @@
 
 use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
-use crate::gpu::{Kernel, Launch};
+use crate::gpu::{Kernel, Launch, wgsl};
 use crate::kernels::Variant;
 use crate::kernels::column_sum::column_sum;
 use crate::tensor::{Tensor, row_chunks};
 
-const SOURCES: &[&str] = &[include_str!("../../shaders/lib/grid.wgsl"), include_str!("../../shaders/z_loss.wgsl")];
 /// Threads of a workgroup.
 const THREADS: u32 = 64;
 
 /// Each token's logsumexp and its term of the loss.
-pub static Z_LOSS: Kernel = Kernel { name: "z_loss", sources: SOURCES, entry: "z_loss", constants: &[] };
+pub static Z_LOSS: Kernel = Kernel::new("z_loss", wgsl!["z_loss.wgsl"]).params::<ZLossParams>();
 /// The gradient of the logits.
-pub static Z_LOSS_BACKWARD: Kernel =
-    Kernel { name: "z_loss_backward", sources: SOURCES, entry: "z_loss_backward", constants: &[] };
+pub static Z_LOSS_BACKWARD: Kernel = Kernel::new("z_loss_backward", wgsl!["z_loss.wgsl"]).params::<ZLossParams>();
 
 /// The kernels of this module.
 pub fn kernels() -> Vec<Variant> {

@@ -17,8 +17,7 @@ use crate::kernels::{Variant, stretch};
 use crate::nn::params::{Group, GroupBuffers};
 use crate::tensor::{DType, Tensor, row_chunks};
 
-octs! { "AdamW over flat buffers, eight elements at a time.", ADAMW, "adamw", "adamw",
-["lib/grid.wgsl", "lib/stretch.wgsl", "lib/pack_four.wgsl", "lib/adam.wgsl", "adamw.wgsl"] }
+octs! { "AdamW over flat buffers, eight elements at a time.", ADAMW, "adamw", "adamw", "adamw.wgsl", AdamwParams }
 
 /// This module's kernels.
 pub fn kernels() -> Vec<Variant> {

@@ -5,7 +5,7 @@
 //! workgroup sums what these gave. No readback, no atomics.
 
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Kernel, Launch, Tier};
+use crate::gpu::{Gpu, Kernel, Launch, Tier, wgsl};
 use crate::kernels::{Variant, stretch};
 use crate::tensor::{DType, Tensor, row_chunks};
 
@@ -14,45 +14,26 @@ use crate::tensor::{DType, Tensor, row_chunks};
 const ITEMS: u32 = 256;
 const GPU_ITEMS: u32 = 16;
 
-const FOUR: &[&str] = &[
-    include_str!("../../shaders/lib/grid.wgsl"),
-    include_str!("../../shaders/lib/stretch.wgsl"),
-    include_str!("../../shaders/lib/pack_four.wgsl"),
-    include_str!("../../shaders/norm.wgsl"),
-];
-const SCALAR: &[&str] = &[
-    include_str!("../../shaders/lib/grid.wgsl"),
-    include_str!("../../shaders/lib/stretch.wgsl"),
-    include_str!("../../shaders/lib/pack_scalar.wgsl"),
-    include_str!("../../shaders/norm.wgsl"),
-];
-
 /// Sums of squares, four elements at a time.
-pub static SUM_SQUARES: Kernel = Kernel { name: "sum_squares", sources: FOUR, entry: "sum_squares", constants: &[] };
+pub static SUM_SQUARES: Kernel =
+    Kernel::new("sum_squares", wgsl!["lib/pack_four.wgsl", "norm.wgsl"]).params::<SumParams>();
 /// Sums of squares, one element at a time.
-pub static SUM_SQUARES_SCALAR: Kernel =
-    Kernel { name: "sum_squares_scalar", sources: SCALAR, entry: "sum_squares", constants: &[] };
+pub static SUM_SQUARES_SCALAR: Kernel = Kernel::new("sum_squares_scalar", wgsl!["lib/pack_scalar.wgsl", "norm.wgsl"])
+    .entry("sum_squares")
+    .params::<SumParams>();
 /// Sums of squares over workgroups, four elements at a time.
 pub static SUM_SQUARES_WORKGROUP: Kernel =
-    Kernel { name: "sum_squares_workgroup", sources: FOUR, entry: "sum_squares_workgroup", constants: &[] };
+    Kernel::new("sum_squares_workgroup", wgsl!["lib/pack_four.wgsl", "norm.wgsl"]).params::<SumParams>();
 /// Sums of squares over workgroups, one element at a time.
 pub static SUM_SQUARES_WORKGROUP_SCALAR: Kernel =
-    Kernel { name: "sum_squares_workgroup_scalar", sources: SCALAR, entry: "sum_squares_workgroup", constants: &[] };
+    Kernel::new("sum_squares_workgroup_scalar", wgsl!["lib/pack_scalar.wgsl", "norm.wgsl"])
+        .entry("sum_squares_workgroup")
+        .params::<SumParams>();
 /// The norm and the factor from the partial sums.
-pub static CLIP_SCALE: Kernel = Kernel {
-    name: "clip_scale",
-    sources: &[include_str!("../../shaders/clip.wgsl")],
-    entry: "clip_scale",
-    constants: &[],
-};
+pub static CLIP_SCALE: Kernel = Kernel::new("clip_scale", wgsl!["clip.wgsl"]).params::<ClipParams>();
 
 /// The same for gradients of a scaled loss, and the loss scale's next value.
-pub static CLIP_LOSS_SCALE: Kernel = Kernel {
-    name: "clip_loss_scale",
-    sources: &[include_str!("../../shaders/clip.wgsl")],
-    entry: "clip_loss_scale",
-    constants: &[],
-};
+pub static CLIP_LOSS_SCALE: Kernel = Kernel::new("clip_loss_scale", wgsl!["clip.wgsl"]).params::<ClipParams>();
 
 /// This module's kernels.
 pub fn kernels() -> Vec<Variant> {
@@ -73,7 +54,12 @@ crate::params! {
 }
 
 crate::params! {
-    struct ClipParams { slots: u32, every: u32, clip: f32 }
+    struct ClipParams {
+        slots: u32,
+        /// Good steps after which the loss scale doubles.
+        every: u32,
+        clip: f32,
+    }
 }
 
 /// The factor on the loss that keeps f16 gradients above f16's smallest numbers, on the device (Micikevicius et al. 2018,

@@ -11,21 +11,16 @@ use sdmoe::tensor::{DType, Tensor};
 
 use Trans::{N, T};
 
-static EMULATED: Kernel = Kernel {
-    name: "gemm_cooperative_emulated",
-    sources: &[
-        include_str!("../../shaders/lib/grid.wgsl"),
-        include_str!("../../shaders/lib/tile_position.wgsl"),
-        include_str!("../../shaders/lib/gemm_tile.wgsl"),
-        include_str!("../../shaders/gemm/load_vec4.wgsl"),
-        include_str!("../../shaders/gemm/store_vec4.wgsl"),
+static EMULATED: Kernel = Kernel::new(
+    "gemm_cooperative_emulated",
+    &[
         include_str!("common/emulated_block.wgsl"),
         include_str!("../../shaders/gemm/cooperative.wgsl"),
         include_str!("../../shaders/gemm/dense.wgsl"),
     ],
-    entry: "gemm",
-    constants: &[],
-};
+)
+.entry("gemm")
+.params::<GemmParams>();
 
 sdmoe::params! {
     struct GemmParams {
@@ -172,7 +167,9 @@ fn what_is_emulated_is_the_kernel_but_for_its_blocks() {
     assert_eq!(rest(&DENSE.cooperative), rest(&EMULATED));
     assert!(DENSE.cooperative.needs_cooperative_matrix() && !EMULATED.needs_cooperative_matrix());
     assert!(
-        compose_half(&DENSE.cooperative, &["a", "b"]).starts_with("enable f16;\nenable wgpu_cooperative_matrix;\n")
+        compose_half(&DENSE.cooperative, &["a", "b"])
+            .unwrap()
+            .starts_with("enable f16;\nenable wgpu_cooperative_matrix;\n")
     );
 }
 

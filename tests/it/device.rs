@@ -35,7 +35,7 @@ fn a_wrong_binding_is_named_with_what_was_expected() {
     assert!(access.contains("read_write"), "{access}");
     let unknown = Launch::new(&elementwise::FILL[0]).params(&params).write("y", &x).read("z", &x).run(&gpu);
     assert!(unknown.unwrap_err().to_string().contains('z'));
-    static BROKEN: Kernel = Kernel { name: "broken", sources: &["fn main( {"], entry: "main", constants: &[] };
+    static BROKEN: Kernel = Kernel::new("broken", &["fn main( {"]);
     assert!(Launch::new(&BROKEN).run(&gpu).unwrap_err().to_string().contains("broken"));
     assert!(gemm(Trans::N, Trans::N, 1.0, &x, &x, 0.0, &x).unwrap_err().to_string().contains("matrices"));
 }

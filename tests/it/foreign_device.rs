@@ -29,13 +29,11 @@ fn open(limits: wgpu::Limits) -> Result<Gpu, Error> {
 }
 
 /// Needs more threads than WebGPU's default limits give.
-static WIDE: Kernel = Kernel {
-    name: "wide",
-    sources: &["@group(0) @binding(0) var<storage, read_write> y: array<f32>;
+static WIDE: Kernel = Kernel::new(
+    "wide",
+    &["@group(0) @binding(0) var<storage, read_write> y: array<f32>;
         @compute @workgroup_size(1024) fn wide(@builtin(local_invocation_index) i: u32) { y[i] = 1.0; }"],
-    entry: "wide",
-    constants: &[],
-};
+);
 
 fn launch_wide(gpu: &Gpu) -> Result<Vec<f32>, Error> {
     let y = Tensor::zeros(gpu, [1024])?;

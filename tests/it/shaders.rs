@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use naga::back;
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
-use sdmoe::gpu::{BindingKind, DType, Kernel, NEEDS, compose_half, reflect, reflect_half};
+use sdmoe::gpu::{BindingKind, DType, Kernel, NEEDS, compose_half, reflect, reflect_half, sources};
 use sdmoe::low_level::kernels::Variant;
 
 fn validate(module: &naga::Module, name: &str) -> ModuleInfo {
@@ -43,7 +43,7 @@ fn stored_in_f16(kernel: &Kernel) -> Vec<Vec<String>> {
 /// The module with this variant's override constants in place.
 fn specialise(variant: &Variant, half: &[&str]) -> (naga::Module, ModuleInfo) {
     let kernel = variant.kernel;
-    let source = compose_half(kernel, half);
+    let source = compose_half(kernel, half).unwrap_or_else(|e| panic!("{e}"));
     let module = naga::front::wgsl::parse_str(&source)
         .unwrap_or_else(|e| panic!("{}: {}", kernel.name, e.emit_to_string(&source)));
     let info = validate(&module, kernel.name);
@@ -93,7 +93,7 @@ fn every_kernel_translates_to_every_backend() {
             multiview: None,
         };
         // GLES has neither subgroups nor u64 nor f16; what uses them never runs there.
-        let text = compose_half(kernel, &half);
+        let text = compose_half(kernel, &half).unwrap();
         if !["subgroup", "u64"].iter().any(|word| text.contains(word)) && half.is_empty() {
             let policies = naga::proc::BoundsCheckPolicies::default();
             let mut text = String::new();
@@ -181,22 +181,53 @@ fn name(text: &str) -> String {
 #[test]
 fn every_shader_and_each_of_its_entry_points_belongs_to_a_kernel_of_the_list() {
     let variants = sdmoe::low_level::catalog::kernels();
-    let sources: HashSet<&str> = variants.iter().flat_map(|v| v.kernel.sources.iter().copied()).collect();
+    let with_needs = |v: &Variant| (v.kernel.entry, sources(v.kernel).unwrap_or_else(|e| panic!("{e}")));
+    let kernels: Vec<(&str, Vec<&str>)> = variants.iter().map(with_needs).collect();
     let shaders = files("shaders", "wgsl");
     assert!(shaders.len() > 50, "found only {} shaders", shaders.len());
     for shader in shaders {
         let text = fs::read_to_string(&shader).unwrap();
-        assert!(sources.contains(text.as_str()), "no kernel of the list is made of {}", shader.display());
-        for entry in text.split("@compute").skip(1).map(|rest| name(rest.split_once("fn ").unwrap().1)) {
-            let listed = |v: &Variant| v.kernel.entry == entry && v.kernel.sources.contains(&text.as_str());
-            assert!(variants.iter().any(listed), "no kernel of the list enters {} at {entry}", shader.display());
+        let made_of_it = || kernels.iter().filter(|(_, sources)| sources.contains(&text.as_str()));
+        assert!(made_of_it().next().is_some(), "no kernel of the list is made of {}", shader.display());
+        for own in text.split("@compute").skip(1).map(|rest| name(rest.split_once("fn ").unwrap().1)) {
+            let entered = made_of_it().any(|(entry, _)| *entry == own);
+            assert!(entered, "no kernel of the list enters {} at {own}", shader.display());
         }
     }
 }
 
 #[test]
+fn every_source_that_a_kernel_chooses_is_needed_and_its_parameters_are_made_from_rust() {
+    for kernel in sdmoe::low_level::catalog::kernels().iter().map(|v| v.kernel) {
+        let (own, chosen) = kernel.sources.split_last().unwrap();
+        let found = sources(kernel).unwrap();
+        assert_eq!(found.last(), Some(own), "{}: a source is chosen that nothing needs", kernel.name);
+        assert!(
+            chosen.iter().all(|source| source.contains("// provides: ")),
+            "{}: what is needed is found",
+            kernel.name
+        );
+        assert!(found.iter().all(|source| !source.contains("struct Params")), "{}", kernel.name);
+    }
+}
+
+#[test]
+fn a_need_that_is_not_met_is_an_error_by_its_name() {
+    static LACKS_FILE: Kernel = Kernel::new("lacks_file", &["// needs: lib/none.wgsl"]);
+    static LACKS_PACK: Kernel = Kernel::new("lacks_pack", &["// needs: pack"]);
+    let message = |kernel| sources(kernel).unwrap_err().to_string();
+    assert!(message(&LACKS_FILE).contains("needs `lib/none.wgsl`"), "{}", message(&LACKS_FILE));
+    assert!(message(&LACKS_PACK).contains("lib/pack_scalar.wgsl, lib/pack_vec4.wgsl"), "{}", message(&LACKS_PACK));
+}
+
+#[test]
 fn every_static_with_kernels_is_named_in_a_modules_list_of_kernels() {
-    let texts: Vec<_> = files("src", "rs").into_iter().map(|f| (fs::read_to_string(&f).unwrap(), f)).collect();
+    // Without what is documentation.
+    let code = |file: &PathBuf| {
+        let text = fs::read_to_string(file).unwrap();
+        text.lines().filter(|line| !line.starts_with("//")).map(|line| format!("{line}\n")).collect::<String>()
+    };
+    let texts: Vec<_> = files("src", "rs").into_iter().map(|f| (code(&f), f)).collect();
     // What the functions called `kernels` name: their bodies end with the first brace that begins a line.
     let lists = texts.iter().flat_map(|(text, _)| text.split("fn kernels()").skip(1));
     let lists: Vec<&str> = lists.map(|rest| rest.split("\n}\n").next().unwrap()).collect();

@@ -2,27 +2,18 @@
 
 use crate::gpu::{Gpu, Launch, Tier};
 use crate::kernels::Variant;
+use crate::kernels::attention::AttentionParams;
 use crate::kernels::rows::{FourKernels, forms, four_launch};
 
 /// The forward.
 pub static ATTENTION_SUBGROUP: FourKernels =
-    forms!("attention_subgroup", "software/attention.wgsl", fours, "lib/attention_params", "software/attention_tile");
+    forms!("attention_subgroup", "software/attention.wgsl", AttentionParams, fours);
 /// The gradient in the queries.
-pub static ATTENTION_DQ_SUBGROUP: FourKernels = forms!(
-    "attention_dq_subgroup",
-    "software/attention_dq.wgsl",
-    fours,
-    "lib/attention_params",
-    "software/attention_tile"
-);
+pub static ATTENTION_DQ_SUBGROUP: FourKernels =
+    forms!("attention_dq_subgroup", "software/attention_dq.wgsl", AttentionParams, fours);
 /// The gradients in keys and values.
-pub static ATTENTION_DKV_SUBGROUP: FourKernels = forms!(
-    "attention_dkv_subgroup",
-    "software/attention_dkv.wgsl",
-    fours,
-    "lib/attention_params",
-    "software/attention_tile"
-);
+pub static ATTENTION_DKV_SUBGROUP: FourKernels =
+    forms!("attention_dkv_subgroup", "software/attention_dkv.wgsl", AttentionParams, fours);
 
 /// Smallest subgroup that these kernels run on, and the one whose variants are listed.
 const LANES: u32 = 8;

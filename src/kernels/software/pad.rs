@@ -4,37 +4,17 @@
 //! costs 8 bytes an element once; the product loads each element for every tile of the other side.
 
 use crate::error::Result;
-use crate::gpu::{Kernel, Launch};
+use crate::gpu::{Kernel, Launch, wgsl};
 use crate::kernels::Variant;
 use crate::kernels::window::window;
 use crate::tensor::Tensor;
 
 /// Copies matrices into padded ones.
-pub static PAD: Kernel = Kernel {
-    name: "pad",
-    sources: &[
-        include_str!("../../../shaders/lib/grid.wgsl"),
-        include_str!("../../../shaders/lib/pack_four.wgsl"),
-        include_str!("../../../shaders/lib/pack_vec4.wgsl"),
-        include_str!("../../../shaders/software/pad.wgsl"),
-    ],
-    entry: "pad",
-    constants: &[],
-};
+pub static PAD: Kernel = Kernel::new("pad", wgsl!["lib/pack_vec4.wgsl", "software/pad.wgsl"]).params::<PadParams>();
 
 /// As [`PAD`], bound as u64.
-pub static PAD_U64: Kernel = Kernel {
-    name: "pad_u64",
-    sources: &[
-        include_str!("../../../shaders/lib/grid.wgsl"),
-        include_str!("../../../shaders/software/pairs_u64.wgsl"),
-        include_str!("../../../shaders/lib/pack_four.wgsl"),
-        include_str!("../../../shaders/software/pack_u64.wgsl"),
-        include_str!("../../../shaders/software/pad.wgsl"),
-    ],
-    entry: "pad",
-    constants: &[],
-};
+pub static PAD_U64: Kernel =
+    Kernel::new("pad_u64", wgsl!["software/pack_u64.wgsl", "software/pad.wgsl"]).entry("pad").params::<PadParams>();
 
 /// Threads of a workgroup, as `WG` in the shader.
 const THREADS: u32 = 64;
@@ -43,7 +23,15 @@ const THREADS: u32 = 64;
 const PIECE: usize = 64;
 
 crate::params! {
-    struct PadParams { matrices: u32, rows: u32, columns: u32, first: u32, piece: u32 }
+    struct PadParams {
+        matrices: u32,
+        rows: u32,
+        columns: u32,
+        /// Element of the binding at which the first matrix begins.
+        first: u32,
+        /// Fours of a row that a thread copies.
+        piece: u32,
+    }
 }
 
 /// Rows and columns of the copy of a matrix of `rows` x `columns`.

@@ -8,10 +8,11 @@
 
 use super::{limits, pad};
 use crate::error::Result;
-use crate::gpu::{Gpu, Kernel, Launch, Tier};
+use crate::gpu::{Gpu, Kernel, Launch, Tier, wgsl};
 use crate::kernels::Variant;
 use crate::kernels::gemm::{Operand, Part, Product, Trans};
 use crate::kernels::gemm_table::{Choice, Entry, Form, Stores};
+use crate::kernels::grouped::{GroupedParams, WeightGradientParams};
 use crate::kernels::window::aligned;
 use crate::tensor::{DType, Tensor};
 
@@ -29,42 +30,38 @@ struct Family {
 }
 
 macro_rules! family {
-    ($doc:literal, $family:ident, $file:literal, $entry:literal) => {
+    ($doc:literal, $family:ident, $file:literal, $entry:literal, $params:ty) => {
         #[doc = $doc]
         static $family: Family = Family {
-            scalar: family!(@kernel $file, $entry, "_subgroup_scalar", "gemm/load_scalar", "software/product_blocks", "gemm/store_scalar"),
-            vec4: family!(@stores $file, $entry, "_subgroup", "gemm/load_vec4", "software/product_blocks"),
-            u64: family!(@stores $file, $entry, "_subgroup_u64", "software/pairs_u64", "software/oct_u64", "software/product_load_u64"),
-            u64_along: family!(@stores $file, $entry, "_subgroup_u64_along", "software/pairs_u64", "software/product_load_u64_along", "software/product_blocks"),
+            scalar: family!(
+                @kernel $file, $entry, $params, "_subgroup_scalar",
+                "gemm/load_scalar.wgsl", "software/product_blocks.wgsl", "gemm/store_scalar.wgsl"
+            ),
+            vec4: family!(@stores $file, $entry, $params, "_subgroup", "gemm/load_vec4.wgsl", "software/product_blocks.wgsl"),
+            u64: family!(@stores $file, $entry, $params, "_subgroup_u64", "software/product_load_u64.wgsl"),
+            u64_along: family!(
+                @stores $file, $entry, $params, "_subgroup_u64_along",
+                "software/product_load_u64_along.wgsl", "software/product_blocks.wgsl"
+            ),
         };
     };
-    (@stores $file:literal, $entry:literal, $suffix:literal, $($part:literal),*) => {
+    (@stores $file:literal, $entry:literal, $params:ty, $suffix:literal, $($part:literal),*) => {
         Stores {
-            vec4: family!(@kernel $file, $entry, $suffix, $($part,)* "gemm/store_vec4"),
-            scalar: family!(@kernel $file, $entry, concat!($suffix, "_scalar_c"), $($part,)* "gemm/store_scalar"),
+            vec4: family!(@kernel $file, $entry, $params, $suffix, $($part,)* "gemm/store_vec4.wgsl"),
+            scalar: family!(@kernel $file, $entry, $params, concat!($suffix, "_scalar_c"), $($part,)* "gemm/store_scalar.wgsl"),
         }
     };
-    (@kernel $file:literal, $entry:literal, $suffix:expr, $($part:literal),*) => {
-        Kernel {
-            name: concat!($entry, $suffix),
-            sources: &[
-                include_str!("../../../shaders/lib/grid.wgsl"),
-                include_str!("../../../shaders/lib/tile_position.wgsl"),
-                include_str!("../../../shaders/software/product_tile.wgsl"),
-                $(include_str!(concat!("../../../shaders/", $part, ".wgsl")),)*
-                include_str!("../../../shaders/software/product.wgsl"),
-                include_str!(concat!("../../../shaders/", $file)),
-            ],
-            entry: $entry,
-            constants: &[],
-        }
+    (@kernel $file:literal, $entry:literal, $params:ty, $suffix:expr, $($part:literal),*) => {
+        Kernel::new(concat!($entry, $suffix), wgsl![$($part,)* "software/product.wgsl", $file])
+            .entry($entry)
+            .params::<$params>()
     };
 }
 
-family! { "Dense products.", DENSE, "software/dense.wgsl", "gemm" }
+family! { "Dense products.", DENSE, "software/dense.wgsl", "gemm", ProductParams }
 // Its entry point ends without a return before the tile, as llvmpipe likes it (software/dense.wgsl has the same of a bound).
-family! { "Grouped products.", GROUPED, "gemm/grouped.wgsl", "grouped_gemm" }
-family! { "Weight gradients.", WEIGHT_GRADIENT, "software/weight_gradient.wgsl", "grouped_weight_gradient" }
+family! { "Grouped products.", GROUPED, "gemm/grouped.wgsl", "grouped_gemm", GroupedParams }
+family! { "Weight gradients.", WEIGHT_GRADIENT, "software/weight_gradient.wgsl", "grouped_weight_gradient", WeightGradientParams }
 
 crate::params! {
     struct ProductParams {

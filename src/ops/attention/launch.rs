@@ -6,6 +6,7 @@ use super::Attention;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Kernel, Launch};
 use crate::kernels::Variant;
+use crate::kernels::attention::AttentionParams;
 use crate::kernels::rows::{FourKernels, PackKernels, THREADS, forms, pack, pack_launch, variants};
 use crate::kernels::software::attention::{
     self as software, ATTENTION_DKV_SUBGROUP, ATTENTION_DQ_SUBGROUP, ATTENTION_SUBGROUP, Registers,
@@ -21,13 +22,9 @@ macro_rules! workgroup_forms {
     ($name:literal, $file:literal) => {
         [
             forms!(
-                @kernel $name, ["_scalar"], $file,
-                "lib/pack_scalar", "lib/attention_params", "lib/attention_rows_scalar", "lib/attention_workgroup"
+                @kernel $name, ["_scalar"], $file, AttentionParams, "lib/pack_scalar.wgsl", "lib/attention_rows_scalar.wgsl"
             ),
-            forms!(
-                @kernel $name, ["_vec4"], $file,
-                "lib/pack_four", "lib/pack_vec4", "lib/attention_params", "lib/attention_rows_vec4", "lib/attention_workgroup"
-            ),
+            forms!(@kernel $name, ["_vec4"], $file, AttentionParams, "lib/pack_vec4.wgsl", "lib/attention_rows_vec4.wgsl"),
         ]
     };
 }
@@ -41,16 +38,15 @@ pub static ATTENTION_DQ_WORKGROUP: WorkgroupKernels =
 pub static ATTENTION_DKV_WORKGROUP: WorkgroupKernels =
     workgroup_forms!("attention_dkv_workgroup", "attention_dkv_workgroup.wgsl");
 /// `rowsum(dy y)` by head.
-pub static ATTENTION_DELTA: PackKernels = forms!("attention_delta", "attention_delta.wgsl", packs);
+pub static ATTENTION_DELTA: PackKernels = forms!("attention_delta", "attention_delta.wgsl", DeltaParams, packs);
 
 crate::params! {
-    struct AttentionParams {
-        sequences: u32, seq: u32, heads: u32, kv_heads: u32, width: u32, value_width: u32, share_first: u32, share_last: u32,
-        scale: f32, scale_out: f32, beta: f32,
+    struct DeltaParams {
+        /// Rows times heads.
+        count: u32,
+        /// Head_dim in packs.
+        width: u32,
     }
-}
-crate::params! {
-    struct DeltaParams { count: u32, width: u32 }
 }
 
 /// The tensors that both backward kernels read.

@@ -1,6 +1,8 @@
 // In place of gemm/cooperative_block.wgsl where an adapter has no matrix units: every lane computes whole blocks, f16
 // operands, f32 sums. A block is where it lies in workgroup memory, which nobody writes before it is multiplied; sums lie
 // in slots of private memory, of which slot 0 stays zero. (Blocks held as values take llvmpipe minutes to compile.)
+//
+// provides: matrix_block
 
 struct Block {
     first: u32,

@@ -10,6 +10,9 @@ mod products;
 pub(crate) use moves::{Recorded, Stack, Wanted, adam, apply};
 pub(crate) use products::{left_factors, products};
 
+use moves::{AdamParams, ApplyParams};
+use products::{FactorParams, ProductParams};
+
 use crate::error::Result;
 use crate::gpu::{Gpu, Launch, Tier};
 use crate::kernels::Variant;
@@ -55,19 +58,12 @@ impl Block {
     }
 }
 
-octs! { "Both skinny products of a stack.", SPECTRAL_PRODUCTS_ROWS, "spectral_products_rows", "spectral_products",
-["lib/grid.wgsl", "software/eight_rows.wgsl", "software/spectral_products_rows.wgsl"] }
-octs! { "Sums of the blocks' products, and theirs with V.", SUM_BLOCKS_ROWS, "sum_blocks_rows", "sum_blocks",
-["lib/grid.wgsl", "software/eight_rows.wgsl", "software/spectral_factors_rows.wgsl"] }
-octs! { "`[U | B - U M]`.", LEFT_FACTORS_ROWS, "left_factors_rows", "left_factors",
-["lib/grid.wgsl", "software/eight_rows.wgsl", "software/spectral_factors_rows.wgsl"] }
-octs! { "AdamW, giving the direction's skinny products.", SPECTRAL_ADAM_ROWS, "spectral_adam_rows", "spectral_adam",
-["lib/grid.wgsl", "software/eight_rows.wgsl", "lib/pack_four.wgsl", "lib/adam.wgsl", "software/spectral_adam_rows.wgsl"] }
-octs! { "AdamW, the weights following a step of W_c, or giving it.", SPECTRAL_ADAM_FOLLOW_ROWS, "spectral_adam_follow_rows",
-"spectral_adam_follow",
-["lib/grid.wgsl", "software/eight_rows.wgsl", "lib/pack_four.wgsl", "lib/adam.wgsl", "software/spectral_adam_rows.wgsl"] }
-octs! { "A common part added.", SPECTRAL_APPLY_ROWS, "spectral_apply_rows", "spectral_apply",
-["lib/grid.wgsl", "software/eight_rows.wgsl", "software/spectral_apply_rows.wgsl"] }
+octs! { "Both skinny products of a stack.", SPECTRAL_PRODUCTS_ROWS, "spectral_products_rows", "spectral_products", "software/spectral_products_rows.wgsl", ProductParams }
+octs! { "Sums of the blocks' products, and theirs with V.", SUM_BLOCKS_ROWS, "sum_blocks_rows", "sum_blocks", "software/spectral_factors_rows.wgsl", FactorParams }
+octs! { "`[U | B - U M]`.", LEFT_FACTORS_ROWS, "left_factors_rows", "left_factors", "software/spectral_factors_rows.wgsl", FactorParams }
+octs! { "AdamW, giving the direction's skinny products.", SPECTRAL_ADAM_ROWS, "spectral_adam_rows", "spectral_adam", "software/spectral_adam_rows.wgsl", AdamParams }
+octs! { "AdamW, the weights following a step of W_c, or giving it.", SPECTRAL_ADAM_FOLLOW_ROWS, "spectral_adam_follow_rows", "spectral_adam_follow", "software/spectral_adam_rows.wgsl", AdamParams }
+octs! { "A common part added.", SPECTRAL_APPLY_ROWS, "spectral_apply_rows", "spectral_apply", "software/spectral_apply_rows.wgsl", ApplyParams }
 
 /// This module's kernels.
 pub fn kernels() -> Vec<Variant> {

@@ -9,11 +9,11 @@ use crate::kernels::spectral_update::{AdamFactors, Mix, Moments};
 use crate::tensor::Tensor;
 
 crate::params! {
-    struct ApplyParams { matrices: u32, rows: u32, octs: u32, experts: u32, on_common: f32, decay: f32 }
+    pub(super) struct ApplyParams { matrices: u32, rows: u32, octs: u32, experts: u32, on_common: f32, decay: f32 }
 }
 
 crate::params! {
-    struct AdamParams {
+    pub(super) struct AdamParams {
         matrices: u32,
         rows: u32,
         octs: u32,

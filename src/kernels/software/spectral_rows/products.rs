@@ -8,11 +8,11 @@ use crate::kernels::spectral_place::Place;
 use crate::tensor::Tensor;
 
 crate::params! {
-    struct ProductParams { matrices: u32, rows: u32, octs: u32, experts: u32 }
+    pub(super) struct ProductParams { matrices: u32, rows: u32, octs: u32, experts: u32 }
 }
 
 crate::params! {
-    struct FactorParams { matrices: u32, rows: u32, octs: u32, experts: u32, factor: f32 }
+    pub(super) struct FactorParams { matrices: u32, rows: u32, octs: u32, experts: u32, factor: f32 }
 }
 
 /// Sums over blocks of rows and `X V`, to become [`Products`].
