@@ -78,8 +78,8 @@
 //! | [`autograd`] | the tape, the op trait, the check of forward and backward against an f64 reference |
 //! | [`ops`] | the differentiable ops, one a file: equation, launch, backward, reference |
 //! | [`linalg`] | random numbers, tall-skinny QR, small SVD, randomized SVD, subspaces |
-//! | [`nn`] | layers, the model, its configuration, the spectral state of the experts |
-//! | [`optim`] | AdamW, clipping, the gradient split, the refresh of the bases |
+//! | [`nn`] | layers, the model, its configuration |
+//! | [`optim`] | AdamW, clipping, the spectral state of the experts: gradient split, refresh of the bases |
 //! | [`checkpoint`], [`data`] | safetensors, folders replaced as a whole, experts of any checkpoint; corpus and batches |
 //! | [`train`] | the trainer, and a whole run with its metrics |
 //! | `analysis` | how specialised experts are, each figure beside what chance gives |

@@ -14,7 +14,7 @@ use super::spectra::{Elements, Measured, Plan, Stack, measure};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::linalg::random::fill_normal;
-use crate::optim::spectral_metrics::mean;
+use crate::linalg::statistics::mean;
 use crate::tensor::Tensor;
 
 /// Matrices of a control where they are decomposed whole: 120 pairs.

@@ -5,8 +5,9 @@ use std::path::Path;
 use super::record::Training;
 use crate::checkpoint::{ExpertCheckpoint, ExpertLayer};
 use crate::error::{Error, Result};
+use crate::linalg::statistics::mean;
 use crate::nn::config::ExpertMatrix;
-use crate::optim::spectral_metrics::{leading, mean, similarity_chance};
+use crate::optim::spectral::similarity::{leading, similarity_chance};
 use crate::train::metrics::StepMetrics;
 
 /// Reads the metrics at `path`, of the run that wrote `checkpoint`; a line that the run could not finish is left out.

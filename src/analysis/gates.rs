@@ -14,7 +14,7 @@ use super::record::{Gates, Pairs};
 use super::similarity::mean_offdiag;
 use crate::error::{Error, Result};
 use crate::linalg::random::normal;
-use crate::optim::spectral_metrics::{deviation, mean};
+use crate::linalg::statistics::{deviation, mean};
 
 /// Random routers, of one vector for each expert, that the controls are means over.
 const CONTROL_ROUTERS: usize = 16;

@@ -26,7 +26,7 @@ use crate::kernels::Variant;
 use crate::kernels::elementwise::axpby;
 use crate::kernels::gemm::{Trans, gemm};
 use crate::linalg::random::{fill_normal, words};
-use crate::optim::spectral_metrics::mean;
+use crate::linalg::statistics::mean;
 use crate::tensor::Tensor;
 
 /// Rows of the Jacobian before the down projection.

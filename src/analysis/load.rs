@@ -17,7 +17,7 @@
 use super::record::{Load, Pairs};
 use super::routed::permutation;
 use crate::linalg::random::words;
-use crate::optim::spectral_metrics::{deviation, mean};
+use crate::linalg::statistics::{deviation, mean};
 
 /// Permutations of the control. One scatters by about `sqrt(2 / (S - 1)(E - 1))` of its mean, 0.4 of it for 3 sources and 8
 /// experts; the mean of this many by a tenth.

@@ -9,7 +9,7 @@ use std::ops::Deref;
 
 use serde::{Deserialize, Serialize};
 
-use crate::optim::spectral_metrics::{deviation, mean};
+use crate::linalg::statistics::{deviation, mean};
 
 /// A table over experts (or groups), by rows; what is undefined is `None`.
 pub type Pairs = Vec<Vec<Option<f64>>>;

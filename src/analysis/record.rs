@@ -8,8 +8,8 @@
 use serde::{Deserialize, Serialize};
 
 pub use super::pairs::{KeptPairs, Pairs, Reduced};
+use crate::linalg::statistics::mean;
 use crate::nn::config::ExpertMatrix;
-use crate::optim::spectral_metrics::mean;
 use crate::train::metrics::Side;
 use crate::train::warnings::Warning;
 

@@ -18,8 +18,8 @@ use super::record::{Of, Pairs, Part, Similarity};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::kernels::gemm::{Trans, gemm};
+use crate::linalg::statistics::{deviation, mean};
 use crate::nn::config::ExpertMatrix;
-use crate::optim::spectral_metrics::{deviation, mean};
 use crate::tensor::Tensor;
 use crate::train::metrics::Side;
 

@@ -9,7 +9,7 @@ use crate::data::{Batch, Batches};
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, Gpu, GpuOptions};
 use crate::nn::config::{GradientForm, ModelConfig, Preset, SpectralConfig};
-use crate::optim::chosen_form;
+use crate::optim::spectral::chosen_form;
 use crate::tensor::Tensor;
 use crate::train::config::{Recompute, RunConfig};
 use crate::train::memory::MemoryReport;

@@ -16,7 +16,7 @@
 //! | `spectral.{gate,up,down}.N.{w_c,u,v}` | `[in, out]`, `[in, k]`, `[out, k]` | this program's `optimizer.safetensors` |
 //!
 //! Sources: the modules `modeling_{qwen2_moe,mixtral,olmoe,deepseek_v2}.py` of Hugging Face transformers 4.57 for tensors
-//! of one expert, 5.x for fused ones; `nn::moe` and `nn::spectral` for our own.
+//! of one expert, 5.x for fused ones; `nn::moe` and `optim::spectral` for our own.
 
 use crate::nn::config::ExpertMatrix;
 

@@ -1,11 +1,12 @@
 //! Dense linear algebra on the device, batched and without readback: random numbers, tall-skinny QR, small SVD,
-//! randomized SVD, subspaces.
+//! randomized SVD, subspaces. On the host: `statistics` of a few numbers.
 //!
 //! Everything is f32 and deterministic: one adapter gives the same bits for the same input. A matrix with an element that is
 //! not finite has NaN for results, which who reads them back turns into an error. Nothing here is differentiable: METHOD holds the bases fixed between refreshes.
 
 pub mod qr;
 pub mod random;
+pub(crate) mod statistics;
 pub mod subspace;
 pub mod svd;
 pub mod svd_small;

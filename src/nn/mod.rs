@@ -8,4 +8,3 @@ pub mod params;
 pub mod pass;
 pub mod sample;
 pub(crate) mod size;
-pub mod spectral;

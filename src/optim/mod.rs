@@ -6,39 +6,27 @@ pub mod adamw;
 pub mod clip;
 pub mod config;
 pub mod schedule;
-mod spectral;
-pub mod spectral_metrics;
+pub mod spectral;
 
-pub use crate::nn::spectral::SpectralInit;
 pub use config::OptimizerConfig;
-pub use spectral_metrics::{MatrixMetrics, MetricOptions, PendingMetrics, SideSimilarity};
+pub use spectral::{MatrixMetrics, MetricOptions, PendingMetrics, SideSimilarity, SpectralInit};
 
 use crate::error::Result;
 use crate::gpu::Gpu;
-use crate::kernels::software::spectral_rows;
 use crate::kernels::spectral::sizes;
 use crate::kernels::token_space::TokenSpace;
-use crate::nn::config::{ExpertMatrix, GradientForm, Precision, SpectralConfig};
+use crate::nn::config::{ExpertMatrix, Precision, SpectralConfig};
 use crate::nn::params::{Group, ParamSet};
-use crate::nn::spectral::{SpectralBank, SpectralStack, gradient_form};
 use crate::tensor::{DType, Tensor};
 use adamw::AdamGroup;
 use clip::{GradientNorm, LossScale};
-use spectral::{Split, Update};
+use spectral::{SpectralBank, SpectralStack, Split, Update, chosen_form};
 
 /// The name in [`Optimizer::state`] of what [`Optimizer::common_since`] sets.
 pub const COMMON_SINCE: &str = "spectral.common_since";
 
 /// The name in [`Optimizer::state`] of the loss scale's state.
 pub const LOSS_SCALE: &str = "loss_scale";
-
-/// The form of the gradient split that `config` gives a stack `[layers, experts, m, n]` on `gpu`, where an expert sees `tokens`
-/// routed tokens a step.
-pub(crate) fn chosen_form(gpu: &Gpu, config: &SpectralConfig, shape: [usize; 4], tokens: f64) -> Result<GradientForm> {
-    let [_, _, m, n] = shape;
-    let gain = spectral_rows::direct_gain(gpu, shape, config.rank)?.unwrap_or(1.0);
-    Ok(gradient_form(config.gradient_form, m, n, gain * tokens))
-}
 
 /// AdamW with clipping for all parameters of a model, decoupled experts included.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! Numbers as text, the same for the same value: short, and never NaN or infinite.
 
-use crate::optim::spectral_metrics;
+use crate::linalg::statistics;
 
 /// What stands where there is no number.
 pub const UNDEFINED: &str = "undefined";
@@ -73,7 +73,7 @@ pub fn mean(values: impl IntoIterator<Item = Option<f64>>) -> Option<f64> {
 
 /// Median of what is defined; of an even number the mean of the two in the middle.
 pub fn median(values: impl IntoIterator<Item = Option<f64>>) -> Option<f64> {
-    spectral_metrics::median(values.into_iter().filter_map(finite))
+    statistics::median(values.into_iter().filter_map(finite))
 }
 
 /// Standard deviation of values of which groups are known by mean and deviation, groups of about one size; none where no

@@ -3,9 +3,10 @@
 use super::metrics::{Side, Similarity, SpectralMetrics};
 use super::trainer::Trainer;
 use crate::error::Result;
+use crate::linalg::statistics::{mean, median};
 use crate::nn::config::ExpertMatrix;
 use crate::nn::params::Group;
-use crate::optim::spectral_metrics::{PendingSimilarity, leading, mean, median, similarity_chance};
+use crate::optim::spectral::similarity::{PendingSimilarity, leading, similarity_chance};
 use crate::optim::{MatrixMetrics, MetricOptions, SideSimilarity};
 
 /// Similarities of each layer, matrix and side: of the merged experts, and of `W_u` where they are decoupled.

@@ -86,7 +86,7 @@ impl Parts {
         Ok(Self { optimizer })
     }
 
-    fn stack(&self) -> &sdmoe::nn::spectral::SpectralStack {
+    fn stack(&self) -> &sdmoe::optim::spectral::SpectralStack {
         &self.optimizer.banks()[0].stacks[0]
     }
 

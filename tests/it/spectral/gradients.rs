@@ -8,7 +8,7 @@ use sdmoe::autograd::Array;
 use sdmoe::gpu::Gpu;
 use sdmoe::low_level::kernels::grouped::Groups;
 use sdmoe::nn::config::{ExpertMatrix, GradientForm, SpectralConfig};
-use sdmoe::nn::spectral::gradient_form;
+use sdmoe::optim::spectral::gradient_form;
 use sdmoe::optim::{MetricOptions, SpectralInit};
 use sdmoe::tensor::Tensor;
 

@@ -1,0 +1,156 @@
+//! The state of decoupled experts at the start of a run, or where the decoupling is switched on.
+
+use std::ops::Range;
+
+use super::record::RefreshRecord;
+use super::refresh::svd_options;
+use super::state::{Moments, OP, SpectralBank, SpectralStack, TokenSums};
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::kernels::gemm::{Trans, gemm};
+use crate::kernels::spectral::{Basis, initial_common, sizes, square_norms, sum_experts};
+use crate::kernels::spectral_shared::add_shared;
+use crate::kernels::spectral_update::{Move, apply};
+use crate::linalg::qr::orthonormalize;
+use crate::linalg::random::fill_normal;
+use crate::linalg::svd::randomized_svd;
+use crate::nn::config::{ExpertMatrix, GradientForm, SpectralConfig};
+use crate::nn::params::{Group, ParamSet};
+use crate::tensor::{DType, Tensor};
+
+/// Where the parts come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpectralInit {
+    /// From freshly drawn weights Z: `W_u,i = (I - P_U) Z_i (I - P_V)` for random bases and `W_c = U S V^T` with the mean of
+    /// the energies that the projection takes, S graded from 1.25 to 0.75. Rewrites the weights.
+    Fresh,
+    /// From a plain model: `W_c` = the experts' mean, cut to rank k, and `W_u,i = W_i - W_c`. Leaves the weights as they
+    /// are.
+    FromWeights,
+    /// Left zero, to be filled from a checkpoint through `Optimizer::state`; `Optimizer::restored` follows.
+    Restored,
+}
+
+impl SpectralBank {
+    /// The banks that `config` asks for, in the order gate, up, down; none when it is off or of rank 0.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the rank exceeds a matrix's sizes; [`Error::Device`].
+    pub(in crate::optim) fn all(
+        params: &ParamSet,
+        config: &SpectralConfig,
+        seed: u64,
+        init: SpectralInit,
+    ) -> Result<Vec<Self>> {
+        let mut banks = Vec::new();
+        for matrix in ExpertMatrix::ALL.into_iter().filter(|&m| config.covers(m)) {
+            let Some(group) = params.group(Group::Experts(matrix)) else { continue };
+            let mut stacks = Vec::new();
+            let mut layer = 0;
+            for (w, gradient) in &group.stacks {
+                let [count, _, m, n] = sizes(OP, w)?;
+                let k = config.rank;
+                if k > m.min(n) {
+                    let message = format!("expected at most min(m, n) = {}, got {k}", m.min(n));
+                    return Err(Error::config("spectral.rank", message));
+                }
+                let align = (w.gpu().offset_alignment() / 4) as usize;
+                let together = [m * n, m * k, n * k, k * k].iter().all(|size| size.is_multiple_of(align));
+                let step = if together { count } else { 1 };
+                for start in (0..count).step_by(step) {
+                    let view = |x: &Tensor| x.slice(start..start + step);
+                    let layers = layer + start..layer + start + step;
+                    let stack = SpectralStack::zeroed(layers, view(w)?, view(gradient)?, config)?;
+                    // Distinct streams for U and V of each kind; the layers are further streams.
+                    stack.fill(config, seed ^ ((matrix as u64 + 1) << 56), init)?;
+                    stacks.push(stack);
+                }
+                layer += count;
+            }
+            let form = if config.gradient_form == GradientForm::TokenSpace {
+                GradientForm::TokenSpace
+            } else {
+                GradientForm::Direct
+            };
+            banks.push(Self { matrix, stacks, form });
+        }
+        Ok(banks)
+    }
+}
+
+/// A `clip` tensor that lets everything through, for moves that are no optimizer step.
+fn no_clip(gpu: &Gpu) -> Result<Tensor> {
+    Tensor::from_f32(gpu, [4], &[0.0, 1.0, 0.0, 0.0])
+}
+
+impl SpectralStack {
+    fn zeroed(layers: Range<usize>, w: Tensor, gradient: Tensor, config: &SpectralConfig) -> Result<Self> {
+        let [l, e, m, n] = sizes(OP, &w)?;
+        let (k, gpu) = (config.rank, w.gpu().clone());
+        let new = |shape: &[usize]| Tensor::persistent(&gpu, shape, DType::F32);
+        Ok(Self {
+            layers,
+            w_c: new(&[l, 1, m, n])?,
+            basis: Basis { u: new(&[l, m, k])?, v: new(&[l, n, k])?, vt: new(&[l, k, n])? },
+            common_moments: Moments::zeroed(&gpu, &[l, 1, m, n])?,
+            unique_moments: Moments::zeroed(&gpu, &[l, e, m, n])?,
+            token_sums: TokenSums { a: new(&[l, 1, k, n])?, b: new(&[l, 1, m, k])? },
+            record: RefreshRecord::zeroed(&gpu, l, e, singular_values(m, n, config), k)?,
+            w,
+            gradient,
+        })
+    }
+
+    fn fill(&self, config: &SpectralConfig, seed: u64, init: SpectralInit) -> Result<()> {
+        match init {
+            SpectralInit::Fresh => self.fresh(seed),
+            SpectralInit::FromWeights => self.take_weights(config, seed),
+            SpectralInit::Restored => Ok(()),
+        }
+    }
+
+    fn fresh(&self, seed: u64) -> Result<()> {
+        let (k, gpu) = (self.basis.rank(), self.w.gpu());
+        for (side, basis) in [(0, &self.basis.u), (1, &self.basis.v)] {
+            for (i, layer) in self.layers.clone().enumerate() {
+                let normal = Tensor::empty_f32(gpu, [1, basis.dims()[1], k])?;
+                fill_normal(&normal, seed, 2 * layer as u32 + side, 1.0)?;
+                basis.slice(i..i + 1)?.copy_from(&orthonormalize(&normal)?)?;
+            }
+        }
+        self.basis.update_transpose()?;
+        // W holds Z, then W_u, then both parts.
+        let factors = self.basis.factors(&self.basis.skinny(&self.w)?)?;
+        let full = square_norms(&self.w, 0)?;
+        apply(&self.w, Move::common(-1.0, &factors), &self.basis, &no_clip(gpu)?)?;
+        initial_common(&self.basis, &full, &square_norms(&self.w, 0)?, &self.matrices_c()?)?;
+        if self.all_common()? {
+            // All but the rounding.
+            self.w.clear()?;
+        }
+        add_shared(None, 1.0, 1.0, &self.w_c, &self.w)
+    }
+
+    fn take_weights(&self, config: &SpectralConfig, seed: u64) -> Result<()> {
+        let [l, experts, m, n] = sizes(OP, &self.w)?;
+        let (k, gpu) = (self.basis.rank(), self.w.gpu());
+        let mean = sum_experts(&self.w, 1.0 / experts as f32)?.reshape([l, m, n])?;
+        let svd = randomized_svd(&mean, k, svd_options(config, seed, 0, false), None)?;
+        self.basis.u.copy_from(&svd.u)?;
+        self.basis.v.copy_from(&svd.v)?;
+        self.basis.update_transpose()?;
+        // W_c = U (U^T mean V) V^T
+        let a = Tensor::empty_f32(gpu, [l, k, n])?;
+        let inner = Tensor::empty_f32(gpu, [l, k, k])?;
+        gemm(Trans::T, Trans::N, 1.0, &self.basis.u, &mean, 0.0, &a)?;
+        gemm(Trans::N, Trans::N, 1.0, &a, &self.basis.v, 0.0, &inner)?;
+        gemm(Trans::N, Trans::N, 1.0, &inner, &self.basis.vt, 0.0, &a)?;
+        gemm(Trans::N, Trans::N, 1.0, &self.basis.u, &a, 0.0, &self.matrices_c()?)
+    }
+}
+
+/// How many singular values a refresh finds, as `linalg::svd` decides it.
+fn singular_values(m: usize, n: usize, config: &SpectralConfig) -> usize {
+    let limit = crate::linalg::MAX_COLUMNS;
+    if m.min(n) <= limit { m.min(n) } else { (config.rank + config.oversampling).min(limit) }
+}

@@ -1,0 +1,188 @@
+//! What is kept of decoupled experts from step to step (METHOD §3).
+//!
+//! The model's forward reads the merged `W_i`, its own parameter; beside it live `W_c`, common to the experts, the bases U
+//! and V of the k leading singular directions of `W_c`, and AdamW's moments of both parts. `W_u,i` of expert i is what is left,
+//! `W_i - W_c`, and is nowhere stored ([`SpectralStack::unique`]).
+//! All layers and experts of a kind lie in stacks, so that one launch treats them together. The kernels are
+//! `kernels::spectral`.
+
+use std::ops::Range;
+
+use super::record::RefreshRecord;
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::kernels::spectral::{Basis, sizes};
+use crate::kernels::spectral_shared::add_shared;
+use crate::kernels::spectral_update;
+use crate::kernels::token_space::TokenSpace;
+use crate::nn::config::{ExpertMatrix, GradientForm};
+use crate::tensor::{DType, Tensor};
+
+/// The name in errors.
+pub(super) const OP: &str = "spectral decoupling";
+
+/// The decoupled matrices of one kind in all layers.
+#[derive(Debug)]
+pub struct SpectralBank {
+    /// Gate, up or down.
+    pub matrix: ExpertMatrix,
+    /// All layers in one stack, or one stack a layer where the sizes would leave later layers misaligned.
+    pub stacks: Vec<SpectralStack>,
+    /// Direct or token-space, never auto.
+    pub form: GradientForm,
+}
+
+/// Decoupled matrices of some layers.
+#[derive(Debug)]
+pub struct SpectralStack {
+    /// The layers.
+    pub layers: Range<usize>,
+    /// The merged weights *W*, the model's own buffer, `[layers, E, m, n]`.
+    pub w: Tensor,
+    /// Their gradient, the model's own buffer, `[layers, E, m, n]`.
+    pub gradient: Tensor,
+    /// The common matrices *W_c*, `[layers, 1, m, n]`.
+    pub w_c: Tensor,
+    /// The bases *U*, *V*.
+    pub basis: Basis,
+    /// AdamW's moments of `w_c`, `[layers, 1, m, n]`.
+    pub common_moments: Moments,
+    /// AdamW's moments of the unique matrices *W_u*, `[layers, E, m, n]`.
+    pub unique_moments: Moments,
+    /// The common part of the gradient in the token-space form.
+    pub token_sums: TokenSums,
+    /// What the last refresh measured.
+    pub record: RefreshRecord,
+}
+
+/// AdamW's moments of a tensor, of its shape.
+#[derive(Clone, Debug)]
+pub struct Moments {
+    /// The first moment *m*, the running mean of the gradients.
+    pub first: Tensor,
+    /// The second moment *v*, the running mean of their squares.
+    pub second: Tensor,
+}
+
+impl Moments {
+    /// Zero moments of a tensor of `shape`.
+    pub(super) fn zeroed(gpu: &Gpu, shape: &[usize]) -> Result<Self> {
+        let zeros = || Tensor::persistent(gpu, shape, DType::F32);
+        Ok(Self { first: zeros()?, second: zeros()? })
+    }
+
+    /// The moments as the kernels take them.
+    pub(super) fn borrowed(&self) -> spectral_update::Moments<'_> {
+        spectral_update::Moments { m: &self.first, v: &self.second }
+    }
+}
+
+/// The sums that the backward passes of a step make in the token-space form, over all routed rows of all experts. A pass replaces
+/// them or adds to them, as it does with the gradient.
+#[derive(Clone, Debug)]
+pub struct TokenSums {
+    /// `A = (X U)^T dY`, `[layers, 1, k, n]`.
+    pub a: Tensor,
+    /// `B = (I - P_U) X^T (dY V)`, `[layers, 1, m, k]`.
+    pub b: Tensor,
+}
+
+impl SpectralBank {
+    /// What the backward pass of layer `layer` needs where this bank uses the token-space form.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn token_space(&self, layer: usize) -> Result<Option<TokenSpace>> {
+        if self.form != GradientForm::TokenSpace {
+            return Ok(None);
+        }
+        let Some(stack) = self.stacks.iter().find(|s| s.layers.contains(&layer)) else { return Ok(None) };
+        let [_, _, m, n] = sizes(OP, &stack.w)?;
+        let (k, i) = (stack.basis.rank(), layer - stack.layers.start);
+        let of = |x: &Tensor, rows: usize, columns: usize| x.slice(i..i + 1)?.reshape([rows, columns]);
+        Ok(Some(TokenSpace {
+            u: of(&stack.basis.u, m, k)?,
+            v: of(&stack.basis.v, n, k)?,
+            a: of(&stack.token_sums.a, k, n)?,
+            b: of(&stack.token_sums.b, m, k)?,
+        }))
+    }
+}
+
+impl SpectralStack {
+    /// Records the unique matrices `W_u,i = W_i - W_c` into `target: [layers, E, m, n]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when `target` has another shape; [`Error::Device`].
+    pub fn unique_into(&self, target: &Tensor) -> Result<()> {
+        if target.dims() != self.w.dims() {
+            return Err(Error::shape(OP, format!("{:?}", self.w), format!("{target:?}")));
+        }
+        add_shared(Some(&self.w), 1.0, -1.0, &self.w_c, target)
+    }
+
+    /// The unique matrices `W_u,i = W_i - W_c`, `[layers, E, m, n]`, in a buffer of their own.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn unique(&self) -> Result<Tensor> {
+        let unique = Tensor::empty_f32(self.w.gpu(), self.w.shape())?;
+        self.unique_into(&unique)?;
+        Ok(unique)
+    }
+
+    /// `w_c` as `[layers, m, n]`.
+    pub(super) fn matrices_c(&self) -> Result<Tensor> {
+        let [l, _, m, n] = sizes(OP, &self.w_c)?;
+        self.w_c.reshape([l, m, n])
+    }
+
+    /// Whether the bases span a whole side, k = min(m, n): no unique part is left.
+    pub(super) fn all_common(&self) -> Result<bool> {
+        let [_, _, m, n] = sizes(OP, &self.w)?;
+        Ok(self.basis.rank() == m.min(n))
+    }
+
+    /// The number of experts *E*.
+    pub fn experts(&self) -> usize {
+        self.w.dims()[1]
+    }
+
+    /// Brings what is derived in line with parts that were written from outside.
+    pub(in crate::optim) fn restored(&self) -> Result<()> {
+        self.basis.update_transpose()
+    }
+
+    /// Everything that a checkpoint needs besides the merged weights, layer by layer, so that names and shapes do not
+    /// depend on the adapter: `{layer}.w_c`, `.u`, `.v`, the moments `.w_c.m` ..., and the last refresh's record.
+    pub(in crate::optim) fn state(&self, prefix: &str) -> Result<Vec<(String, Tensor)>> {
+        let mut state = Vec::new();
+        for (i, layer) in self.layers.clone().enumerate() {
+            for (name, x) in [
+                ("w_c", &self.w_c),
+                ("u", &self.basis.u),
+                ("v", &self.basis.v),
+                ("w_c.m", &self.common_moments.first),
+                ("w_c.v", &self.common_moments.second),
+                ("w_u.m", &self.unique_moments.first),
+                ("w_u.v", &self.unique_moments.second),
+                ("refresh.energy", &self.record.energy),
+                ("refresh.singular", &self.record.singular),
+            ] {
+                let part = x.slice(i..i + 1)?;
+                let shape = if x.dims().len() > 1 { x.dims()[1..].to_vec() } else { vec![1] };
+                let shape = if shape[0] == 1 && shape.len() > 1 { shape[1..].to_vec() } else { shape };
+                state.push((format!("{prefix}.{layer}.{name}"), part.reshape(&shape)?));
+            }
+            for (name, rows) in [
+                ("refresh.drift", self.record.drift.of_layer(i)?),
+                ("refresh.share", self.record.share.of_layer(i)?),
+                ("refresh.angles", self.record.angles.of_layer(i)?),
+            ] {
+                let named = |(j, row)| (format!("{prefix}.{layer}.{name}.{j}"), row);
+                state.extend(rows.into_iter().enumerate().map(named));
+            }
+        }
+        Ok(state)
+    }
+}

@@ -1,0 +1,122 @@
+//! The optimizer step of decoupled experts (METHOD §4, §5), for one kind of matrices, all layers and experts at once:
+//!
+//! 1. [`SpectralStack::split`] makes the skinny products of G.
+//! 2. AdamW's direction D of `W_u` replaces G, the common part being removed on the way; that of `W_c` comes from the factors
+//!    alone.
+//! 3. With `project_update` skinny products of D, and the step is `W_u -= lr (I - P_U) D (I - P_V)`,
+//!    `W_c -= lr (P_U D + (I - P_U) D P_V)`; without it D itself. The decay is no part of D: a share of a matrix lies where it
+//!    lies.
+//!
+//! `W_c` and `W = W_c + W_u` are stored, so `W` decays as any matrix does and takes both steps. With `project_update` that costs
+//! nothing: with `D_c` and `D_i` the directions of the two, `W_i -= lr D_i - lr common(D_i - D_c)`, a common part like the other.
+//! Without it `W` reads what `W_c` moves by where it takes its own step.
+//!
+//! Where `kernels::software::spectral_rows` run, 2 moves `W` by all of -lr D and gives D's products, so that D is never stored, and 3
+//! gives the common part back.
+
+use super::split::Split;
+use super::state::SpectralStack;
+use crate::error::Result;
+use crate::kernels::software::spectral_rows::{self, Recorded, Stack, Wanted};
+use crate::kernels::spectral_update::{AdamFactors, Mix, Move, apply, direction};
+use crate::nn::config::CommonGradient;
+use crate::tensor::Tensor;
+
+/// The settings that a step follows.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::optim) struct Update {
+    /// `project_update`.
+    pub(in crate::optim) project: bool,
+    /// `common_gradient`.
+    pub(in crate::optim) common: CommonGradient,
+}
+
+impl SpectralStack {
+    /// Records AdamW's step from the split gradient, scaled by `clip`, with the factors for `W_c` and for `W_u`, whose
+    /// learning rate is one. Overwrites the gradient.
+    pub(in crate::optim) fn step(
+        &self,
+        split: &Split,
+        adam: [&AdamFactors; 2],
+        update: Update,
+        clip: &Tensor,
+    ) -> Result<()> {
+        let mix_c = Mix { full: 0.0, common: Some((self.common_factor(update.common), &split.common)) };
+        let mix = Mix { full: 1.0, common: split.unique.as_ref().map(|f| (-1.0, f)) };
+        if self.all_common()? {
+            self.step_common(mix_c, adam, clip)
+        } else if update.project {
+            self.step_projected([mix_c, mix], adam, clip)
+        } else {
+            self.step_unprojected([mix_c, mix], adam, clip)
+        }
+    }
+
+    fn common_stack(&self) -> Stack<'_> {
+        Stack { weight: &self.w_c, moments: self.common_moments.borrowed() }
+    }
+
+    fn unique_stack(&self) -> Stack<'_> {
+        Stack { weight: &self.w, moments: self.unique_moments.borrowed() }
+    }
+
+    /// Both directions D lose what leaves the part's subspaces.
+    fn step_projected(&self, mix: [Mix<'_>; 2], [adam_c, adam]: [&AdamFactors; 2], clip: &Tensor) -> Result<()> {
+        let (basis, [mix_c, mix]) = (&self.basis, mix);
+        let (g, stack, wanted) = (&self.gradient, self.unique_stack(), Wanted::Products { moving: true });
+        let (unique, x) = match spectral_rows::adam(Some(g), stack, mix, basis, adam, wanted, clip)? {
+            Recorded::All(Some(products)) => (*products, None),
+            _ => {
+                direction(g, stack.moments, mix, basis, adam, clip)?;
+                (basis.products(g)?, Some(g))
+            }
+        };
+        let (stack, wanted) = (self.common_stack(), Wanted::Products { moving: false });
+        let common = match spectral_rows::adam(None, stack, mix_c, basis, adam_c, wanted, clip)? {
+            Recorded::All(Some(products)) => *products,
+            _ => {
+                let x = Tensor::empty_f32(clip.gpu(), self.w_c.shape())?;
+                direction(&x, stack.moments, mix_c, basis, adam_c, clip)?;
+                basis.products(&x)?
+            }
+        };
+        let (lr, decay) = (adam.lr, adam.lr * adam.decay);
+        let factors = basis.factors_of(&common)?;
+        apply(&self.w_c, Move { decay, ..Move::common(-lr, &factors) }, basis, clip)?;
+        let factors = basis.factors_of(&unique.minus(&common)?)?;
+        let mix = Mix { full: -lr, common: Some((lr, &factors)) };
+        // Without x, W has moved by D and has decayed already.
+        let decay = if x.is_some() { decay } else { 0.0 };
+        apply(&self.w, Move { x, mix, shared: None, decay }, basis, clip)
+    }
+
+    /// Both parts move by their direction as it is.
+    fn step_unprojected(&self, mix: [Mix<'_>; 2], [adam_c, adam]: [&AdamFactors; 2], clip: &Tensor) -> Result<()> {
+        let (basis, [mix_c, mix], g) = (&self.basis, mix, &self.gradient);
+        let (common, unique) = (self.common_stack(), self.unique_stack());
+        let step = Tensor::empty_f32(clip.gpu(), self.w_c.shape())?;
+        let lead = Wanted::Lead(&step);
+        if let Recorded::All(_) = spectral_rows::adam(None, common, mix_c, basis, adam_c, lead, clip)? {
+            spectral_rows::adam(Some(g), unique, mix, basis, adam, Wanted::Follow(&step), clip)?;
+            return Ok(());
+        }
+        direction(&step, common.moments, mix_c, basis, adam_c, clip)?;
+        direction(g, unique.moments, mix, basis, adam, clip)?;
+        self.move_both(Some(g), &step, adam, clip)
+    }
+
+    /// Moves and decays `W_c` by its direction `common`, and W by that and, where there is one, its own.
+    fn move_both(&self, unique: Option<&Tensor>, common: &Tensor, adam: &AdamFactors, clip: &Tensor) -> Result<()> {
+        let own = Move::all(-adam.lr, adam.lr * adam.decay);
+        apply(&self.w, Move { x: unique, shared: Some((-adam.lr, common)), ..own }, &self.basis, clip)?;
+        apply(&self.w_c, Move { x: Some(common), ..own }, &self.basis, clip)
+    }
+
+    /// Where the bases span a whole side: what the split leaves of G is rounding, which AdamW would blow up to full steps, so
+    /// `W_u` moves by its decay alone.
+    fn step_common(&self, mix_c: Mix<'_>, [adam_c, adam]: [&AdamFactors; 2], clip: &Tensor) -> Result<()> {
+        let step = Tensor::empty_f32(clip.gpu(), self.w_c.shape())?;
+        direction(&step, self.common_stack().moments, mix_c, &self.basis, adam_c, clip)?;
+        self.move_both(None, &step, adam, clip)
+    }
+}
