@@ -41,7 +41,7 @@ impl Session {
     pub(super) fn step(&mut self) -> Result<()> {
         let every = self.trainer.config().spectral.refresh_every;
         if (self.trainer.step_number() + 1).is_multiple_of(every) {
-            self.trainer.resume_at(self.trainer.step_number() + 1)?;
+            self.trainer.skip_step();
         }
         self.next = (self.next + 1) % self.batches.len();
         self.trainer.step(&self.batches[self.next])?;

@@ -74,7 +74,7 @@ impl Model {
         Self::with_precision(gpu, config, Precision::F32)
     }
 
-    /// As [`Model::new`]; with f16 copies of the matrices where `precision` has them ([`ParamSet::update_copies`]).
+    /// As [`Model::new`]; with f16 copies of the matrices where `precision` has them ([`ParamSet::write`]).
     ///
     /// # Errors
     /// As [`Model::new`], and [`Error::Device`] when the adapter lacks f16.

@@ -46,7 +46,7 @@ pub struct Param {
     pub value: Tensor,
     /// Their gradient.
     pub gradient: Tensor,
-    /// The f16 copy of a matrix in mixed precision; as old as the last [`ParamSet::update_copies`].
+    /// The f16 copy of a matrix in mixed precision; it follows the weights that [`ParamSet::write`] or an optimizer has written.
     pub half: Option<Tensor>,
 }
 
@@ -189,11 +189,25 @@ impl ParamSet {
         self.align
     }
 
-    /// Records that the f16 copies follow the weights; whoever has written weights calls it before the next forward pass.
+    /// Writes weights: `values` is called with name and shape of each parameter and returns its elements, or none for one that
+    /// stays as it is. The f16 copies follow.
+    ///
+    /// # Errors
+    /// What `values` returns; [`Error::Shape`] when it returns another number of elements; [`Error::Device`].
+    pub fn write(&self, mut values: impl FnMut(&str, &[usize]) -> Result<Option<Vec<f32>>>) -> Result<()> {
+        for param in &self.params {
+            if let Some(values) = values(&param.name, param.value.dims())? {
+                param.value.write_f32(&values)?;
+            }
+        }
+        self.update_copies()
+    }
+
+    /// Records that the f16 copies follow the weights; whoever has moved weights on the device calls it before the next forward pass.
     ///
     /// # Errors
     /// [`Error::Device`].
-    pub fn update_copies(&self) -> Result<()> {
+    pub(crate) fn update_copies(&self) -> Result<()> {
         let copies = self.groups.iter().filter_map(|g| Some((&g.values, g.half.as_ref()?)));
         copies.into_iter().try_for_each(|(values, half)| round_into(values, half))
     }

@@ -9,20 +9,20 @@ pub mod schedule;
 pub mod spectral;
 
 pub use config::OptimizerConfig;
-pub use spectral::{MatrixMetrics, MetricOptions, PendingMetrics, SideSimilarity, SpectralInit};
+pub use spectral::{MatrixMetrics, MetricOptions, PendingMetrics, SideSimilarity, SpectralInit, SpectralSetup};
 
 use crate::error::Result;
 use crate::gpu::Gpu;
-use crate::kernels::spectral::sizes;
 use crate::kernels::token_space::TokenSpace;
 use crate::nn::config::{ExpertMatrix, Precision, SpectralConfig};
 use crate::nn::params::{Group, ParamSet};
 use crate::tensor::{DType, Tensor};
 use adamw::AdamGroup;
 use clip::{GradientNorm, LossScale};
-use spectral::{SpectralBank, SpectralStack, Split, Update, chosen_form};
+use spectral::{SpectralBank, SpectralStack, Split, Update};
 
-/// The name in [`Optimizer::state`] of what [`Optimizer::common_since`] sets.
+/// The name in [`Optimizer::state`] of the step after which the moments of `W_c` were zero: where the decoupling was switched on on
+/// the way they start later than all others, and the bias correction counts from there.
 pub const COMMON_SINCE: &str = "spectral.common_since";
 
 /// The name in [`Optimizer::state`] of the loss scale's state.
@@ -40,9 +40,11 @@ pub struct Optimizer {
     clip: Tensor,
     /// Of the loss whose gradients come in; in mixed precision only.
     scaling: Option<LossScale>,
-    /// The step at which the moments of `W_c` were zero, and its copy for checkpoints.
+    /// The step after which the moments of `W_c` were zero, and its copy for checkpoints.
     common_since: u64,
     since: Tensor,
+    /// Steps that this optimizer has recorded.
+    recorded: u64,
 }
 
 /// What a step leaves on the device.
@@ -55,49 +57,41 @@ pub struct StepOutput {
 }
 
 impl Optimizer {
-    /// Zero moments for `params`, and for the expert matrices that `spectral` covers the parts that `init` says. The
+    /// Zero moments for `params`, and for the expert matrices that `spectral` covers the parts that its `init` says. The
     /// weights must have been drawn or loaded before.
     ///
     /// # Errors
     /// [`crate::Error::Config`] when a setting is out of range; [`crate::Error::Device`].
-    pub fn new(
-        gpu: &Gpu,
-        params: &ParamSet,
-        adam: &OptimizerConfig,
-        spectral: &SpectralConfig,
-        seed: u64,
-        init: SpectralInit,
-    ) -> Result<Self> {
+    pub fn new(gpu: &Gpu, params: &ParamSet, adam: &OptimizerConfig, spectral: SpectralSetup<'_>) -> Result<Self> {
         adam.validate()?;
-        let spectral = spectral.resolved();
-        let banks = SpectralBank::all(params, &spectral, seed, init)?;
+        let SpectralSetup { init, seed, .. } = spectral;
+        let config = spectral.config.resolved();
+        let banks = SpectralBank::all(params, SpectralSetup { config: &config, ..spectral })?;
         let plain = |group: Group| !banks.iter().any(|b| Group::Experts(b.matrix) == group);
         let groups = params.groups().iter().filter(|g| plain(g.group)).map(AdamGroup::new).collect::<Result<_>>()?;
         let clip = Tensor::persistent(gpu, [4], DType::F32)?;
         let params = params.clone();
         let since = Tensor::persistent(gpu, [1], DType::F32)?;
+        let common_since = if let SpectralInit::FromWeights { step } = init { step } else { 0 };
+        // Exact to 2^24 steps; beyond, the corrections are 1 anyway.
+        since.write_f32(&[common_since as f32])?;
         let adam = adam.clone();
         let mixed = params.precision() == Precision::F16;
         let scaling = mixed.then(|| LossScale::new(gpu, adam.loss_scale, adam.loss_scale_every)).transpose()?;
-        let optimizer = Self { params, adam, spectral, seed, groups, banks, clip, scaling, common_since: 0, since };
-        optimizer.params.update_copies()?;
-        Ok(optimizer)
-    }
-
-    /// Chooses the form of the gradient split for steps in which an expert sees `tokens` routed tokens on average
-    /// (batches times sequence times K / E, accumulated batches included). Without this call it is the direct form,
-    /// unless the settings fix the other. To be called before gradients are made.
-    ///
-    /// # Errors
-    /// [`crate::Error::Device`].
-    pub fn plan(&mut self, tokens: f64) -> Result<()> {
-        for bank in &mut self.banks {
-            if let Some(stack) = bank.stacks.first() {
-                let shape = sizes("spectral decoupling", &stack.w)?;
-                bank.form = chosen_form(stack.w.gpu(), &self.spectral, shape, tokens)?;
-            }
-        }
-        Ok(())
+        params.update_copies()?;
+        Ok(Self {
+            params,
+            adam,
+            spectral: config,
+            seed,
+            groups,
+            banks,
+            clip,
+            scaling,
+            common_since,
+            since,
+            recorded: 0,
+        })
     }
 
     /// What the backward pass of `matrix` in `layer` has to use where the token-space form runs.
@@ -121,6 +115,10 @@ impl Optimizer {
 
     /// Records step `step`, counted from 1, at learning rate `lr`, from the gradients in the parameter set; the decoupled
     /// ones are overwritten. Where `step` is a multiple of `refresh_every` the bases are refreshed after the update.
+    ///
+    /// Behind the second step that an optimizer records, if that has no refresh, one is rehearsed that changes nothing but these
+    /// gradients, so that those of later steps create and compile nothing. (Drivers that take long to compile finish a step
+    /// before they see the refresh's kernels.)
     ///
     /// # Errors
     /// [`crate::Error::Device`].
@@ -149,6 +147,10 @@ impl Optimizer {
             self.refresh(step)?;
         }
         self.params.update_copies()?;
+        self.recorded += 1;
+        if self.recorded == 2 && !refresh {
+            self.rehearse()?;
+        }
         Ok(StepOutput { norm: self.clip.clone() })
     }
 
@@ -159,22 +161,22 @@ impl Optimizer {
     }
 
     /// Runs a refresh that changes nothing, so that those of later steps find their buffers, bind groups and pipelines:
-    /// the pool hands out the lowest free buffer, hence the same ones whatever else was freed since. To be called after
-    /// [`Optimizer::plan`], between two steps: it overwrites gradients.
-    ///
-    /// # Errors
-    /// [`crate::Error::Device`].
-    pub fn rehearse(&self) -> Result<()> {
+    /// the pool hands out the lowest free buffer, hence the same ones whatever else was freed since. To be called between two
+    /// steps: it overwrites gradients.
+    fn rehearse(&self) -> Result<()> {
         if self.banks.is_empty() {
             return Ok(());
         }
+        // Bind groups are kept by their buffers, so the rehearsal has the steps' own flag.
+        let of_step = Tensor::persistent(self.clip.gpu(), self.clip.shape(), DType::F32)?;
+        of_step.copy_from(&self.clip)?;
         // Nothing moves under the failed flag.
         self.clip.write_f32(&[0.0, 0.0, 1.0, 0.0])?;
         let splits = self.split(&mut GradientNorm::new())?;
         splits.iter().try_for_each(|(stack, split)| stack.record_share(split, &self.clip))?;
         drop(splits);
         self.refresh(0)?;
-        self.clip.clear()
+        self.clip.copy_from(&of_step)
     }
 
     fn refresh(&self, step: u64) -> Result<()> {
@@ -184,7 +186,7 @@ impl Optimizer {
 
     /// Everything that a checkpoint needs besides the parameters, with names that do not depend on the adapter:
     /// `adam.{parameter}.m` and `.v`, `spectral.{matrix}.{layer}.w_c` and so on (see `SpectralStack::state`),
-    /// [`COMMON_SINCE`] and [`LOSS_SCALE`].
+    /// [`COMMON_SINCE`] and [`LOSS_SCALE`]. [`Optimizer::restore`] writes them.
     ///
     /// # Errors
     /// [`crate::Error::Device`].
@@ -217,22 +219,21 @@ impl Optimizer {
         Ok(state)
     }
 
-    /// Says that the moments of `W_c` were zero after step `step`: where the decoupling is switched on on the way they start
-    /// later than all others, and the bias correction counts from there. The checkpoint keeps it ([`COMMON_SINCE`]).
+    /// Goes on from a checkpoint: `values` is called with name and shape of each tensor of [`Optimizer::state`] and returns its
+    /// elements, or none for one that stays as it is. What depends on them, and on weights that were written before, follows.
     ///
     /// # Errors
-    /// [`crate::Error::Device`].
-    pub fn common_since(&mut self, step: u64) -> Result<()> {
-        self.common_since = step;
-        // Exact to 2^24 steps; beyond, the corrections are 1 anyway.
-        self.since.write_f32(&[step as f32])
-    }
-
-    /// Brings what is derived in line after the tensors of [`Optimizer::state`] were written.
-    ///
-    /// # Errors
-    /// [`crate::Error::Device`].
-    pub fn restored(&self) -> Result<()> {
+    /// What `values` returns; [`crate::Error::Shape`] when it returns another number of elements; [`crate::Error::Device`].
+    /// The state is then a mixture.
+    pub fn restore(&mut self, mut values: impl FnMut(&str, &[usize]) -> Result<Option<Vec<f32>>>) -> Result<()> {
+        for (name, tensor) in self.state()? {
+            if let Some(values) = values(&name, tensor.dims())? {
+                tensor.write_f32(&values)?;
+                if name == COMMON_SINCE {
+                    self.common_since = values[0] as u64;
+                }
+            }
+        }
         self.banks.iter().flat_map(|b| &b.stacks).try_for_each(|stack| stack.restored())?;
         self.params.update_copies()
     }

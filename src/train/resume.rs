@@ -2,26 +2,17 @@
 
 use super::saved::{SavedModel, SavedRun};
 use super::trainer::Trainer;
-use crate::checkpoint::TensorFile;
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::nn::config::{ModelConfig, Precision};
 use crate::nn::model::Model;
-use crate::optim::{COMMON_SINCE, LOSS_SCALE, SpectralInit};
-use crate::tensor::{DType, Tensor};
+use crate::optim::{LOSS_SCALE, SpectralInit};
+use crate::tensor::Tensor;
 use crate::train::config::RunConfig;
 
 /// A model's parameters with their names in checkpoints.
 pub(super) fn parameters(model: &Model) -> impl Iterator<Item = (String, Tensor)> {
     model.params().iter().map(|p| (p.name.clone(), p.value.clone()))
-}
-
-/// Fills `tensor` from the file's `name`.
-fn load(tensor: &Tensor, name: &str, file: &TensorFile) -> Result<()> {
-    match tensor.dtype() {
-        DType::F32 | DType::F16 => tensor.write_f32(&file.expect_f32(name, tensor.dims())?),
-        DType::U32 => tensor.write_u32(&file.get_u32(name)?.1),
-    }
 }
 
 /// A model with the parameters of a checkpoint, which computes in `precision`.
@@ -31,8 +22,7 @@ fn load(tensor: &Tensor, name: &str, file: &TensorFile) -> Result<()> {
 pub fn restore_model(gpu: &Gpu, saved: &SavedModel, config: &ModelConfig, precision: Precision) -> Result<Model> {
     saved.complete()?;
     let model = Model::with_precision(gpu, config, precision)?;
-    parameters(&model).try_for_each(|(name, tensor)| load(&tensor, &name, &saved.tensors))?;
-    model.params().update_copies()?;
+    model.params().write(|name, shape| saved.tensors.expect_f32(name, shape).map(Some))?;
     Ok(model)
 }
 
@@ -51,27 +41,26 @@ pub fn restore(gpu: &Gpu, config: &RunConfig, saved: &SavedRun) -> Result<Traine
     let decoupled = saved.model.config.spectral.decouples();
     let balanced = saved.model.config.model.moe.balance_bias > 0.0;
     let mixed = saved.model.config.train.precision == Precision::F16;
-    let init = if decoupled { SpectralInit::Restored } else { SpectralInit::FromWeights };
+    let step = saved.model.step;
+    let init = if decoupled { SpectralInit::Restored } else { SpectralInit::FromWeights { step } };
     let mut trainer = Trainer::with_model(gpu, config, model, init)?;
-    for (name, tensor) in trainer.state()? {
-        if file.contains(&name) {
-            load(&tensor, &name, file)?;
-        } else if let Some(counterpart) = counterpart(&name).filter(|c| file.contains(c)) {
+    trainer.restore(step, |name, shape| {
+        if file.contains(name) {
+            file.expect_f32(name, shape).map(Some)
+        } else if let Some(counterpart) = counterpart(name).filter(|c| file.contains(c)) {
             // A single expert has no dimension of its own in the spectral state: the number of elements decides.
-            tensor.write_f32(&file.get_f32(&counterpart)?.1)?;
+            file.get_f32(&counterpart).map(|(_, values)| Some(values))
         } else if name.starts_with("spectral.") && !decoupled
             || name.ends_with(".balance_bias") && !balanced
             || name == LOSS_SCALE && !mixed
         {
             // Switched on on the way: as it begins.
+            Ok(None)
         } else {
             // Says which one is missing.
-            load(&tensor, &name, file)?;
+            file.expect_f32(name, shape).map(Some)
         }
-    }
-    let start = file.contains(COMMON_SINCE).then(|| file.expect_f32(COMMON_SINCE, &[1])).transpose()?;
-    trainer.common_since(start.map_or(saved.model.step, |s| s[0] as u64))?;
-    trainer.resume_at(saved.model.step)?;
+    })?;
     Ok(trainer)
 }
 

@@ -15,7 +15,7 @@ use crate::kernels::routing::sum_counts;
 use crate::nn::model::{Model, Output};
 use crate::nn::pass::{Mode, Pass};
 use crate::ops::CrossEntropy;
-use crate::optim::{Optimizer, SpectralInit};
+use crate::optim::{Optimizer, SpectralInit, SpectralSetup};
 use crate::tensor::{DType, Tensor};
 use crate::train::config::{Recompute, RunConfig};
 use crate::train::evaluate::evaluate;
@@ -69,9 +69,6 @@ pub struct Trainer {
     model: Model,
     optimizer: Optimizer,
     step: u64,
-    /// The step after which the refresh is rehearsed: the first one of this trainer. Drivers that take long to compile then
-    /// finish a step before they see the refresh's kernels.
-    rehearse_after: u64,
     tokens: Tensor,
     targets: Tensor,
     /// The weight of a micro-batch in the step's mean, times the loss scale where there is one: what flows back into its
@@ -107,12 +104,10 @@ impl Trainer {
         size::check(gpu, config)?;
         let train = &config.train;
         let rows = train.batch * train.seq;
-        // Routed tokens of an expert and step, on average: what decides between the forms of the gradient split.
         let routed = rows * train.accumulate as usize * config.model.moe.top_k;
         let tokens_per_expert = routed as f64 / config.model.moe.experts as f64;
-        let mut optimizer =
-            Optimizer::new(gpu, model.params(), &config.optimizer, &config.spectral, config.seed, init)?;
-        optimizer.plan(tokens_per_expert)?;
+        let spectral = SpectralSetup { config: &config.spectral, init, seed: config.seed, tokens_per_expert };
+        let optimizer = Optimizer::new(gpu, model.params(), &config.optimizer, spectral)?;
         let share = Tensor::persistent(gpu, [1], DType::F32)?;
         fill(&share, 1.0 / train.accumulate as f32)?;
         let count_row = config.model.moe.experts.next_multiple_of(ROW);
@@ -130,7 +125,6 @@ impl Trainer {
             model,
             optimizer,
             step: 0,
-            rehearse_after: 1,
             activations: 0,
             pending: VecDeque::new(),
         })
@@ -161,19 +155,30 @@ impl Trainer {
         self.step
     }
 
-    /// Goes on after `step`: parameters and state were loaded, and are of that step.
+    /// Goes on after `step`, from a checkpoint: `values` is called with name and shape of each tensor of [`Trainer::state`] and
+    /// returns its elements, or none for one that stays as it is. The parameters must have been written before.
     ///
     /// # Errors
-    /// [`Error::Device`].
-    pub fn resume_at(&mut self, step: u64) -> Result<()> {
+    /// As [`Optimizer::restore`].
+    pub fn restore(
+        &mut self,
+        step: u64,
+        mut values: impl FnMut(&str, &[usize]) -> Result<Option<Vec<f32>>>,
+    ) -> Result<()> {
+        self.optimizer.restore(&mut values)?;
+        for (name, tensor) in self.model.state() {
+            if let Some(values) = values(&name, tensor.dims())? {
+                tensor.write_f32(&values)?;
+            }
+        }
         self.step = step;
-        self.rehearse_after = step + 1;
-        self.optimizer.restored()
+        Ok(())
     }
 
-    /// Says that the moments of `W_c` were zero after step `step`; see [`Optimizer::common_since`].
-    pub(super) fn common_since(&mut self, step: u64) -> Result<()> {
-        self.optimizer.common_since(step)
+    /// Counts a step that is not done.
+    #[cfg(feature = "bench")]
+    pub(crate) fn skip_step(&mut self) {
+        self.step += 1;
     }
 
     /// Records and submits one optimizer step on `train.accumulate` micro-batches.
@@ -199,9 +204,6 @@ impl Trainer {
     /// As [`Trainer::step`], and what `batch` returns.
     pub fn step_from<'a>(&mut self, mut batch: impl FnMut(u64) -> Result<Cow<'a, Batch>>) -> Result<()> {
         let wanted = self.config.train.accumulate;
-        if self.step == self.rehearse_after {
-            self.optimizer.rehearse()?;
-        }
         self.step += 1;
         let share = 1.0 / wanted as f32;
         if let Some(scaling) = self.optimizer.loss_scale() {
@@ -351,6 +353,7 @@ impl Trainer {
     }
 
     /// Everything that a checkpoint holds beside the parameters and the step: optimizer, spectral and balance state.
+    /// [`Trainer::restore`] writes them.
     ///
     /// # Errors
     /// [`Error::Device`].

@@ -11,7 +11,7 @@ use sdmoe::low_level::kernels::gemm::{Trans, gemm};
 use sdmoe::low_level::kernels::grouped::{grouped_gemm, grouped_weight_gradient};
 use sdmoe::nn::config::{ExpertMatrix, SharedGate, SpectralConfig};
 use sdmoe::nn::params::{Group, ParamBuilder};
-use sdmoe::optim::{Optimizer, OptimizerConfig, SpectralInit};
+use sdmoe::optim::{Optimizer, OptimizerConfig, SpectralInit, SpectralSetup};
 use sdmoe::tensor::Tensor;
 
 /// The state after six steps, of which two refresh, and the names of the kernels that ran in the last.
@@ -28,8 +28,9 @@ fn train(gpu: &Gpu, as_published: bool) -> (Vec<Vec<u32>>, Vec<&'static str>) {
     };
     fill(1);
     let config = SpectralConfig { as_published, refresh_every: 3, ..SpectralConfig::default() };
-    let mut optimizer =
-        Optimizer::new(gpu, &set, &OptimizerConfig::default(), &config, 7, SpectralInit::FromWeights).unwrap();
+    let init = SpectralInit::FromWeights { step: 0 };
+    let setup = SpectralSetup { config: &config, init, seed: 7, tokens_per_expert: f64::INFINITY };
+    let mut optimizer = Optimizer::new(gpu, &set, &OptimizerConfig::default(), setup).unwrap();
     let mut kernels = Vec::new();
     for step in 1..=6 {
         fill(10 * step);

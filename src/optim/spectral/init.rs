@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::chosen_form;
 use super::record::RefreshRecord;
 use super::refresh::svd_options;
 use super::state::{Moments, OP, SpectralBank, SpectralStack, TokenSums};
@@ -14,7 +15,7 @@ use crate::kernels::spectral_update::{Move, apply};
 use crate::linalg::qr::orthonormalize;
 use crate::linalg::random::fill_normal;
 use crate::linalg::svd::randomized_svd;
-use crate::nn::config::{ExpertMatrix, GradientForm, SpectralConfig};
+use crate::nn::config::{ExpertMatrix, SpectralConfig};
 use crate::nn::params::{Group, ParamSet};
 use crate::tensor::{DType, Tensor};
 
@@ -26,26 +27,40 @@ pub enum SpectralInit {
     Fresh,
     /// From a plain model: `W_c` = the experts' mean, cut to rank k, and `W_u,i = W_i - W_c`. Leaves the weights as they
     /// are.
-    FromWeights,
-    /// Left zero, to be filled from a checkpoint through `Optimizer::state`; `Optimizer::restored` follows.
+    FromWeights {
+        /// Steps that the model has done. The moments of `W_c` begin behind them, and their bias correction counts from there.
+        step: u64,
+    },
+    /// Left zero, to be filled from a checkpoint with `Optimizer::restore`.
     Restored,
 }
 
+/// How an optimizer decouples the experts.
+#[derive(Clone, Copy, Debug)]
+pub struct SpectralSetup<'a> {
+    /// The settings.
+    pub config: &'a SpectralConfig,
+    /// Where the parts come from.
+    pub init: SpectralInit,
+    /// Seed of the first bases and of the sketches of all refreshes.
+    pub seed: u64,
+    /// Routed tokens that an expert sees in a step on average (batches times sequence times K / E, accumulated batches
+    /// included): what decides between the forms of the gradient split where the settings leave it open. An infinite number gives
+    /// the direct form.
+    pub tokens_per_expert: f64,
+}
+
 impl SpectralBank {
-    /// The banks that `config` asks for, in the order gate, up, down; none when it is off or of rank 0.
+    /// The banks that the resolved settings ask for, in the order gate, up, down; none when they are off or of rank 0.
     ///
     /// # Errors
     /// [`Error::Config`] when the rank exceeds a matrix's sizes; [`Error::Device`].
-    pub(in crate::optim) fn all(
-        params: &ParamSet,
-        config: &SpectralConfig,
-        seed: u64,
-        init: SpectralInit,
-    ) -> Result<Vec<Self>> {
+    pub(in crate::optim) fn all(params: &ParamSet, setup: SpectralSetup<'_>) -> Result<Vec<Self>> {
+        let SpectralSetup { config, init, seed, tokens_per_expert } = setup;
         let mut banks = Vec::new();
         for matrix in ExpertMatrix::ALL.into_iter().filter(|&m| config.covers(m)) {
             let Some(group) = params.group(Group::Experts(matrix)) else { continue };
-            let mut stacks = Vec::new();
+            let mut stacks: Vec<SpectralStack> = Vec::new();
             let mut layer = 0;
             for (w, gradient) in &group.stacks {
                 let [count, _, m, n] = sizes(OP, w)?;
@@ -67,11 +82,8 @@ impl SpectralBank {
                 }
                 layer += count;
             }
-            let form = if config.gradient_form == GradientForm::TokenSpace {
-                GradientForm::TokenSpace
-            } else {
-                GradientForm::Direct
-            };
+            let Some(stack) = stacks.first() else { continue };
+            let form = chosen_form(stack.w.gpu(), config, sizes(OP, &stack.w)?, tokens_per_expert)?;
             banks.push(Self { matrix, stacks, form });
         }
         Ok(banks)
@@ -104,7 +116,7 @@ impl SpectralStack {
     fn fill(&self, config: &SpectralConfig, seed: u64, init: SpectralInit) -> Result<()> {
         match init {
             SpectralInit::Fresh => self.fresh(seed),
-            SpectralInit::FromWeights => self.take_weights(config, seed),
+            SpectralInit::FromWeights { .. } => self.take_weights(config, seed),
             SpectralInit::Restored => Ok(()),
         }
     }

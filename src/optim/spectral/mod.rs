@@ -19,7 +19,7 @@ mod split;
 pub mod state;
 mod step;
 
-pub use init::SpectralInit;
+pub use init::{SpectralInit, SpectralSetup};
 pub use metrics::{MatrixMetrics, MetricOptions, PendingMetrics, RefreshMetrics};
 pub use record::RefreshRecord;
 pub use similarity::SideSimilarity;

@@ -17,7 +17,7 @@ use sdmoe::low_level::kernels::spectral_update::{Move, apply};
 use sdmoe::low_level::kernels::token_space::TokenSpace;
 use sdmoe::nn::config::{ExpertMatrix, SpectralConfig};
 use sdmoe::nn::params::{Group, ParamBuilder};
-use sdmoe::optim::{Optimizer, OptimizerConfig, SpectralInit};
+use sdmoe::optim::{Optimizer, OptimizerConfig, SpectralInit, SpectralSetup};
 use sdmoe::tensor::Tensor;
 
 /// Products over up to a hundred f32-rounded elements.
@@ -75,14 +75,12 @@ impl Parts {
         let merged = Array::from_fn(&[e, m, n], |i| w_u.data[i] + w_c.data[i % (m * n)]);
         set.get(id).value.write_f32(&merged.to_f32()).map_err(text)?;
         let config = SpectralConfig { rank: k, refresh_every, as_published: true, ..SpectralConfig::default() };
-        let optimizer = Optimizer::new(gpu, &set, adam, &config, 1, SpectralInit::Restored).map_err(text)?;
-        for (name, x) in [("w_c", w_c), ("u", u), ("v", v)] {
-            let state = optimizer.state().map_err(text)?;
-            let name = format!("spectral.gate.0.{name}");
-            let (_, tensor) = state.into_iter().find(|(n, _)| *n == name).ok_or(name)?;
-            tensor.write_f32(&x.to_f32()).map_err(text)?;
-        }
-        optimizer.restored().map_err(text)?;
+        let init = SpectralInit::Restored;
+        let setup = SpectralSetup { config: &config, init, seed: 1, tokens_per_expert: f64::INFINITY };
+        let mut optimizer = Optimizer::new(gpu, &set, adam, setup).map_err(text)?;
+        let given = [("spectral.gate.0.w_c", w_c), ("spectral.gate.0.u", u), ("spectral.gate.0.v", v)];
+        let value = |name: &str| given.iter().find(|(n, _)| *n == name).map(|(_, x)| x.to_f32());
+        optimizer.restore(|name, _| Ok(value(name))).map_err(text)?;
         Ok(Self { optimizer })
     }
 

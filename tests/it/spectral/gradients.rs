@@ -17,9 +17,8 @@ fn both_parts_add_up_to_the_gradient_and_are_orthogonal() {
     use sdmoe::low_level::kernels::spectral_update::{Move, apply};
     for gpu in tiers() {
         for sizes in [[2, 3, 24, 16, 4], [1, 1, 17, 13, 3], [2, 2, 33, 8, 8], [1, 4, 6, 6, 6], [1, 2, 128, 100, 8]] {
-            let mut rig = Rig::new(&gpu, sizes, SpectralConfig::default(), SpectralInit::Fresh);
+            let rig = Rig::new(&gpu, sizes, SpectralConfig::default(), SpectralInit::Fresh);
             let g = rig.gradients(3);
-            rig.optimizer.plan(1e9).unwrap();
             let stack = &rig.optimizer.banks()[0].stacks[0];
             let factors = stack.basis.factors(&stack.basis.skinny(&stack.gradient).unwrap()).unwrap();
             let pass = Tensor::from_f32(&gpu, [4], &[0.0, 1.0, 0.0, 0.0]).unwrap();
@@ -124,7 +123,9 @@ fn the_rule_chooses_the_cheaper_form() {
     assert_eq!(gradient_form(GradientForm::Auto, 128, 128, 85.0), GradientForm::TokenSpace);
     assert_eq!(gradient_form(GradientForm::Auto, 2048, 1408, 1000.0), GradientForm::TokenSpace);
     assert_eq!(gradient_form(GradientForm::Direct, 2048, 1408, 1.0), GradientForm::Direct);
-    let mut rig = Rig::new(&gpu(), [1, 2, 64, 64, 8], SpectralConfig::default(), SpectralInit::Fresh);
-    rig.optimizer.plan(10.0).unwrap();
-    assert_eq!(rig.optimizer.banks()[0].form, GradientForm::TokenSpace);
+    for (tokens, form) in [(10.0, GradientForm::TokenSpace), (1e9, GradientForm::Direct)] {
+        let sizes = [1, 2, 64, 64, 8];
+        let rig = Rig::with_tokens(&gpu(), sizes, SpectralConfig::default(), SpectralInit::Fresh, tokens);
+        assert_eq!(rig.optimizer.banks()[0].form, form);
+    }
 }

@@ -7,7 +7,7 @@ use sdmoe::autograd::Array;
 use sdmoe::gpu::Gpu;
 use sdmoe::nn::config::{CommonGradient, ExpertMatrix, Realign, SpectralConfig};
 use sdmoe::nn::params::{Group, ParamBuilder, ParamSet};
-use sdmoe::optim::{Optimizer, OptimizerConfig, SpectralInit};
+use sdmoe::optim::{Optimizer, OptimizerConfig, SpectralInit, SpectralSetup};
 use sdmoe::tensor::Tensor;
 
 /// Layers, experts, rows, columns, rank.
@@ -46,9 +46,21 @@ pub fn weights(gpu: &Gpu, [layers, e, m, n, _]: Sizes) -> ParamSet {
 
 impl Rig {
     pub fn new(gpu: &Gpu, sizes: Sizes, config: SpectralConfig, init: SpectralInit) -> Self {
+        Self::with_tokens(gpu, sizes, config, init, f64::INFINITY)
+    }
+
+    /// As [`Rig::new`], for so many routed tokens an expert and step.
+    pub fn with_tokens(
+        gpu: &Gpu,
+        sizes: Sizes,
+        config: SpectralConfig,
+        init: SpectralInit,
+        tokens_per_expert: f64,
+    ) -> Self {
         let set = weights(gpu, sizes);
         let config = SpectralConfig { rank: sizes[4], ..config };
-        let optimizer = Optimizer::new(gpu, &set, &adam_config(), &config, 7, init).unwrap();
+        let setup = SpectralSetup { config: &config, init, seed: 7, tokens_per_expert };
+        let optimizer = Optimizer::new(gpu, &set, &adam_config(), setup).unwrap();
         let adam = Adam::from(&adam_config());
         Self { gpu: gpu.clone(), set, optimizer, sizes, adam, config: config.resolved() }
     }

@@ -8,7 +8,7 @@ use crate::reference::{Adam, Decoupled, Moments};
 use pollster::block_on;
 use sdmoe::gpu::GpuOptions;
 use sdmoe::nn::config::{GradientForm, Realign, SpectralConfig};
-use sdmoe::optim::{MetricOptions, Optimizer, OptimizerConfig, SpectralInit};
+use sdmoe::optim::{MetricOptions, Optimizer, OptimizerConfig, SpectralInit, SpectralSetup};
 use sdmoe::tensor::Tensor;
 
 #[test]
@@ -149,7 +149,7 @@ fn parts_made_from_weights_leave_the_weights_as_they_are() {
     for sizes in [[2, 3, 24, 16, 4], [1, 1, 70, 90, 8], [1, 3, 5, 7, 5]] {
         let gpu = gpu();
         let before = weights(&gpu, sizes);
-        let rig = Rig::new(&gpu, sizes, SpectralConfig::default(), SpectralInit::FromWeights);
+        let rig = Rig::new(&gpu, sizes, SpectralConfig::default(), SpectralInit::FromWeights { step: 0 });
         for layer in 0..sizes[0] {
             let w = rig.mats(&before.iter().nth(layer).unwrap().value);
             assert_eq!(rig.merged(layer), w);
@@ -188,8 +188,9 @@ fn moments_that_start_on_the_way_have_their_own_bias_correction() {
     let set = weights(&gpu, sizes);
     let adam = OptimizerConfig { beta2: 0.999, clip: 0.0, weight_decay: 0.0, ..OptimizerConfig::default() };
     let config = SpectralConfig { rank: 4, project_update: false, ..SpectralConfig::default() };
-    let mut optimizer = Optimizer::new(&gpu, &set, &adam, &config, 7, SpectralInit::FromWeights).unwrap();
-    optimizer.common_since(999).unwrap();
+    let init = SpectralInit::FromWeights { step: 999 };
+    let setup = SpectralSetup { config: &config, init, seed: 7, tokens_per_expert: f64::INFINITY };
+    let optimizer = Optimizer::new(&gpu, &set, &adam, setup).unwrap();
     let mut rig = Rig { gpu, set, optimizer, sizes, adam: Adam::from(&adam), config: config.resolved() };
     assert_eq!(block_on(rig.state("spectral.common_since").to_f32()).unwrap(), [999.0]);
     let mut d = rig.decoupled(0);
@@ -205,7 +206,7 @@ fn moments_that_start_on_the_way_have_their_own_bias_correction() {
 #[test]
 fn with_the_full_rank_the_unique_parts_only_decay() {
     let config = SpectralConfig { realign: Realign::None, refresh_every: 2, ..SpectralConfig::default() };
-    let mut rig = Rig::new(&gpu(), [1, 3, 12, 8, 8], config, SpectralInit::FromWeights);
+    let mut rig = Rig::new(&gpu(), [1, 3, 12, 8, 8], config, SpectralInit::FromWeights { step: 0 });
     let before = rig.decoupled(0);
     for step in 1..=5 {
         rig.gradients(step);
