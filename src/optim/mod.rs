@@ -8,6 +8,7 @@ pub mod config;
 pub mod schedule;
 pub mod spectral;
 
+pub use clip::LossScale;
 pub use config::OptimizerConfig;
 pub use spectral::{MatrixMetrics, MetricOptions, PendingMetrics, SideSimilarity, SpectralInit, SpectralSetup};
 
@@ -18,7 +19,7 @@ use crate::nn::config::{ExpertMatrix, Precision, SpectralConfig};
 use crate::nn::params::{Group, ParamSet};
 use crate::tensor::{DType, Tensor};
 use adamw::AdamGroup;
-use clip::{GradientNorm, LossScale};
+use clip::GradientNorm;
 use spectral::{SpectralBank, SpectralStack, Split, Update};
 
 /// The name in [`Optimizer::state`] of the step after which the moments of `W_c` were zero: where the decoupling was switched on on

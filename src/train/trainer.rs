@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use crate::autograd::{Tape, Var};
 use crate::data::Batch;
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Readback};
+use crate::gpu::Gpu;
 use crate::kernels::elementwise::{axpby, fill};
 use crate::kernels::routing::sum_counts;
 use crate::nn::model::{Model, Output};
@@ -19,16 +19,14 @@ use crate::optim::{Optimizer, SpectralInit, SpectralSetup};
 use crate::tensor::{DType, Tensor};
 use crate::train::config::{Recompute, RunConfig};
 use crate::train::evaluate::evaluate;
+use crate::train::figures::{Figures, PendingFigures};
+use crate::train::load::{ExpertCounts, Load};
 use crate::train::memory::MemoryReport;
 use crate::train::size;
 
 /// Steps whose figures may be outstanding: enough that the host is ahead of the device, few enough that a failure is
 /// noticed soon.
 const IN_FLIGHT: usize = 2;
-/// Figures of a step; each lies at the start of a row of its own, because a view must start aligned.
-const FIGURES: usize = 5;
-/// Elements of such a row: 256 bytes, the largest alignment that WebGPU allows.
-const ROW: usize = 64;
 
 /// The figures of one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -50,18 +48,6 @@ pub struct StepReport {
     pub skipped_steps: Option<u32>,
 }
 
-/// How evenly the experts are used.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-#[non_exhaustive]
-pub struct Load {
-    /// Largest load of an expert over the even load, less 1; the worst layer.
-    pub max_violation: f32,
-    /// Experts without a token, over all layers.
-    pub dead_experts: u32,
-    /// The entropy of the load over its largest, `ln E`, of the most uneven layer: 1 is even; 1 for a single expert.
-    pub entropy: f32,
-}
-
 /// A training run in memory.
 pub struct Trainer {
     gpu: Gpu,
@@ -74,12 +60,12 @@ pub struct Trainer {
     /// The weight of a micro-batch in the step's mean, times the loss scale where there is one: what flows back into its
     /// losses.
     share: Tensor,
-    figures: Tensor,
-    /// `u32 [layers, E]` in rows that start aligned: tokens of each expert in the last step, all its micro-batches.
-    counts: Tensor,
+    figures: Figures,
+    counts: ExpertCounts,
     /// The most bytes of activations that a forward pass has held for backward.
     activations: u64,
-    pending: VecDeque<(StepReport, Readback)>,
+    /// Step and learning rate, with the figures that are on their way.
+    pending: VecDeque<(u64, f32, PendingFigures)>,
 }
 
 impl Trainer {
@@ -110,17 +96,13 @@ impl Trainer {
         let optimizer = Optimizer::new(gpu, model.params(), &config.optimizer, spectral)?;
         let share = Tensor::persistent(gpu, [1], DType::F32)?;
         fill(&share, 1.0 / train.accumulate as f32)?;
-        let count_row = config.model.moe.experts.next_multiple_of(ROW);
-        let figures = Tensor::persistent(gpu, [FIGURES, ROW], DType::F32)?;
-        // Those outstanding, and the step's own.
-        gpu.reserve_readbacks(figures.bytes(), IN_FLIGHT + 1)?;
         Ok(Self {
             gpu: gpu.clone(),
             tokens: Tensor::persistent(gpu, [rows], DType::U32)?,
             targets: Tensor::persistent(gpu, [rows], DType::U32)?,
             share,
-            figures,
-            counts: Tensor::persistent(gpu, [config.model.layers, count_row], DType::U32)?,
+            figures: Figures::new(gpu, IN_FLIGHT)?,
+            counts: ExpertCounts::new(gpu, config.model.layers, config.model.moe.experts)?,
             config: config.clone(),
             model,
             optimizer,
@@ -216,14 +198,11 @@ impl Trainer {
             let mode = if i == 0 { Mode::Train } else { Mode::Accumulate };
             let mut tape = Tape::new(&self.gpu).recomputing(self.config.train.recompute == Recompute::Experts);
             let (output, loss) = self.forward(&mut tape, mode)?;
-            let keep = if i == 0 { 0.0 } else { 1.0 };
-            axpby(share, tape.value(loss), keep, &self.figure(0)?)?;
-            for (j, &aux) in output.losses.iter().enumerate() {
-                axpby(share, tape.value(aux), if j == 0 { keep } else { 1.0 }, &self.figure(1)?)?;
-            }
+            let auxiliary = output.losses.iter().map(|&aux| tape.value(aux));
+            self.figures.add(share, tape.value(loss), auxiliary, i == 0)?;
             let seeds: Vec<_> = output.losses.iter().chain([&loss]).map(|&v| (v, self.share.clone())).collect();
             for (l, routing) in output.routings.iter().enumerate() {
-                sum_counts(&routing.groups.counts, i > 0, &self.layer_counts(l)?)?;
+                sum_counts(&routing.groups.counts, i > 0, &self.counts.layer(l)?)?;
             }
             drop(output);
             self.activations = self.activations.max(tape.held_bytes());
@@ -231,32 +210,13 @@ impl Trainer {
         }
         let lr = self.config.optimizer.schedule(self.config.train.steps).lr(self.step);
         for layer in 0..self.config.model.layers {
-            self.model.balance(layer, &self.layer_counts(layer)?)?;
+            self.model.balance(layer, &self.counts.layer(layer)?)?;
         }
         // Nothing of the forward passes is held here: a step with a refresh finds the pool as any other step does.
-        let norm = self.optimizer.step(self.step, lr)?.norm;
-        self.figure(2)?.copy_from(&norm.slice(0..1)?)?;
-        let mixed = self.optimizer.loss_scale();
-        if let Some(scaling) = mixed {
-            // Whole: no view begins at the numbers that are wanted.
-            self.figures.slice(3..4)?.reshape([ROW])?.slice(0..4)?.copy_from(&norm)?;
-            self.figures.slice(4..5)?.reshape([ROW])?.slice(0..4)?.copy_from(&scaling.state)?;
-        }
-        let (loss_scale, skipped_steps) = (mixed.map(|_| 0.0), mixed.map(|_| 0));
-        let report =
-            StepReport { step: self.step, loss: 0.0, aux_loss: 0.0, lr, grad_norm: 0.0, loss_scale, skipped_steps };
-        self.pending.push_back((report, self.figures.read()?));
+        let output = self.optimizer.step(self.step, lr)?;
+        let figures = self.figures.read(&output, self.optimizer.loss_scale())?;
+        self.pending.push_back((self.step, lr, figures));
         Ok(())
-    }
-
-    /// Layer `l`'s part of the counts, `u32 [E]`.
-    fn layer_counts(&self, l: usize) -> Result<Tensor> {
-        let row = self.counts.slice(l..l + 1)?.reshape([self.counts.cols()])?;
-        row.slice(0..self.config.model.moe.experts)
-    }
-
-    fn figure(&self, i: usize) -> Result<Tensor> {
-        self.figures.slice(i..i + 1)?.reshape([ROW])?.slice(0..1)
     }
 
     fn forward(&self, tape: &mut Tape, mode: Mode) -> Result<(Output, Var)> {
@@ -285,26 +245,24 @@ impl Trainer {
     /// # Errors
     /// [`Error::NotFinite`] for the first step whose loss or gradient norm is not finite; [`Error::Device`].
     pub async fn reports_into(&mut self, all: bool, arrived: &mut Vec<StepReport>) -> Result<()> {
-        while let Some((mut report, mut readback)) = self.pending.pop_front() {
-            let bytes = match readback.try_take() {
-                Some(bytes) => bytes?,
-                None if all || self.pending.len() >= IN_FLIGHT => readback.await?,
+        while let Some((step, lr, mut pending)) = self.pending.pop_front() {
+            let figures = match pending.try_take() {
+                Some(figures) => figures?,
+                None if all || self.pending.len() >= IN_FLIGHT => pending.arrive().await?,
                 None => {
-                    self.pending.push_front((report, readback));
+                    self.pending.push_front((step, lr, pending));
                     break;
                 }
             };
-            let figures: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
-            report.loss = figures[0];
-            report.aux_loss = figures[ROW];
-            report.grad_norm = figures[2 * ROW];
-            if let (Some(scale), Some(skipped)) = (&mut report.loss_scale, &mut report.skipped_steps) {
-                (*scale, *skipped) = (figures[3 * ROW + 3], figures[4 * ROW + 2] as u32);
-                // At 1 there is nothing left to take back: the gradients themselves overflow.
-                if figures[3 * ROW + 2] != 0.0 && *scale > 1.0 {
-                    report.grad_norm = 0.0;
-                }
-            }
+            let report = StepReport {
+                step,
+                loss: figures.loss(),
+                aux_loss: figures.aux_loss(),
+                lr,
+                grad_norm: figures.grad_norm(),
+                loss_scale: figures.loss_scale(),
+                skipped_steps: figures.skipped_steps(),
+            };
             for (what, value) in [("loss", report.loss), ("aux_loss", report.aux_loss), ("grad_norm", report.grad_norm)]
             {
                 if !value.is_finite() {
@@ -321,19 +279,7 @@ impl Trainer {
     /// # Errors
     /// [`Error::Device`].
     pub async fn load(&self) -> Result<Load> {
-        let experts = self.config.model.moe.experts;
-        let counts = self.counts.to_u32().await?;
-        let mut load = Load { entropy: 1.0, ..Load::default() };
-        for row in counts.chunks(self.counts.cols()) {
-            let row = &row[..experts];
-            let total: u64 = row.iter().map(|&c| u64::from(c)).sum();
-            let most = row.iter().copied().max().unwrap_or(0);
-            let violation = f64::from(most) * experts as f64 / total.max(1) as f64 - 1.0;
-            load.max_violation = load.max_violation.max(violation as f32);
-            load.entropy = load.entropy.min(entropy(row, total));
-            load.dead_experts += row.iter().filter(|&&c| c == 0).count() as u32;
-        }
-        Ok(load)
+        self.counts.load().await
     }
 
     /// Mean cross-entropy over batches of the training length, nats per token.
@@ -361,28 +307,5 @@ impl Trainer {
         let mut state = self.optimizer.state()?;
         state.extend(self.model.state());
         Ok(state)
-    }
-}
-
-/// The entropy of `counts`, which add up to `total`, over that of an even load; 1 where there is nothing to tell.
-fn entropy(counts: &[u32], total: u64) -> f32 {
-    if counts.len() < 2 || total == 0 {
-        return 1.0;
-    }
-    let shares = counts.iter().filter(|&&c| c > 0).map(|&c| f64::from(c) / total as f64);
-    // Of one expert alone it is 0, not -0.
-    (-shares.map(|p| p * p.ln()).sum::<f64>() / (counts.len() as f64).ln() + 0.0) as f32
-}
-
-#[cfg(test)]
-mod tests {
-    use super::entropy;
-
-    #[test]
-    fn the_load_has_an_entropy_of_1_where_it_is_even_and_of_0_where_one_expert_has_it_all() {
-        assert!((entropy(&[3, 3, 3], 9) - 1.0).abs() < 1e-6);
-        assert_eq!(entropy(&[0, 9, 0], 9).abs(), 0.0);
-        assert!((entropy(&[4, 4, 0, 0], 8) - 0.5).abs() < 1e-6);
-        assert_eq!((entropy(&[7], 7), entropy(&[0, 0], 0)), (1.0, 1.0));
     }
 }
