@@ -1,7 +1,7 @@
 //! What an op's backward has in hand, and where its gradients go.
 
-use super::op::{Op, Reads};
-use super::tape::{Kind, Node, Var};
+use super::reads::Reads;
+use super::value::{Target, Value, Var};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::kernels::elementwise;
@@ -22,45 +22,34 @@ impl Gradients {
 
 /// One op's backward: what it has and where its gradients go.
 pub struct Backward<'a> {
-    gpu: Gpu,
-    nodes: &'a mut [Node],
-    slots: &'a mut [Option<Tensor>],
-    inputs: &'a [Var],
-    name: &'static str,
-    reads: Reads,
-    output: Option<Tensor>,
-    saved: Vec<Tensor>,
-    dy: Option<Tensor>,
+    pub(super) gpu: Gpu,
+    /// The values before the op's own.
+    pub(super) values: &'a mut [Value],
+    /// Their gradients so far.
+    pub(super) slots: &'a mut [Option<Tensor>],
+    pub(super) inputs: &'a [Var],
+    /// The op's name and what its backward reads.
+    pub(super) name: &'static str,
+    pub(super) reads: Reads,
+    pub(super) output: Option<Tensor>,
+    pub(super) saved: Vec<Tensor>,
+    pub(super) dy: Option<Tensor>,
 }
 
 impl Backward<'_> {
-    /// Runs `op`'s backward from the gradient `dy`; what it reads must be there.
-    pub(super) fn run(
-        op: &dyn Op,
-        nodes: &mut [Node],
-        slots: &mut [Option<Tensor>],
-        inputs: &[Var],
-        output: Option<Tensor>,
-        saved: Vec<Tensor>,
-        dy: Tensor,
-    ) -> Result<()> {
-        let (gpu, name, reads) = (dy.gpu().clone(), op.name(), op.reads());
-        op.backward(&mut Backward { gpu, nodes, slots, inputs, name, reads, output, saved, dy: Some(dy) })
-    }
-
     /// Input `i`.
     ///
     /// # Panics
-    /// When [`Op::reads`] does not say that backward reads it.
+    /// When [`Op::reads`](super::Op::reads) does not say that backward reads it.
     pub fn input(&self, i: usize) -> Tensor {
-        let value = self.nodes[self.inputs[i].0].value.as_ref().filter(|_| self.reads.input(i));
+        let value = self.values[self.inputs[i].0].tensor.as_ref().filter(|_| self.reads.input(i));
         value.unwrap_or_else(|| panic!("{}: backward reads input {i}, reads() does not say so", self.name)).clone()
     }
 
     /// The output.
     ///
     /// # Panics
-    /// When [`Op::reads`] does not say that backward reads it.
+    /// When [`Op::reads`](super::Op::reads) does not say that backward reads it.
     pub fn output(&self) -> &Tensor {
         let value = self.output.as_ref().filter(|_| self.reads.output());
         value.unwrap_or_else(|| panic!("{}: backward reads the output, reads() does not say so", self.name))
@@ -89,8 +78,8 @@ impl Backward<'_> {
 
     /// Whether input `i` wants a gradient.
     pub fn needs(&self, i: usize) -> bool {
-        let node = &self.nodes[self.inputs[i].0];
-        node.needs_gradient && node.dtype != DType::U32
+        let value = &self.values[self.inputs[i].0];
+        value.needs_gradient && value.dtype != DType::U32
     }
 
     /// Where to write the gradient of input `i`, and the factor (0 or 1) on what is there already: a kernel computes
@@ -101,11 +90,11 @@ impl Backward<'_> {
     /// [`crate::Error::Device`].
     pub fn target(&mut self, i: usize) -> Result<(Tensor, f32)> {
         let var = self.inputs[i].0;
-        if let Kind::Parameter { gradient, written } = &mut self.nodes[var].kind {
+        if let Some(Target { gradient, written }) = &mut self.values[var].target {
             let factor = if std::mem::replace(written, true) { 1.0 } else { 0.0 };
             return Ok((gradient.clone(), factor));
         }
-        let Node { shape, dtype, .. } = self.nodes[var];
+        let Value { shape, dtype, .. } = self.values[var];
         let slot = &mut self.slots[var];
         let (tensor, factor) = match slot.take() {
             None => (Tensor::empty(&self.gpu, shape, dtype)?, 0.0),
@@ -122,14 +111,14 @@ impl Backward<'_> {
     /// [`crate::Error::Device`].
     pub fn add(&mut self, i: usize, gradient: Tensor) -> Result<()> {
         let var = self.inputs[i].0;
-        if let Kind::Parameter { gradient: target, written } = &mut self.nodes[var].kind {
+        if let Some(Target { gradient: target, written }) = &mut self.values[var].target {
             return if std::mem::replace(written, true) {
                 elementwise::add_into(target, &gradient)
             } else {
                 target.copy_from(&gradient)
             };
         }
-        let shape = self.nodes[var].shape;
+        let shape = self.values[var].shape;
         accumulate(&mut self.slots[var], gradient.reshape(shape)?)
     }
 }

@@ -9,48 +9,27 @@ use std::collections::BTreeMap;
 
 use super::backward::{Backward, Gradients, accumulate};
 use super::op::{Forward, Op};
+use super::value::{Target, Value, Var};
 use crate::error::{Error, Result};
 use crate::gpu::{BufferSlice, Gpu};
 use crate::kernels::elementwise;
-use crate::tensor::{DType, Shape, Tensor};
+use crate::tensor::Tensor;
 
-/// A value on a tape.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Var(pub(super) usize);
-
-pub(super) struct Node {
-    /// None once it is freed.
-    pub(super) value: Option<Tensor>,
-    pub(super) shape: Shape,
-    pub(super) dtype: DType,
-    pub(super) needs_gradient: bool,
-    /// How often backward will read the value: by the ops that it went into, by its own, to make others again.
-    readers: usize,
-    /// Whether the forward is done with it.
-    released: bool,
-    pub(super) kind: Kind,
-}
-
-pub(super) enum Kind {
-    Leaf,
-    /// A leaf whose gradient goes to `gradient`, on top of what is there if `written`.
-    Parameter {
-        gradient: Tensor,
-        written: bool,
-    },
-    Op {
-        op: Box<dyn Op>,
-        inputs: Vec<Var>,
-        saved: Vec<Tensor>,
-        /// Whether the value is made again where backward reads it; the inputs are then held for that.
-        again: bool,
-    },
+/// An op that was applied, with what its backward needs.
+struct Applied {
+    op: Box<dyn Op>,
+    inputs: Vec<Var>,
+    saved: Vec<Tensor>,
+    /// Whether the value is made again where backward reads it; the inputs are then held for that.
+    again: bool,
 }
 
 /// The record of one forward pass.
 pub struct Tape {
     gpu: Gpu,
-    nodes: Vec<Node>,
+    values: Vec<Value>,
+    /// For each value the op that made it; none for a leaf.
+    ops: Vec<Option<Applied>>,
     recomputes: bool,
     keeps: bool,
 }
@@ -58,7 +37,7 @@ pub struct Tape {
 impl Tape {
     /// An empty tape.
     pub fn new(gpu: &Gpu) -> Self {
-        Self { gpu: gpu.clone(), nodes: Vec::new(), recomputes: false, keeps: false }
+        Self { gpu: gpu.clone(), values: Vec::new(), ops: Vec::new(), recomputes: false, keeps: false }
     }
 
     /// With `true` the values of [`Tape::apply_recomputed`] are made again in backward rather than kept.
@@ -76,26 +55,33 @@ impl Tape {
         &self.gpu
     }
 
-    fn push(&mut self, value: Tensor, needs_gradient: bool, readers: usize, kind: Kind) -> Var {
-        let (shape, dtype) = (value.shape(), value.dtype());
-        self.nodes.push(Node { value: Some(value), shape, dtype, needs_gradient, readers, released: false, kind });
-        Var(self.nodes.len() - 1)
+    fn push(&mut self, tensor: Tensor, readers: usize, op: Option<Applied>) -> Var {
+        let (shape, dtype) = (tensor.shape(), tensor.dtype());
+        let needs_gradient = op.is_some();
+        let tensor = Some(tensor);
+        self.values.push(Value { tensor, shape, dtype, needs_gradient, readers, released: false, target: None });
+        self.ops.push(op);
+        Var(self.values.len() - 1)
     }
 
     /// A value without gradient.
     pub fn constant(&mut self, value: &Tensor) -> Var {
-        self.push(value.clone(), false, 0, Kind::Leaf)
+        self.push(value.clone(), 0, None)
     }
 
     /// A value whose gradient [`Tape::backward`] returns.
     pub fn variable(&mut self, value: &Tensor) -> Var {
-        self.push(value.clone(), true, 0, Kind::Leaf)
+        let var = self.push(value.clone(), 0, None);
+        self.values[var.0].needs_gradient = true;
+        var
     }
 
     /// A value whose gradient is written to `gradient`, or added to it if `accumulate`. The gradient may be f32 where the
     /// value is f16; of every other value it has the value's type.
     pub fn parameter(&mut self, value: &Tensor, gradient: &Tensor, accumulate: bool) -> Var {
-        self.push(value.clone(), true, 0, Kind::Parameter { gradient: gradient.clone(), written: accumulate })
+        let var = self.variable(value);
+        self.values[var.0].target = Some(Target { gradient: gradient.clone(), written: accumulate });
+        var
     }
 
     /// The tensor of a value.
@@ -103,7 +89,7 @@ impl Tape {
     /// # Panics
     /// When the value was released and is freed: hold the tensor, or release later.
     pub fn value(&self, var: Var) -> &Tensor {
-        self.nodes[var.0].value.as_ref().expect("a value that is read after its release")
+        self.values[var.0].tensor.as_ref().expect("a value that is read after its release")
     }
 
     /// Runs an op forward and records it.
@@ -124,22 +110,22 @@ impl Tape {
     }
 
     fn record(&mut self, op: Box<dyn Op>, inputs: &[Var], again: bool) -> Result<Var> {
-        let Forward { output, saved } = op.forward(&self.values(op.name(), inputs)?)?;
-        if !inputs.iter().any(|v| self.nodes[v.0].needs_gradient) {
-            return Ok(self.push(output, false, 0, Kind::Leaf));
+        let Forward { output, saved } = op.forward(&self.tensors(op.name(), inputs)?)?;
+        if !inputs.iter().any(|v| self.values[v.0].needs_gradient) {
+            return Ok(self.push(output, 0, None));
         }
         let reads = op.reads();
         for (i, var) in inputs.iter().enumerate() {
-            self.nodes[var.0].readers += usize::from(reads.input(i)) + usize::from(again);
+            self.values[var.0].readers += usize::from(reads.input(i)) + usize::from(again);
         }
-        let kind = Kind::Op { op, inputs: inputs.to_vec(), saved, again };
-        Ok(self.push(output, true, usize::from(reads.output()), kind))
+        let applied = Applied { op, inputs: inputs.to_vec(), saved, again };
+        Ok(self.push(output, usize::from(reads.output()), Some(applied)))
     }
 
-    fn values(&self, op: &'static str, inputs: &[Var]) -> Result<Vec<&Tensor>> {
+    fn tensors(&self, op: &'static str, inputs: &[Var]) -> Result<Vec<&Tensor>> {
         let value = |v: &Var| {
-            let Node { value, shape, .. } = &self.nodes[v.0];
-            value.as_ref().ok_or_else(|| Error::shape(op, "values that are not released", format!("{shape:?}, freed")))
+            let Value { tensor, shape, .. } = &self.values[v.0];
+            tensor.as_ref().ok_or_else(|| Error::shape(op, "values that are not released", format!("{shape:?}, freed")))
         };
         inputs.iter().map(value).collect()
     }
@@ -150,10 +136,10 @@ impl Tape {
             return;
         }
         for var in vars {
-            let node = &mut self.nodes[var.0];
-            node.released = true;
-            if let Kind::Op { again: true, .. } = node.kind {
-                node.value = None;
+            let value = &mut self.values[var.0];
+            value.released = true;
+            if self.ops[var.0].as_ref().is_some_and(|applied| applied.again) {
+                value.tensor = None;
             }
             self.settle(*var);
         }
@@ -161,12 +147,12 @@ impl Tape {
 
     /// Frees a value that nobody reads any more, and lets go of what it would have been made from.
     fn settle(&mut self, var: Var) {
-        let node = &mut self.nodes[var.0];
-        if !node.released || node.readers > 0 {
+        let value = &mut self.values[var.0];
+        if !value.released || value.readers > 0 {
             return;
         }
-        node.value = None;
-        if let Kind::Op { again, inputs, .. } = &mut node.kind
+        value.tensor = None;
+        if let Some(Applied { again, inputs, .. }) = &mut self.ops[var.0]
             && std::mem::take(again)
         {
             let inputs = inputs.clone();
@@ -177,24 +163,21 @@ impl Tape {
     /// Takes back one reading of each of these values.
     fn unread(&mut self, vars: &[Var]) {
         for &var in vars {
-            self.nodes[var.0].readers -= 1;
+            self.values[var.0].readers -= 1;
             self.settle(var);
         }
     }
 
     /// Makes a value again that was freed for that.
     fn restore(&mut self, var: Var) -> Result<()> {
-        if self.nodes[var.0].value.is_some() {
+        if self.values[var.0].tensor.is_some() {
             return Ok(());
         }
-        let inputs = match &self.nodes[var.0].kind {
-            Kind::Op { inputs, .. } => inputs.clone(),
-            _ => Vec::new(),
-        };
+        let inputs = self.ops[var.0].as_ref().map_or(Vec::new(), |applied| applied.inputs.clone());
         inputs.iter().try_for_each(|&input| self.restore(input))?;
-        if let Kind::Op { op, .. } = &self.nodes[var.0].kind {
-            let output = op.forward(&self.values(op.name(), &inputs)?)?.output;
-            self.nodes[var.0].value = Some(output);
+        if let Some(Applied { op, .. }) = &self.ops[var.0] {
+            let output = op.forward(&self.tensors(op.name(), &inputs)?)?.output;
+            self.values[var.0].tensor = Some(output);
         }
         Ok(())
     }
@@ -203,9 +186,9 @@ impl Tape {
     /// Parameters and whatever else lives as long as the model does not count.
     pub fn held_bytes(&self) -> u64 {
         let mut buffers = BTreeMap::new();
-        for node in &self.nodes {
-            let saved = if let Kind::Op { saved, .. } = &node.kind { saved.as_slice() } else { &[] };
-            for tensor in node.value.iter().filter(|_| node.readers > 0).chain(saved) {
+        for (value, op) in self.values.iter().zip(&self.ops) {
+            let saved = op.iter().flat_map(|applied| &applied.saved);
+            for tensor in value.tensor.iter().filter(|_| value.readers > 0).chain(saved) {
                 let BufferSlice { buffer, size, .. } = tensor.into();
                 if buffer.is_pooled() {
                     let largest = buffers.entry(buffer.id()).or_insert(0);
@@ -222,47 +205,56 @@ impl Tape {
     /// [`Error::Shape`] when a seed does not fit its value; what [`Op::backward`] returns, and [`Op::forward`] of what is
     /// recomputed.
     pub fn backward(mut self, seeds: &[(Var, Tensor)]) -> Result<Gradients> {
-        let mut slots: Vec<Option<Tensor>> = vec![None; self.nodes.len()];
+        let mut slots: Vec<Option<Tensor>> = vec![None; self.values.len()];
         let mut returned = Gradients { by_var: Vec::new() };
         for (var, seed) in seeds {
-            let Node { shape, dtype, .. } = self.nodes[var.0];
+            let Value { shape, dtype, .. } = self.values[var.0];
             if seed.shape() != shape || seed.dtype() != dtype {
                 return Err(Error::shape("backward", format!("a seed of {dtype:?} {shape:?}"), format!("{seed:?}")));
             }
             accumulate(&mut slots[var.0], seed.clone())?;
         }
-        for var in (0..self.nodes.len()).map(Var) {
-            self.nodes[var.0].released = true;
+        for var in (0..self.values.len()).map(Var) {
+            self.values[var.0].released = true;
             self.settle(var);
         }
         while let Some(slot) = slots.pop() {
-            let var = Var(self.nodes.len() - 1);
+            let var = Var(self.values.len() - 1);
             let read = self.read_by(var);
             if slot.is_some() {
                 read.iter().try_for_each(|&value| self.restore(value))?;
             }
-            let Some(node) = self.nodes.pop() else { break };
-            match node.kind {
-                Kind::Leaf => {
-                    if let (Some(gradient), true) = (slot, node.needs_gradient) {
-                        returned.by_var.push((var, gradient));
-                    }
-                }
-                Kind::Parameter { gradient, written } => match slot {
-                    Some(seed) if written => elementwise::add_into(&gradient, &seed)?,
-                    Some(seed) => gradient.copy_from(&seed)?,
-                    None if !written => gradient.clear()?,
-                    None => {}
-                },
-                Kind::Op { op, inputs, saved, again } => {
+            let (Some(value), Some(applied)) = (self.values.pop(), self.ops.pop()) else { break };
+            match (applied, value.target) {
+                (Some(Applied { op, inputs, saved, again }), _) => {
                     if let Some(dy) = slot {
-                        let nodes = &mut self.nodes;
-                        Backward::run(&*op, nodes, &mut slots, &inputs, node.value, saved, dy)?;
+                        op.backward(&mut Backward {
+                            gpu: self.gpu.clone(),
+                            values: &mut self.values,
+                            slots: &mut slots,
+                            inputs: &inputs,
+                            name: op.name(),
+                            reads: op.reads(),
+                            output: value.tensor,
+                            saved,
+                            dy: Some(dy),
+                        })?;
                     }
                     let others: Vec<Var> = read.into_iter().filter(|&v| v != var).collect();
                     self.unread(&others);
                     if again {
                         self.unread(&inputs);
+                    }
+                }
+                (None, Some(Target { gradient, written })) => match slot {
+                    Some(seed) if written => elementwise::add_into(&gradient, &seed)?,
+                    Some(seed) => gradient.copy_from(&seed)?,
+                    None if !written => gradient.clear()?,
+                    None => {}
+                },
+                (None, None) => {
+                    if let (Some(gradient), true) = (slot, value.needs_gradient) {
+                        returned.by_var.push((var, gradient));
                     }
                 }
             }
@@ -272,7 +264,7 @@ impl Tape {
 
     /// The values that the backward of `var`'s op reads.
     fn read_by(&self, var: Var) -> Vec<Var> {
-        let Kind::Op { op, inputs, .. } = &self.nodes[var.0].kind else { return Vec::new() };
+        let Some(Applied { op, inputs, .. }) = &self.ops[var.0] else { return Vec::new() };
         let reads = op.reads();
         let inputs = inputs.iter().enumerate().filter(|(i, _)| reads.input(*i)).map(|(_, &v)| v);
         inputs.chain(reads.output().then_some(var)).collect()
