@@ -7,9 +7,9 @@ use std::fmt::Display;
 use safetensors::tensor::TensorInfo;
 
 use super::coverage::TensorCoverage;
-use super::header::TensorTable;
 use super::layer::{ExpertLayer, ExpertStack, Place, SpectralPlaces};
 use super::names::{Role, SpectralPart, beside_model, looks_like_expert, role, shown, stack};
+use super::table::TensorTable;
 use super::target::Target;
 use super::widen::Element;
 use crate::error::{Error, Result};

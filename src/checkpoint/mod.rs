@@ -11,6 +11,7 @@ mod header;
 mod inventory;
 mod layer;
 mod names;
+mod table;
 mod target;
 pub mod tensors;
 mod unique;

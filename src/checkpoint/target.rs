@@ -9,8 +9,8 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 
 use super::foreign::{START, by_content, by_name, plain_file, there};
-use super::header::TensorTable;
 use super::names::shown;
+use super::table::TensorTable;
 use super::unique::Unique;
 use super::{IDENTITY, MODEL_FILE, OPTIMIZER_FILE, OTHER_CHECKPOINT, locate};
 use crate::error::{Error, Result};
