@@ -9,11 +9,12 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, GpuOptions};
 use crate::nn::config::{Precision, Preset};
 use crate::train::config::{Recompute, RunConfig};
-use crate::train::metrics::{Side, Similarity, Summary};
+use crate::train::metrics::{Side, Similarity};
 use crate::train::progress::{Display, say};
 use crate::train::run::run_on;
 use crate::train::run_folder::RunFolder;
 use crate::train::saved::SavedRun;
+use crate::train::summary::Summary;
 use crate::train::warnings::settings_warnings;
 use crate::train::{Outcome, Plan};
 

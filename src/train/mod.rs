@@ -22,13 +22,14 @@ pub mod run_folder;
 pub mod saved;
 pub(crate) mod size;
 pub mod specialisation;
+pub mod summary;
 pub mod trainer;
 pub mod warnings;
 
 use config::RunConfig;
-use metrics::Summary;
 use run_folder::RunFolder;
 use saved::SavedRun;
+use summary::Summary;
 
 /// A run, checked and ready to start.
 #[derive(Debug)]

@@ -12,12 +12,13 @@ use sdmoe::gpu::{Gpu, GpuOptions};
 use sdmoe::nn::config::{GradientForm, Precision, Preset};
 use sdmoe::tensor::Tensor;
 use sdmoe::train::config::RunConfig;
-use sdmoe::train::metrics::{StepMetrics, Summary};
+use sdmoe::train::metrics::StepMetrics;
 use sdmoe::train::progress::Display;
 use sdmoe::train::resume::restore;
 use sdmoe::train::run::run;
 use sdmoe::train::run_folder::RunFolder;
 use sdmoe::train::saved::SavedRun;
+use sdmoe::train::summary::Summary;
 use sdmoe::train::warnings::Kind;
 use sdmoe::train::{Outcome, Plan};
 

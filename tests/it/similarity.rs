@@ -11,7 +11,8 @@ use sdmoe::analysis::record::{Analysis, Of, Part};
 use sdmoe::checkpoint::{TensorFile, load_tensors};
 use sdmoe::nn::config::{ExpertMatrix, Preset};
 use sdmoe::train::config::RunConfig;
-use sdmoe::train::metrics::{Side, Similarity, StepMetrics, Summary};
+use sdmoe::train::metrics::{Side, Similarity, StepMetrics};
+use sdmoe::train::summary::Summary;
 use tape::Mat;
 
 /// The digits that are shown: 3 decimals, of which the last may be rounded either way.
