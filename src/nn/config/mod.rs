@@ -1,0 +1,12 @@
+//! The settings of the model and of the spectral decoupling, with their presets and their checks.
+//!
+//! Symbols: `d` model width, `f` expert hidden width, `E` routed experts, `K` experts a token, `k` common rank.
+
+mod bounds;
+mod model;
+mod spectral;
+
+pub use crate::ops::Score;
+pub(crate) use bounds::MAX_STEPS;
+pub use model::{ExpertMatrix, ModelConfig, MoeConfig, Precision, Preset, Routing, SharedGate};
+pub use spectral::{CommonGradient, GradientForm, Realign, SpectralConfig};
