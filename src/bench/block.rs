@@ -3,7 +3,6 @@
 
 use super::case::{Case, Record};
 use super::ceiling::{product_flop, random};
-use super::products::WIDTH;
 use crate::autograd::{Array, Tape};
 use crate::error::Result;
 use crate::gpu::Gpu;
@@ -13,6 +12,8 @@ use crate::nn::params::{Group, ParamBuilder};
 use crate::nn::pass::{Mode, Pass};
 use crate::tensor::{DType, Tensor};
 
+/// Width of the experts' products, d = f.
+pub(super) const WIDTH: usize = 512;
 const TOKENS: usize = 2048;
 const EXPERTS: usize = 8;
 const TOP_K: usize = 2;

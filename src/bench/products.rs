@@ -1,5 +1,6 @@
 //! Dense products, and the grouped products of experts.
 
+use super::block::{self, WIDTH};
 use super::case::{Case, Group, Record};
 use super::ceiling::{product_flop, random};
 use crate::error::Result;
@@ -7,9 +8,6 @@ use crate::gpu::Gpu;
 use crate::kernels::gemm::{Trans, gemm};
 use crate::kernels::grouped::{Groups, NONE, grouped_gemm, grouped_weight_gradient, tile_rows};
 use crate::tensor::{DType, Tensor};
-
-/// Width of the experts' products, d = f.
-pub(super) const WIDTH: usize = 512;
 
 /// Multiplications of a product that is measured on GPUs alone, at least.
 const LARGE: usize = 1 << 33;
@@ -149,7 +147,7 @@ pub(super) fn experts() -> Group {
     cases.extend(grouped("zipf", &zipf(4096, 8), Some("even")));
     cases.extend(grouped("one_pair", &[2048, 0, 0, 2048, 0, 0, 0, 0], Some("even")));
     cases.extend(grouped("e64k4", &[128; 64], None));
-    cases.push(super::block::case().dense(name(Trans::N, Trans::N, 1, [4096, 512, 512])));
+    cases.push(block::case().dense(name(Trans::N, Trans::N, 1, [4096, 512, 512])));
     cases
 }
 

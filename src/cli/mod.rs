@@ -60,7 +60,7 @@ enum Command {
 
 /// Runs the program with the command line `args`, whose first entry is its name.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    crate::gpu::trusted::quiet_without_a_desktop();
+    crate::gpu::unsafe_code::quiet_without_a_desktop();
     let cli = match Cli::try_parse_from(usage::join_negative_numbers(args)) {
         Ok(cli) => cli,
         // Help and version come here too; nothing is left to say when even this cannot be printed.

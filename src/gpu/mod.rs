@@ -14,13 +14,15 @@ mod needs;
 mod no_adapter;
 mod open;
 mod pipeline_cache;
+mod pipeline_file;
 mod pool;
 mod profile;
+mod progress;
 mod readback;
 mod recorder;
 mod reflect;
 mod shapes;
-pub(crate) mod trusted;
+pub(crate) mod unsafe_code;
 mod warm_up;
 mod wgsl;
 
@@ -90,7 +92,7 @@ struct Inner {
     max_buffer_bytes: u64,
     max_workgroups: u32,
     state: Mutex<recorder::State>,
-    compilation: Arc<recorder::Compilation>,
+    compilation: Arc<progress::Compilation>,
     pool: Arc<pool::Pool>,
     shapes: shapes::Shapes,
     failures: Arc<failure::Failures>,

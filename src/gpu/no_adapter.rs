@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::trusted;
+use super::unsafe_code;
 use crate::error::INSTALL_HINT;
 
 /// What of the machine the reason depends on.
@@ -47,7 +47,7 @@ impl Machine for Here {
     }
 
     fn load(&self, library: &Path) -> Result<(), String> {
-        trusted::try_library(library)
+        unsafe_code::try_library(library)
     }
 }
 

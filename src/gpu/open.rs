@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex};
 
 use super::failure::{Failures, caught};
 use super::pipeline_cache::PipelineCache;
+use super::progress::Compilation;
 use super::shapes::Shapes;
 use super::warm_up::WarmUp;
-use super::{AdapterChoice, AdapterReport, Gpu, Inner, Tier, adapter, pool, recorder, trusted};
+use super::{AdapterChoice, AdapterReport, Gpu, Inner, Tier, adapter, pool, recorder, unsafe_code};
 use crate::error::{Error, Result};
 
 /// Features that are used where a device has them; none is needed. Subgroups make software adapters several times faster;
@@ -73,7 +74,7 @@ impl Gpu {
             required_features: adapter.features() & wanted,
             required_limits: adapter.limits(),
             memory_hints: wgpu::MemoryHints::Performance,
-            experimental_features: trusted::experimental_features(options.matrix_units),
+            experimental_features: unsafe_code::experimental_features(options.matrix_units),
             ..Default::default()
         };
         let (device, queue) = caught(&format!("opening {}", report.name), adapter.request_device(&description))
@@ -133,7 +134,7 @@ impl Gpu {
             limits.min_storage_buffer_offset_alignment.max(limits.min_uniform_buffer_offset_alignment).max(32).into();
         let pool = Arc::new(pool::Pool::new(limits.max_buffer_size, failures.clone()));
         let cache = options.pipeline_cache.as_deref().and_then(|folder| PipelineCache::open(&device, folder));
-        let compilation = Arc::<recorder::Compilation>::default();
+        let compilation = Arc::<Compilation>::default();
         let warm_up = adapter.and_then(|a| WarmUp::new(a, &report, device.features(), compilation.clone()));
         let state = recorder::State::new(
             &device,

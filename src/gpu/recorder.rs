@@ -5,8 +5,8 @@
 //! group must not depend on the slot.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::compile::{Pipeline, Pipelines};
 use super::failure::Failures;
@@ -14,6 +14,7 @@ use super::fast_hash::FastMap;
 use super::pipeline_cache::PipelineCache;
 use super::pool::{BufferSlice, Pool};
 use super::profile::{Dispatch, Profile};
+use super::progress::{Compilation, NEW_PIPELINES};
 use super::reflect::BindingKind;
 use super::warm_up::WarmUp;
 use super::{Counters, Kernel, lock};
@@ -27,20 +28,6 @@ const COMMANDS: usize = 256;
 pub(super) const ARENA: u64 = SLOT * COMMANDS as u64;
 /// Bind groups kept; a training step needs a few hundred. Past this the cache starts anew.
 const BIND_GROUPS: usize = 1 << 14;
-/// New pipelines that a submission has at most on software drivers: llvmpipe compiles at the first dispatch, so
-/// a submission of many is seen to be done only after all of them.
-pub(super) const NEW_PIPELINES: u64 = 4;
-
-/// How far the driver is with the pipelines that were asked for; see [`super::Gpu::compilation`].
-#[derive(Debug, Default)]
-pub(super) struct Compilation {
-    pub(super) begun: AtomicU64,
-    pub(super) done: AtomicU64,
-    /// Held while work is submitted. Mesa 22.3 compiles within that call, and whoever asked the device how far it is would wait
-    /// for the end of it.
-    pub(super) submitting: Mutex<()>,
-}
-
 enum Command {
     Dispatch {
         pipeline: Arc<Pipeline>,

@@ -12,14 +12,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::compile::{Pipeline, pipeline_layout};
-use super::recorder::Compilation;
+use super::progress::{Compilation, NEW_PIPELINES};
 use super::reflect::BindingKind;
 use super::{AdapterReport, lock};
 
 /// How long the device may take before it is given help: with what it compiles on disk it needs none.
 const PATIENCE: Duration = Duration::from_millis(600);
 /// How many pipelines past those that the device has run it may be at: a submission has as many new ones.
-const AHEAD: u64 = super::recorder::NEW_PIPELINES;
+const AHEAD: u64 = NEW_PIPELINES;
 /// Devices besides the one that computes, at most.
 const MOST: usize = 3;
 /// Bytes bound to each variable: enough for an element of any, and the parameters of any kernel.

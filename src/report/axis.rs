@@ -1,6 +1,6 @@
 //! Axes of line charts: their ends, and where round numbers stand on them.
 
-use super::lines::Line;
+use super::line::Line;
 use super::number::{LARGEST, largest, smallest, tick_label, tick_step};
 
 /// About so many ticks an axis.

@@ -8,7 +8,8 @@ use serde::Serialize;
 use super::heat::{self, Packed, Table, Words};
 use super::legend::Legend;
 use super::lines::{self, Axis, Chart, Line};
-use super::svg::{self, Panel};
+use super::sheet;
+use super::svg::Panel;
 
 /// Panels with their words.
 #[derive(Debug)]
@@ -169,7 +170,7 @@ impl Figure {
 
     /// The figure as a file of its own.
     pub fn file(&self) -> String {
-        svg::file(&self.title, self.columns, &self.panels, &self.legend)
+        sheet::file(&self.title, self.columns, &self.panels, &self.legend)
     }
 
     /// The figure in the page.

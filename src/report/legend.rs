@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::lines::{Line, Look, class, grade, style};
+use super::line::{Line, Look, class, grade, style};
 use super::number::coordinate;
 use super::svg::{shorten, text_width};
 

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::pipeline_cache::Data;
+use super::pipeline_file::Data;
 
 /// wgpu's token for its experimental features, where it is `wanted`.
 pub(super) fn experimental_features(wanted: bool) -> wgpu::ExperimentalFeatures {
