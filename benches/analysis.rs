@@ -108,7 +108,7 @@ fn layer(experts: usize, products: Products) -> sdmoe::Result<()> {
     let first: Vec<KindWeights<'_>> =
         kinds[..1].iter().map(|k| KindWeights { merged: Stack { count: 1, ..k.merged }, ..*k }).collect();
     let started = Instant::now();
-    let options = SpectrumOptions { products, ..SpectrumOptions::default() };
+    let options = SpectrumOptions::default().products(products);
     let once = LayerWeights { layer: 0, kinds: &first, router: None };
     pollster::block_on(analyze_layer(&gpu, &once, &options, &mut controls))?;
     let control = started.elapsed();

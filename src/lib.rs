@@ -92,6 +92,9 @@
 //! The WGSL of a kernel is in `shaders/`, under the kernel's name or its family's. `METHOD` in comments is `docs/method.md`: the
 //! equations in one notation.
 
+#[macro_use]
+mod setters;
+
 #[cfg(feature = "analysis")]
 pub mod analysis;
 pub mod autograd;

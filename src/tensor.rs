@@ -319,7 +319,7 @@ impl Tensor {
     }
 
     /// Whether no other handle shares the buffer.
-    pub fn is_unique(&self) -> bool {
+    pub(crate) fn is_unique(&self) -> bool {
         std::sync::Arc::strong_count(&self.slice.buffer) == 1
     }
 

@@ -53,7 +53,7 @@ pub struct Subspaces {
 
 impl Subspaces {
     async fn of(gpu: &Gpu, layer: usize, routed: Routed<'_>, seed: u64) -> Result<Self> {
-        let options = PcaOptions { r: R.min(routed.d), centred: true, seed };
+        let options = PcaOptions::default().r(R.min(routed.d)).seed(seed);
         let found = routed_pca(gpu, layer, routed.check()?, options).await?;
         let RoutedPca { r, chordal, projection, explained_variance, participation_ratio, .. } = found;
         Ok(Self {
@@ -143,7 +143,7 @@ pub async fn measure(gpu: &Gpu, model: &Model, kind: Kind, setting: Setting<'_>)
 
         let chosen = spread(tokens / seq, seq, JACOBIANS, seed);
         let x = rows(gpu, &view.x, d, chosen.into_iter())?;
-        let options = JacobianOptions { probes: None, spectra: true, seed };
+        let options = JacobianOptions::default().spectra(true).seed(seed);
         let of =
             async |[gate, up, down]: &[Tensor; 3]| jacobians(gpu, layer, Experts { gate, up, down }, &x, options).await;
         let found = of(&experts(gpu, model, layer, e, seed).await?).await?;

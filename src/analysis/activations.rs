@@ -31,7 +31,7 @@ pub struct Usage {
 }
 
 /// `2 / sqrt(dim)`.
-pub fn threshold(dim: usize) -> f64 {
+pub(crate) fn threshold(dim: usize) -> f64 {
     2.0 / (dim as f64).sqrt()
 }
 
@@ -96,7 +96,7 @@ fn shares(p: &[f32], norms: &[f64], r: usize, threshold: f64) -> (Vec<f64>, Vec<
 ///
 /// # Errors
 /// [`Error::Device`].
-pub async fn mean_ratio(x: &Tensor, directions: &Tensor) -> Result<Option<f64>> {
+pub(crate) async fn mean_ratio(x: &Tensor, directions: &Tensor) -> Result<Option<f64>> {
     if x.rows() == 0 {
         return Ok(None);
     }
@@ -109,7 +109,7 @@ pub async fn mean_ratio(x: &Tensor, directions: &Tensor) -> Result<Option<f64>> 
 ///
 /// # Errors
 /// [`Error::Device`].
-pub fn random_directions(gpu: &Gpu, dim: usize, r: usize, seed: u64) -> Result<Tensor> {
+pub(crate) fn random_directions(gpu: &Gpu, dim: usize, r: usize, seed: u64) -> Result<Tensor> {
     let drawn = Tensor::empty_f32(gpu, [dim, r])?;
     fill_normal(&drawn, seed, r as u32, 1.0)?;
     orthonormalize(&drawn)?.reshape([dim, r])
@@ -120,7 +120,7 @@ pub fn random_directions(gpu: &Gpu, dim: usize, r: usize, seed: u64) -> Result<T
 ///
 /// # Errors
 /// [`Error::Shape`] when the sizes do not fit; [`Error::Device`].
-pub async fn shuffle_sensitivity(
+pub(crate) async fn shuffle_sensitivity(
     x: &Tensor,
     permuted: &Tensor,
     directions: &Tensor,
@@ -154,7 +154,7 @@ pub fn rows(gpu: &Gpu, x: &[f32], dim: usize, tokens: impl Iterator<Item = usize
 
 /// The null of the ratio: P(|x.u| > tau |x|) for a random direction of `dim` dimensions, by Simpson's rule on the density
 /// of the angle between them, which is proportional to `sin^(dim - 2)`. None in one dimension, where there is no angle.
-pub fn random_share(dim: usize) -> Option<f64> {
+pub(crate) fn random_share(dim: usize) -> Option<f64> {
     let tau = threshold(dim);
     if dim < 2 {
         return None;

@@ -81,7 +81,7 @@ pub async fn add_data(
         let Routed { experts, top_k, index, weight, .. } = routed;
         let choices = Choices { experts, top_k, index, weight };
         analysis.load.push(load(layer, choices, Some(sources), seed));
-        let pca = PcaOptions { r: PCA_DIMENSIONS.min(routed.d), centred: true, seed };
+        let pca = PcaOptions::default().r(PCA_DIMENSIONS.min(routed.d)).seed(seed);
         analysis.routed_pca.push(routed_pca(gpu, layer, routed, pca).await?);
         analysis.jacobians.push(at_tokens(gpu, model, layer, routed, text, seed).await?);
         for matrix in ExpertMatrix::ALL {
@@ -130,7 +130,7 @@ async fn at_tokens(
     let tokens = places::spread(text.windows.source.len(), text.seq, text.jacobians, seed);
     let x = super::activations::rows(gpu, routed.x, routed.d, tokens.iter().copied())?;
     let exact = routed.d <= EXACT_WIDTH;
-    let options = JacobianOptions { probes: (!exact).then_some(PROBES), spectra: exact, seed };
+    let options = JacobianOptions::default().probes((!exact).then_some(PROBES)).spectra(exact).seed(seed);
     let [gate, up, down] = ExpertMatrix::ALL.map(|m| model.experts(layer, m));
     let found = jacobians(gpu, layer, Experts { gate, up, down }, &x, options).await?;
     let sources: BTreeSet<u32> = tokens.iter().map(|t| text.windows.source[t / text.seq]).collect();
@@ -150,7 +150,7 @@ async fn gates(
     let Some(found) = analysis.gates.iter_mut().find(|g| g.layer == layer) else { return Ok(()) };
     let (tokens, d) = (routed.tokens(), routed.d);
     let all = Routed { x: &view.x, d, index: &vec![0; tokens], weight: &vec![1.0; tokens], top_k: 1, experts: 1 };
-    let options = PcaOptions { r: found.r, centred: false, seed: 0 };
+    let options = PcaOptions::default().r(found.r).centred(false);
     let input = components(gpu, all, options).await?.into_iter().flatten().next();
     if let Some(basis) = input.and_then(|c| c.basis) {
         let router = model.router(layer).to_f32().await?;

@@ -39,7 +39,7 @@ impl Router<'_> {
 
 /// Share of the energy of each vector within each subspace, given by orthonormal bases `[d, r]`: vectors by subspaces. None
 /// for a zero vector or an undefined subspace.
-pub fn alignment(vectors: &[Vec<f64>], bases: &[Option<MatRef<'_, f64>>]) -> Pairs {
+pub(crate) fn alignment(vectors: &[Vec<f64>], bases: &[Option<MatRef<'_, f64>>]) -> Pairs {
     let mut scores: Pairs = vectors.iter().map(|_| vec![None; bases.len()]).collect();
     let d = vectors.first().map_or(0, Vec::len);
     // All vectors beside each other: one product for each basis.

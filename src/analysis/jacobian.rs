@@ -36,7 +36,7 @@ const THREADS: u32 = 64;
 const FEW: usize = 2;
 
 /// This module's kernels.
-pub fn kernels() -> Vec<Variant> {
+pub(crate) fn kernels() -> Vec<Variant> {
     vec![(&JACOBIAN_ROWS).into()]
 }
 
@@ -56,7 +56,8 @@ pub struct Experts<'a> {
 }
 
 /// How Jacobians are taken.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
 pub struct JacobianOptions {
     /// Number of Gaussian probes; none for exact Jacobians.
     pub probes: Option<usize>,
@@ -65,6 +66,8 @@ pub struct JacobianOptions {
     /// Seed of probes and control.
     pub seed: u64,
 }
+
+setters!(JacobianOptions { probes: impl Into<Option<usize>>, spectra: bool, seed: u64 });
 
 impl<'a> Experts<'a> {
     fn sizes(&self) -> Result<[usize; 3]> {

@@ -3,7 +3,7 @@
 
 pub mod activations;
 mod control;
-pub mod curves;
+pub(crate) mod curves;
 pub mod data;
 mod decoupling;
 mod dense;

@@ -101,7 +101,7 @@ async fn forward(gpu: &Gpu, model: &Model, seq: usize, tokens: &[u32]) -> Result
 ///
 /// # Errors
 /// As [`observe`].
-pub fn gradients(gpu: &Gpu, model: &Model, seq: usize, text: &SourceWindows) -> Result<()> {
+pub(crate) fn gradients(gpu: &Gpu, model: &Model, seq: usize, text: &SourceWindows) -> Result<()> {
     let at_once = (AT_ONCE / seq).max(1) * seq;
     let total = text.batch.tokens.len();
     for (i, (tokens, targets)) in text.batch.tokens.chunks(at_once).zip(text.batch.targets.chunks(at_once)).enumerate()

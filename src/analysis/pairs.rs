@@ -43,7 +43,7 @@ impl Detail {
 
 /// What the diagonal of a table is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Diagonal {
+pub(crate) enum Diagonal {
     /// An expert beside itself, which says nothing.
     Trivial,
     /// Pairs as others: a router vector and its own expert.
@@ -111,14 +111,14 @@ impl Deref for KeptPairs {
 
 impl KeptPairs {
     /// Keeps no more than `detail` says.
-    pub fn keep(&mut self, detail: Detail, diagonal: Diagonal) {
+    pub(crate) fn keep(&mut self, detail: Detail, diagonal: Diagonal) {
         if let (KeptPairs::Whole(table), Detail::Top | Detail::None) = (&*self, detail) {
             *self = KeptPairs::Reduced(Reduced::new(table, diagonal, detail));
         }
     }
 
     /// The table reduced, as it is or as [`Detail::Top`] keeps it.
-    pub fn reduced(&self, diagonal: Diagonal) -> Reduced {
+    pub(crate) fn reduced(&self, diagonal: Diagonal) -> Reduced {
         match self {
             KeptPairs::Whole(table) => Reduced::new(table, diagonal, Detail::Top),
             KeptPairs::Reduced(reduced) => reduced.clone(),

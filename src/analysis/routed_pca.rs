@@ -23,14 +23,24 @@ use crate::tensor::Tensor;
 
 /// How the components are taken.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct PcaOptions {
-    /// Dimensions of the compared subspaces, at most 64.
+    /// Dimensions of the compared subspaces, at most 64. By default 8: enough to hold more than the mean's neighbours, few enough
+    /// for an expert with a dozen tokens.
     pub r: usize,
-    /// Whether the mean is removed.
+    /// Whether the mean is removed, as it is by default.
     pub centred: bool,
     /// Seed of the control.
     pub seed: u64,
 }
+
+impl Default for PcaOptions {
+    fn default() -> Self {
+        Self { r: 8, centred: true, seed: 0 }
+    }
+}
+
+setters!(PcaOptions { r: usize, centred: bool, seed: u64 });
 
 /// The principal components of one expert's tokens.
 #[derive(Clone, Debug)]

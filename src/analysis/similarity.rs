@@ -150,7 +150,7 @@ pub fn mean_offdiag(pairs: &Pairs) -> Option<f64> {
 }
 
 /// Standard deviation over pairs of different ones, each counted once, of what is defined; none of less than two.
-pub fn spread_offdiag(pairs: &Pairs) -> Option<f64> {
+pub(crate) fn spread_offdiag(pairs: &Pairs) -> Option<f64> {
     let once: Vec<f64> =
         pairs.iter().enumerate().flat_map(|(i, row)| row.iter().skip(i + 1).filter_map(|&x| x)).collect();
     deviation(&once)

@@ -21,6 +21,7 @@ const NEGLIGIBLE: f64 = 1e-6;
 
 /// Which singular values, and what a top subspace is.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct SpectrumOptions {
     /// Share of min(m, n) in the top part, rounded up: 0.01.
     pub top: f64,
@@ -37,6 +38,16 @@ pub struct SpectrumOptions {
     /// Whether [`Directions`] of the experts' weights are kept.
     pub directions: bool,
 }
+
+setters!(SpectrumOptions {
+    top: f64,
+    subspace: usize,
+    values: f64,
+    whole_up_to: usize,
+    seed: u64,
+    products: Products,
+    directions: bool,
+});
 
 /// Where the products of large matrices with Krylov spaces are computed. Both ways give the same to rounding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -75,7 +86,7 @@ impl Default for SpectrumOptions {
 }
 
 /// `share` of `size`, rounded up, at least 1 and at most `size`.
-pub fn part(share: f64, size: usize) -> usize {
+pub(crate) fn part(share: f64, size: usize) -> usize {
     // A product like 0.01 * 700 is 7.000000000000001.
     ((share * size as f64 - 1e-9).ceil() as usize).clamp(1, size.max(1))
 }

@@ -19,6 +19,7 @@ use crate::nn::config::ExpertMatrix;
 
 /// What is analysed, and how.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct AnalysisOptions {
     /// Top share, singular values, seed.
     pub spectrum: SpectrumOptions,
@@ -27,6 +28,8 @@ pub struct AnalysisOptions {
     /// What is kept of the pairs of experts; none for what suits their number, [`Detail::of_experts`].
     pub pairs: Option<Detail>,
 }
+
+setters!(AnalysisOptions { spectrum: SpectrumOptions, layers: impl Into<Option<Vec<usize>>>, pairs: impl Into<Option<Detail>> });
 
 /// A step forward, for whoever shows it.
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +68,7 @@ impl AnalysisOptions {
     ///
     /// # Errors
     /// As [`AnalysisOptions::chosen`].
-    pub fn matrices(&self, checkpoint: &ExpertCheckpoint) -> Result<usize> {
+    pub(crate) fn matrices(&self, checkpoint: &ExpertCheckpoint) -> Result<usize> {
         let parts = |l: &ExpertLayer, m| if l.rank(m).is_some() { 2 } else { 1 };
         let of = |l: &ExpertLayer| l.experts * ExpertMatrix::ALL.into_iter().map(|m| parts(l, m)).sum::<usize>();
         Ok(self.chosen(checkpoint)?.into_iter().map(of).sum())
@@ -73,7 +76,7 @@ impl AnalysisOptions {
 }
 
 /// What a target is called: its folder's or file's name, and its parent's where that says only what every target's says.
-pub fn target_name(path: &Path, source: Source) -> String {
+pub(crate) fn target_name(path: &Path, source: Source) -> String {
     let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let common = |name: &str| match source {
         Source::Run => false,

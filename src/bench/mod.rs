@@ -71,6 +71,7 @@ const MAX_SECONDS: f64 = 86_400.0;
 
 /// How long to measure.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Options {
     /// Only cases whose name contains this, and what they are set against.
     pub filter: Option<String>,
@@ -87,6 +88,8 @@ impl Default for Options {
         Self { filter: None, rounds: 7, seconds: 40.0, quick: false }
     }
 }
+
+setters!(Options { filter: impl Into<Option<String>>, rounds: usize, seconds: f64, quick: bool });
 
 /// What is to be measured; made before a device is opened.
 pub struct Plan {

@@ -176,7 +176,7 @@ pub(super) fn steps() -> Group {
         let options = own_device(gpu);
         Ok(Box::new(move || {
             let pipeline_cache = Some(folder.path().to_owned());
-            startup(&GpuOptions { pipeline_cache, ..options.clone() })
+            startup(&options.clone().pipeline_cache(pipeline_cache))
         }))
     });
     group.push(cached.against("startup.tiny", 1.0));
@@ -191,12 +191,8 @@ fn startup(options: &GpuOptions) -> Result<()> {
 
 /// Opens the adapter of `gpu` again, with its kernels.
 fn own_device(gpu: &Gpu) -> GpuOptions {
-    GpuOptions {
-        adapter: AdapterChoice::Index(gpu.adapter().index),
-        tier: Some(gpu.tier()),
-        max_binding_bytes: Some(gpu.max_binding_bytes()),
-        ..GpuOptions::default()
-    }
+    let adapter = AdapterChoice::Index(gpu.adapter().index);
+    GpuOptions::default().adapter(adapter).tier(gpu.tier()).max_binding_bytes(gpu.max_binding_bytes())
 }
 
 /// Where the memory of a step of `config` is, a refresh included, on a device of its own.

@@ -63,7 +63,7 @@ impl Timing {
 }
 
 /// The products that are measured, those of training steps first.
-pub fn products() -> Vec<Product> {
+pub(crate) fn products() -> Vec<Product> {
     use Form::{Gradient, Grouped, Nn, Nt, Tn};
     let list = [
         (Nn, 2048, 256, 256, 1),
@@ -219,7 +219,7 @@ const WARM_UP: Duration = Duration::from_millis(80);
 ///
 /// # Errors
 /// [`Error::Device`], where there are no timestamps, too.
-pub fn measure(gpu: &Gpu, product: Product, until: Instant) -> Result<Vec<Timing>> {
+pub(crate) fn measure(gpu: &Gpu, product: Product, until: Instant) -> Result<Vec<Timing>> {
     let mut record = product.operands(gpu)?.record;
     let mut run = |(shape, splits): (usize, usize)| {
         gpu.force_shape(Some((shape as u32, splits as u32)));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::bench::{Options, Plan, Suite};
 use crate::checkpoint::write_file_atomically;
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, GpuOptions};
+use crate::gpu::Gpu;
 
 use super::device::DeviceArgs;
 use super::usage::whole;
@@ -92,7 +92,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             return Err(Error::config("--json", message));
         }
     }
-    let options = GpuOptions { matrix_units: args.matrix_units, ..args.device.options() };
+    let options = args.device.options().matrix_units(args.matrix_units);
     let gpu = pollster::block_on(Gpu::open(&options))?;
     let figures = plan.run(&gpu, super::print)?;
     match &args.json {

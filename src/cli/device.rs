@@ -102,12 +102,10 @@ pub(super) fn cache_folder() -> Option<PathBuf> {
 impl AdapterArgs {
     /// The device that the flags describe, without a folder for pipelines.
     pub(super) fn options(&self) -> GpuOptions {
-        GpuOptions {
-            adapter: self.adapter.as_deref().into(),
-            tier: Wish::of(self.tier),
-            max_binding_bytes: Wish::of(self.max_binding),
-            ..GpuOptions::default()
-        }
+        GpuOptions::default()
+            .adapter(self.adapter.as_deref())
+            .tier(Wish::of(self.tier))
+            .max_binding_bytes(Wish::of(self.max_binding))
     }
 }
 
@@ -119,7 +117,7 @@ impl DeviceArgs {
             Some(Cache::Folder(folder)) => Some(folder.clone()),
             None => cache_folder(),
         };
-        GpuOptions { pipeline_cache, tuned: cache_folder(), ..self.choice.options() }
+        self.choice.options().pipeline_cache(pipeline_cache).tuned(cache_folder())
     }
 }
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use crate::data::Corpus;
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, GpuOptions};
+use crate::gpu::Gpu;
 use crate::nn::config::{Precision, Preset};
 use crate::train::config::{Recompute, RunConfig};
 use crate::train::metrics::{Side, Similarity};
@@ -226,12 +226,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let reports = !matches!(args.report, Some(Switch::Off));
     let held_out = if reports { plan.corpus.validation().to_vec() } else { Vec::new() };
     let stop = Stop::listen()?;
-    let adapter = plan.config.adapter.as_deref().into();
-    let gpu = pollster::block_on(Gpu::open(&GpuOptions {
-        adapter,
-        matrix_units: args.matrix_units,
-        ..args.device.options()
-    }))?;
+    let options = args.device.options().adapter(plan.config.adapter.as_deref()).matrix_units(args.matrix_units);
+    let gpu = pollster::block_on(Gpu::open(&options))?;
     match pollster::block_on(run_on(&gpu, plan, display, stop.asked()))? {
         Outcome::Finished { summary, sample } => {
             if display == Display::Quiet {

@@ -32,7 +32,7 @@ impl Tier {
     }
 
     /// The former name, which flags and variables still take.
-    pub fn former_name(self) -> Option<&'static str> {
+    pub(crate) fn former_name(self) -> Option<&'static str> {
         match self {
             Tier::Software => Some("subgroup"),
             Tier::Gpu => Some("workgroup"),
@@ -67,7 +67,7 @@ impl AdapterChoice {
     ///
     /// # Errors
     /// [`Error::UnknownAdapter`] when there is none of that name or index.
-    pub fn among(&self, all: &[AdapterReport]) -> Result<usize> {
+    pub(crate) fn among(&self, all: &[AdapterReport]) -> Result<usize> {
         let (position, wanted) = match self {
             AdapterChoice::Auto => ((0..all.len()).min_by_key(|&i| all[i].rank()), String::new()),
             AdapterChoice::Index(index) if *index < all.len() => (Some(*index), String::new()),
@@ -213,7 +213,7 @@ impl AdapterReport {
     }
 
     /// What the kernels of `tier` need that this adapter lacks, in words.
-    pub fn lacks_for(&self, tier: Tier) -> Option<String> {
+    pub(crate) fn lacks_for(&self, tier: Tier) -> Option<String> {
         if self.lacks.is_some() || tier != Tier::Software {
             return self.lacks.clone();
         }

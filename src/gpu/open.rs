@@ -18,8 +18,9 @@ pub const OPTIONAL_FEATURES: wgpu::Features = wgpu::Features::SUBGROUP
     .union(wgpu::Features::SHADER_F16)
     .union(wgpu::Features::SHADER_INT64);
 
-/// How to open a device.
+/// How to open a device: `GpuOptions::default().tier(Tier::Gpu)`.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct GpuOptions {
     /// Which adapter.
     pub adapter: AdapterChoice,
@@ -48,6 +49,17 @@ pub struct GpuOptions {
     /// adapter. One that is missing, damaged or made with another driver or version is as none: then a table chooses.
     pub tuned: Option<PathBuf>,
 }
+
+setters!(GpuOptions {
+    adapter: impl Into<AdapterChoice>,
+    tier: impl Into<Option<Tier>>,
+    compact: impl Into<Option<bool>>,
+    max_binding_bytes: impl Into<Option<u64>>,
+    matrix_units: bool,
+    cooperative_matrix: Vec<wgpu::CooperativeMatrixProperties>,
+    pipeline_cache: impl Into<Option<PathBuf>>,
+    tuned: impl Into<Option<PathBuf>>,
+});
 
 impl Gpu {
     /// Opens the adapter that `options` names.

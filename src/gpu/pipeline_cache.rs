@@ -89,7 +89,7 @@ mod tests {
     fn a_whole_file_of_another_adapter_is_ignored_and_replaced() {
         use crate::gpu::{Gpu, GpuOptions};
         let folder = tempfile::tempdir().unwrap();
-        let options = GpuOptions { pipeline_cache: Some(folder.path().to_owned()), ..GpuOptions::default() };
+        let options = GpuOptions::default().pipeline_cache(folder.path().to_owned());
         let read = || pollster::block_on(Gpu::open(&options)).unwrap().counters().pipeline_bytes_read;
         assert_eq!(read(), 0);
         // Adapters without such caches leave none.

@@ -28,12 +28,12 @@ impl Buffer {
     }
 
     /// Identity, for caches.
-    pub fn id(&self) -> u64 {
+    pub(crate) fn id(&self) -> u64 {
         self.id
     }
 
     /// Whether it returns to the pool; others live as long as the model.
-    pub fn is_pooled(&self) -> bool {
+    pub(crate) fn is_pooled(&self) -> bool {
         self.pooled
     }
 }

@@ -68,8 +68,7 @@ struct Run<'a> {
 /// # Errors
 /// No device, and as [`run_on`].
 pub async fn run(plan: Plan, display: Display, stop: &AtomicBool) -> Result<Outcome> {
-    let adapter = plan.config.adapter.as_deref().into();
-    let gpu = Gpu::open(&GpuOptions { adapter, ..GpuOptions::default() }).await?;
+    let gpu = Gpu::open(&GpuOptions::default().adapter(plan.config.adapter.as_deref())).await?;
     run_on(&gpu, plan, display, stop).await
 }
 

@@ -49,7 +49,7 @@ fn probes_converge_to_the_exact_alignment_with_the_predicted_variance() {
 
     for probes in [64, 256] {
         let one = |seed| {
-            let options = JacobianOptions { probes: Some(probes), spectra: false, seed };
+            let options = JacobianOptions::default().probes(probes).seed(seed);
             block_on(jacobians(&gpu, 0, of, &x, options)).unwrap().mean_of_cosines[0][1].unwrap()
         };
         let found: Vec<f64> = (0..SEEDS).map(one).collect();
@@ -86,7 +86,7 @@ fn the_order_of_experts_only_orders_jacobians() {
     });
     let x = upload(&gpu, &Array::random(&[5, d], 2));
     let [before, after] = [&weights, &permuted].map(|[gate, up, down]| {
-        let options = JacobianOptions { probes: None, spectra: true, seed: 1 };
+        let options = JacobianOptions::default().spectra(true).seed(1);
         block_on(jacobians(&gpu, 0, Experts { gate, up, down }, &x, options)).unwrap()
     });
     close("mean of cosines", &after.mean_of_cosines, &before.mean_of_cosines, &order, 1e-6);
@@ -106,7 +106,7 @@ fn the_order_of_experts_only_orders_routed_subspaces_and_equal_groups_have_no_di
     let weight = vec![0.5; index.len()];
     let of = |index: &[u32]| -> RoutedPca {
         let routed = Routed { x: &x, d, index, weight: &weight, top_k: 2, experts };
-        block_on(routed_pca(&gpu, 0, routed, PcaOptions { r: 6, centred: true, seed: 3 })).unwrap()
+        block_on(routed_pca(&gpu, 0, routed, PcaOptions::default().r(6).seed(3))).unwrap()
     };
     let before = of(&index);
     for distance in [&before.geodesic, &before.chordal, &before.projection] {

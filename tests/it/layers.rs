@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// The modules of `src`, in the order of the flow; those of one entry may use each other.
 const ORDER: &[&[&str]] = &[
     &["error"],
-    &["files"],
+    &["files", "setters"],
     &["gpu"],
     &["tensor"],
     &["kernels"],

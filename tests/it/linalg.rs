@@ -141,7 +141,7 @@ fn qr_refuses_wide_and_broad_matrices() {
 
 #[test]
 fn factorisations_do_not_depend_on_the_binding_limit() {
-    let small = open(&GpuOptions { max_binding_bytes: Some(1 << 16), ..GpuOptions::default() });
+    let small = open(&GpuOptions::default().max_binding_bytes(1 << 16));
     let y = Array::random(&[3, 1500, 9], 4);
     check_qr(&small, "split rows", &[Array::random(&[5000, 8], 3)]);
     let whole = download(&qr::orthonormalize(&upload(&gpu(), &y)).unwrap());

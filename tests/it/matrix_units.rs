@@ -13,7 +13,7 @@ use sdmoe::tensor::{DType, Tensor};
 /// Opens the adapter with its matrix units.
 fn open(adapter: &AdapterReport, tier: Option<Tier>) -> Result<Gpu> {
     let adapter = AdapterChoice::Index(adapter.index);
-    block_on(Gpu::open(&GpuOptions { adapter, tier, matrix_units: true, ..GpuOptions::default() }))
+    block_on(Gpu::open(&GpuOptions::default().adapter(adapter).tier(tier).matrix_units(true)))
 }
 
 fn tensor(gpu: &Gpu, x: &Array, dtype: DType) -> Tensor {

@@ -46,7 +46,7 @@ impl Reference {
 #[test]
 fn adamw_with_clipping_follows_an_f64_loop_over_odd_sizes() {
     let mut gpus = tiers();
-    gpus.push(open(&GpuOptions { max_binding_bytes: Some(16 << 10), ..GpuOptions::default() }));
+    gpus.push(open(&GpuOptions::default().max_binding_bytes(16 << 10)));
     for gpu in gpus {
         let set = params(&gpu);
         let adam = OptimizerConfig { clip: 20.0, ..OptimizerConfig::default() };

@@ -13,7 +13,7 @@ use sdmoe::tensor::Tensor;
 
 /// Opens a device with the folder, has it compile a kernel and use it; the bytes it began with.
 fn run(folder: &Path) -> u64 {
-    let gpu = open(&GpuOptions { pipeline_cache: Some(folder.to_owned()), ..GpuOptions::default() });
+    let gpu = open(&GpuOptions::default().pipeline_cache(folder.to_owned()));
     let x = Tensor::from_f32(&gpu, [2], &[1.0, 2.0]).unwrap();
     add_into(&x, &Tensor::from_f32(&gpu, [2], &[3.0, 4.0]).unwrap()).unwrap();
     assert_eq!(download(&x), [4.0, 6.0]);

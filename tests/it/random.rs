@@ -19,7 +19,7 @@ fn philox_gives_the_published_words() {
 
 #[test]
 fn device_and_cpu_draw_the_same_bits() {
-    let small = GpuOptions { max_binding_bytes: Some(1024), ..GpuOptions::default() };
+    let small = GpuOptions::default().max_binding_bytes(1024);
     for gpu in tiers().into_iter().chain([open(&small)]) {
         for (count, seed, stream) in [(1, 0, 0), (1003, 7, 1), (4099, u64::MAX - 5, 9)] {
             let y = Tensor::empty_f32(&gpu, [count]).unwrap();

@@ -66,7 +66,7 @@ fn slices_of_small_bindings_train_like_whole_tensors() {
     let whole = gpu();
     // Rows of 256 logits that go with single numbers start aligned once in alignment / 4 rows, which must fit a binding.
     let limit = (32 << 10).max(whole.offset_alignment() * 256);
-    let split = crate::common::open(&GpuOptions { max_binding_bytes: Some(limit), ..GpuOptions::default() });
+    let split = crate::common::open(&GpuOptions::default().max_binding_bytes(limit));
     let losses = |gpu| {
         let mut trainer = trainer(gpu, &config());
         train(&mut trainer, 8).iter().map(|r| r.loss).collect::<Vec<_>>()

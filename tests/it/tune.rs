@@ -12,7 +12,7 @@ use sdmoe::low_level::kernels::gemm::{Trans, gemm};
 use sdmoe::low_level::kernels::shapes::SHAPES;
 
 fn open(folder: &std::path::Path) -> Gpu {
-    let options = GpuOptions { tier: Some(Tier::Gpu), tuned: Some(folder.into()), ..GpuOptions::default() };
+    let options = GpuOptions::default().tier(Tier::Gpu).tuned(folder.to_owned());
     block_on(Gpu::open(&options)).unwrap()
 }
 

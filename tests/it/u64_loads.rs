@@ -158,7 +158,7 @@ fn compact_code_computes_the_same_to_the_bit() {
     if gpu().tier() != Tier::Software {
         return untested("no kernels for software adapters");
     }
-    let devices = [false, true].map(|compact| open(&GpuOptions { compact: Some(compact), ..GpuOptions::default() }));
+    let devices = [false, true].map(|compact| open(&GpuOptions::default().compact(compact)));
     assert_eq!(devices.each_ref().map(Gpu::compact), [false, true]);
     let bits = |x: &Tensor| download(x).into_iter().map(f32::to_bits).collect::<Vec<_>>();
     let both = |run: &dyn Fn(&Gpu) -> Vec<Tensor>| {

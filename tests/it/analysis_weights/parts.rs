@@ -69,7 +69,7 @@ fn a_router_that_looks_for_its_experts_direction_scores_one() {
             [KindWeights { matrix: ExpertMatrix::Gate, merged: stack(&elements, experts, [d, f]), decoupled: None }];
         let router = Some(Router { elements: elements_of_router, transposed });
         let weights = LayerWeights { layer: 0, kinds: &kinds, router };
-        let options = SpectrumOptions { subspace: 2, ..SpectrumOptions::default() };
+        let options = SpectrumOptions::default().subspace(2);
         let found = block_on(analyze_layer(&gpu, &weights, &options, &mut Controls::default())).unwrap();
         let gates = found.gates.unwrap();
         for e in 0..experts {

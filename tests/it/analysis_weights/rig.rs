@@ -17,8 +17,8 @@ pub const ROUNDING: f64 = 1e-6;
 
 /// The ways to decompose a matrix: in a Krylov space, with products on the device or on the host, and whole.
 pub fn ways() -> [SpectrumOptions; 3] {
-    let krylov = |products| SpectrumOptions { whole_up_to: 0, products, ..SpectrumOptions::default() };
-    let whole = SpectrumOptions { whole_up_to: 1000, ..SpectrumOptions::default() };
+    let krylov = |products| SpectrumOptions::default().whole_up_to(0).products(products);
+    let whole = SpectrumOptions::default().whole_up_to(1000);
     [krylov(Products::Device), krylov(Products::Host), whole]
 }
 

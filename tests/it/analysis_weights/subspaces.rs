@@ -175,7 +175,7 @@ fn products_on_the_host_give_what_those_on_the_device_give() {
 fn the_longer_sides_tail_is_what_a_matrix_spans_besides_its_top() {
     let gpu = common::gpu();
     let [rows, columns] = [90, 40];
-    let options = SpectrumOptions { subspace: 4, ..SpectrumOptions::default() };
+    let options = SpectrumOptions::default().subspace(4);
     let (u, v) = (orthogonal(rows, 8), orthogonal(columns, 9));
     let s: Vec<f64> = (0..40).map(|j| 2.0 - 0.03 * f64::from(j)).collect();
     // Of the 36 tail directions the second expert has the first 18.
@@ -232,7 +232,7 @@ fn similarity_is_one_with_itself_zero_with_the_complement_and_blind_to_the_basis
 #[test]
 fn controls_are_near_their_nulls_and_shared_by_all_layers() {
     let gpu = common::gpu();
-    for options in ways().map(|way| SpectrumOptions { subspace: 12, ..way }) {
+    for options in ways().map(|way| way.subspace(12)) {
         let elements = stacked(&(0..3).map(|e| Array::random(&LARGE, 70 + e)).collect::<Vec<_>>());
         let found = analyze(&gpu, stack(&elements, 3, LARGE), &options).unwrap();
         for similarity in &found.similarity {

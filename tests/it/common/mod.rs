@@ -14,7 +14,7 @@ use sdmoe::tensor::Tensor;
 
 /// The device of the tests, in the adapter's own tier, or the one that the variable SDMOE_TIER asks for.
 pub fn gpu() -> Gpu {
-    open(&GpuOptions { tier: wanted_tier(), ..GpuOptions::default() })
+    open(&GpuOptions::default().tier(wanted_tier()))
 }
 
 /// A device with other options.
@@ -48,11 +48,7 @@ pub fn tiers() -> Vec<Gpu> {
     let own = gpu();
     let wanted = wanted_tier();
     let runs = |tier: &Tier| own.adapter().runs(*tier) && wanted.is_none_or(|wanted| wanted == *tier);
-    Tier::ALL
-        .into_iter()
-        .filter(runs)
-        .map(|tier| open(&GpuOptions { tier: Some(tier), ..GpuOptions::default() }))
-        .collect()
+    Tier::ALL.into_iter().filter(runs).map(|tier| open(&GpuOptions::default().tier(tier))).collect()
 }
 
 /// Says on standard error that the running test tests nothing here, and why. The test harness hides what a passing test prints, but
@@ -65,12 +61,12 @@ pub fn untested(why: &str) {
 
 /// A device whose bindings hold `bytes`.
 pub fn small_binding(bytes: u64) -> Gpu {
-    open(&GpuOptions { max_binding_bytes: Some(bytes), ..GpuOptions::default() })
+    open(&GpuOptions::default().max_binding_bytes(bytes))
 }
 
 /// The same in each tier that the adapter can run.
 pub fn small_bindings(bytes: u64) -> Vec<Gpu> {
-    let small = |gpu: Gpu| GpuOptions { tier: Some(gpu.tier()), max_binding_bytes: Some(bytes), ..Default::default() };
+    let small = |gpu: Gpu| GpuOptions::default().tier(gpu.tier()).max_binding_bytes(bytes);
     tiers().into_iter().map(|gpu| open(&small(gpu))).collect()
 }
 

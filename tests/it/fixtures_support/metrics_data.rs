@@ -84,9 +84,9 @@ fn pca_holds(gpu: &Gpu, case: &Case) -> Result<(), String> {
     let routed =
         Routed { x: &data, d: x.cols(), index: &index, weight: &weight, top_k: case.need(&["k"])? as usize, experts };
     let routed = routed.check().map_err(text)?;
-    let options = PcaOptions { r: case.need(&["q"])? as usize, centred: true, seed: 1 };
+    let options = PcaOptions::default().r(case.need(&["q"])? as usize).seed(1);
     for (name, centred) in [("pca_eig", true), ("pca_eig0", false)] {
-        let options = PcaOptions { centred, ..options };
+        let options = options.centred(centred);
         let found = block_on(components(gpu, routed, options)).map_err(text)?;
         let wanted = case.tensor(name)?;
         for (e, found) in found.iter().enumerate() {
@@ -190,7 +190,7 @@ fn jacobians_hold(gpu: &Gpu, case: &Case) -> Result<(), String> {
             }
         }
     }
-    let options = JacobianOptions { probes: None, spectra: true, seed: 3 };
+    let options = JacobianOptions::default().spectra(true).seed(3);
     let found = block_on(jacobians(gpu, 0, experts, &x, options)).map_err(text)?;
     compare("jcos_mean", &flat(&found.mean_of_cosines), &case.tensor("jcos_mean")?.data, SHARE)?;
     compare("jcos_of_mean", &flat(&found.cosine_of_means), &case.tensor("jcos_of_mean")?.data, SHARE)

@@ -85,7 +85,7 @@ fn analyze(gpu: &Gpu, case: &Case, name: &str, matrix: ExpertMatrix, r: usize) -
     let router = case.tensor("router")?.to_f32();
     let router = Some(Router { elements: &router, transposed: true });
     let weights = LayerWeights { layer: 0, kinds: &kinds, router };
-    let options = SpectrumOptions { subspace: r, ..SpectrumOptions::default() };
+    let options = SpectrumOptions::default().subspace(r);
     block_on(analyze_layer(gpu, &weights, &options, &mut Controls::default())).map_err(|e| e.to_string())
 }
 

@@ -37,7 +37,7 @@ fn steps_and_refreshes_follow_dense_projectors_in_f64() {
 
 #[test]
 fn small_bindings_split_the_stacks_and_change_nothing() {
-    let gpu = open(&GpuOptions { max_binding_bytes: Some(32 << 10), ..GpuOptions::default() });
+    let gpu = open(&GpuOptions::default().max_binding_bytes(32 << 10));
     let config = SpectralConfig { refresh_every: 3, ..SpectralConfig::default() };
     for sizes in [
         [2, 3, 66, 72, 8],
