@@ -1,7 +1,7 @@
 //! Mixture-of-Experts training with spectral decoupling (SD-MoE, arXiv 2602.12556) on any GPU, through wgpu.
 //!
-//! A whole program: it opens the best adapter and trains a small byte-level model on a text. Where there is no GPU and no software
-//! driver, [`Gpu::open`] returns an error that says what to install.
+//! A whole program: it opens the best adapter and trains a small byte-level model on a text. Where there is no GPU and
+//! no software driver, [`Gpu::open`] returns an error that says what to install.
 //!
 //! ```
 //! use sdmoe::prelude::*;
@@ -36,10 +36,11 @@
 //! }
 //! ```
 //!
-//! The future may be run by any executor; pollster is a small one. [`prelude`] has what such a program needs, and the same names
-//! are at the root. [`wgpu`] is re-exported: [`Gpu::from_device`] takes a device that the application already has. An op of one's own
-//! implements [`Op`], has its kernel in WGSL and its parameters by [`params!`]; [`autograd::check`] compares it with its reference.
-//! [`Error::kind`] says what sort of failure an error is.
+//! The future may be run by any executor; pollster is a small one. [`prelude`] has what such a program needs, and the
+//! same names are at the root. [`wgpu`] is re-exported: [`Gpu::from_device`] takes a device that the application
+//! already has. An activation of one's own is made by [`elementwise!`] from a few lines of WGSL; any other op
+//! implements [`Op`], has its kernels in WGSL and their parameters by [`params!`]. [`autograd::check`] compares either
+//! with its reference. [`Error::kind`] says what sort of failure an error is.
 //!
 //! # Features
 //!
@@ -62,8 +63,8 @@
 //! G_i = G_c,i + G_u,i      G_u,i = (I - U U^T) G_i (I - V V^T)
 //! ```
 //!
-//! trains `W_c` with the sum of the `G_c,i` and `W_u,i` with `G_u,i`, and refreshes U and V by a randomized SVD of `W_c` every
-//! few steps. All of it runs in WGSL compute shaders, without a readback in the training step.
+//! trains `W_c` with the sum of the `G_c,i` and `W_u,i` with `G_u,i`, and refreshes U and V by a randomized SVD of
+//! `W_c` every few steps. All of it runs in WGSL compute shaders, without a readback in the training step.
 //!
 //! # The modules
 //!
@@ -89,8 +90,8 @@
 //! | [`prelude`] | what a training program needs |
 //! | `cli` | the program, one file a subcommand |
 //!
-//! The WGSL of a kernel is in `shaders/`, under the kernel's name or its family's. `METHOD` in comments is `docs/method.md`: the
-//! equations in one notation.
+//! The WGSL of a kernel is in `shaders/`, under the kernel's name or its family's. `METHOD` in comments is
+//! `docs/method.md`: the equations in one notation.
 
 #[macro_use]
 mod setters;
@@ -123,6 +124,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use gpu::{AdapterChoice, DType, Gpu, GpuOptions, Kernel, Launch, Tier};
 pub use nn::config::{ModelConfig, Precision, Preset, SpectralConfig};
 pub use nn::model::Model;
+pub use ops::Elementwise;
 pub use optim::{Optimizer, OptimizerConfig};
 pub use tensor::{Shape, Tensor};
 pub use train::config::RunConfig;
@@ -130,8 +132,8 @@ pub use train::trainer::{StepReport, Trainer};
 /// The crate with which devices are opened, of the version that [`Gpu::from_device`] takes.
 pub use wgpu;
 
-/// The launches that the ops are made of. Nothing here is promised between versions: names, parameters and what is there may change
-/// in any of them.
+/// The launches that the ops are made of. Nothing here is promised between versions: names, parameters and what is
+/// there may change in any of them.
 #[path = "."] // Their files lie beside those of the other modules.
 pub mod low_level {
     pub mod catalog;

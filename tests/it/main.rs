@@ -24,6 +24,7 @@ mod loop_limit;
 mod matrix_units;
 mod memory;
 mod optimizer;
+mod own_op;
 mod pipeline_cache;
 mod precision;
 mod precision_ops;
