@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::nn::config::ExpertMatrix;
 
-/// What is analysed, and how.
+/// The layers that are analysed, and how.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct AnalysisOptions {
@@ -25,18 +25,22 @@ pub struct AnalysisOptions {
     pub spectrum: SpectrumOptions,
     /// The layers, by their numbers in the model; none for all that have experts.
     pub layers: Option<Vec<usize>>,
-    /// What is kept of the pairs of experts; none for what suits their number, [`Detail::of_experts`].
+    /// The part that is kept of the pairs of experts; none for what suits their number, [`Detail::of_experts`].
     pub pairs: Option<Detail>,
 }
 
-setters!(AnalysisOptions { spectrum: SpectrumOptions, layers: impl Into<Option<Vec<usize>>>, pairs: impl Into<Option<Detail>> });
+setters!(AnalysisOptions {
+    spectrum: SpectrumOptions,
+    layers: impl Into<Option<Vec<usize>>>,
+    pairs: impl Into<Option<Detail>>,
+});
 
 /// A step forward, for whoever shows it.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
     /// So many matrices more have been read.
     Matrices(usize),
-    /// What begins now.
+    /// The name of the part that begins now.
     Begin(&'a str),
 }
 
@@ -44,7 +48,7 @@ pub enum Event<'a> {
 pub type Listener<'a> = &'a (dyn Fn(Event<'_>) + Sync);
 
 impl AnalysisOptions {
-    /// What is kept of the pairs of a layer's experts.
+    /// Returns what is kept of the pairs of a layer's experts.
     pub(super) fn detail(&self, layer: &ExpertLayer) -> Detail {
         self.pairs.unwrap_or(Detail::of_experts(layer.experts))
     }
@@ -75,7 +79,8 @@ impl AnalysisOptions {
     }
 }
 
-/// What a target is called: its folder's or file's name, and its parent's where that says only what every target's says.
+/// Returns the name of a target: its folder's or file's name, and its parent's where that says only what every target's
+/// says.
 pub(crate) fn target_name(path: &Path, source: Source) -> String {
     let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let common = |name: &str| match source {
@@ -88,12 +93,12 @@ pub(crate) fn target_name(path: &Path, source: Source) -> String {
     names.next().unwrap_or_else(|| "model".into())
 }
 
-/// What the weights of a checkpoint gave.
+/// The findings on the weights of a checkpoint.
 #[derive(Clone, Debug, Default)]
 pub struct Weighed {
     /// The record.
     pub analysis: Analysis,
-    /// Of each layer and kind the experts' directions, where [`SpectrumOptions::directions`] asks for them: what
+    /// The experts' directions for each layer and kind, where [`SpectrumOptions::directions`] asks for them: what
     /// [`super::data::add_data`] projects tokens on.
     pub directions: HashMap<(usize, ExpertMatrix), Vec<Directions>>,
 }
@@ -101,8 +106,8 @@ pub struct Weighed {
 /// Analyses the experts' weights of a checkpoint that was opened at `path`.
 ///
 /// # Errors
-/// [`Error::Config`] for layers that are not there; [`Error::Checkpoint`], naming file and tensor, for a number that is not
-/// finite; [`Error::Device`]; [`Error::Io`].
+/// [`Error::Config`] for layers that are not there; [`Error::Checkpoint`], naming file and tensor, for a number that is
+/// not finite; [`Error::Device`]; [`Error::Io`].
 pub async fn analyze_weights(
     gpu: &Gpu,
     path: &Path,
@@ -191,7 +196,7 @@ fn kind<'a>(
     KindWeights { matrix, merged: stack(merged), decoupled }
 }
 
-/// What speaks for experts that are not analysed: the checkpoint's gaps, and layers that are not among the `chosen`.
+/// Returns signs of experts that are not analysed: the checkpoint's gaps, and layers that are not among the `chosen`.
 fn incomplete(checkpoint: &ExpertCheckpoint, chosen: usize) -> Vec<String> {
     let all = checkpoint.layers().len();
     let some = (chosen < all).then(|| format!("{chosen} of {all} layers with experts were chosen"));
