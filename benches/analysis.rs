@@ -24,8 +24,8 @@ const ROWS: usize = 1408;
 const COLUMNS: usize = 2048;
 const SIZE: usize = ROWS * COLUMNS;
 
-/// Number `i` of a matrix: uniform noise, which has the spectrum of a Gaussian matrix, and every 64th row the same in all
-/// matrices and ten times as large.
+/// Number `i` of a matrix: uniform noise, which has the spectrum of a Gaussian matrix, and every 64th row the same in
+/// all matrices and ten times as large.
 fn element(matrix: usize, i: usize) -> f32 {
     let shared = (i / COLUMNS).is_multiple_of(64);
     let stream = if shared { u32::MAX } else { matrix as u32 };

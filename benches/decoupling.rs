@@ -1,9 +1,9 @@
-//! What spectral decoupling adds to a training step, by kernel: off, both forms of the gradient split, and as published, in turn
-//! in one process; of each kernel the fastest of several steps. For what whole steps are too long to tell on a shared
-//! machine (`sdmoe bench spectral`).
+//! What spectral decoupling adds to a training step, by kernel: off, both forms of the gradient split, and as
+//! published, in turn in one process; of each kernel the fastest of several steps. For what whole steps are too long to
+//! tell on a shared machine (`sdmoe bench spectral`).
 //!
-//! `cargo bench --bench decoupling -- [--steps N] [--batch N] [--small]`: two layers of d = 1024, f = 704, 8 experts top-2, or
-//! the preset `small`; batches of N sequences of 256 tokens. Steps with a refresh are left out.
+//! `cargo bench --bench decoupling -- [--steps N] [--batch N] [--small]`: two layers of d = 1024, f = 704, 8 experts
+//! top-2, or the preset `small`; batches of N sequences of 256 tokens. Steps with a refresh are left out.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;

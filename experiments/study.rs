@@ -1,8 +1,8 @@
 //! Does spectral decoupling help? Off, on, and as published, several seeds, paired; prints the table of
 //! `docs/experiments.md`.
 //!
-//! `cargo run --release --example study -- [--steps N] [--seeds N] [--lr LR] TEXT...`. Of each text the last tenth is held out;
-//! training draws from all of them.
+//! `cargo run --release --example study -- [--steps N] [--seeds N] [--lr LR] TEXT...`. Of each text the last tenth is
+//! held out; training draws from all of them.
 
 mod support;
 

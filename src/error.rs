@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-/// What the software driver is called where no GPU is found.
+/// Advice on how to install the software driver where no GPU is found.
 pub const INSTALL_HINT: &str = "on Debian or Ubuntu install Mesa's software driver: \
      apt-get install -y --no-install-recommends mesa-vulkan-drivers libvulkan1 (scripts/with-gpu does it)";
 
@@ -29,7 +29,8 @@ pub enum Error {
     /// The device's memory does not suffice.
     #[error("GPU device: {0}")]
     OutOfMemory(String),
-    /// The device is gone: its driver restarted, it was unplugged, or the application destroyed it. Nothing runs on it any more.
+    /// The device is gone: its driver restarted, it was unplugged, or the application destroyed it. Nothing runs on it
+    /// any more.
     #[error("GPU device lost: {0}")]
     DeviceLost(String),
     /// An operation got operands whose shapes do not fit each other.

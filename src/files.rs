@@ -45,8 +45,8 @@ pub(crate) fn about(path: &Path) -> Result<Metadata> {
     })
 }
 
-/// Describes the link at `path` that following ended with `error`: where it leads to, or why it cannot be followed. None where there is no
-/// link.
+/// Describes the link at `path` that following ended with `error`: where it leads to, or why it cannot be followed.
+/// None where there is no link.
 pub(crate) fn broken_link(path: &Path, error: &io::Error) -> Option<String> {
     let target = fs::read_link(path).ok()?;
     Some(match error.kind() {
@@ -77,7 +77,8 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(Error::io("reading", path))
 }
 
-/// Reads a regular file of at most `most` bytes whole, for callers to whom it is no error that it is missing or another's.
+/// Reads a regular file of at most `most` bytes whole, for callers to whom it is no error that it is missing or
+/// another's.
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`] where nothing is, else the reason why it is not read.
@@ -93,8 +94,8 @@ pub(crate) fn read_small(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     fs::read(path)
 }
 
-/// Replaces the file at `path` in one step, in a folder that is made where it is missing. Nothing is flushed to the disk: it is for what
-/// can be made again, and what a crash of the machine leaves damaged must be found to be so.
+/// Replaces the file at `path` in one step, in a folder that is made where it is missing. Nothing is flushed to the
+/// disk: it is for what can be made again, and what a crash of the machine leaves damaged must be found to be so.
 ///
 /// # Errors
 /// The reason why it cannot be written; the old file is then as before.

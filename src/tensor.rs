@@ -12,7 +12,8 @@ use crate::gpu::{Bound, BufferSlice, Gpu, Readback};
 /// The number of dimensions that a tensor can have.
 const MOST_DIMS: usize = 4;
 
-/// Sizes of up to four dimensions, outermost first. A shape made of a slice with more can be made, and no tensor has it.
+/// Sizes of up to four dimensions, outermost first. A shape made of a slice with more can be made, and no tensor has
+/// it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
     dims: [usize; MOST_DIMS],
@@ -257,7 +258,7 @@ impl Tensor {
         self.dims().split_last().map_or(1, |(_, outer)| outer.iter().product())
     }
 
-    /// The same elements in another shape.
+    /// Returns a view of the same elements in another shape.
     ///
     /// # Errors
     /// [`Error::Shape`] when the number of elements differs, or the new shape has more than four dimensions.
@@ -296,8 +297,8 @@ impl Tensor {
         if self.slice.size == 0 { Ok(()) } else { self.gpu.clear(&self.slice) }
     }
 
-    /// Records a copy of `source`'s elements, of the same type, into this tensor. Copies are of whole words: with an odd
-    /// number of f16 the element behind is overwritten too.
+    /// Records a copy of `source`'s elements, of the same type, into this tensor. Copies are of whole words: with an
+    /// odd number of f16 the element behind is overwritten too.
     ///
     /// # Errors
     /// [`Error::Shape`] when the numbers of elements or the types differ.
@@ -375,8 +376,8 @@ impl Tensor {
     }
 }
 
-/// Cuts `rows` rows into ranges whose slices fit one binding and start aligned. `row_elements` are the rows' lengths, in
-/// elements of 4 bytes or fewer, of all tensors that the launch binds by these rows.
+/// Cuts `rows` rows into ranges whose slices fit one binding and start aligned. `row_elements` are the rows' lengths,
+/// in elements of 4 bytes or fewer, of all tensors that the launch binds by these rows.
 ///
 /// # Errors
 /// [`Error::Shape`] when a group of rows that starts aligned does not fit one binding.
@@ -392,7 +393,8 @@ pub fn row_chunks(
     let chunk = if rows as u64 * row_bytes <= limit {
         rows.max(1)
     } else {
-        // Every row has a multiple of 4 bytes, or of 2 in f16, so alignment / 4, or twice that, rows always start aligned.
+        // Every row has a multiple of 4 bytes, or of 2 in f16, so alignment / 4, or twice that, rows always start
+        // aligned.
         let group_of = |bytes: u64| {
             let rows = row_elements.iter().map(|&e| (alignment / bytes) / gcd(alignment / bytes, (e as u64).max(1)));
             rows.fold(1, |a, b| a / gcd(a, b) * b)

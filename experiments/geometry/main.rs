@@ -1,8 +1,8 @@
 //! Does routing make experts compute different things on different inputs (METHOD §7)? Dense, top-K and soft routing at
 //! matched capacity, trained on the same batches; prints the table of `docs/experiments.md`.
 //!
-//! `cargo run --release --example geometry -- [--steps N] [--seeds N] [--models ...] [--json FILE] [TEXT...]`. Of each text the last
-//! tenth is held out; training draws from all of them, and the geometry is measured on what was held out.
+//! `cargo run --release --example geometry -- [--steps N] [--seeds N] [--models ...] [--json FILE] [TEXT...]`. Of each
+//! text the last tenth is held out; training draws from all of them, and the geometry is measured on what was held out.
 
 mod measure;
 mod models;

@@ -5,7 +5,7 @@ use sdmoe::analysis::activations::rows;
 use sdmoe::analysis::jacobian::{Experts, JacobianOptions, jacobians};
 use sdmoe::analysis::load::{Choices, Sources, load};
 use sdmoe::analysis::observe::observe;
-use sdmoe::analysis::places::spread;
+use sdmoe::analysis::positions::spread;
 use sdmoe::analysis::record::RoutedPca;
 use sdmoe::analysis::routed::Routed;
 use sdmoe::analysis::routed_pca::{PcaOptions, routed_pca};
@@ -66,7 +66,8 @@ impl Subspaces {
         })
     }
 
-    /// What independent random subspaces of `d` dimensions give: white noise, each token with one of [`RANDOM`] experts.
+    /// What independent random subspaces of `d` dimensions give: white noise, each token with one of [`RANDOM`]
+    /// experts.
     ///
     /// # Errors
     /// [`sdmoe::Error::Device`].

@@ -1,12 +1,12 @@
 //! The compared models, and what stands for experts in the dense ones.
 //!
-//! All have the attention, embedding and number of layers of one configuration; only what routes is different. Capacity is
-//! matched in the parameters that a layer holds: E experts of width f, or one SwiGLU of width E f. As soft routing and the
-//! wide dense layer compute all of them for each token and top-K only K, a narrow dense layer of width K f is there too,
-//! which matches top-K in what a token computes.
+//! All have the attention, embedding and number of layers of one configuration; only what routes is different. Capacity
+//! is matched in the parameters that a layer holds: E experts of width f, or one SwiGLU of width E f. As soft routing
+//! and the wide dense layer compute all of them for each token and top-K only K, a narrow dense layer of width K f is
+//! there too, which matches top-K in what a token computes.
 //!
-//! A dense layer is the sum of the layers that groups of its hidden units make, so E random groups of equal size stand for
-//! its experts, and E random groups of tokens for what is routed to them: what a dense model shows of the geometry.
+//! A dense layer is the sum of the layers that groups of its hidden units make, so E random groups of equal size stand
+//! for its experts, and E random groups of tokens for what is routed to them: what a dense model shows of the geometry.
 
 use sdmoe::Result;
 use sdmoe::analysis::routed::{Routed, permutation, permuted};
@@ -71,8 +71,8 @@ impl Kind {
     }
 }
 
-/// The experts' matrices of a layer, gate, up `[E, d, f]` and down `[E, f, d]`; of a dense layer those of `groups` random
-/// groups of its hidden units.
+/// The experts' matrices of a layer, gate, up `[E, d, f]` and down `[E, f, d]`; of a dense layer those of `groups`
+/// random groups of its hidden units.
 ///
 /// # Errors
 /// [`sdmoe::Error::Device`].
@@ -111,8 +111,8 @@ impl Assignment {
         Self { weight: vec![1.0 / top_k as f32; index.len()], index, top_k, experts }
     }
 
-    /// The `top_k` experts of largest weight of each token, their weights summing to 1; experts are sorted by weight, as the
-    /// router leaves them.
+    /// The `top_k` experts of largest weight of each token, their weights summing to 1; experts are sorted by weight,
+    /// as the router leaves them.
     pub fn best(&self, top_k: usize) -> Self {
         let index = self.index.chunks(self.top_k).flat_map(|row| &row[..top_k]).copied().collect();
         let scaled = |row: &[f32]| {

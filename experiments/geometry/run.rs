@@ -28,8 +28,8 @@ pub struct Run {
     pub seconds: f64,
 }
 
-/// The top-K model: three layers, eight experts of the model's width, top-2. No shared expert, which would compute for all
-/// tokens what experts have in common.
+/// The top-K model: three layers, eight experts of the model's width, top-2. No shared expert, which would compute for
+/// all tokens what experts have in common.
 pub fn top_k_model() -> ModelConfig {
     let tiny = Preset::Tiny.model();
     let moe = MoeConfig { d_expert: 64, d_shared: 0, ..tiny.moe };

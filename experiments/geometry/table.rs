@@ -1,5 +1,5 @@
-//! The figures of all runs as one Markdown table: a row for each figure, a column for each kind of model, in a cell the mean
-//! over layers and seeds and, where there are several, each seed's mean over layers.
+//! The figures of all runs as one Markdown table: a row for each figure, a column for each kind of model, in a cell the
+//! mean over layers and seeds and, where there are several, each seed's mean over layers.
 
 use std::fmt::Write;
 

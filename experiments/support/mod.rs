@@ -32,8 +32,8 @@ pub struct StudyArgs {
     /// Highest learning rate [default: that of the preset `tiny`]
     #[arg(long, value_name = "X")]
     lr: Option<f32>,
-    /// Files and folders to train on, each a source of its own; the last tenth of each is held out [default: sdmoe's own
-    /// sources and documents]
+    /// Files and folders to train on, each a source of its own; the last tenth of each is held out [default: sdmoe's
+    /// own sources and documents]
     #[arg(value_name = "TEXT")]
     texts: Vec<PathBuf>,
 }

@@ -6,10 +6,10 @@
 //! - input energy: `sum_t (x.u_m)^2 / sum_t |x|^2`;
 //! - output energy: `s_m^2 sum_t (x.u_m)^2 / sum_t |x W|^2`, which sums to 1 over all directions;
 //!
-//! and the shuffle sensitivity of a range of directions is `|(X' - X) U|_F / |X U|_F`, X' the same tokens' activations when the
-//! tokens of their sequence are permuted. Null of the ratio: the share of random directions in `dim` dimensions, for which
-//! `(x.u)^2 / |x|^2` has the beta distribution (1/2, (dim - 1)/2). Control: Gaussian orthonormal directions in place of the
-//! singular ones, at the same tokens.
+//! and the shuffle sensitivity of a range of directions is `|(X' - X) U|_F / |X U|_F`, X' the same tokens' activations
+//! when the tokens of their sequence are permuted. Null of the ratio: the share of random directions in `dim`
+//! dimensions, for which `(x.u)^2 / |x|^2` has the beta distribution (1/2, (dim - 1)/2). Control: Gaussian orthonormal
+//! directions in place of the singular ones, at the same tokens.
 
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -42,8 +42,8 @@ async fn projections(x: &Tensor, directions: &Tensor) -> Result<Vec<f32>> {
     y.to_f32().await
 }
 
-/// How the tokens `x: [T, dim]` use the `directions: [dim, r]` with the singular values `s` of the matrix `w: [dim, n]`. All
-/// undefined without tokens.
+/// How the tokens `x: [T, dim]` use the `directions: [dim, r]` with the singular values `s` of the matrix `w: [dim,
+/// n]`. All undefined without tokens.
 ///
 /// # Errors
 /// [`Error::Shape`] when the sizes do not fit; [`Error::Device`].
@@ -115,8 +115,8 @@ pub(crate) fn random_directions(gpu: &Gpu, dim: usize, r: usize, seed: u64) -> R
     orthonormalize(&drawn)?.reshape([dim, r])
 }
 
-/// `|(X' - X) U|_F / |X U|_F` of the first `split` directions and of the rest, for `x, permuted: [T, dim]`, row by row the
-/// same tokens; none where the denominator is zero or a part is empty.
+/// `|(X' - X) U|_F / |X U|_F` of the first `split` directions and of the rest, for `x, permuted: [T, dim]`, row by row
+/// the same tokens; none where the denominator is zero or a part is empty.
 ///
 /// # Errors
 /// [`Error::Shape`] when the sizes do not fit; [`Error::Device`].
@@ -152,8 +152,9 @@ pub fn rows(gpu: &Gpu, x: &[f32], dim: usize, tokens: impl Iterator<Item = usize
     Tensor::from_f32(gpu, [data.len() / dim, dim], &data)
 }
 
-/// The null of the ratio: P(|x.u| > tau |x|) for a random direction of `dim` dimensions, by Simpson's rule on the density
-/// of the angle between them, which is proportional to `sin^(dim - 2)`. None in one dimension, where there is no angle.
+/// The null of the ratio: P(|x.u| > tau |x|) for a random direction of `dim` dimensions, by Simpson's rule on the
+/// density of the angle between them, which is proportional to `sin^(dim - 2)`. None in one dimension, where there is
+/// no angle.
 pub(crate) fn random_share(dim: usize) -> Option<f64> {
     let tau = threshold(dim);
     if dim < 2 {

@@ -1,8 +1,10 @@
-//! What the same measurement gives where there is nothing to find: independent Gaussian matrices of the same sizes.
+//! Controls, what the same measurement gives where there is nothing to find: independent Gaussian matrices of the same
+//! sizes.
 //!
-//! The singular subspaces of a Gaussian matrix are uniformly distributed whatever its spectrum, so what the control shows
-//! beyond the analytic null `r / D` is the measurement's own doing: sketches, iteration, the cut between top and tail. And
-//! its spectrum, the flattest of all, is the hardest to measure. Once for each size; a matrix and its transpose share it.
+//! The singular subspaces of a Gaussian matrix are uniformly distributed whatever its spectrum, so what the control
+//! shows beyond the analytic null `r / D` is the measurement's own doing: sketches, iteration, the cut between top and
+//! tail. And its spectrum, the flattest of all, is the hardest to measure. Once for each size; a matrix and its
+//! transpose share it.
 
 use std::collections::HashMap;
 
@@ -41,7 +43,7 @@ pub(super) struct Control {
     pub draws: usize,
     /// Similarity of the shorter side: top, tail.
     short: [Alike; 2],
-    /// Of the longer side.
+    /// The length of the longer side.
     long: [Alike; 2],
 }
 

@@ -35,7 +35,7 @@ pub fn training(path: &Path, checkpoint: &ExpertCheckpoint) -> Result<Training> 
     Ok(found)
 }
 
-/// What chance gives for the curves: means over layers and matrices, as the curves themselves.
+/// Returns what chance gives for the curves: means over layers and matrices, as the curves themselves.
 fn nulls(layers: &[ExpertLayer]) -> Training {
     let each = || layers.iter().flat_map(|l| ExpertMatrix::ALL.map(|m| (l, m)));
     let inputs =

@@ -1,5 +1,5 @@
-//! What an analysis adds where there is a text and a model that runs: load, routed PCA, Jacobians, activations, what the
-//! router follows of the input, and gradients.
+//! The part of an analysis that is added where there is a text and a model that runs: load, routed PCA, Jacobians,
+//! activations, what the router follows of the input, and gradients.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use super::gates::{Router, with_data};
 use super::jacobian::{Experts, JacobianOptions, jacobians};
 use super::load::{Choices, Sources, load};
 use super::observe::{LayerView, gradients, observe};
-use super::places;
+use super::positions;
 use super::record::{Analysis, Jacobians, Of};
 use super::routed::Routed;
 use super::routed_pca::{PcaOptions, components, routed_pca};
@@ -26,7 +26,8 @@ use crate::nn::model::Model;
 
 /// Up to this width they are exact; beyond it they are probed, and have no spectra.
 const EXACT_WIDTH: usize = 512;
-/// Probes of a token: the cosine of two Jacobians is then good to 0.1 at worst, of which the mean over tokens takes most.
+/// Probes of a token: the cosine of two Jacobians is then good to 0.1 at worst, of which the mean over tokens takes
+/// most.
 const PROBES: usize = 64;
 /// Dimensions of the subspaces that routed PCA compares: enough to hold more than the mean's neighbours, few enough for
 /// an expert with a dozen tokens.
@@ -41,18 +42,18 @@ pub struct DataOptions<'a> {
     pub windows: &'a SourceWindows,
     /// The sources' names.
     pub names: &'a [String],
-    /// What the report calls the text.
+    /// The name of the text in the report.
     pub label: &'a str,
     /// Tokens at which Jacobians are taken, a few dozen.
     pub jacobians: usize,
 }
 
-/// Adds to what the weights in `checkpoint` gave, with their directions, what the same weights in `model` do with a text.
-/// The directions are used up.
+/// Adds to what the weights in `checkpoint` gave, with their directions, what the same weights in `model` do with a
+/// text. The directions are used up.
 ///
 /// # Errors
-/// [`Error::Shape`] when the model is not that of the checkpoint, the windows are not of `seq` tokens or directions are missing;
-/// [`Error::Data`] where something is not finite; [`Error::Device`]; [`Error::Checkpoint`]; [`Error::Io`].
+/// [`Error::Shape`] when the model is not that of the checkpoint, the windows are not of `seq` tokens or directions are
+/// missing; [`Error::Data`] where something is not finite; [`Error::Device`]; [`Error::Checkpoint`]; [`Error::Io`].
 #[allow(clippy::too_many_arguments, reason = "each is used once, by the two commands that analyse")]
 pub async fn add_data(
     gpu: &Gpu,
@@ -117,8 +118,8 @@ pub async fn add_data(
     Ok(())
 }
 
-/// Jacobians at tokens that are spread over the text's windows, and so over its sources, and over the positions in them; the
-/// same tokens for all layers.
+/// Jacobians at tokens that are spread over the text's windows, and so over its sources, and over the positions in
+/// them; the same tokens for all layers.
 async fn at_tokens(
     gpu: &Gpu,
     model: &Model,
@@ -127,7 +128,7 @@ async fn at_tokens(
     text: &DataOptions<'_>,
     seed: u64,
 ) -> Result<Jacobians> {
-    let tokens = places::spread(text.windows.source.len(), text.seq, text.jacobians, seed);
+    let tokens = positions::spread(text.windows.source.len(), text.seq, text.jacobians, seed);
     let x = super::activations::rows(gpu, routed.x, routed.d, tokens.iter().copied())?;
     let exact = routed.d <= EXACT_WIDTH;
     let options = JacobianOptions::default().probes((!exact).then_some(PROBES)).spectra(exact).seed(seed);
@@ -138,7 +139,8 @@ async fn at_tokens(
     Ok(Jacobians { positions, window: text.seq, sources: sources.len(), ..found })
 }
 
-/// Adds to the layer's gates their alignment with the leading directions of its input, of which the mean is not removed.
+/// Adds to the layer's gates their alignment with the leading directions of its input, of which the mean is not
+/// removed.
 async fn gates(
     gpu: &Gpu,
     model: &Model,

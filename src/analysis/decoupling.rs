@@ -1,5 +1,5 @@
-//! How far the experts' own parts lie inside the common basis (METHOD §5): `|U^T W_u,i|_F / |W_u,i|_F` on the rows' side,
-//! `|W_u,i V|_F / |W_u,i|_F` on the columns'. A random matrix has `sqrt(k / m)` and `sqrt(k / n)`.
+//! How far the experts' own parts lie inside the common basis (METHOD §5): `|U^T W_u,i|_F / |W_u,i|_F` on the rows'
+//! side, `|W_u,i V|_F / |W_u,i|_F` on the columns'. A random matrix has `sqrt(k / m)` and `sqrt(k / n)`.
 
 use faer::MatRef;
 
@@ -90,8 +90,8 @@ pub(super) async fn decoupling(
     })
 }
 
-/// Share of the gradient's energy in the common part, `1 - |(I - P_U) G_i (I - P_V)|_F^2 / |G_i|_F^2`: the mean over the
-/// experts that got a gradient; none where none did.
+/// Share of the gradient's energy in the common part, `1 - |(I - P_U) G_i (I - P_V)|_F^2 / |G_i|_F^2`: the mean over
+/// the experts that got a gradient; none where none did.
 pub(super) async fn gradient_share(gpu: &Gpu, gradients: &Stack<'_>, basis: &CommonBasis) -> Result<Option<f64>> {
     let (rows, columns, k) = (gradients.rows, gradients.columns, basis.k);
     let u = Tensor::from_f32(gpu, [1, rows, k], &basis.u)?;

@@ -60,8 +60,8 @@ pub(super) fn gram_eigen(a: MatRef<'_, f64>, keep: usize) -> Result<(Vec<f64>, M
     eigen(gram.as_ref(), keep)
 }
 
-/// Eigenvalues, falling and not negative, of a symmetric positive matrix, of which the lower half is read, with its leading
-/// `keep` eigenvectors.
+/// Eigenvalues, falling and not negative, of a symmetric positive matrix, of which the lower half is read, with its
+/// leading `keep` eigenvectors.
 ///
 /// # Errors
 /// [`Error::Data`] when the iteration does not converge, or the matrix holds a number that is not finite.
@@ -167,7 +167,7 @@ mod tests {
             ("tall", random(37, 11, 6)),
             ("wide", random(11, 37, 7)),
             ("rank 3", low.clone()),
-            ("rank 3, turned", low.transpose().to_owned()),
+            ("rank 3, transposed", low.transpose().to_owned()),
             ("rank 1", rank_one),
             ("zero", Mat::zeros(12, 7)),
             ("identity", Mat::identity(30, 30)),

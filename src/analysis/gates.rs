@@ -1,11 +1,11 @@
-//! What the router follows (METHOD §6): how much of an expert's router vector lies in the leading input directions of its
-//! own gate matrix, and of the other experts'.
+//! The alignment of the router with the experts (METHOD §6): how much of an expert's router vector lies in the leading
+//! input directions of its own gate matrix, and of the other experts'.
 //!
-//! `score(i, j) = |V_j^T r_i|^2 / |r_i|^2`, `V_j` the top r input-side singular vectors of expert j's `W_gate`, `r_i` the
-//! router vector of expert i. A random vector scores r / d. Specificity is the mean of own scores over the mean of the others,
-//! a ratio of means, whose chance is 1; the mean or median of the experts' own ratios has another, below 1, which depends on
-//! r, d and E. A zero router vector and an expert whose gate matrix has less
-//! than r dimensions have no score.
+//! `score(i, j) = |V_j^T r_i|^2 / |r_i|^2`, `V_j` the top r input-side singular vectors of expert j's `W_gate`, `r_i`
+//! the router vector of expert i. A random vector scores r / d. Specificity is the mean of own scores over the mean of
+//! the others, a ratio of means, whose chance is 1; the mean or median of the experts' own ratios has another, below 1,
+//! which depends on r, d and E. A zero router vector and an expert whose gate matrix has less than r dimensions have no
+//! score.
 
 use faer::MatRef;
 
@@ -37,8 +37,8 @@ impl Router<'_> {
     }
 }
 
-/// Share of the energy of each vector within each subspace, given by orthonormal bases `[d, r]`: vectors by subspaces. None
-/// for a zero vector or an undefined subspace.
+/// Share of the energy of each vector within each subspace, given by orthonormal bases `[d, r]`: vectors by subspaces.
+/// None for a zero vector or an undefined subspace.
 pub(crate) fn alignment(vectors: &[Vec<f64>], bases: &[Option<MatRef<'_, f64>>]) -> Pairs {
     let mut scores: Pairs = vectors.iter().map(|_| vec![None; bases.len()]).collect();
     let d = vectors.first().map_or(0, Vec::len);
@@ -122,7 +122,8 @@ fn ratio_of_means(cross: &Pairs) -> Option<f64> {
     Some(own_mean(cross)? / others)
 }
 
-/// The share of each expert's router vector within the leading directions of the layer's input, `basis: [d, r]` by rows.
+/// The share of each expert's router vector within the leading directions of the layer's input, `basis: [d, r]` by
+/// rows.
 pub(super) fn with_data(router: &Router<'_>, experts: usize, d: usize, basis: &[f32]) -> Vec<Option<f64>> {
     let basis = dense::widened(d, basis.len() / d, basis);
     let vectors: Vec<Vec<f64>> = (0..experts).map(|e| router.vector(e, experts, d)).collect();
@@ -158,8 +159,9 @@ mod tests {
                 .collect();
             let all: Vec<f64> = routers.iter().filter_map(|g| g.mean_specificity).collect();
             let (centre, spread) = (mean(all.iter().copied()).unwrap(), deviation(&all).unwrap());
-            // A ratio of means of E and of E (E - 1) scores: unbiased but for the scatter of its denominator, about
-            // 2 / (r E (E - 1)) where scores scatter by sqrt(2 / r) of their mean; four deviations of the 200 routers' mean.
+            // A ratio of means of E and of E (E - 1) scores: unbiased but for the scatter of its denominator, about 2 /
+            // (r E (E - 1)) where scores scatter by sqrt(2 / r) of their mean; four deviations of the 200 routers'
+            // mean.
             let bias = 2.0 / (r * experts * (experts - 1)) as f64;
             assert!((centre - 1.0).abs() < bias + 4.0 * spread / 200f64.sqrt(), "r {r}: {centre} ± {spread}");
             // The controls say the same, of sixteen routers.

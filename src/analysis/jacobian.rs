@@ -8,12 +8,12 @@
 //! ```
 //!
 //! so the exact Jacobian is what the rows of the identity give as probes. Experts a, b are compared at the same tokens:
-//! the mean over tokens of `<J_a, J_b>_F / (|J_a|_F |J_b|_F)`, and that cosine of the mean Jacobians. With Gaussian probes
-//! `E <v J_a, v J_b> = <J_a, J_b>_F`; of P probes the cosine deviates by about `sqrt(2 / P)` in the worst case (rank one),
-//! and by that over the square root of the effective rank in general; means over tokens deviate less.
+//! the mean over tokens of `<J_a, J_b>_F / (|J_a|_F |J_b|_F)`, and that cosine of the mean Jacobians. With Gaussian
+//! probes `E <v J_a, v J_b> = <J_a, J_b>_F`; of P probes the cosine deviates by about `sqrt(2 / P)` in the worst case
+//! (rank one), and by that over the square root of the effective rank in general; means over tokens deviate less.
 //!
-//! Independent Jacobians have the expected cosine 0: the null. The control measures experts whose matrices are Gaussian with
-//! the norms of the real ones, at the same tokens; of spectra, those of the first two such experts.
+//! Independent Jacobians have the expected cosine 0: the null. The control measures experts whose matrices are Gaussian
+//! with the norms of the real ones, at the same tokens; of spectra, those of the first two such experts.
 
 use rayon::prelude::*;
 
@@ -82,7 +82,8 @@ impl<'a> Experts<'a> {
     }
 }
 
-/// Everything that does not depend on the token: probes through gate and up, and each expert's `g` and `u` of all tokens.
+/// Everything that does not depend on the token: probes through gate and up, and each expert's `g` and `u` of all
+/// tokens.
 #[derive(Debug)]
 pub struct Prepared<'a> {
     experts: Experts<'a>,
@@ -248,8 +249,8 @@ pub async fn jacobians(
     })
 }
 
-/// Of each expert's exact Jacobian the singular values and the effective rank, means over the tokens of x; without tokens no
-/// rank.
+/// Returns the singular values and the effective rank of each expert's exact Jacobian, means over the tokens of x;
+/// without tokens no rank.
 async fn spectra(experts: Experts<'_>, x: &Tensor) -> Result<(Vec<Vec<f64>>, Vec<Option<f64>>)> {
     let [e, d, _] = experts.sizes()?;
     let exact = Prepared::new(experts, x, None)?;

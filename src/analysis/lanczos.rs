@@ -7,13 +7,15 @@
 //! ```
 //!
 //! Golub-Kahan-Lanczos in blocks with full orthogonalisation; Musco and Musco, "Randomized block Krylov methods for
-//! stronger and faster approximate singular value decomposition", NeurIPS 2015, for why a random block does. For as many
-//! products with W it is far closer than subspace iteration (`linalg::svd`): Gaussian 2048 x 1408, 4.3 GFLOP: the leading
-//! 15 values to 1e-5 where subspace iteration with 160 columns has 4e-2. Values found are never above the true ones.
+//! stronger and faster approximate singular value decomposition", NeurIPS 2015, for why a random block does. For as
+//! many products with W it is far closer than subspace iteration (`linalg::svd`): Gaussian 2048 x 1408, 4.3 GFLOP: the
+//! leading 15 values to 1e-5 where subspace iteration with 160 columns has 4e-2. Values found are never above the true
+//! ones.
 //!
-//! The products with W, nine tenths of the work, run in f32: on the device, where the host reads the blocks back after every
-//! step, or on the host, a matrix a thread, where the device is only software on the same cores. The rest runs in f64 on
-//! the host, where a Gram matrix does not lose the small singular values. This is for analysis, not for a training step.
+//! The products with W, nine tenths of the work, run in f32: on the device, where the host reads the blocks back after
+//! every step, or on the host, a matrix a thread, where the device is only software on the same cores. The rest runs in
+//! f64 on the host, where a Gram matrix does not lose the small singular values. This is for analysis, not for a
+//! training step.
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Par};
@@ -29,22 +31,23 @@ use crate::tensor::Tensor;
 /// Columns of a block. Fewer give more steps, hence a better polynomial, for the same work, but 32 fill a tile of the
 /// subgroup kernel: measured on llvmpipe for 2048 x 1408, 43 GFLOP/s with 32 columns, 20 with 16, 40 with 64.
 const BLOCK: usize = 32;
-/// Rows of W that the host multiplies with at once, forward and back: with 1408 columns 700 kB, which stay in the cache of a
-/// core between the two products.
+/// Rows of W that the host multiplies with at once, forward and back: with 1408 columns 700 kB, which stay in the cache
+/// of a core between the two products.
 const PANEL: usize = 128;
 /// A new direction that keeps less than this of its column is orthogonalised once more.
 const CANCELLED: f64 = 1e-6;
 /// One that keeps less than this is rounding noise: the space is exhausted there and goes on with a random direction.
 const EXHAUSTED: f64 = 1e-12;
 
-/// Dimensions of the Krylov space for the `wanted` leading triplets: 2.7 times as many, and six blocks at least. Then the
-/// leading tenth of a matrix whose spectrum falls like `j^-1/2` is right to 1e-3, its first half to 1e-9; of a Gaussian
-/// matrix, the flattest there is, the leading 1 % to 1e-5, the last of the tenth is 8 % too small (2048 x 1408).
+/// Dimensions of the Krylov space for the `wanted` leading triplets: 2.7 times as many, and six blocks at least. Then
+/// the leading tenth of a matrix whose spectrum falls like `j^-1/2` is right to 1e-3, its first half to 1e-9; of a
+/// Gaussian matrix, the flattest there is, the leading 1 % to 1e-5, the last of the tenth is 8 % too small (2048 x
+/// 1408).
 pub(super) fn dimensions(wanted: usize) -> usize {
     (wanted * 27 / 10).max(6 * BLOCK).next_multiple_of(BLOCK)
 }
 
-/// What is found of one matrix.
+/// The leading singular values and vectors of one matrix.
 pub(super) struct Leading {
     /// Singular values, falling.
     pub s: Vec<f64>,
@@ -78,8 +81,8 @@ fn scale(norm: f64) -> f32 {
     2f32.powi(-exponent)
 }
 
-/// The leading singular triplets of each of the `draws.len()` matrices `w: [count, rows, columns]`, with products on the
-/// device. `norm` is about the largest Frobenius norm of them.
+/// The leading singular triplets of each of the `draws.len()` matrices `w: [count, rows, columns]`, with products on
+/// the device. `norm` is about the largest Frobenius norm of them.
 ///
 /// # Errors
 /// [`crate::Error::Device`].
@@ -87,9 +90,9 @@ pub(super) async fn leading(gpu: &Gpu, w: &Tensor, draws: &[Draw], extent: Exten
     let &[count, rows, columns] = w.dims() else {
         return Err(crate::Error::shape("singular triplets", "[count, rows, columns]", format!("{w:?}")));
     };
-    let turned = rows < columns;
+    let transposed = rows < columns;
     let (short, long) = (rows.min(columns), rows.max(columns));
-    let (forward, back) = if turned { (Trans::T, Trans::N) } else { (Trans::N, Trans::T) };
+    let (forward, back) = if transposed { (Trans::T, Trans::N) } else { (Trans::N, Trans::T) };
     let scale = scale(norm);
     let mut spaces: Vec<Space> = draws.par_iter().map(|&draw| Space::new(draw, short, long, extent.size)).collect();
     while let Some(width) = spaces.first().and_then(Space::next_width) {
@@ -116,7 +119,7 @@ pub(super) async fn leading(gpu: &Gpu, w: &Tensor, draws: &[Draw], extent: Exten
         });
     }
     let unscale = f64::from(scale).recip();
-    spaces.into_par_iter().map(|space| space.finish(extent, turned, unscale)).collect()
+    spaces.into_par_iter().map(|space| space.finish(extent, transposed, unscale)).collect()
 }
 
 /// As [`leading`], of one matrix, row-major, with products on this thread of the host.
@@ -130,9 +133,9 @@ pub(super) fn leading_on_host(
     extent: Extent,
     norm: f64,
 ) -> Result<Leading> {
-    let turned = rows < columns;
+    let transposed = rows < columns;
     let w = MatRef::from_row_major_slice(w, rows, columns);
-    let w = if turned { w.transpose() } else { w };
+    let w = if transposed { w.transpose() } else { w };
     let (long, short) = w.shape();
     let scale = scale(norm);
     let mut space = Space::new(draw, short, long, extent.size);
@@ -155,7 +158,7 @@ pub(super) fn leading_on_host(
             space.extend(z.as_ref());
         }
     }
-    space.finish(extent, turned, f64::from(scale).recip())
+    space.finish(extent, transposed, f64::from(scale).recip())
 }
 
 /// One matrix's Krylov space.
@@ -247,13 +250,13 @@ impl Space {
         self.filled += width;
     }
 
-    fn finish(self, extent: Extent, turned: bool, unscale: f64) -> Result<Leading> {
+    fn finish(self, extent: Extent, transposed: bool, unscale: f64) -> Result<Leading> {
         let (values, y) = dense::gram_eigen(self.p.as_ref(), extent.vectors)?;
         let s = values[..extent.keep].iter().map(|l| l.sqrt() * unscale).collect();
         let v = dense::product(self.q.as_ref(), y.as_ref());
         // Columns are orthogonal with lengths s: scaled by the QR, which also removes the rounding of P.
         let (u, _) = dense::orthonormal(dense::product(self.p.as_ref(), y.as_ref()).as_ref());
-        let (u, v) = if turned { (v, u) } else { (u, v) };
+        let (u, v) = if transposed { (v, u) } else { (u, v) };
         Ok(Leading { s, u, v })
     }
 }

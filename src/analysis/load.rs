@@ -1,26 +1,26 @@
 //! How tokens spread over experts, and whether an expert prefers a source of text.
 //!
-//! With `f_e` the share of routed slots: entropy `-sum f ln f`, variation `std f / mean f`, violation `E max f - 1`. Of the
-//! joint counts of source and expert over all T K choices the mutual information `I = sum p(s, e) ln p(s, e) / (p(s) p(e))`,
-//! in nats; normalised by `ln min(S, E)`. A token counts for expert e by `w_te`, of sum 1 over e: `1 / K` for each of its K
-//! experts, or its weights where it has all of them (soft routing). Counted from T tokens, independent source and expert
-//! give on average, to second order,
+//! With `f_e` the share of routed slots: entropy `-sum f ln f`, variation `std f / mean f`, violation `E max f - 1`. Of
+//! the joint counts of source and expert over all T K choices the mutual information `I = sum p(s, e) ln p(s, e) /
+//! (p(s) p(e))`, in nats; normalised by `ln min(S, E)`. A token counts for expert e by `w_te`, of sum 1 over e: `1 / K`
+//! for each of its K experts, or its weights where it has all of them (soft routing). Counted from T tokens,
+//! independent source and expert give on average, to second order,
 //!
 //! ```text
 //! (S - 1) sum_e Var_t(w_te) / f_e / 2T             = (S - 1)(E - K) / 2N with K experts a token, N = T K
 //! ```
 //!
-//! (for K = 1 Miller, "Note on the bias of information estimates", 1955; the K experts of a token differ, so each of them is
-//! chosen with a variance of `K f (1 - K f)`, whatever the load). That is the null; the control is the mean over several
-//! permutations of the sources among the tokens.
+//! (for K = 1 Miller, "Note on the bias of information estimates", 1955; the K experts of a token differ, so each of
+//! them is chosen with a variance of `K f (1 - K f)`, whatever the load). That is the null; the control is the mean
+//! over several permutations of the sources among the tokens.
 
 use super::record::{Load, Pairs};
 use super::routed::permutation;
 use crate::linalg::random::words;
 use crate::linalg::statistics::{deviation, mean};
 
-/// Permutations of the control. One scatters by about `sqrt(2 / (S - 1)(E - 1))` of its mean, 0.4 of it for 3 sources and 8
-/// experts; the mean of this many by a tenth.
+/// Permutations of the control. One scatters by about `sqrt(2 / (S - 1)(E - 1))` of its mean, 0.4 of it for 3 sources
+/// and 8 experts; the mean of this many by a tenth.
 const PERMUTATIONS: u32 = 16;
 
 /// Where the tokens came from.

@@ -13,7 +13,7 @@ mod lanczos;
 pub mod load;
 pub mod observe;
 pub mod pairs;
-pub mod places;
+pub mod positions;
 pub mod record;
 mod reduce;
 pub mod routed;

@@ -1,4 +1,4 @@
-//! What a model does with a text: the input, the choices and the combine weights of each layer's experts, the same with
+//! A model at work on a text: the input, the choices and the combine weights of each layer's experts, the same with
 //! permuted sequences, and the experts' gradients.
 
 use super::routed::{Routed, permutation};
@@ -19,7 +19,7 @@ const AT_ONCE: usize = 4096;
 pub struct LayerView {
     /// The input after its norm, `[tokens, d]`.
     pub x: Vec<f32>,
-    /// The same tokens' inputs where the tokens of each sequence are permuted.
+    /// The inputs of the same tokens where the tokens of each sequence are permuted.
     pub permuted: Vec<f32>,
     /// Chosen experts, `[tokens, K]`.
     pub index: Vec<u32>,

@@ -1,9 +1,9 @@
-//! What a record keeps of the pairs of a layer's experts.
+//! The part that a record keeps of the pairs of a layer's experts.
 //!
 //! A table of all pairs grows with the square of the experts, and a model has a dozen of them a layer: 58 layers of 256
 //! experts would be a gigabyte of JSON. Beyond [`MANY`] experts a record holds each table reduced, to the mean and the
-//! largest value of blocks of neighbouring experts and to the largest pairs themselves; tables are reduced when their layer
-//! is done, so that no more than one layer's are in memory.
+//! largest value of blocks of neighbouring experts and to the largest pairs themselves; tables are reduced when their
+//! layer is done, so that no more than one layer's are in memory.
 
 use std::ops::Deref;
 
@@ -35,13 +35,13 @@ pub enum Detail {
 }
 
 impl Detail {
-    /// What is kept where nothing else is said.
+    /// Returns what is kept where nothing else is said.
     pub fn of_experts(experts: usize) -> Self {
         if experts > MANY { Detail::Top } else { Detail::Full }
     }
 }
 
-/// What the diagonal of a table is.
+/// The meaning of the diagonal of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Diagonal {
     /// An expert beside itself, which says nothing.
@@ -57,7 +57,7 @@ pub(crate) enum Diagonal {
 pub enum KeptPairs {
     /// Experts by experts (samples by samples for activations).
     Whole(Pairs),
-    /// What stands for a larger table.
+    /// The maps and the largest pairs that stand for a larger table.
     Reduced(Reduced),
 }
 

@@ -1,7 +1,8 @@
-//! Which tokens of a text are looked at where not all of them can be: spread over windows, so over sources, and over the
-//! positions in a window.
+//! Which tokens of a text are looked at where not all of them can be: spread over windows, so over sources, and over
+//! the positions in a window.
 //!
-//! A position matters: at the first token of a window attention sees that token alone, and at the first few little more.
+//! A position matters: at the first token of a window attention sees that token alone, and at the first few little
+//! more.
 
 use super::routed::permutation;
 use crate::linalg::random::words;
@@ -11,8 +12,9 @@ const STREAM: u32 = 1 << 29;
 
 /// `count` different tokens, or all there are, of `windows` windows of `seq` tokens: their numbers in the text, rising.
 ///
-/// A Latin square: with both windows and positions cut into `count` equal strata, each stratum of either has one token, at a
-/// random place in it. (Where a stratum is shorter than a token a place may be taken; then it is the next free one.)
+/// A Latin square: with both windows and positions cut into `count` equal strata, each stratum of either has one token,
+/// at a random place in it. (Where a stratum is shorter than a token a place may be taken; then it is the next free
+/// one.)
 pub fn spread(windows: usize, seq: usize, count: usize, seed: u64) -> Vec<usize> {
     let total = windows * seq;
     let count = count.min(total);

@@ -1,4 +1,5 @@
-//! The tokens of a layer and the experts that they went to, on the host: what load, routed PCA and activations start from.
+//! The tokens of a layer and the experts that they went to, on the host: what load, routed PCA and activations start
+//! from.
 
 use crate::error::{Error, Result};
 
@@ -66,8 +67,8 @@ pub fn permutation(n: usize, seed: u64) -> Vec<usize> {
     order
 }
 
-/// The choices and weights `[T, K]` of the same tokens in another order, from `seed`: random groups of the sizes that routing
-/// makes.
+/// The choices and weights `[T, K]` of the same tokens in another order, from `seed`: random groups of the sizes that
+/// routing makes.
 pub fn permuted(index: &[u32], weight: &[f32], top_k: usize, seed: u64) -> (Vec<u32>, Vec<f32>) {
     let order = permutation(index.len() / top_k, seed);
     let place = |&t: &usize| t * top_k..(t + 1) * top_k;

@@ -1,15 +1,16 @@
 //! Routed PCA (METHOD §7): where in the layer's input the tokens of each expert lie.
 //!
-//! With the combine weights w of expert e, `mu = sum w x / W` and `C = sum w (x - mu)(x - mu)^T / W`, `W = sum w`. From the
-//! eigenvalues l of C: explained variance of the leading r, participation ratio `(sum l)^2 / sum l^2`, effective rank
-//! `exp(-sum p ln p)`; from the leading eigenvectors the principal angles t between experts and their Grassmann distances.
+//! With the combine weights w of expert e, `mu = sum w x / W` and `C = sum w (x - mu)(x - mu)^T / W`, `W = sum w`. From
+//! the eigenvalues l of C: explained variance of the leading r, participation ratio `(sum l)^2 / sum l^2`, effective
+//! rank `exp(-sum p ln p)`; from the leading eigenvectors the principal angles t between experts and their Grassmann
+//! distances.
 //!
-//! The products run on the device, on `sqrt(w / W) (x - mu)` and of whichever side is smaller; the eigenvalues of the small
-//! matrix are taken on the host, in f64. Entries of C carry the rounding of f32, so eigenvalues below about 1e-6 of the
-//! largest count as zero.
+//! The products run on the device, on `sqrt(w / W) (x - mu)` and of whichever side is smaller; the eigenvalues of the
+//! small matrix are taken on the host, in f64. Entries of C carry the rounding of f32, so eigenvalues below about 1e-6
+//! of the largest count as zero.
 //!
-//! Control: the same with the routing's rows permuted among the tokens: groups of the same sizes, weights and overlaps, at
-//! random places. Experts that choose their tokens by where they lie are further apart than that.
+//! Control: the same with the routing's rows permuted among the tokens: groups of the same sizes, weights and overlaps,
+//! at random places. Experts that choose their tokens by where they lie are further apart than that.
 
 use super::dense::{effective_rank, eigen, widened};
 use super::record::{Pairs, RoutedPca};
@@ -25,8 +26,8 @@ use crate::tensor::Tensor;
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct PcaOptions {
-    /// Dimensions of the compared subspaces, at most 64. By default 8: enough to hold more than the mean's neighbours, few enough
-    /// for an expert with a dozen tokens.
+    /// Dimensions of the compared subspaces, at most 64. By default 8: enough to hold more than the mean's neighbours,
+    /// few enough for an expert with a dozen tokens.
     pub r: usize,
     /// Whether the mean is removed, as it is by default.
     pub centred: bool,

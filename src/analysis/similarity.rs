@@ -1,14 +1,14 @@
 //! Principal similarity of subspaces, all pairs (METHOD §6).
 //!
 //! With orthonormal bases of r dimensions, `s(a, b) = |U_a^T U_b|_F^2 / r`: the mean squared cosine of the principal
-//! angles; beside it the mean cosine, from the singular values of `U_a^T U_b`. The products of all pairs are one product
-//! on the device.
+//! angles; beside it the mean cosine, from the singular values of `U_a^T U_b`. The products of all pairs are one
+//! product on the device.
 //!
 //! The tail is the rest. On a side of dimension `D = min(m, n)` that is the whole complement, which needs no basis:
-//! `|(I - P_a)(I - P_b)|_F^2 = D - 2 r + |U_a^T U_b|_F^2`, and since complements have the angles of the subspaces, but for
-//! zeros (Knyazev, Argentati, "Majorization for changes in angles between subspaces", 2006, theorem 2.7), the cosines
-//! sum to `D - 2 r + sum cos`. On a longer side it is what the matrix spans besides its top part: `min(m, n) - r`
-//! dimensions, compared only where all singular vectors are known.
+//! `|(I - P_a)(I - P_b)|_F^2 = D - 2 r + |U_a^T U_b|_F^2`, and since complements have the angles of the subspaces, but
+//! for zeros (Knyazev, Argentati, "Majorization for changes in angles between subspaces", 2006, theorem 2.7), the
+//! cosines sum to `D - 2 r + sum cos`. On a longer side it is what the matrix spans besides its top part: `min(m, n) -
+//! r` dimensions, compared only where all singular vectors are known.
 
 use faer::{Mat, MatRef};
 use rayon::prelude::*;
@@ -105,7 +105,7 @@ impl Overlaps {
         (rest > 0).then(|| Overlaps { r: rest, squared: turn(&self.squared), cosine: turn(&self.cosine), ..*self })
     }
 
-    /// What random subspaces have: `r / D`.
+    /// The similarity of random subspaces: `r / D`.
     pub fn null(&self) -> f64 {
         self.r as f64 / self.space as f64
     }
@@ -136,7 +136,7 @@ fn rows_of(basis: MatRef<'_, f64>) -> impl Iterator<Item = f32> + '_ {
     basis.col_iter().flat_map(|c| c.iter().map(|&x| x as f32))
 }
 
-/// What is defined off the diagonal.
+/// Returns the values off the diagonal that are defined.
 fn off_diagonal(pairs: &Pairs) -> impl Iterator<Item = f64> + '_ {
     let row = |(i, row): (usize, &'_ Vec<Option<f64>>)| {
         row.iter().enumerate().filter(|&(j, _)| i != j).filter_map(|(_, &x)| x).collect::<Vec<_>>()

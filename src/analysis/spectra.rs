@@ -1,8 +1,8 @@
 //! Singular values and subspaces of stacks of matrices (METHOD §6), and what a spectrum says.
 //!
-//! Matrices come a few at a time, [`Stack`]; at most one binding's worth of them is in memory and on the device, or one for
-//! each thread of the host. Small ones (a side of at most [`SpectrumOptions::whole_up_to`]) are decomposed whole, in f64 on
-//! the host, which takes milliseconds; of larger ones the leading tenth comes from `lanczos`.
+//! Matrices come a few at a time, [`Stack`]; at most one binding's worth of them is in memory and on the device, or one
+//! for each thread of the host. Small ones (a side of at most [`SpectrumOptions::whole_up_to`]) are decomposed whole,
+//! in f64 on the host, which takes milliseconds; of larger ones the leading tenth comes from `lanczos`.
 
 use faer::Mat;
 use rayon::prelude::*;
@@ -91,7 +91,7 @@ pub(crate) fn part(share: f64, size: usize) -> usize {
     ((share * size as f64 - 1e-9).ceil() as usize).clamp(1, size.max(1))
 }
 
-/// What is computed of matrices of one size.
+/// The parts of the spectrum that are computed of matrices of one size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Plan {
     /// Values in the top part.
@@ -102,7 +102,7 @@ pub(super) struct Plan {
     pub keep: usize,
     /// Dimensions of the Krylov space; none to decompose the matrix whole.
     krylov: Option<usize>,
-    /// Of everything random.
+    /// The seed of everything random.
     pub seed: u64,
     /// Where the products with the Krylov space are computed.
     products: Products,
@@ -111,7 +111,7 @@ pub(super) struct Plan {
 }
 
 impl SpectrumOptions {
-    /// What that means for matrices `rows x columns`.
+    /// Returns what these options mean for matrices `rows x columns`.
     pub(super) fn plan(&self, rows: usize, columns: usize) -> Plan {
         let short = rows.min(columns);
         let top = part(self.top, short);
@@ -127,12 +127,12 @@ impl SpectrumOptions {
 }
 
 impl Plan {
-    /// The same with subspaces of r dimensions.
+    /// Returns the same plan with subspaces of r dimensions.
     pub(super) fn with_subspace(self, r: usize) -> Self {
         Plan { r, keep: self.keep.max(r), krylov: self.krylov.map(|k| k.max(lanczos::dimensions(r))), ..self }
     }
 
-    /// The same with or without [`Directions`].
+    /// Returns the same plan with or without [`Directions`].
     pub(super) fn with_directions(self, directions: bool) -> Self {
         Plan { directions, ..self }
     }
@@ -143,7 +143,8 @@ impl Plan {
     }
 }
 
-/// The left singular vectors of a matrix as far as they are computed: the directions of its input that it scales by `s`.
+/// The left singular vectors of a matrix as far as they are computed: the directions of its input that it scales by
+/// `s`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Directions {
     /// Singular values, falling.
@@ -152,7 +153,7 @@ pub struct Directions {
     pub u: Vec<f32>,
 }
 
-/// What is known of one matrix.
+/// The findings on one matrix.
 #[derive(Clone, Debug)]
 pub(super) struct Measured {
     /// Falling; the leading ones, or all.

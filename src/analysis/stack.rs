@@ -97,8 +97,8 @@ impl Stack<'_> {
         Ok(())
     }
 
-    /// What `f` makes of each matrix and its number, on all threads of the host. A thread reads what it works on, so that
-    /// the others work meanwhile, and no more than one matrix a thread is in memory.
+    /// Returns what `f` makes of each matrix and its number, on all threads of the host. A thread reads what it works
+    /// on, so that the others work meanwhile, and no more than one matrix a thread is in memory.
     pub(super) async fn on_host<T: Send>(&self, f: impl Fn(usize, &[f32]) -> Result<T> + Sync) -> Result<Vec<T>> {
         let at_hand = self.at_hand().await?;
         let one = |buffer: &mut Vec<f32>, i| f(i, self.part(at_hand.as_deref(), i..i + 1, buffer)?);

@@ -1,5 +1,5 @@
-//! How the tokens of a layer use its experts' matrices, and how alike they are from sample to sample (METHOD §6, figures 3
-//! and 5).
+//! How the tokens of a layer use its experts' matrices, and how alike they are from sample to sample (METHOD §6,
+//! figures 3 and 5).
 
 use super::activations::{
     Usage, mean_ratio, random_directions, random_share, rows, shuffle_sensitivity, threshold, usage,
@@ -115,8 +115,8 @@ fn hidden(model: &Model, layer: usize, expert: usize, x: &Tensor) -> Result<Tens
 }
 
 /// The leading directions of the layer's input `x: [tokens, d]` (the mean is not removed), compared between samples of
-/// consecutive windows of `seq` tokens: rows of model side, under the gate matrix, whose input it is. None for less than
-/// two windows.
+/// consecutive windows of `seq` tokens: rows of model side, under the gate matrix, whose input it is. None for less
+/// than two windows.
 pub(super) async fn samples(
     gpu: &Gpu,
     layer: usize,

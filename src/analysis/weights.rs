@@ -1,7 +1,8 @@
 //! The analysis of a layer's expert weights (METHOD §6): spectra, similarity of experts, gates, decoupling. It needs no
 //! data and no configuration, only matrices.
 //!
-//! Each matrix is read once, a few are in memory at a time, and only bases of a few vectors stay until the layer is done.
+//! Each matrix is read once, a few are in memory at a time, and only bases of a few vectors stay until the layer is
+//! done.
 
 use faer::MatRef;
 
@@ -20,7 +21,7 @@ use crate::train::metrics::Side;
 pub struct KindWeights<'a> {
     /// The kind.
     pub matrix: ExpertMatrix,
-    /// What the model computes with, `W_i`; merged ones where experts are decoupled.
+    /// The weights that the model computes with, `W_i`; merged ones where experts are decoupled.
     pub merged: Stack<'a>,
     /// The parts of decoupled experts.
     pub decoupled: Option<Decoupled<'a>>,
@@ -50,7 +51,7 @@ pub struct LayerWeights<'a> {
     pub router: Option<Router<'a>>,
 }
 
-/// What was found in one layer.
+/// The findings on one layer.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LayerFindings {
     /// By kind, of what, side and part.
@@ -70,8 +71,8 @@ pub struct LayerFindings {
 /// Analyses the experts' weights of one layer. `controls` keeps what is the same for all layers.
 ///
 /// # Errors
-/// [`Error::Shape`] when sizes do not fit each other; [`Error::Data`] when a weight is not finite; [`Error::Device`]; what
-/// the reader of the matrices gives.
+/// [`Error::Shape`] when sizes do not fit each other; [`Error::Data`] when a weight is not finite; [`Error::Device`];
+/// what the reader of the matrices gives.
 pub async fn analyze_layer(
     gpu: &Gpu,
     weights: &LayerWeights<'_>,

@@ -1,5 +1,5 @@
-//! The Mixture-of-Experts block as a layer of a model runs it: router, routing, permutation, SwiGLU experts, combination;
-//! forward and backward with all gradients.
+//! The Mixture-of-Experts block as a layer of a model runs it: router, routing, permutation, SwiGLU experts,
+//! combination; forward and backward with all gradients.
 
 use super::case::{Case, Record};
 use super::ceiling::{product_flop, random};

@@ -16,7 +16,7 @@ pub(super) struct Case {
     pub(super) make: Make,
 }
 
-/// What is known of a case beside its time.
+/// The facts on a case beside its time.
 #[derive(Default)]
 pub(super) struct Facts {
     /// The name in the report; stable, scripts read it.
@@ -29,7 +29,7 @@ pub(super) struct Facts {
     pub(super) tokens: f64,
     /// The case whose rate `ratio_to_dense` is relative to.
     pub(super) dense: Option<String>,
-    /// What `ratio` compares.
+    /// The two cases whose times `ratio` compares.
     pub(super) comparison: Option<Comparison>,
     /// Work that comes with a run now and then: the case that measures it, and how much of it comes with one run.
     pub(super) shares: Option<(String, f64)>,

@@ -1,5 +1,5 @@
-//! What the figures are set against, measured in the same rounds: the adapter's best product rate, its copy bandwidth, and
-//! the CPU's product rate.
+//! The ceilings that the figures are set against, measured in the same rounds: the adapter's best product rate, its
+//! copy bandwidth, and the CPU's product rate.
 
 use std::time::Instant;
 

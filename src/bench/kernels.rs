@@ -33,7 +33,8 @@ struct Row {
 
 /// Operations of a dispatch that makes products, by what its parameters say; none for other kernels.
 ///
-/// Of the causal half of attention: two products forward, three for dQ, four for dK and dV, as the kernels make them.
+/// Operations of the causal half of attention: two products forward, three for dQ, four for dK and dV, as the kernels
+/// make them.
 fn flop(dispatch: &Dispatch, config: &RunConfig) -> Option<f64> {
     let value = |name: &str| dispatch.params.iter().find(|(n, _)| n == name).map(|(_, v)| *v);
     let name = dispatch.kernel;

@@ -1,8 +1,8 @@
 //! Measuring a group of cases: round by round, so that a busy machine slows all of them alike, and ratios by round.
 //!
-//! Times are by the host's clock, from recording to the end on the device: that is what a caller waits for, it exists on
-//! every adapter, and it is the clock of the CPU yardstick. Timestamp queries, which leave out recording and submission,
-//! are for the table of kernels only.
+//! Times are by the host's clock, from recording to the end on the device: that is what a caller waits for, it exists
+//! on every adapter, and it is the clock of the CPU yardstick. Timestamp queries, which leave out recording and
+//! submission, are for the table of kernels only.
 
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ use super::training::memory;
 use crate::error::Result;
 use crate::gpu::Gpu;
 
-/// What one measurement should take at least: some hundred times the cost of a submission.
+/// The shortest time that one measurement should take: some hundred times the cost of a submission.
 const LEAST: f64 = 0.04;
 /// Rounds that are made however long they take: the fewest with a median between others.
 const FEWEST: usize = 3;

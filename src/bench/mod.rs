@@ -1,7 +1,7 @@
 //! `sdmoe bench`: how fast the kernels and the training step are, against what the adapter and the CPU can do.
 //!
-//! Cases are measured in groups, round by round, each round together with the ceilings (`ceiling`), so that a ratio means
-//! something on a machine whose speed drifts; a comparison is the median of its rounds' paired ratios.
+//! Cases are measured in groups, round by round, each round together with the ceilings (`ceiling`), so that a ratio
+//! means something on a machine whose speed drifts; a comparison is the median of its rounds' paired ratios.
 //!
 //! The bench is a part of the program: it reads the clock and blocks. No module that trains may use it.
 
@@ -91,7 +91,7 @@ impl Default for Options {
 
 setters!(Options { filter: impl Into<Option<String>>, rounds: usize, seconds: f64, quick: bool });
 
-/// What is to be measured; made before a device is opened.
+/// The cases that are to be measured; made before a device is opened.
 pub struct Plan {
     groups: Vec<Group>,
     /// Whether the table of kernels is wanted.

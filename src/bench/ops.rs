@@ -26,8 +26,8 @@ fn run<T: Op + Copy + 'static>(gpu: &Gpu, op: T, inputs: Vec<Tensor>, backward: 
     }))
 }
 
-/// `attention.{forward,both}.*`: operations of the causal half; two products forward, five backward (scores again, dP, dV,
-/// dQ, dK), however many a kernel makes.
+/// `attention.{forward,both}.*`: operations of the causal half; two products forward, five backward (scores again, dP,
+/// dV, dQ, dK), however many a kernel makes.
 fn attention(batch: usize, seq: usize, heads: usize, kv_heads: usize, head_dim: usize) -> [Case; 2] {
     let product = (batch * heads * seq * (seq + 1) * head_dim) as f64;
     [("forward", 2.0), ("both", 7.0)].map(|(what, products)| {
@@ -62,8 +62,8 @@ fn tokens(gpu: &Gpu) -> Result<Tensor> {
     Ok(x)
 }
 
-/// `norms.{name}.{forward,both}`; `passes`: how often matrices of the input's size are read or written at least, forward,
-/// and backward beside that.
+/// `norms.{name}.{forward,both}`; `passes`: how often matrices of the input's size are read or written at least,
+/// forward, and backward beside that.
 fn rows<T: Op + Copy + 'static>(name: &str, op: T, inputs: Inputs, size: usize, passes: [f64; 2]) -> [Case; 2] {
     [("forward", passes[0]), ("both", passes[0] + passes[1])].map(|(what, passes)| {
         let make = move |gpu: &Gpu| run(gpu, op, inputs(gpu)?, what == "both");

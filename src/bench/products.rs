@@ -139,8 +139,8 @@ fn grouped(routing: &str, counts: &[usize], baseline: Option<&str>) -> [Case; 3]
     })
 }
 
-/// `experts.*`: 2048 tokens, width 512; 8 experts top-2 with even and skewed routing, 64 experts top-4 with even routing;
-/// and the whole block.
+/// `experts.*`: 2048 tokens, width 512; 8 experts top-2 with even and skewed routing, 64 experts top-4 with even
+/// routing; and the whole block.
 pub(super) fn experts() -> Group {
     let mut cases: Group = FORMS.map(|(ta, tb)| dense(ta, tb, 1, [4096, 512, 512])).into();
     cases.extend(grouped("even", &[512; 8], None));

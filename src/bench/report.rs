@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::train::memory::MemoryReport;
 
-/// What was measured of one case. A figure that does not apply is not there.
+/// The figures of one case. A figure that does not apply is not there.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Figures {
     /// The case's name.
@@ -26,8 +26,8 @@ pub struct Figures {
     /// Share of the adapter's best product rate, or of its copy bandwidth where bytes are what counts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share_of_ceiling: Option<f64>,
-    /// Rate over that of nalgebra on one thread of the CPU: of its f32 product of 1024 x 1024 x 1024 in the same round, or
-    /// of its full SVD of the same size.
+    /// Rate over that of nalgebra on one thread of the CPU: of its f32 product of 1024 x 1024 x 1024 in the same round,
+    /// or of its full SVD of the same size.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ratio_to_cpu: Option<f64>,
     /// `ratio_to_cpu` of the fastest rounds of both: what a machine shows that nobody else uses meanwhile.
@@ -39,7 +39,7 @@ pub struct Figures {
     /// `ratio_to_dense` of the fastest rounds of both: what a machine shows that nobody else uses meanwhile.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub best_ratio_to_dense: Option<f64>,
-    /// Of a comparison: time over the baseline's, median of the rounds' pairs.
+    /// The time in a comparison over the baseline's, median of the rounds' pairs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ratio: Option<f64>,
     /// `ratio` of the fastest rounds of both: what a machine shows that nobody else uses meanwhile.
@@ -50,7 +50,7 @@ pub struct Figures {
     pub tokens_per_second: Option<f64>,
     /// Rounds that were made.
     pub rounds: usize,
-    /// Of a training step: where the memory of the device is.
+    /// For a training step: where the memory of the device is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemoryReport>,
 }
@@ -74,7 +74,7 @@ pub(super) fn heads() -> String {
 }
 
 impl Figures {
-    /// Of a ceiling: work of `amount` at `rate`.
+    /// Makes the figures of a ceiling: work of `amount` at `rate`.
     pub(super) fn ceiling(name: &str, amount: f64, rate: f64) -> Self {
         Self { case: name.into(), median_ms: 1e3 * amount / rate, best_ms: 1e3 * amount / rate, ..Self::default() }
     }

@@ -8,8 +8,8 @@ pub fn d256() -> RunConfig {
     steady(RunConfig::preset(Preset::Small))
 }
 
-/// Two layers of d = 1024, f = 704, 8 experts top-2, with the same attention widths and no shared expert; 2048 tokens in each of
-/// `accumulate` batches a step.
+/// Two layers of d = 1024, f = 704, 8 experts top-2, with the same attention widths and no shared expert; 2048 tokens
+/// in each of `accumulate` batches a step.
 pub fn d1024(accumulate: u64) -> RunConfig {
     let moe = MoeConfig { experts: 8, top_k: 2, d_expert: 704, d_shared: 0, ..MoeConfig::default() };
     let mut config = RunConfig::preset(Preset::Small);

@@ -47,8 +47,8 @@ fn products() -> Case {
     Case::new(format!("svd.products.{BATCH}x{ROWS}x{COLUMNS}"), make).flop(flop(BATCH)).long(true)
 }
 
-/// `svd.*`: rank 8, from a cold start. Operations are those of the products with the matrix; `ratio_to_cpu` of the single
-/// matrix is nalgebra's time for its full SVD over ours.
+/// `svd.*`: rank 8, from a cold start. Operations are those of the products with the matrix; `ratio_to_cpu` of the
+/// single matrix is nalgebra's time for its full SVD over ours.
 pub(super) fn svds() -> Group {
     let one = format!("svd.k{RANK}.{ROWS}x{COLUMNS}");
     let many = case(&format!("{one}.batch{BATCH}"), BATCH).long(true);

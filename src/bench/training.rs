@@ -15,7 +15,7 @@ use crate::train::config::{Recompute, RunConfig};
 use crate::train::memory::MemoryReport;
 use crate::train::trainer::Trainer;
 
-/// What is trained on; only its length and its spread over the bytes matter.
+/// The text that is trained on; only its length and its spread over the bytes matter.
 const TEXT: &[u8] = include_bytes!("../train/trainer.rs");
 /// Different batches that steps go through in turn.
 const BATCHES: u64 = 8;
@@ -89,7 +89,8 @@ fn tokens(config: &RunConfig) -> usize {
 
 /// `spectral.step.{shape}`: default settings, with the form of the gradient split that the rule chooses, over the step
 /// without decoupling; `.published`, and both forms; the refresh, one part in `refresh_every`, is averaged in.
-/// `spectral.refresh.{shape}`: that part alone, over the same step. `spectral.off.{shape}`: the step without decoupling.
+/// `spectral.refresh.{shape}`: that part alone, over the same step. `spectral.off.{shape}`: the step without
+/// decoupling.
 fn comparison(shape: &str, config: &RunConfig, long: bool) -> Group {
     let off = format!("spectral.off.{shape}");
     let every = config.spectral.refresh_every as f64;
@@ -150,9 +151,9 @@ pub(super) fn spectral() -> Vec<Group> {
     ]
 }
 
-/// `step.*`: default settings, no refresh in it, keeping what backward reads and recomputing the experts' part of it; and
-/// `startup.tiny`: from nothing to the first finished step, but for the start of the process and the driver's, which has been
-/// loaded; `.pipeline_cache` with compiled pipelines kept from the run before, in a folder of its own.
+/// `step.*`: default settings, no refresh in it, keeping what backward reads and recomputing the experts' part of it;
+/// and `startup.tiny`: from nothing to the first finished step, but for the start of the process and the driver's,
+/// which has been loaded; `.pipeline_cache` with compiled pipelines kept from the run before, in a folder of its own.
 pub(super) fn steps() -> Group {
     let mut group = Vec::new();
     for (shape, config, long) in [("d256", d256(), false), ("d1024", d1024(1), true)] {

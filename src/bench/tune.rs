@@ -159,7 +159,8 @@ impl Product {
         SHAPES.iter().enumerate().filter(|(_, shape)| suits(shape)).flat_map(ways).collect()
     }
 
-    /// The largest error of a way on a small product of this form, as a share of what f32 allows: at most 1 where it is right.
+    /// The largest error of a way on a small product of this form, as a share of what f32 allows: at most 1 where it is
+    /// right.
     fn check(&self, gpu: &Gpu, (shape, splits): (usize, usize)) -> Result<f64> {
         // Beyond a tile in each dimension; the groups have whole tiles, which the reference counts on.
         let (m, n, k) = match self.form {
@@ -278,8 +279,9 @@ pub struct Tuned {
     pub chosen: Option<usize>,
 }
 
-/// Times products in every shape for at most about `limit`, tells each as it is done, and keeps the fastest whose results agree with
-/// f64 in the adapter's file in `folder`, where one is named. [`crate::gpu::GpuOptions::tuned`] uses that file.
+/// Times products in every shape for at most about `limit`, tells each as it is done, and keeps the fastest whose
+/// results agree with f64 in the adapter's file in `folder`, where one is named. [`crate::gpu::GpuOptions::tuned`] uses
+/// that file.
 ///
 /// # Errors
 /// [`Error::Device`] where there are no timestamps, or no shapes to choose from (see [`Tier`]); [`Error::Io`].

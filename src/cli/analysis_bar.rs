@@ -1,4 +1,4 @@
-//! What a person sees while an analysis goes on: a bar over the matrices on a terminal, else a line for each part.
+//! The display of an analysis that goes on: a bar over the matrices on a terminal, else a line for each part.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 

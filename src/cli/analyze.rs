@@ -52,8 +52,8 @@ pub(super) struct Args {
     /// Two targets side by side: a baseline and what is compared with it
     #[arg(long, value_names = ["A", "B"], num_args = 2, conflicts_with = "target")]
     compare: Vec<PathBuf>,
-    /// Text for activations, gradients, Jacobians and load, for checkpoints of this program; each file, or each entry of
-    /// one folder, is a source
+    /// Text for activations, gradients, Jacobians and load, for checkpoints of this program; each file, or each entry
+    /// of one folder, is a source
     #[arg(long, value_name = "PATH", num_args = 1..)]
     data: Vec<PathBuf>,
     /// Folder of the report [default: TARGET/analysis for a run, else analysis-NAME here]
@@ -74,8 +74,8 @@ pub(super) struct Args {
     /// Share of the singular values that is computed, or all
     #[arg(long, value_name = "SHARE|all", default_value = "10%", value_parser = values)]
     values: f64,
-    /// What the record keeps of pairs of experts: all; maps of blocks and the largest pairs; or only means, and but for all
-    /// no curves of single experts [default: full up to 64 experts in a layer, else top]
+    /// What the record keeps of pairs of experts: all; maps of blocks and the largest pairs; or only means, and but for
+    /// all no curves of single experts [default: full up to 64 experts in a layer, else top]
     #[arg(long, value_name = "full|top|none")]
     pairs: Option<PairsArg>,
     #[command(flatten)]
@@ -171,8 +171,8 @@ impl Subject {
         target_name(&self.path, self.checkpoint.source())
     }
 
-    /// Each of the other stacks of layers of the checkpoint, from its weights alone, and the folder of its report within
-    /// this one's.
+    /// Each of the other stacks of layers of the checkpoint, from its weights alone, and the folder of its report
+    /// within this one's.
     fn others(&self) -> Vec<(OtherStack, Subject)> {
         let stacks = self.checkpoint.stacks().iter().enumerate().take(STACKS).skip(1);
         let other = |(i, stack): (usize, &ExpertStack)| {

@@ -17,7 +17,8 @@ pub(super) struct AdapterArgs {
     /// Family of kernels, instead of the one that the adapter gets (see `sdmoe devices`)
     #[arg(long, value_name = "TIER", env = "SDMOE_TIER", hide_env_values = true, value_parser = tier())]
     tier: Option<Wish<Tier>>,
-    /// Most bytes of one binding, less than the adapter's own limit, as 16777216 or 16MiB; larger tensors are processed in slices
+    /// Most bytes of one binding, less than the adapter's own limit, as 16777216 or 16MiB; larger tensors are processed
+    /// in slices
     #[arg(long, value_name = "BYTES", env = "SDMOE_MAX_BINDING", hide_env_values = true, value_parser = bytes)]
     max_binding: Option<Wish<u64>>,
 }

@@ -1,8 +1,9 @@
 //! The `sdmoe` program: reads flags, checks what can be checked, calls the library, prints.
 //!
 //! Everything that is wrong with flags, files and data is found before a device is opened and before anything is
-//! written. Exit codes: 0 when all went well, 2 for any error, with one line on standard error, and 130 (the shells' number
-//! for an interrupt) for training that Ctrl-C, SIGTERM or SIGHUP ended before its last step, so that `sdmoe train && ...` does not go on.
+//! written. Exit codes: 0 when all went well, 2 for any error, with one line on standard error, and 130 (the shells'
+//! number for an interrupt) for training that Ctrl-C, SIGTERM or SIGHUP ended before its last step, so that `sdmoe
+//! train && ...` does not go on.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -101,7 +102,8 @@ fn warn(message: &str) {
     say(&format!("warning: {message}"));
 }
 
-/// Prints to standard output, control characters but line ends and tabs as their code; a reader that went away (`sdmoe ... | head`) is not a failure.
+/// Prints to standard output, control characters but line ends and tabs as their code; a reader that went away (`sdmoe
+/// ... | head`) is not a failure.
 fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let text = without_controls(text, &['\n', '\t']);

@@ -3,8 +3,8 @@
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook, take_hook};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What `work` returns, or the line that tells of its panic. Panics that are caught within it are told to nobody. Where the
-/// variable RUST_BACKTRACE asks for traces, all are printed as Rust does.
+/// Returns what `work` returns, or a line that reports its panic. Panics that are caught within it are not reported.
+/// Where the variable RUST_BACKTRACE asks for traces, all are printed as Rust does.
 pub(super) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     let line = |what: &str| format!("a fault in sdmoe, wgpu or the driver: {what}");
     if std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0") {
@@ -21,7 +21,7 @@ pub(super) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     })
 }
 
-/// What the panic said and where, in a file of this crate or of one that its folder names.
+/// Returns what the panic said and where, in a file of this crate or of one that its folder names.
 fn describe(info: &PanicHookInfo<'_>) -> String {
     let payload = info.payload();
     let text = payload.downcast_ref::<String>().map(String::as_str);

@@ -1,5 +1,5 @@
-//! What ends training from outside: Ctrl-C, and on Unix the signals by which a system, a scheduler or a closed terminal ends
-//! programs, SIGTERM and SIGHUP. Each finishes the step and writes a checkpoint.
+//! The requests that end training from outside: Ctrl-C, and on Unix the signals by which a system, a scheduler or a
+//! closed terminal ends programs, SIGTERM and SIGHUP. Each finishes the step and writes a checkpoint.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,8 +38,8 @@ impl Stop {
         self.saved.store(true, Ordering::Relaxed);
     }
 
-    /// Takes note of a request. Only a second Ctrl-C is impatience: a terminal that is closed, or a service that is stopped,
-    /// sends several signals.
+    /// Takes note of a request. Only a second Ctrl-C is impatience: a terminal that is closed, or a service that is
+    /// stopped, sends several signals.
     fn hear(&self, interrupt: bool) {
         let again = self.asked.swap(true, Ordering::Relaxed);
         if self.saved.load(Ordering::Relaxed) || (again && interrupt) {
@@ -78,7 +78,7 @@ fn hangups_are_ignored() -> bool {
     std::fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores_hangups(&status))
 }
 
-/// The same from `/proc/self/status`: a mask of signals in hexadecimal, of which SIGHUP is the lowest bit.
+/// Reads the same from `/proc/self/status`: a mask of signals in hexadecimal, of which SIGHUP is the lowest bit.
 #[cfg(unix)]
 fn ignores_hangups(status: &str) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -70,8 +70,8 @@ pub(super) struct Args {
     recompute: Option<Recompute>,
     #[command(flatten)]
     device: DeviceArgs,
-    /// With --precision f16: products on matrix units, through wgpu's experimental cooperative matrices (see `sdmoe devices`);
-    /// a resumed run needs it again
+    /// With --precision f16: products on matrix units, through wgpu's experimental cooperative matrices (see `sdmoe
+    /// devices`); a resumed run needs it again
     #[arg(long)]
     matrix_units: bool,
     /// Folder of the run [default: runs/<preset>-<n>, the first number that is free]

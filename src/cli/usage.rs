@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-/// Puts a negative number that follows a flag to the flag, `--lr -1` as `--lr=-1`, so that it is judged as a value, and not as
-/// a flag that does not exist.
+/// Puts a negative number that follows a flag to the flag, `--lr -1` as `--lr=-1`, so that it is judged as a value, and
+/// not as a flag that does not exist.
 pub(super) fn join_negative_numbers(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut joined: Vec<OsString> = Vec::new();
     let mut over = false;
@@ -26,7 +26,7 @@ pub(super) fn join_negative_numbers(args: impl IntoIterator<Item = OsString>) ->
     joined
 }
 
-/// What is wrong with a command line, in one line.
+/// Returns in one line what is wrong with a command line.
 pub(super) fn one_line<P: Parser>(error: &clap::Error) -> String {
     if matches!(error.kind(), ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand) {
         let command = P::command();

@@ -9,9 +9,9 @@ use crate::error::Result;
 /// One batch, both parts `[batch, seq]` flattened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
-    /// What the model reads.
+    /// The tokens that the model reads.
     pub tokens: Vec<u32>,
-    /// What it must predict: `tokens` moved by one; [`NO_TARGET`] where a text has ended.
+    /// The tokens that it must predict: `tokens` moved by one; [`NO_TARGET`] where a text has ended.
     pub targets: Vec<u32>,
 }
 

@@ -1,4 +1,5 @@
-//! The corpus: the bytes of files and folders, joined in a fixed order, with the end of each file held out for validation.
+//! The corpus: the bytes of files and folders, joined in a fixed order, with the end of each file held out for
+//! validation.
 
 use std::path::PathBuf;
 
@@ -20,9 +21,9 @@ pub struct Corpus {
 }
 
 impl Corpus {
-    /// Reads `paths` (none: the project's own sources) and holds out the share `validation_fraction` of each file, from its
-    /// end. A file whose end would be shorter than 64 bytes goes whole to training; where all are so short, the end of all of
-    /// them joined is held out.
+    /// Reads `paths` (none: the project's own sources) and holds out the share `validation_fraction` of each file, from
+    /// its end. A file whose end would be shorter than 64 bytes goes whole to training; where all are so short, the end
+    /// of all of them joined is held out.
     ///
     /// # Errors
     /// As [`read`].

@@ -1,7 +1,8 @@
-//! What this program itself has written, recognised by its content, so that no run trains on the reports of another one.
+//! Files that this program itself has written, recognised by its content, so that no run trains on the reports of
+//! another one.
 //!
-//! A folder's name says nothing: `--out` may be any. And only the entries that the program makes there are its own; what a
-//! person has put beside them is theirs.
+//! A folder's name says nothing: `--out` may be any. And only the entries that the program makes there are its own;
+//! what a person has put beside them is theirs.
 
 use std::fs::File;
 use std::io::Read;
@@ -9,7 +10,7 @@ use std::path::Path;
 
 use crate::files;
 
-/// What a run makes in its folder.
+/// The files that a run makes in its folder.
 const OF_RUN: &[&str] = &[
     "config.toml",
     "config.toml.tmp",
@@ -22,7 +23,7 @@ const OF_RUN: &[&str] = &[
     "checkpoint.old",
     "analysis",
 ];
-/// What a report makes in its folder.
+/// The files that a report makes in its folder.
 const OF_REPORT: &[&str] = &["report.html", "analysis.json", "analysis-first.json", "analysis-second.json", "figures"];
 
 /// A run's settings are shorter than this, and a page says within its first bytes who made it.

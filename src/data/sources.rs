@@ -27,8 +27,8 @@ pub struct SourceWindows {
     pub source: Vec<u32>,
 }
 
-/// The sources of `paths`: each path is one, also where it is named twice; of a single folder each entry is one that holds
-/// text. No path: the project's own sources, as one.
+/// The sources of `paths`: each path is one, also where it is named twice; of a single folder each entry is one that
+/// holds text. No path: the project's own sources, as one.
 ///
 /// # Errors
 /// As [`corpus::read`].

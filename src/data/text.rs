@@ -1,7 +1,7 @@
 //! Text from files and folders, in a fixed order; any bytes will do, nothing is decoded.
 //!
-//! Must not depend on anything but what is named: no user-wide ignore file, no order of the file system. What is passed over
-//! is counted, and told in [`Text::description`].
+//! Must not depend on anything but what is named: no user-wide ignore file, no order of the file system. What is passed
+//! over is counted, and told in [`Text::description`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -33,7 +33,7 @@ pub struct Text {
     pub description: String,
 }
 
-/// What was not taken, and why.
+/// The files that were not taken, and why.
 #[derive(Debug, Default)]
 struct PassedOver {
     binary: usize,
@@ -64,16 +64,17 @@ impl PassedOver {
     }
 }
 
-/// Reads files and folders; `-` is standard input; with no path, the project's own sources, which are part of the program.
+/// Reads files and folders; `-` is standard input; with no path, the project's own sources, which are part of the
+/// program.
 ///
-/// Folders are walked in the order of the file names. Passed over are hidden files, `target` folders, what a `.gitignore` inside
-/// the folder excludes, files with a NUL byte, pipes and devices, links that lead nowhere or in a circle, and what this program
-/// has itself written: its runs and reports, whatever their folders are called. A file that is named itself is taken whatever
-/// it holds. A file that is met twice counts once.
+/// Folders are walked in the order of the file names. Passed over are hidden files, `target` folders, what a
+/// `.gitignore` inside the folder excludes, files with a NUL byte, pipes and devices, links that lead nowhere or in a
+/// circle, and what this program has itself written: its runs and reports, whatever their folders are called. A file
+/// that is named itself is taken whatever it holds. A file that is met twice counts once.
 ///
 /// # Errors
-/// [`Error::Io`] for what cannot be read, and for a pipe or a device that is named itself; [`Error::Data`] when there is not
-/// one byte.
+/// [`Error::Io`] for what cannot be read, and for a pipe or a device that is named itself; [`Error::Data`] when there
+/// is not one byte.
 pub fn read(paths: &[PathBuf]) -> Result<Text> {
     if paths.is_empty() {
         let description = "sdmoe's own sources and documents".to_owned();

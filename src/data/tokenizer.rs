@@ -10,7 +10,8 @@ pub fn decode(tokens: &[u32]) -> Vec<u8> {
     tokens.iter().map(|t| *t as u8).collect()
 }
 
-/// Tokens as text for a terminal: what is not UTF-8 and control characters other than line ends and tabs become `\u{FFFD}`.
+/// Tokens as text for a terminal: what is not UTF-8 and control characters other than line ends and tabs become
+/// `\u{FFFD}`.
 pub fn printable(tokens: &[u32]) -> String {
     without_controls(&String::from_utf8_lossy(&decode(tokens)))
 }
@@ -36,7 +37,7 @@ impl Printer {
         }
     }
 
-    /// What is left at the end.
+    /// Returns what is left at the end.
     pub fn finish(&mut self) -> String {
         without_controls(&String::from_utf8_lossy(&std::mem::take(&mut self.pending)))
     }

@@ -46,7 +46,7 @@ impl Tier {
     }
 }
 
-/// What products on matrix units need; wgpu's cooperative matrices are experimental.
+/// The features that products on matrix units need; wgpu's cooperative matrices are experimental.
 pub(super) const COOPERATIVE_FEATURES: wgpu::Features =
     wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16).union(wgpu::Features::SUBGROUP);
 
@@ -94,7 +94,7 @@ impl From<Option<&str>> for AdapterChoice {
     }
 }
 
-/// What an adapter says of itself.
+/// The description that an adapter gives of itself.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct AdapterReport {
@@ -132,14 +132,15 @@ pub struct AdapterReport {
     pub tier: Tier,
     /// Whether its kernels get compact code, see [`super::GpuOptions::compact`].
     pub compact: bool,
-    /// What every kernel needs and it lacks, where it can run none: the first of its limits that is too low.
+    /// The first of its limits that is too low for every kernel; none where it can run some.
     pub lacks: Option<String>,
 }
 
-/// Whether `driver` (`llvmpipe`) at `version` (`Mesa 22.3.6 (LLVM 15.0.6)`) is a software driver that compiles large kernels
-/// quickly: llvmpipe up to Mesa 22 takes a tenth of a second for the largest. Mesa 25 takes seconds with each of the LLVM
-/// releases tried, SwiftShader up to half a minute, and what is unknown is taken to be like them (docs/notes/software-drivers.md). The
-/// time itself is no guide: on a busy machine that of one kernel varied by a factor of four.
+/// Whether `driver` (`llvmpipe`) at `version` (`Mesa 22.3.6 (LLVM 15.0.6)`) is a software driver that compiles large
+/// kernels quickly: llvmpipe up to Mesa 22 takes a tenth of a second for the largest. Mesa 25 takes seconds with each
+/// of the LLVM releases tried, SwiftShader up to half a minute, and what is unknown is taken to be like them
+/// (docs/notes/software-drivers.md). The time itself is no guide: on a busy machine that of one kernel varied by a
+/// factor of four.
 fn compiles_fast(driver: &str, version: &str) -> bool {
     let major = version.strip_prefix("Mesa ").and_then(|v| v.split('.').next()).and_then(|v| v.parse::<u32>().ok());
     driver == "llvmpipe" && major.is_some_and(|major| major <= 22)
@@ -212,7 +213,7 @@ impl AdapterReport {
         self.lacks_for(tier).is_none()
     }
 
-    /// What the kernels of `tier` need that this adapter lacks, in words.
+    /// Returns in words what this adapter lacks for the kernels of `tier`; none where it runs them.
     pub(crate) fn lacks_for(&self, tier: Tier) -> Option<String> {
         if self.lacks.is_some() || tier != Tier::Software {
             return self.lacks.clone();
@@ -226,9 +227,9 @@ impl AdapterReport {
         Some(format!("subgroups of one size from 4 to 32, it has {has}"))
     }
 
-    /// What the kernels for matrix units need that an adapter with these features, which lists `blocks`, does not have: blocks
-    /// of 16 x 16 x 16 from f16 to f32, and four subgroups of a size that is known beforehand in a workgroup. None where it has
-    /// all.
+    /// Returns in words what an adapter with these features, which lists `blocks`, lacks for the kernels on matrix
+    /// units: blocks of 16 x 16 x 16 from f16 to f32, and four subgroups of a size that is known beforehand in a
+    /// workgroup. None where it has all.
     pub(super) fn lacks_for_matrix_units(
         &self,
         features: wgpu::Features,
@@ -299,7 +300,8 @@ mod tests {
     use super::*;
     use wgpu::CooperativeScalarType::{F16, F32};
 
-    /// What a GPU with this subgroup size, this many threads a workgroup, these features and one form of block lacks.
+    /// Returns what a GPU with this subgroup size, this many threads a workgroup, these features and one form of block
+    /// lacks.
     fn lacks(
         (least, most): (u32, u32),
         threads: u32,

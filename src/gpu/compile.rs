@@ -1,8 +1,8 @@
-//! Pipelines. A WGSL text is parsed once for all kernels and constants that come from it; what the driver
-//! compiles, threads of its own compile while recording goes on. Nothing waits before the submission that uses a pipeline.
+//! Pipelines. A WGSL text is parsed once for all kernels and constants that come from it; what the driver compiles,
+//! threads of its own compile while recording goes on. Nothing waits before the submission that uses a pipeline.
 //!
-//! The threads end when there is nothing left to compile: a training step in its steady state has none. In a browser, which
-//! has no threads to give, each pipeline is compiled where it is met.
+//! The threads end when there is nothing left to compile: a training step in its steady state has none. In a browser,
+//! which has no threads to give, each pipeline is compiled where it is met.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -25,13 +25,14 @@ pub(super) struct Pipeline {
     pub(super) id: usize,
     recipe: Recipe,
     used: AtomicBool,
-    /// Where the fields lie that were last found to be those of the WGSL; they are static, so the same place has the same.
+    /// Where the fields lie that were last found to be those of the WGSL; they are static, so the same place has the
+    /// same.
     agreed: AtomicUsize,
     /// None where compiling panicked.
     raw: OnceLock<Option<wgpu::ComputePipeline>>,
 }
 
-/// What a pipeline is made of.
+/// The parts that a pipeline is made of.
 pub(super) struct Recipe {
     device: wgpu::Device,
     module: Arc<Module>,
@@ -140,7 +141,8 @@ impl Pipeline {
         !self.used.swap(true, Ordering::Relaxed)
     }
 
-    /// Whether these fields were the last of which [`Pipeline::remember`] was told, so that launches compare the names but once.
+    /// Whether these fields were the last of which [`Pipeline::remember`] was told, so that launches compare the names
+    /// but once.
     pub(super) fn agrees_with(&self, fields: Fields) -> bool {
         self.agreed.load(Ordering::Relaxed) == fields.as_ptr() as usize
     }
@@ -192,13 +194,13 @@ fn entry(binding: &Binding) -> wgpu::BindGroupLayoutEntry {
 }
 
 /// A kernel's pipeline for these override constants, with these variables stored in f16.
-struct Form {
+struct Variant {
     constants: Vec<(&'static str, f64)>,
     half: Vec<&'static str>,
     pipeline: Arc<Pipeline>,
 }
 
-impl Form {
+impl Variant {
     /// Whether it is this one. Numbers by their bits: -0 is another constant, and NaN the same.
     fn is(&self, constants: &[(&'static str, f64)], half: &[&'static str]) -> bool {
         let same = |(a, b): (&(&str, f64), &(&str, f64))| a.1.to_bits() == b.1.to_bits() && a.0 == b.0;
@@ -211,8 +213,8 @@ impl Form {
 pub(super) struct Pipelines {
     /// By their text.
     modules: HashMap<String, Arc<Module>>,
-    /// By the kernel's address, its identity: names are for people. A kernel has few forms.
-    pipelines: FastMap<usize, Vec<Form>>,
+    /// By the kernel's address, its identity: names are for people. A kernel has few variants.
+    pipelines: FastMap<usize, Vec<Variant>>,
     count: usize,
     workers: Workers,
     /// After the threads, which end before it is stored.
@@ -221,13 +223,14 @@ pub(super) struct Pipelines {
 }
 
 impl Pipelines {
-    /// None yet; what is compiled will come from `cache`, where it is there, and go there. What fails goes to `failures`.
+    /// None yet; what is compiled will come from `cache`, where it is there, and go there. What fails goes to
+    /// `failures`.
     pub(super) fn new(cache: Option<PipelineCache>, failures: Arc<Failures>) -> Self {
         Self { cache, failures, ..Self::default() }
     }
 
-    /// The pipeline of `kernel` with these override constants and these variables stored in f16, and whether it is new; a
-    /// new one is handed to the threads.
+    /// The pipeline of `kernel` with these override constants and these variables stored in f16, and whether it is new;
+    /// a new one is handed to the threads.
     ///
     /// # Errors
     /// [`crate::Error::Kernel`] when the WGSL is not valid.
@@ -239,9 +242,9 @@ impl Pipelines {
         half: &[&'static str],
     ) -> Result<(Arc<Pipeline>, bool)> {
         let address = std::ptr::from_ref(kernel) as usize;
-        let forms = self.pipelines.entry(address).or_default();
-        if let Some(form) = forms.iter().find(|form| form.is(constants, half)) {
-            return Ok((form.pipeline.clone(), false));
+        let variants = self.pipelines.entry(address).or_default();
+        if let Some(variant) = variants.iter().find(|variant| variant.is(constants, half)) {
+            return Ok((variant.pipeline.clone(), false));
         }
         log::debug!("compiling {} {constants:?}, f16 {half:?}", kernel.name);
         let text = compose_half(kernel, half)?;
@@ -256,13 +259,13 @@ impl Pipelines {
         let cache = (self.cache.as_ref().map(PipelineCache::raw), self.failures.clone());
         let pipeline = Arc::new(Pipeline::new(device, kernel, constants, module, cache, self.count)?);
         self.count += 1;
-        forms.push(Form { constants: constants.to_vec(), half: half.to_vec(), pipeline: pipeline.clone() });
+        variants.push(Variant { constants: constants.to_vec(), half: half.to_vec(), pipeline: pipeline.clone() });
         self.workers.compile(pipeline.clone());
         Ok((pipeline, true))
     }
 }
 
-/// What is to be compiled, and by whom.
+/// The pipelines that are to be compiled, and the threads that do it.
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Arc<Pipeline>>,

@@ -1,9 +1,9 @@
-//! What goes wrong on a device, wherever wgpu tells it, kept for the operation that asks next.
+//! Failures of a device, wherever wgpu reports them, kept for the operation that asks next.
 //!
-//! wgpu tells an error to the error scopes of the thread, or else to the device's one handler, which on an application's own
-//! device is the application's. So what can fail runs in scopes of this crate, which are pushed where something is made or
-//! submitted, not for each dispatch. That a device is gone is told to one callback alone, the application's too; but wgpu then gives no
-//! memory to write parameters into, which every submission finds out.
+//! wgpu tells an error to the error scopes of the thread, or else to the device's one handler, which on an
+//! application's own device is the application's. So what can fail runs in scopes of this crate, which are pushed where
+//! something is made or submitted, not for each dispatch. That a device is gone is told to one callback alone, the
+//! application's too; but wgpu then gives no memory to write parameters into, which every submission finds out.
 
 use std::any::Any;
 use std::future::Future;
@@ -15,7 +15,7 @@ use std::task::{Context, Poll, Waker};
 use super::lock;
 use crate::error::{Error, Result};
 
-/// What a device has reported, the first failure of it.
+/// The first failure that a device has reported.
 #[derive(Debug, Default)]
 pub(super) struct Failures {
     adapter: String,
@@ -86,7 +86,8 @@ impl Failures {
         result
     }
 
-    /// Writes `bytes` to `buffer` from `offset` on, before what is submitted next. A device that is gone is found out here.
+    /// Writes `bytes` to `buffer` from `offset` on, before what is submitted next. A device that is gone is found out
+    /// here.
     pub(super) fn write(
         &self,
         device: &wgpu::Device,
@@ -127,7 +128,8 @@ impl Failures {
     }
 }
 
-/// Awaits `future`; a panic in it, as drivers and wgpu are seen to have while a device opens, is an error that begins with `what`.
+/// Awaits `future`; a panic in it, as drivers and wgpu are seen to have while a device opens, is an error that begins
+/// with `what`.
 ///
 /// # Errors
 /// [`Error::Device`].
@@ -143,7 +145,7 @@ pub(super) async fn caught<T>(what: &str, future: impl Future<Output = T>) -> Re
     .await
 }
 
-/// What a panic said.
+/// Returns the message of a panic.
 fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message").trim()
@@ -168,8 +170,8 @@ mod tests {
         let error = |text: &str| wgpu::Error::Validation { source: text.into(), description: text.into() };
         failures.report(&error("first"));
         failures.report(&error("second"));
-        let told = failures.check().unwrap_err().to_string();
-        assert!(told.contains("first") && !told.contains("second"), "{told}");
+        let message = failures.check().unwrap_err().to_string();
+        assert!(message.contains("first") && !message.contains("second"), "{message}");
         let full = Failures::new("some adapter");
         full.report(&wgpu::Error::OutOfMemory { source: "full".into() });
         assert_eq!(full.check().unwrap_err().kind(), crate::error::ErrorKind::OutOfMemory);

@@ -1,5 +1,5 @@
-//! A hash for the recorder's keys: a few numbers of the program's own, looked up with every launch. The standard library's
-//! resists chosen keys, which nobody chooses here, and takes several times as long.
+//! A hash for the recorder's keys: a few numbers of the program's own, looked up with every launch. The standard
+//! library's resists chosen keys, which nobody chooses here, and takes several times as long.
 
 use std::hash::{BuildHasherDefault, Hasher};
 

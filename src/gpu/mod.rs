@@ -47,7 +47,8 @@ pub use wgsl::{compose, compose_half, sources};
 
 use crate::error::{Error, Result};
 
-/// What the library counts; after the first steps of a training run only `dispatches` and `submissions` still grow.
+/// The counts that the library keeps; after the first steps of a training run only `dispatches` and `submissions` still
+/// grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counters {
@@ -123,15 +124,15 @@ impl Gpu {
     /// Whether products of f16 operands run on matrix units (tensor cores), with f32 sums.
     ///
     /// Only with [`GpuOptions::matrix_units`], or on a device given to [`Gpu::from_device`] with
-    /// [`GpuOptions::cooperative_matrix`]: wgpu's feature is experimental, so it is the application's choice. The device needs
-    /// `EXPERIMENTAL_COOPERATIVE_MATRIX`, `SHADER_F16` and `SUBGROUP`, its adapter one subgroup size and blocks of 16 x 16 x 16
-    /// from f16 to f32, the tier is [`Tier::Gpu`].
+    /// [`GpuOptions::cooperative_matrix`]: wgpu's feature is experimental, so it is the application's choice. The
+    /// device needs `EXPERIMENTAL_COOPERATIVE_MATRIX`, `SHADER_F16` and `SUBGROUP`, its adapter one subgroup size and
+    /// blocks of 16 x 16 x 16 from f16 to f32, the tier is [`Tier::Gpu`].
     pub fn cooperative_matrix(&self) -> bool {
         self.0.cooperative_matrix
     }
 
-    /// Whether kernels load two f32 as one u64, where they can: with [`Tier::Software`], as on software adapters a load costs
-    /// by its number of components, on a device with `SHADER_INT64`.
+    /// Whether kernels load two f32 as one u64, where they can: with [`Tier::Software`], as on software adapters a load
+    /// costs by its number of components, on a device with `SHADER_INT64`.
     pub(crate) fn loads_u64(&self) -> bool {
         self.0.loads_u64
     }
@@ -146,8 +147,9 @@ impl Gpu {
         &self.0.shapes
     }
 
-    /// Has the products of tier [`Tier::Gpu`] run in the shape of this index in [`crate::kernels::shapes::SHAPES`], where it
-    /// suits them, their sums over K cut into so many parts; None leaves the choice to the table. For tests and measurements.
+    /// Has the products of tier [`Tier::Gpu`] run in the shape of this index in [`crate::kernels::shapes::SHAPES`],
+    /// where it suits them, their sums over K cut into so many parts; None leaves the choice to the table. For tests
+    /// and measurements.
     pub fn force_shape(&self, shape: Option<(u32, u32)>) {
         self.0.shapes.force(shape);
     }
@@ -231,7 +233,8 @@ impl Gpu {
     /// Records a copy of `source` to `target`, which must be of one size.
     ///
     /// # Errors
-    /// [`Error::Shape`] when the sizes differ, or both slices are of one buffer; [`Error::Device`], [`Error::DeviceLost`].
+    /// [`Error::Shape`] when the sizes differ, or both slices are of one buffer; [`Error::Device`],
+    /// [`Error::DeviceLost`].
     pub fn copy(&self, source: &BufferSlice, target: &BufferSlice) -> Result<()> {
         if source.size != target.size {
             let got = format!("{} and {} bytes", source.size, target.size);
@@ -269,8 +272,8 @@ impl Gpu {
         self.check().map(|()| state)
     }
 
-    /// The first failure the device has reported, if any, as an error. On a device of an application these are the failures of what this
-    /// crate does with it.
+    /// The first failure the device has reported, if any, as an error. On a device of an application these are the
+    /// failures of what this crate does with it.
     ///
     /// # Errors
     /// [`Error::DeviceLost`], [`Error::OutOfMemory`], [`Error::Device`].
@@ -318,8 +321,9 @@ impl Gpu {
         counters
     }
 
-    /// How many pipelines the device has run once, so that they are compiled whatever the driver does when, and how many were asked
-    /// for so far. Looks at the device, unless another thread hands it work at that moment, and does not wait.
+    /// How many pipelines the device has run once, so that they are compiled whatever the driver does when, and how
+    /// many were asked for so far. Looks at the device, unless another thread hands it work at that moment, and does
+    /// not wait.
     ///
     /// # Errors
     /// [`Error::Device`].

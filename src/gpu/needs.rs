@@ -1,4 +1,4 @@
-//! What the kernels need of a device's limits, whatever their family: WebGPU's defaults suffice, less may not.
+//! The limits that the kernels need of a device, whatever their family: WebGPU's defaults suffice, less may not.
 
 use super::recorder::{ARENA, SLOT};
 

@@ -1,7 +1,7 @@
 //! Why there is no adapter, and what helps: asked only where none was found.
 //!
-//! On Linux a Vulkan program needs the loader (`libvulkan.so.1`), a file that names a driver's library, the library with what it
-//! needs itself, and a device that the driver may open. The first of them that is missing is told.
+//! On Linux a Vulkan program needs the loader (`libvulkan.so.1`), a file that names a driver's library, the library
+//! with what it needs itself, and a device that the driver may open. The first of them that is missing is told.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::unsafe_code;
 use crate::error::INSTALL_HINT;
 
-/// What of the machine the reason depends on.
+/// The parts of the machine that the reason depends on.
 trait Machine {
     /// A variable of the environment that is not empty.
     fn variable(&self, name: &str) -> Option<String>;
@@ -154,7 +154,7 @@ fn library(machine: &impl Machine, manifest: &Path) -> Result<PathBuf, String> {
     Ok(if library.contains('/') { manifest.parent().unwrap_or(Path::new("/")).join(library) } else { library.into() })
 }
 
-/// What keeps the driver of a file from being loaded.
+/// Returns what keeps the driver of a file from being loaded.
 fn fault(machine: &impl Machine, manifest: &Path) -> Option<String> {
     let found = library(machine, manifest).and_then(|library| machine.load(&library));
     found.err().map(|why| format!("{}: {why}", file_name(manifest)))
@@ -165,8 +165,8 @@ fn nvidia_device(machine: &impl Machine) -> Option<&'static str> {
     ["/dev/nvidiactl", "/dev/nvidia0"].into_iter().find(|path| machine.exists(Path::new(path)))
 }
 
-/// The advice where NVIDIA's driver is loaded and finds no device as the libraries of libglvnd are missing, which it loads when
-/// it starts: an image with `libvulkan1` alone has none of them.
+/// The advice where NVIDIA's driver is loaded and finds no device as the libraries of libglvnd are missing, which it
+/// loads when it starts: an image with `libvulkan1` alone has none of them.
 fn without_dispatch(machine: &impl Machine, manifests: &[PathBuf]) -> Option<String> {
     let device = nvidia_device(machine)?;
     let nvidia = manifests
@@ -185,7 +185,8 @@ fn without_dispatch(machine: &impl Machine, manifests: &[PathBuf]) -> Option<Str
     ))
 }
 
-/// What helps where an NVIDIA GPU was handed to a container without its Vulkan driver, as is usual for containers that compute.
+/// Returns the advice where an NVIDIA GPU was handed to a container without its Vulkan driver, as is usual for
+/// containers that compute.
 fn without_graphics(machine: &impl Machine) -> Option<String> {
     let device = nvidia_device(machine);
     let cuda = || machine.load(Path::new("libcuda.so.1")).is_ok().then_some("libcuda.so.1");
@@ -209,7 +210,8 @@ mod tests {
 
     use super::*;
 
-    /// A machine of files with their texts, variables, and libraries that can be loaded; what else is loaded is missing.
+    /// A machine of files with their texts, variables, and libraries that can be loaded; what else is loaded is
+    /// missing.
     #[derive(Clone, Default)]
     struct Fake {
         variables: BTreeMap<&'static str, &'static str>,

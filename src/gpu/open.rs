@@ -11,8 +11,8 @@ use super::warm_up::WarmUp;
 use super::{AdapterChoice, AdapterReport, Gpu, Inner, Tier, adapter, pool, recorder, unsafe_code};
 use crate::error::{Error, Result};
 
-/// Features that are used where a device has them; none is needed. Subgroups make software adapters several times faster;
-/// u64 is for their loads; f16 is for training in mixed precision.
+/// Features that are used where a device has them; none is needed. Subgroups make software adapters several times
+/// faster; u64 is for their loads; f16 is for training in mixed precision.
 pub const OPTIONAL_FEATURES: wgpu::Features = wgpu::Features::SUBGROUP
     .union(wgpu::Features::TIMESTAMP_QUERY)
     .union(wgpu::Features::SHADER_F16)
@@ -26,27 +26,29 @@ pub struct GpuOptions {
     pub adapter: AdapterChoice,
     /// The kernel family, instead of the adapter's own; must be one it can run.
     pub tier: Option<Tier>,
-    /// Whether the kernels of [`Tier::Software`] get compact code, instead of what the adapter is known to need: loops in place of
-    /// unrolled stores. Drivers whose compilers take long over large kernels then start many times faster and run products a few
-    /// percent slower. The results are the same to the bit.
+    /// Whether the kernels of [`Tier::Software`] get compact code, instead of what the adapter is known to need: loops
+    /// in place of unrolled stores. Drivers whose compilers take long over large kernels then start many times faster
+    /// and run products a few percent slower. The results are the same to the bit.
     pub compact: Option<bool>,
     /// A lower limit than the adapter's on the bytes of one binding; tensors beyond it are split.
     pub max_binding_bytes: Option<u64>,
-    /// For [`Gpu::open`]: products of f16 operands run on matrix units (tensor cores), see [`Gpu::cooperative_matrix`]; opening an
-    /// adapter without them is an error. wgpu's feature for them is experimental: it may have bugs that make behaviour
-    /// undefined, and who sets this accepts that and reports such bugs to wgpu.
+    /// For [`Gpu::open`]: products of f16 operands run on matrix units (tensor cores), see [`Gpu::cooperative_matrix`];
+    /// opening an adapter without them is an error. wgpu's feature for them is experimental: it may have bugs that make
+    /// behaviour undefined, and who sets this accepts that and reports such bugs to wgpu.
     pub matrix_units: bool,
-    /// For [`Gpu::from_device`]: what the device's adapter says in `cooperative_matrix_properties()`, as a device does not
-    /// tell. See [`Gpu::cooperative_matrix`].
+    /// For [`Gpu::from_device`]: what the device's adapter says in `cooperative_matrix_properties()`, as a device does
+    /// not tell. See [`Gpu::cooperative_matrix`].
     pub cooperative_matrix: Vec<wgpu::CooperativeMatrixProperties>,
-    /// A folder for the pipelines that the driver compiled, so that the next process need not compile them again: made where
-    /// it is missing, one file for each adapter and driver, written when the [`Gpu`]'s last handle is dropped. Nobody but the
-    /// user should be able to write there, as the driver runs what the file holds. A file that does not fit is replaced, and a
-    /// folder that cannot be written does no harm; both are logged. Without a folder, and where the device has no feature
-    /// `PIPELINE_CACHE` (only Vulkan has it), nothing is read or written. Most drivers have such a cache of their own.
+    /// A folder for the pipelines that the driver compiled, so that the next process need not compile them again: made
+    /// where it is missing, one file for each adapter and driver, written when the [`Gpu`]'s last handle is dropped.
+    /// Nobody but the user should be able to write there, as the driver runs what the file holds. A file that does not
+    /// fit is replaced, and a folder that cannot be written does no harm; both are logged. Without a folder, and where
+    /// the device has no feature `PIPELINE_CACHE` (only Vulkan has it), nothing is read or written. Most drivers have
+    /// such a cache of their own.
     pub pipeline_cache: Option<PathBuf>,
-    /// A folder with the shapes of products that `sdmoe tune` or `bench::tune::tune` found to be the fastest, a file for each
-    /// adapter. One that is missing, damaged or made with another driver or version is as none: then a table chooses.
+    /// A folder with the shapes of products that `sdmoe tune` or `bench::tune::tune` found to be the fastest, a file
+    /// for each adapter. One that is missing, damaged or made with another driver or version is as none: then a table
+    /// chooses.
     pub tuned: Option<PathBuf>,
 }
 
@@ -65,8 +67,8 @@ impl Gpu {
     /// Opens the adapter that `options` names.
     ///
     /// # Errors
-    /// [`Error::NoAdapter`], [`Error::UnknownAdapter`], or [`Error::Device`] when the driver refuses the device or panics, or the
-    /// adapter lacks what the kernels, those of the tier asked for or those for matrix units need.
+    /// [`Error::NoAdapter`], [`Error::UnknownAdapter`], or [`Error::Device`] when the driver refuses the device or
+    /// panics, or the adapter lacks what the kernels, those of the tier asked for or those for matrix units need.
     pub async fn open(options: &GpuOptions) -> Result<Self> {
         let (adapter, report) = adapter::choose(&options.adapter).await?;
         let mut wanted = OPTIONAL_FEATURES;
@@ -104,14 +106,14 @@ impl Gpu {
         Self::build(device, queue, report, options, failures, Some(&adapter))
     }
 
-    /// Uses a device that exists already, as an application that draws with wgpu has one. The device's own handler of errors and
-    /// callback for its loss are left alone: what this crate does with the device runs in error scopes of its own, so that an
-    /// error of it is returned here and is not told to the handler. Software kernels, profiling and cooperative matrices are used
-    /// only where the device has the features.
+    /// Uses a device that exists already, as an application that draws with wgpu has one. The device's own handler of
+    /// errors and callback for its loss are left alone: what this crate does with the device runs in error scopes of
+    /// its own, so that an error of it is returned here and is not told to the handler. Software kernels, profiling and
+    /// cooperative matrices are used only where the device has the features.
     ///
     /// # Errors
-    /// [`Error::Device`] when the device's limits are less than the kernels need, which [`NEEDS`](super::NEEDS) lists, or
-    /// `options.tier` needs a feature that it lacks.
+    /// [`Error::Device`] when the device's limits are less than the kernels need, which [`NEEDS`](super::NEEDS) lists,
+    /// or `options.tier` needs a feature that it lacks.
     pub fn from_device(device: wgpu::Device, queue: wgpu::Queue, options: &GpuOptions) -> Result<Self> {
         let (info, blocks) = (device.adapter_info(), &options.cooperative_matrix);
         let report = AdapterReport::new(0, &info, device.features(), &device.limits(), blocks);

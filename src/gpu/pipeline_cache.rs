@@ -1,7 +1,7 @@
-//! What the driver compiled, kept between processes.
+//! The cache of compiled pipelines, which the driver fills and a file keeps between processes.
 //!
-//! Processes do not wait for each other: each replaces the file as a whole, so the last one's stays, and what another compiled
-//! meanwhile is compiled once more.
+//! Processes do not wait for each other: each replaces the file as a whole, so the last one's stays, and what another
+//! compiled meanwhile is compiled once more.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! The file in which the driver's pipelines wait for the next process.
 //!
-//! One file for each adapter and driver: a mark, a checksum of the rest, the length of the adapter's identity, that identity,
-//! and the driver's data. A file that is not exactly that is reported in the log, ignored and replaced.
+//! One file for each adapter and driver: a mark, a checksum of the rest, the length of the adapter's identity, that
+//! identity, and the driver's data. A file that is not exactly that is reported in the log, ignored and replaced.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hasher};
@@ -10,14 +10,14 @@ use std::path::Path;
 
 use crate::files;
 
-/// What a file begins with; the last byte is the version of its layout.
+/// The bytes that a file begins with; the last byte is the version of its layout.
 const MARK: [u8; 8] = *b"sdmoepc\x01";
-/// The largest file, in bytes. All kernels of this crate compile to a few MB; the data of older ones stay until the crate's
-/// version changes, and no driver gives a part back, so past this the file starts anew.
+/// The largest file, in bytes. All kernels of this crate compile to a few MB; the data of older ones stay until the
+/// crate's version changes, and no driver gives a part back, so past this the file starts anew.
 const MOST_BYTES: u64 = 64 << 20;
 
-/// What [`wgpu::PipelineCache::get_data`] returned to a process that has this adapter, driver and version too, as far as a file
-/// can tell.
+/// The data that [`wgpu::PipelineCache::get_data`] returned to a process that has this adapter, driver and version too,
+/// as far as a file can tell.
 pub(super) struct Data(Vec<u8>);
 
 impl Data {

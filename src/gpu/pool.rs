@@ -99,9 +99,9 @@ pub(super) struct Pool {
     failures: Arc<Failures>,
 }
 
-/// Rounds up to a multiple of 1/32 of the next lower power of two: at most 3.2 % are wasted. A step has few sizes, so that
-/// finer classes cost nothing; a request is never served from another class, because then the buffers that a step gets
-/// would depend on more than the set of free ones, and the second step could need one more than the first.
+/// Rounds up to a multiple of 1/32 of the next lower power of two: at most 3.2 % are wasted. A step has few sizes, so
+/// that finer classes cost nothing; a request is never served from another class, because then the buffers that a step
+/// gets would depend on more than the set of free ones, and the second step could need one more than the first.
 pub(super) fn size_class(bytes: u64) -> u64 {
     let bytes = bytes.max(256);
     let step = (1 << bytes.ilog2()) / 32;
@@ -127,7 +127,7 @@ impl Pool {
         Arc::new(Buffer { raw: Some(raw), id, pool: pool.clone(), pooled: true })
     }
 
-    /// Of whole vec4s, so that a kernel can bind any content as such.
+    /// Returns a new buffer of whole vec4s, so that a kernel can bind any content as such.
     pub(super) fn allocate_persistent(pool: &Arc<Pool>, device: &wgpu::Device, bytes: u64) -> Arc<Buffer> {
         let (id, raw) = pool.create(device, bytes.next_multiple_of(16).max(16));
         Arc::new(Buffer { raw: Some(raw), id, pool: pool.clone(), pooled: false })

@@ -6,7 +6,7 @@ use super::Gpu;
 use super::pool::Pool;
 use crate::error::{Error, Result};
 
-/// What one kernel took.
+/// The time that one kernel took.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct KernelTime {

@@ -41,8 +41,8 @@ fn create_staging(gpu: &Gpu, class: u64) -> wgpu::Buffer {
     gpu.0.failures.watch(&gpu.0.device, || gpu.0.device.create_buffer(&description))
 }
 
-/// Makes staging buffers until `count` readbacks of `bytes` can be under way at once. How many are depends on how far the host
-/// is ahead of the device, which may be seen first late in a run.
+/// Makes staging buffers until `count` readbacks of `bytes` can be under way at once. How many are depends on how far
+/// the host is ahead of the device, which may be seen first late in a run.
 pub(super) fn reserve(gpu: &Gpu, bytes: u64, count: usize) -> Result<()> {
     let class = staging_class(gpu, bytes);
     if class <= KEPT_STAGING {

@@ -34,7 +34,7 @@ enum Command {
         bind_group: Arc<wgpu::BindGroup>,
         slot: Option<u32>,
         groups: [u32; 3],
-        /// Of the buffers bound.
+        /// The size of all buffers that are bound.
         bytes: u64,
     },
     Copy {
@@ -124,8 +124,8 @@ impl State {
         }
     }
 
-    /// The pipeline of `kernel` with these override constants and these variables stored in f16, which starts compiling at
-    /// its first use.
+    /// The pipeline of `kernel` with these override constants and these variables stored in f16, which starts compiling
+    /// at its first use.
     pub(super) fn pipeline(
         &mut self,
         device: &wgpu::Device,

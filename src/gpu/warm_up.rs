@@ -1,8 +1,10 @@
-//! The other cores' part in a cold start on llvmpipe, which compiles a pipeline at its first dispatch, on its queue's one thread.
+//! The other cores' part in a cold start on llvmpipe, which compiles a pipeline at its first dispatch, on its queue's
+//! one thread.
 //!
-//! What it compiles it keeps on disk, where every device finds it. So devices of their own, each with a queue and its thread, run
-//! the pipelines that the recorder asked for on a few bytes of zeros, from the newest back to those that the device itself is at.
-//! Nothing is computed with them; where the disk keeps nothing they are of no use and do no harm.
+//! The driver keeps on disk what it compiles, and every device finds it there. So devices of their own, each with a
+//! queue and its thread, run the pipelines that the recorder asked for on a few bytes of zeros, from the newest back to
+//! those that the device itself is at. Nothing is computed with them; where the disk keeps nothing they are of no use
+//! and do no harm.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -45,8 +47,8 @@ struct Shared {
 pub(super) struct WarmUp(Arc<Shared>);
 
 impl WarmUp {
-    /// For a device of `adapter` with these features, where that helps: its driver compiles on one thread and keeps on disk what
-    /// it compiled, and there are cores to spare.
+    /// For a device of `adapter` with these features, where that helps: its driver compiles on one thread and keeps on
+    /// disk what it compiled, and there are cores to spare.
     pub(super) fn new(
         adapter: &wgpu::Adapter,
         report: &AdapterReport,
@@ -113,8 +115,8 @@ impl Shared {
         }
     }
 
-    /// The newest of those that the device is not at yet, for the device works through the oldest and the two meet once; None ends
-    /// the thread.
+    /// The newest of those that the device is not at yet, for the device works through the oldest and the two meet
+    /// once; None ends the thread.
     fn next(&self) -> Option<Arc<Pipeline>> {
         let mut queue = lock(&self.queue);
         let done = self.compilation.done.load(Ordering::Relaxed);

@@ -1,8 +1,9 @@
 //! Dense linear algebra on the device, batched and without readback: random numbers, tall-skinny QR, small SVD,
 //! randomized SVD, subspaces. On the host: `statistics` of a few numbers.
 //!
-//! Everything is f32 and deterministic: one adapter gives the same bits for the same input. A matrix with an element that is
-//! not finite has NaN for results, which who reads them back turns into an error. Nothing here is differentiable: METHOD holds the bases fixed between refreshes.
+//! Everything is f32 and deterministic: one adapter gives the same bits for the same input. A matrix with an element
+//! that is not finite has NaN for results, which who reads them back turns into an error. Nothing here is
+//! differentiable: METHOD holds the bases fixed between refreshes.
 
 pub mod qr;
 pub mod random;
@@ -55,7 +56,7 @@ pub(crate) fn stack(op: &'static str, x: &Tensor) -> Result<[usize; 3]> {
     }
 }
 
-/// What `op` gave, in host memory.
+/// Returns what `op` gave, in host memory.
 ///
 /// # Errors
 /// [`Error::Undefined`] where it is not finite; [`Error::Device`].

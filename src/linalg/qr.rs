@@ -22,10 +22,10 @@ crate::params! {
     struct QrParams { rows: u32, columns: u32, block_rows: u32, blocks: u32, batch: u32 }
 }
 
-/// Override constants of [`HOUSEHOLDER`]: vec4s of a row, threads, shares of the sum over threads. A software adapter runs
-/// the threads one after the other and suspends them at barriers, so it gets one subgroup, or more where a thread would
-/// make too many loop iterations (llvmpipe of Mesa 22 leaves all loops of an invocation after 65535 in total; 511 rows of
-/// 64 columns need 33,000 in 32 threads). A GPU gets what 12 KiB of workgroup memory hold sums for.
+/// Override constants of [`HOUSEHOLDER`]: vec4s of a row, threads, shares of the sum over threads. A software adapter
+/// runs the threads one after the other and suspends them at barriers, so it gets one subgroup, or more where a thread
+/// would make too many loop iterations (llvmpipe of Mesa 22 leaves all loops of an invocation after 65535 in total; 511
+/// rows of 64 columns need 33,000 in 32 threads). A GPU gets what 12 KiB of workgroup memory hold sums for.
 pub(crate) fn geometry(tier: Tier, columns: usize) -> Vec<(&'static str, f64)> {
     let width = columns.div_ceil(4);
     let threads = match tier {

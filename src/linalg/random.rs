@@ -1,10 +1,11 @@
 //! Counter-based random numbers, the same bits on every device and on the CPU.
 //!
-//! Philox4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011): number `index` of
-//! a `stream` is a function of `(seed, stream, index)`, so it depends neither on the number of threads nor on what was
-//! drawn before. Uniform numbers are the words' upper 24 bits. Normal numbers are a sum of 96 coin flips and two 16-bit
-//! uniforms, scaled: whole numbers below 2^23 and one correctly rounded product, hence exact on every device, where
-//! logarithm and cosine (Box-Muller) are not. Mean 0 and variance 1 to rounding, excess kurtosis -0.021, range +-9.97.
+//! Philox4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011): number `index`
+//! of a `stream` is a function of `(seed, stream, index)`, so it depends neither on the number of threads nor on what
+//! was drawn before. Uniform numbers are the words' upper 24 bits. Normal numbers are a sum of 96 coin flips and two
+//! 16-bit uniforms, scaled: whole numbers below 2^23 and one correctly rounded product, hence exact on every device,
+//! where logarithm and cosine (Box-Muller) are not. Mean 0 and variance 1 to rounding, excess kurtosis -0.021, range
+//! +-9.97.
 //!
 //! Not for cryptography.
 

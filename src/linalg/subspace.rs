@@ -1,9 +1,9 @@
 //! Subspaces given by orthonormal bases: projections, principal angles, similarity. Batched, on the device.
 //!
 //! With `A: [B, m, p]` and `B: [B, m, q]` orthonormal, the cosines of the principal angles are the singular values of
-//! `A^T B`, the sines those of `(I - A A^T) B` for q <= p (Bjorck, Golub, "Numerical methods for computing angles between
-//! linear subspaces", 1973). A cosine says nothing about an angle below 3e-4 in f32, a sine nothing near 90 degrees: each
-//! angle is taken from the smaller of the two.
+//! `A^T B`, the sines those of `(I - A A^T) B` for q <= p (Bjorck, Golub, "Numerical methods for computing angles
+//! between linear subspaces", 1973). A cosine says nothing about an angle below 3e-4 in f32, a sine nothing near 90
+//! degrees: each angle is taken from the smaller of the two.
 //!
 //! Must not form an `m x m` projector.
 
@@ -82,7 +82,8 @@ pub fn cosines(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     Ok(svd_small(&coordinates(&a, &b)?, 1)?.s)
 }
 
-/// Sines of the principal angles, falling: `[B, min(p, q)]`; accurate for small angles down to the rounding of the bases.
+/// Sines of the principal angles, falling: `[B, min(p, q)]`; accurate for small angles down to the rounding of the
+/// bases.
 ///
 /// # Errors
 /// As [`cosines`].

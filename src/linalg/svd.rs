@@ -1,5 +1,5 @@
-//! The leading singular triplets of large matrices, batched: randomized SVD (Halko, Martinsson, Tropp, "Finding structure
-//! with randomness", SIAM Review 2011, algorithms 4.4 and 5.1), entirely on the device.
+//! The leading singular triplets of large matrices, batched: randomized SVD (Halko, Martinsson, Tropp, "Finding
+//! structure with randomness", SIAM Review 2011, algorithms 4.4 and 5.1), entirely on the device.
 //!
 //! ```text
 //! Y = W Omega                          Omega: n x l, l = min(k + oversampling, m, n), Gaussian, or [V, Gaussian] when warm
@@ -7,8 +7,8 @@
 //! Q = orth(Y);  Z = W^T Q = V S O^T;  U = Q O
 //! ```
 //!
-//! The SVD of Z, `n x l`, is that of [`super::svd_small`], which is also all there is to do where a side of W has at most
-//! [`MAX_COLUMNS`] rows or columns: the result is then the full SVD, cut at k.
+//! The SVD of Z, `n x l`, is that of [`super::svd_small`], which is also all there is to do where a side of W has at
+//! most [`MAX_COLUMNS`] rows or columns: the result is then the full SVD, cut at k.
 //!
 //! Must not read back, and must not form anything of the size of `m x m` or `n x n`.
 
@@ -43,7 +43,7 @@ crate::params! {
 /// The Gaussian columns of a batch's sketches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Draw {
-    /// The same for every matrix: a matrix gives the same bits in whatever batch it is.
+    /// One seed for every matrix: a matrix gives the same bits in whatever batch it is.
     #[default]
     Shared,
     /// Each matrix draws its own. What is found in a flat spectrum leans towards the sketch, so only so do unrelated
@@ -96,12 +96,12 @@ impl Svd {
 
 /// The `k` leading singular triplets of each matrix of `w: [B, m, n]` (or `[m, n]`), `1 <= k <= min(m, n)`.
 ///
-/// `warm`: earlier right singular vectors, `[B, n, k']` with any k' up to the sketch's width; they span the first columns
-/// of the sketch. The result always has a batch dimension; its pooled buffers are the only ones it takes.
+/// `warm`: earlier right singular vectors, `[B, n, k']` with any k' up to the sketch's width; they span the first
+/// columns of the sketch. The result always has a batch dimension; its pooled buffers are the only ones it takes.
 ///
 /// # Errors
-/// [`Error::Shape`] when k is out of range, when the sketch would need more than [`MAX_COLUMNS`] columns, or when `warm`
-/// does not fit; [`Error::Device`].
+/// [`Error::Shape`] when k is out of range, when the sketch would need more than [`MAX_COLUMNS`] columns, or when
+/// `warm` does not fit; [`Error::Device`].
 pub fn randomized_svd(w: &Tensor, k: usize, options: SvdOptions, warm: Option<&Tensor>) -> Result<Svd> {
     let [batch, m, n] = stack("randomized_svd", w)?;
     let small = m.min(n);
@@ -143,8 +143,8 @@ fn product(ta: Trans, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     Ok(c)
 }
 
-/// As [`randomized_svd`], from a given test matrix `omega: [B, n, l]` (or one `[1, n, l]` for all), `k <= l <= 64`, l <= m,
-/// l <= n. Which Omega decides what is found; [`randomized_svd`] draws a Gaussian one.
+/// As [`randomized_svd`], from a given test matrix `omega: [B, n, l]` (or one `[1, n, l]` for all), `k <= l <= 64`, l
+/// <= m, l <= n. Which Omega decides what is found; [`randomized_svd`] draws a Gaussian one.
 ///
 /// # Errors
 /// [`Error::Shape`] when the sizes do not fit; [`Error::Device`].

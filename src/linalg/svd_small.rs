@@ -1,5 +1,5 @@
-//! SVD of small matrices, batched: `X = U diag(S) V^T` with `X: [m, n]`, `min(m, n) <= 64`; the other side is reduced by a
-//! QR where it is larger.
+//! SVD of small matrices, batched: `X = U diag(S) V^T` with `X: [m, n]`, `min(m, n) <= 64`; the other side is reduced
+//! by a QR where it is larger.
 //!
 //! One-sided Jacobi (Hestenes 1958): rotations make the columns of the taller of X and X^T orthogonal. Singular values
 //! are right to about 1e-6 of the largest. U's columns for zero singular values are completed by a QR, which leaves the
@@ -23,7 +23,8 @@ crate::params! {
     struct IdentityParams { size: u32 }
 }
 
-/// Singular values, all of them, and the leading singular vectors; all NaN for a matrix that has an element that is not finite.
+/// Singular values, all of them, and the leading singular vectors; all NaN for a matrix that has an element that is not
+/// finite.
 #[derive(Clone, Debug)]
 pub struct SmallSvd {
     /// `[B, m, keep]`, orthonormal columns.
@@ -44,8 +45,8 @@ impl SmallSvd {
     }
 }
 
-/// Override constants of [`JACOBI_SVD`] for `x: [.., m, n]`: a thread a pair of columns, at least a subgroup of the software
-/// adapters.
+/// Override constants of [`JACOBI_SVD`] for `x: [.., m, n]`: a thread a pair of columns, at least a subgroup of the
+/// software adapters.
 pub(crate) fn geometry(m: usize, n: usize) -> Vec<(&'static str, f64)> {
     let padded = m.min(n).next_power_of_two().max(16) as f64;
     let sizes = [("ROWS", m.max(n)), ("WIDTH", m.min(n)), ("TRANSPOSED", usize::from(m < n))];
@@ -104,7 +105,7 @@ pub fn svd_small(x: &Tensor, keep: usize) -> Result<SmallSvd> {
     Ok(SmallSvd { u, s, v })
 }
 
-/// Of a matrix with a long side, by the QR of its taller form: `X = Q R` or `X^T = Q R`.
+/// The SVD of a matrix with a long side, by the QR of its taller form: `X = Q R` or `X^T = Q R`.
 fn by_triangle(x: &Tensor, keep: usize) -> Result<SmallSvd> {
     let [batch, m, n] = stack("svd_small", x)?;
     let tall = if m >= n {

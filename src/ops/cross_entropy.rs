@@ -22,8 +22,8 @@ impl Op for CrossEntropy {
         "cross_entropy"
     }
 
-    // dL/dlogits_t = (softmax(logits_t) - onehot(target_t)) / T is made here, where the logits are being read anyway; in
-    // f16 without the factor, as 1 / T alone would make most of it vanish: it comes with the loss scale in backward.
+    // dL/dlogits_t = (softmax(logits_t) - onehot(target_t)) / T is made here, where the logits are being read anyway;
+    // in f16 without the factor, as 1 / T alone would make most of it vanish: it comes with the loss scale in backward.
     fn forward(&self, inputs: &[&Tensor]) -> Result<Forward> {
         let [logits, targets] = inputs else {
             return Err(Error::shape("cross_entropy", "logits and targets", format!("{} inputs", inputs.len())));

@@ -25,8 +25,8 @@ pub struct ExpertMatMul {
     /// routing is known to the device alone.
     pub host_tile_expert: Vec<u32>,
     /// Where spectral decoupling splits the gradient in token space: the bases and sums of this layer's matrix. The
-    /// gradient of w is then the unique part alone, and the common part is in the sums, which are replaced or added to as
-    /// the gradient is.
+    /// gradient of w is then the unique part alone, and the common part is in the sums, which are replaced or added to
+    /// as the gradient is.
     pub token_space: Option<TokenSpace>,
 }
 

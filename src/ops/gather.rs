@@ -1,4 +1,5 @@
-//! What permute and combine share: the sum over a token's choices of their rows in the grouped layout.
+//! The launch that permute and combine have in common: the sum over a token's choices of their rows in the grouped
+//! layout.
 
 use std::ops::Range;
 
@@ -7,7 +8,7 @@ use crate::kernels::rows::{GroupKernels, group_launch, pack};
 use crate::tensor::{Tensor, row_chunks};
 
 crate::params! {
-    /// Of every kernel of `permute.wgsl` and `combine.wgsl`.
+    /// The parameters of every kernel of `permute.wgsl` and `combine.wgsl`.
     pub(super) struct RowParams {
         /// Written by this launch.
         rows: u32,
@@ -27,7 +28,7 @@ crate::params! {
 }
 
 impl RowParams {
-    /// Of a launch that writes the rows `range` of `d` elements and reads the rows or tokens `from`.
+    /// The parameters of a launch that writes the rows `range` of `d` elements and reads the rows or tokens `from`.
     pub(super) fn new(range: &Range<usize>, d: usize, top_k: usize, from: &Range<usize>) -> Self {
         RowParams {
             rows: range.len() as u32,
@@ -40,8 +41,8 @@ impl RowParams {
     }
 }
 
-/// The launches that sum rows over a token's choices: all choices at once where the rows fit one binding; else one choice
-/// after the other, so that the order of the sum, and with it every bit, stays the same.
+/// The launches that sum rows over a token's choices: all choices at once where the rows fit one binding; else one
+/// choice after the other, so that the order of the sum, and with it every bit, stays the same.
 fn choice_passes(chunks: usize, top_k: usize) -> Vec<Range<usize>> {
     if chunks == 1 { std::iter::once(0..top_k).collect() } else { (0..top_k).map(|j| j..j + 1).collect() }
 }

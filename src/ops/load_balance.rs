@@ -25,8 +25,8 @@ crate::params! {
     struct LoadBalanceParams { tokens: u32, experts: u32, scale: f32, factor: f32 }
 }
 
-/// `coefficient * E * sum_e f_e P_e`, `f_e = counts_e / (T K)` without gradient, `P_e` the mean of the scores' column e.
-/// Inputs: scores `[T, E]`, counts `u32 [E]`. Output: `[1]`.
+/// `coefficient * E * sum_e f_e P_e`, `f_e = counts_e / (T K)` without gradient, `P_e` the mean of the scores' column
+/// e. Inputs: scores `[T, E]`, counts `u32 [E]`. Output: `[1]`.
 #[derive(Clone, Copy, Debug)]
 pub struct LoadBalance {
     /// Weight in the loss.

@@ -9,7 +9,8 @@ use crate::error::{Error, Result};
 use crate::kernels::gemm::{Trans, gemm};
 use crate::tensor::{DType, Tensor};
 
-/// `y = x op(w)`. Inputs: `x: [.., K]`, `w: [K, N]`, or `[N, K]` with `trans_b`. Output: `[.., N]`, f16 where both inputs are.
+/// `y = x op(w)`. Inputs: `x: [.., K]`, `w: [K, N]`, or `[N, K]` with `trans_b`. Output: `[.., N]`, f16 where both
+/// inputs are.
 #[derive(Clone, Copy, Debug)]
 pub struct MatMul {
     /// Whether `w` is stored `[N, K]`, as an embedding that serves as the output head is.

@@ -7,7 +7,8 @@ use super::number::{LARGEST, largest, smallest, tick_label, tick_step};
 const TICKS: usize = 4;
 /// Never more than these, whatever the range.
 const MOST_TICKS: usize = 12;
-/// Ends are at least this share of their size apart: ticks between them are then different numbers, with labels of their own.
+/// Ends are at least this share of their size apart: ticks between them are then different numbers, with labels of
+/// their own.
 const LEAST_SHARE: f64 = 1e-5;
 /// And at least this much: what is smaller than that is nothing.
 const LEAST: f64 = 1e-300;
@@ -15,7 +16,7 @@ const LEAST: f64 = 1e-300;
 /// An axis. Its ends are numbers, apart, and differ by a number.
 #[derive(Clone, Debug)]
 pub struct Axis {
-    /// What it is.
+    /// Its name.
     pub label: String,
     /// Its ends.
     range: (f64, f64),
@@ -110,7 +111,8 @@ fn ends(charts: &[Vec<Line>], of: impl Fn(&(f64, Option<f64>)) -> Option<f64>) -
     Some((smallest(all())?, largest(all())?))
 }
 
-/// The same ends, or as near to them as an axis can have: equal ones in f64, or neighbours, would leave no room for ticks.
+/// Returns the ends as given, or as near to them as an axis can have: equal ones in f64, or neighbours, would leave no
+/// room for ticks.
 fn apart(lo: f64, hi: f64) -> (f64, f64) {
     let (lo, hi) = (lo.clamp(-LARGEST, LARGEST), hi.clamp(-LARGEST, LARGEST));
     let least = (LEAST_SHARE * lo.abs().max(hi.abs())).max(LEAST);

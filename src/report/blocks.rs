@@ -7,7 +7,7 @@ use super::heat::{Table, Words};
 use super::number::{largest, round_down, round_up, show, smallest};
 use crate::analysis::pairs::{Diagonal, KeptPairs, MANY, Pairs};
 
-/// What the cells of a map are.
+/// The kind of value that the cells of a map hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cells {
     /// One pair each.
@@ -32,7 +32,7 @@ impl Cells {
 /// One map of a table of pairs.
 #[derive(Clone, Debug)]
 pub struct Map {
-    /// What its cells are.
+    /// The kind of its cells.
     pub cells: Cells,
     /// Their values.
     pub values: Pairs,
@@ -97,15 +97,15 @@ pub struct Entry<'a> {
     pub panel: usize,
     /// Its option of each select.
     pub key: Vec<String>,
-    /// What names those that share its scale.
+    /// The name that those with one scale have in common.
     pub group: String,
     /// The pairs.
     pub pairs: &'a KeptPairs,
     /// The figures in one line.
     pub note: String,
-    /// What chance gives.
+    /// The value that chance gives.
     pub null: Option<f64>,
-    /// What the control gives.
+    /// The value that the control gives.
     pub control: Option<f64>,
 }
 
@@ -114,14 +114,14 @@ pub struct Entry<'a> {
 pub struct Drawn {
     /// Panels in a row.
     pub columns: usize,
-    /// What the diagonal is.
+    /// The meaning of the diagonal.
     pub diagonal: Diagonal,
     /// Where scales end at most.
     pub most: f64,
 }
 
-/// Heat maps to choose among, of `entries` by panel, whose words are `words`. Where there are blocks, one more choice is
-/// what a cell is.
+/// Heat maps to choose among, of `entries` by panel, whose words are `words`. Where there are blocks, one more choice
+/// is what a cell is.
 pub fn figure(
     about: About,
     drawn: Drawn,

@@ -16,11 +16,11 @@ use super::svg::Panel;
 pub struct Figure {
     /// Its name: anchor in the page and name of its file.
     pub id: String,
-    /// What it is.
+    /// Its title.
     pub title: String,
-    /// What it shows and how to read it.
+    /// A text on what it shows and how to read it.
     pub shows: String,
-    /// What chance and the control are, or why there is none.
+    /// A text on what chance and the control are, or why there is none.
     pub chance: String,
     /// Where the definition comes from.
     pub source: &'static str,
@@ -68,11 +68,11 @@ pub struct HeatPanel {
 pub struct About<'a> {
     /// Its name.
     pub id: &'a str,
-    /// What it is.
+    /// Its title.
     pub title: &'a str,
-    /// What it shows.
+    /// A text on what it shows.
     pub shows: String,
-    /// What chance gives.
+    /// A text on what chance gives.
     pub chance: String,
     /// Where the definition comes from.
     pub source: &'static str,

@@ -1,5 +1,5 @@
-//! Files of a report: all staged first, then renamed to their places, so that a failure leaves what was there. Only what
-//! reports of this program have written is ever replaced.
+//! Files of a report: all staged first, then renamed to their places, so that a failure leaves what was there. Only
+//! what reports of this program have written is ever replaced.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -12,7 +12,7 @@ pub type Output = (PathBuf, Vec<u8>);
 
 /// Where files wait until all are written.
 const STAGE: &str = ".report.tmp";
-/// What files of ours have at their start, by the ending of their names: figures, pages and records.
+/// The text that files of reports have at their start, by the ending of their names: figures, pages and records.
 const OURS: [(&str, &str); 3] = [
     ("svg", "data-by=\"sdmoe\""),
     ("html", "name=\"generator\" content=\"sdmoe\""),
@@ -39,8 +39,8 @@ fn is_stage(stage: &Path) -> bool {
     !stage.is_symlink() && fs::read_dir(stage).is_ok_and(|mut entries| entries.all(waits))
 }
 
-/// Refuses a folder that is not free for a report: one that holds files, but no report of this program, or that has another
-/// file where one of the report goes.
+/// Refuses a folder that is not free for a report: one that holds files, but no report of this program, or that has
+/// another file where one of the report goes.
 ///
 /// # Errors
 /// [`Error::Checkpoint`] names the file; [`Error::Io`].

@@ -1,4 +1,5 @@
-//! Heat maps: experts by experts, drawn here and redrawn by the page's script for another choice of layer, matrix or side.
+//! Heat maps: experts by experts, drawn here and redrawn by the page's script for another choice of layer, matrix or
+//! side.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -27,9 +28,9 @@ pub struct Table {
     pub hi: f64,
     /// The figures in one line.
     pub note: String,
-    /// What chance gives.
+    /// The value that chance gives.
     pub null: Option<f64>,
-    /// What the control gives.
+    /// The value that the control gives.
     pub control: Option<f64>,
 }
 
@@ -38,9 +39,9 @@ pub struct Table {
 pub struct Words {
     /// The panel's heading.
     pub heading: String,
-    /// What a row is: `expert`, `router vector`, `layer`.
+    /// The name of a row: `expert`, `router vector`, `layer`.
     pub row: String,
-    /// What a column is.
+    /// The name of a column.
     pub column: String,
     /// Names of the rows in place of numbers.
     pub rows: Vec<String>,

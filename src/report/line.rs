@@ -10,9 +10,9 @@ pub enum Look {
     Colour(usize),
     /// One of many in order, 0 to 1: a colour of the scale.
     Graded(f64),
-    /// What chance gives.
+    /// The value that chance gives.
     Chance,
-    /// What the control gives.
+    /// The value that the control gives.
     Control,
 }
 
@@ -49,7 +49,7 @@ pub fn class(look: Look) -> String {
     }
 }
 
-/// What a line's look adds to its class.
+/// Returns the style that a line's look adds to its class.
 pub fn style(look: Look) -> Option<String> {
     match look {
         Look::Graded(t) => Some(format!("--c:{}", grade(t))),
@@ -57,7 +57,8 @@ pub fn style(look: Look) -> Option<String> {
     }
 }
 
-/// The colour of a graded line: the ends of the scale are hard to see as lines, one on a dark page and one on a light one.
+/// The colour of a graded line: the ends of the scale are hard to see as lines, one on a dark page and one on a light
+/// one.
 pub fn grade(t: f64) -> String {
     colour::step(((0.2 + 0.68 * t) * colour::STEPS as f64) as usize)
 }

@@ -7,15 +7,15 @@ use crate::analysis::record::{Decoupling, Gates, Jacobians, Load, Of, Part, Rout
 /// One figure of a subject, for tiles, tables and the terminal.
 #[derive(Debug)]
 pub struct Measure {
-    /// What it is.
+    /// Its name.
     pub what: String,
     /// Its mean over what was measured.
     pub value: Option<f64>,
     /// Standard deviation over pairs of experts, or experts.
     pub spread: Option<f64>,
-    /// What chance gives, where that is what to compare with.
+    /// The value that chance gives, where that is what to compare with.
     pub null: Option<f64>,
-    /// What the control gives.
+    /// The value that the control gives.
     pub control: Option<f64>,
     /// Standard deviation of the control over its draws or pairs.
     pub control_spread: Option<f64>,
@@ -31,7 +31,7 @@ impl Measure {
         Self::new(what, x.mean, x.null, x.control).spread(x.spread, x.control_spread)
     }
 
-    /// The same with the deviations of the value and of its control.
+    /// Returns the same measure with the deviations of the value and of its control.
     fn spread(self, spread: Option<f64>, control_spread: Option<f64>) -> Self {
         Self { spread, control_spread, ..self }
     }

@@ -1,9 +1,9 @@
 //! The report of an analysis: `report.html`, its figures as SVG, `analysis.json`, and a table for the terminal.
 //!
 //! The page is one file: style, script and data are inside, nothing is loaded. Charts are SVG written here; without the
-//! script they are all there as first chosen, with it heat maps can be chosen among and values show under the pointer. The
-//! same analysis gives the same bytes. Text from files is escaped by the templates (`maud`) or, in the script's data, by
-//! JSON with `<` written as `\u003c`.
+//! script they are all there as first chosen, with it heat maps can be chosen among and values show under the pointer.
+//! The same analysis gives the same bytes. Text from files is escaped by the templates (`maud`) or, in the script's
+//! data, by JSON with `<` written as `\u003c`.
 
 mod axis;
 mod blocks;

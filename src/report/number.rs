@@ -2,9 +2,9 @@
 
 use crate::linalg::statistics;
 
-/// What stands where there is no number.
+/// The word where there is no number.
 pub const UNDEFINED: &str = "undefined";
-/// What is larger is drawn as this: of ends up to it, the difference is a number too.
+/// Larger numbers are drawn as this one: of ends up to it, the difference is a number too.
 pub const LARGEST: f64 = 1e300;
 
 /// The value, if it is a number that can be drawn.
@@ -76,8 +76,8 @@ pub fn median(values: impl IntoIterator<Item = Option<f64>>) -> Option<f64> {
     statistics::median(values.into_iter().filter_map(finite))
 }
 
-/// Standard deviation of values of which groups are known by mean and deviation, groups of about one size; none where no
-/// group has a deviation.
+/// Standard deviation of values of which groups are known by mean and deviation, groups of about one size; none where
+/// no group has a deviation.
 pub fn pooled(groups: impl IntoIterator<Item = (Option<f64>, Option<f64>)>) -> Option<f64> {
     let groups: Vec<(f64, f64)> =
         groups.into_iter().filter_map(|(mean, spread)| Some((finite(mean)?, finite(spread)?))).collect();

@@ -1,4 +1,4 @@
-//! What a report is about: one analysis, or two side by side.
+//! The subjects of a report: one analysis, or two side by side.
 
 use std::collections::BTreeMap;
 
@@ -95,16 +95,16 @@ pub struct Shared {
     pub spread: Option<f64>,
     /// Largest pair of all.
     pub max: Option<f64>,
-    /// What chance gives.
+    /// The value that chance gives.
     pub null: Option<f64>,
-    /// What the control gives.
+    /// The value that the control gives.
     pub control: Option<f64>,
     /// Standard deviation of the control over its pairs.
     pub control_spread: Option<f64>,
 }
 
 impl Shared {
-    /// What chance explains: the larger of null and control.
+    /// The part that chance explains: the larger of null and control.
     fn base(&self) -> f64 {
         largest([self.null, self.control]).unwrap_or(0.0)
     }
@@ -237,7 +237,8 @@ pub fn graded(layer: usize, layers: &[usize], points: Vec<(f64, Option<f64>)>) -
     Line::new(format!("layer {layer}"), Look::Graded(place as f64 / last), points)
 }
 
-/// The row that stands out most: among unique parts where experts are decoupled, as merged ones are alike by construction.
+/// The row that stands out most: among unique parts where experts are decoupled, as merged ones are alike by
+/// construction.
 pub fn worst<'a>(subjects: &'a [Subject]) -> Option<&'a Similarity> {
     let rows = subjects.iter().flat_map(|s| {
         let of = if s.has_unique() { Of::Unique } else { Of::Weights };

@@ -1,4 +1,4 @@
-//! What all drawings share: a frame with a title, and text that fits.
+//! The parts that all drawings have: a frame with a title, and text that fits.
 
 use maud::{Markup, PreEscaped, html};
 

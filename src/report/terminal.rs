@@ -48,7 +48,7 @@ pub fn terminal_table(analysis: &Analysis) -> String {
     (lines.join("\n") + "\n").replace('\u{a0}', " ")
 }
 
-/// What is not there is a dash.
+/// Returns the value as text; one that is not there is a dash.
 fn cell(x: Option<f64>) -> String {
     finite(x).map_or("\u{2013}".into(), |_| show(x))
 }

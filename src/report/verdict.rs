@@ -11,7 +11,7 @@ use crate::train::metrics::Side;
 pub struct Verdict {
     /// One sentence a subject.
     pub headlines: Vec<String>,
-    /// What goes with it.
+    /// The sentences that go with it.
     pub sentences: Vec<String>,
     /// Figures in a row: what, value, beside what.
     pub tiles: Vec<Tile>,
@@ -22,11 +22,11 @@ pub struct Verdict {
 /// A figure with its words.
 #[derive(Debug)]
 pub struct Tile {
-    /// What it is.
+    /// Its name.
     pub what: String,
     /// Its value.
     pub value: String,
-    /// What it stands beside.
+    /// The values that it stands beside.
     pub beside: String,
 }
 
@@ -70,7 +70,7 @@ fn headline(s: &Subject, on: Side) -> String {
     }
 }
 
-/// What is not among the experts of `s`, before all that is said of them.
+/// Returns what is not among the experts of `s`, before all that is said of them.
 fn incomplete(s: &Subject) -> String {
     match &s.analysis.coverage.incomplete[..] {
         [] => String::new(),
@@ -98,7 +98,7 @@ fn similarities(s: &Subject) -> Vec<String> {
     if s.has_unique() { vec![weights, unique] } else { vec![weights] }
 }
 
-/// What a similarity of one or two directions means; none where there are more.
+/// Returns what a similarity of one or two directions means; none where there are more.
 fn few_directions(s: &Subject) -> Option<String> {
     let top = percent(s.analysis.settings.top);
     let has = |r: usize| s.rows(Of::Weights, Part::Top).any(|row| row.r == r);
@@ -114,7 +114,7 @@ fn few_directions(s: &Subject) -> Option<String> {
     }
 }
 
-/// What must be said beside the numbers.
+/// Returns what must be said beside the numbers.
 fn provisos(s: &Subject) -> Vec<String> {
     let mut all: Vec<String> = few_directions(s).into_iter().collect();
     if s.has_unique() {
@@ -136,7 +136,7 @@ fn provisos(s: &Subject) -> Vec<String> {
     all
 }
 
-/// What tells whether experts are alike: their unique parts where they have some.
+/// Returns the matrices that show whether experts are alike: their unique parts where they have some.
 fn own(s: &Subject) -> Of {
     if s.has_unique() { Of::Unique } else { Of::Weights }
 }
@@ -165,7 +165,7 @@ fn capital(text: &str) -> String {
     letters.next().map(|c| c.to_uppercase().chain(letters).collect()).unwrap_or_default()
 }
 
-/// What the subjects' numbers say.
+/// Returns what the subjects' numbers say.
 pub fn verdict(subjects: &[Subject]) -> Verdict {
     // Two subjects are compared on one side: the first's.
     let on = telling_side(&subjects[0]);

@@ -1,4 +1,4 @@
-//! What the runs should be warned of: settings without effect or with harm, and what training measured.
+//! Warnings about the runs: settings without effect or with harm, and what training measured.
 
 use maud::{Markup, html};
 

@@ -63,8 +63,8 @@ pub(super) struct Operands<'a> {
 const SIDE: usize = 32;
 /// Panels that one workgroup of them can make: two of either output in dK and dV.
 const PANELS: [u32; 3] = [1, 2, 4];
-/// Workgroups that keep a GPU busy. With fewer, a wide head's columns are spread over more of them, which all make the scores
-/// anew. To the bit they compute the same.
+/// Workgroups that keep a GPU busy. With fewer, a wide head's columns are spread over more of them, which all make the
+/// scores anew. To the bit they compute the same.
 const MANY_WORKGROUPS: usize = 512;
 
 /// Every kernel of this module.
@@ -116,8 +116,8 @@ impl Form {
     fn iterations(&self, op: &Attention) -> usize {
         match *self {
             Form::Software(registers) => registers.iterations(op.seq, op.head_dim),
-            // Scores and dP by quads of columns, 8 at a time, and two sums over a tile's 8 quads of rows: 18 iterations and those of
-            // quads and eights. llvmpipe stops as if they were 31, and those of the eights twice as many.
+            // Scores and dP by quads of columns, 8 at a time, and two sums over a tile's 8 quads of rows: 18 iterations
+            // and those of quads and eights. llvmpipe stops as if they were 31, and those of the eights twice as many.
             Form::Workgroup { .. } => {
                 let quads = op.head_dim.div_ceil(4);
                 op.seq.div_ceil(SIDE) * (32 + 2 * quads + 4 * quads.div_ceil(SIDE / 4))

@@ -1,9 +1,10 @@
 //! Causal attention with grouped key/value heads, without ever storing a matrix of `seq x seq`.
 //!
-//! By query head h, with the key/value head `h / (heads / kv_heads)`: `y = softmax(q k^T / sqrt(head_dim)) v`, where a query
-//! sees the keys up to its own position. The forward passes over the keys once with a running maximum and saves the
-//! log-sum-exp of each row and head; the backward makes the probabilities anew from it (Dao et al. 2022, arXiv
-//! 2205.14135). Sums have a fixed order: dq is summed over keys by the query's owner, dk and dv over queries by the key's.
+//! By query head h, with the key/value head `h / (heads / kv_heads)`: `y = softmax(q k^T / sqrt(head_dim)) v`, where a
+//! query sees the keys up to its own position. The forward passes over the keys once with a running maximum and saves
+//! the log-sum-exp of each row and head; the backward makes the probabilities anew from it (Dao et al. 2022, arXiv
+//! 2205.14135). Sums have a fixed order: dq is summed over keys by the query's owner, dk and dv over queries by the
+//! key's.
 
 mod launch;
 

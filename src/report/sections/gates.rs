@@ -1,4 +1,4 @@
-//! What the router follows.
+//! The alignment of the router with the experts.
 
 use crate::analysis::pairs::Diagonal;
 use crate::analysis::record::Gates;

@@ -25,7 +25,7 @@ pub struct Section {
     pub question: &'static str,
     /// The figures; none where nothing was measured.
     pub figures: Vec<Figure>,
-    /// What gives the figures that are missing.
+    /// A text on what gives the figures that are missing.
     pub option: &'static str,
 }
 

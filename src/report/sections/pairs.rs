@@ -1,4 +1,4 @@
-//! What Jacobians and routed PCA share: pairs of experts by layer, and trends over layers.
+//! The figures that Jacobians and routed PCA have in common: pairs of experts by layer, and trends over layers.
 
 use crate::analysis::pairs::{Diagonal, KeptPairs};
 use crate::report::blocks::{self, Drawn, Entry};
@@ -21,9 +21,9 @@ pub struct Measure<T> {
     pub name: &'static str,
     /// Its table.
     pub pairs: fn(&T) -> &KeptPairs,
-    /// What chance gives.
+    /// The value that chance gives.
     pub null: fn(&T) -> Option<f64>,
-    /// What the control gives.
+    /// The value that the control gives.
     pub control: fn(&T) -> Option<f64>,
 }
 

@@ -24,7 +24,7 @@ pub fn spread(n: usize) -> Vec<usize> {
     all
 }
 
-/// What a chart of spectra is of.
+/// The matrices that a chart of spectra shows.
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Experts(Of),

@@ -86,7 +86,7 @@ fn less(values: &[Option<f64>], null: Option<f64>) -> Vec<Option<f64>> {
 
 /// One of a run's curves.
 type Curve = fn(&Training) -> Vec<Option<f64>>;
-/// What chance gives for a curve.
+/// The value that chance gives for a curve.
 type Null = fn(&Training) -> Option<f64>;
 
 /// Figures of the run.
