@@ -28,7 +28,8 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
 
 /// The items of the lines of a shader that begin with `// key:`.
 fn items<'a>(source: &'a str, key: &str) -> Vec<&'a str> {
-    let lines = source.lines().filter_map(|line| line.strip_prefix("// ")?.strip_prefix(key)?.strip_prefix(':'));
+    let lines =
+        source.lines().filter_map(|line| line.trim_start().strip_prefix("// ")?.strip_prefix(key)?.strip_prefix(':'));
     lines.flat_map(|list| list.split(',')).map(str::trim).collect()
 }
 

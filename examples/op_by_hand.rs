@@ -5,7 +5,6 @@ use sdmoe::autograd::check::{Input, Tolerance, check};
 use sdmoe::prelude::*;
 
 const WGSL: &str = "
-    struct Params { count: u32, }
     @group(0) @binding(0) var<uniform> params: Params;
     @group(0) @binding(1) var<storage, read> x: array<f32>;
     @group(0) @binding(2) var<storage, read> dy: array<f32>;
@@ -22,9 +21,8 @@ const WGSL: &str = "
         if i < params.count { result[i] = 2.0 * x[i] * dy[i]; }
     }
 ";
-static SQUARE: Kernel = Kernel { name: "square", sources: &[WGSL], entry: "square", constants: &[] };
-static SQUARE_BACKWARD: Kernel =
-    Kernel { name: "square_backward", sources: &[WGSL], entry: "square_backward", constants: &[] };
+static SQUARE: Kernel = Kernel::new("square", &[WGSL]).params::<SquareParams>();
+static SQUARE_BACKWARD: Kernel = Kernel::new("square_backward", &[WGSL]).params::<SquareParams>();
 
 params! { struct SquareParams { count: u32 } }
 

@@ -19,7 +19,9 @@ mod embedded {
 
 /// The items of the lines of `source` that begin with `// key:`.
 fn items<'a>(source: &'a str, key: &str) -> impl Iterator<Item = &'a str> {
-    let lines = source.lines().filter_map(move |line| line.strip_prefix("// ")?.strip_prefix(key)?.strip_prefix(':'));
+    let lines = source
+        .lines()
+        .filter_map(move |line| line.trim_start().strip_prefix("// ")?.strip_prefix(key)?.strip_prefix(':'));
     lines.flat_map(|list| list.split(',')).map(str::trim)
 }
 

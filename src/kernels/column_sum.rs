@@ -2,8 +2,9 @@
 
 use super::Variant;
 use super::rows::{PackKernels, THREADS, forms, pack, pack_launch, variants};
-use super::window::{chunks, rows_that_fit, window};
+use super::window::window;
 use crate::error::{Error, Result};
+use crate::gpu::{Parts, rows_in_window};
 use crate::tensor::Tensor;
 
 /// Sums of blocks of rows of `dy x r`.
@@ -95,8 +96,8 @@ fn level(
     let (gpu, rows, columns) = (x.gpu(), x.rows(), x.cols());
     let (block, pack) = (block_rows(columns), pack(columns));
     let blocks = rows.div_ceil(block);
-    let limit = rows_that_fit(gpu, blocks, block.min(rows) * columns);
-    for range in chunks("column_sum", blocks, limit, 1)? {
+    let limit = rows_in_window(gpu, blocks, block.min(rows) * columns);
+    for range in Parts::new("column_sum", blocks).at_most(limit).ranges()? {
         let own = range.start * block..rows.min(range.end * block);
         let part = |t: &Tensor, width: usize| window(t, own.start * width..own.end * width);
         let (wx, wy) = (part(x, columns), window(sums, range.start * columns..range.end * columns));

@@ -1,9 +1,10 @@
 //! Sums and fills of whole tensors.
 
 use crate::error::{Error, Result};
+use crate::gpu::Parts;
 use crate::kernels::Variant;
 use crate::kernels::rows::{PackKernels, THREADS, forms, pack, pack_launch, variants};
-use crate::tensor::{Tensor, row_chunks};
+use crate::tensor::Tensor;
 
 /// `y = alpha x + beta y`.
 pub static AXPBY: PackKernels = forms!("axpby", "elementwise.wgsl", ElementwiseParams, packs);
@@ -30,7 +31,7 @@ pub fn axpby(alpha: f32, x: &Tensor, beta: f32, y: &Tensor) -> Result<()> {
         return Err(Error::shape("axpby", format!("{y:?}"), format!("{x:?}")));
     }
     let (x, y) = (x.reshape([x.numel()])?, y.reshape([y.numel()])?);
-    for range in row_chunks(y.gpu(), "axpby", y.numel(), &[1])? {
+    for range in Parts::new("axpby", y.numel()).sliced(y.gpu(), &[1]).ranges()? {
         let pack = pack(range.len());
         let params = ElementwiseParams { count: (range.len() / pack) as u32, alpha, beta };
         pack_launch(&AXPBY, pack)
@@ -52,7 +53,7 @@ pub fn round_into(x: &Tensor, y: &Tensor) -> Result<()> {
         return Err(Error::shape("round_into", format!("{y:?}"), format!("{x:?}")));
     }
     let (x, y) = (x.reshape([x.numel()])?, y.reshape([y.numel()])?);
-    for range in row_chunks(y.gpu(), "round_into", y.numel(), &[1])? {
+    for range in Parts::new("round_into", y.numel()).sliced(y.gpu(), &[1]).ranges()? {
         let pack = pack(range.len());
         let params = ElementwiseParams { count: (range.len() / pack) as u32, alpha: 1.0, beta: 0.0 };
         pack_launch(&ROUND_INTO, pack)
@@ -79,7 +80,7 @@ pub fn add_into(sum: &Tensor, x: &Tensor) -> Result<()> {
 /// [`Error::Device`].
 pub fn fill(y: &Tensor, value: f32) -> Result<()> {
     let y = y.reshape([y.numel()])?;
-    for range in row_chunks(y.gpu(), "fill", y.numel(), &[1])? {
+    for range in Parts::new("fill", y.numel()).sliced(y.gpu(), &[1]).ranges()? {
         let pack = pack(range.len());
         let params = ElementwiseParams { count: (range.len() / pack) as u32, alpha: value, beta: 0.0 };
         pack_launch(&FILL, pack)

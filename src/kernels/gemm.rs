@@ -6,9 +6,9 @@
 
 use super::gemm_table::{self, Entry, Form};
 use super::software::{self, limits};
-use super::window::{Window, alignment, chunks, rows_that_fit, window};
+use super::window::{Window, alignment, window};
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Launch};
+use crate::gpu::{Gpu, Launch, Parts, rows_in_window};
 use crate::tensor::{DType, Tensor};
 
 /// Whether an operand is used transposed.
@@ -126,7 +126,7 @@ pub(super) struct Operand<'a> {
 impl Operand<'_> {
     fn batch_that_fits(&self, batch: usize) -> usize {
         let own = batch / self.repeat;
-        match rows_that_fit(self.tensor.gpu(), own, self.matrix) {
+        match rows_in_window(self.tensor.gpu(), own, self.matrix) {
             fit if fit == own => batch,
             // A range of the batch may begin and end within one matrix's repeats.
             fit if self.repeat == 1 || fit < 2 => fit,
@@ -189,7 +189,7 @@ impl<'a> Product<'a> {
         mut launch: impl FnMut(Part) -> Result<()>,
     ) -> Result<()> {
         let limit = [&self.a, &self.b, &self.c].map(|x| x.batch_that_fits(batch)).into_iter().min().unwrap_or(0);
-        for z in chunks("gemm", batch, limit.max(1), 1)? {
+        for z in Parts::new("gemm", batch).at_most(limit.max(1)).ranges()? {
             self.cut(z.start, z.len(), steps(z.len()), limit == 0, &mut launch)?;
         }
         Ok(())
@@ -208,7 +208,7 @@ impl<'a> Product<'a> {
         let (gpu, c_rows, c_columns) = (self.gpu(), c.matrix / c.stride, c.stride);
         let (mut m_limit, mut n_limit) = (m, n);
         if cut {
-            let fit = |x: &Operand<'_>| rows_that_fit(gpu, x.matrix / x.stride, x.stride);
+            let fit = |x: &Operand<'_>| rows_in_window(gpu, x.matrix / x.stride, x.stride);
             m_limit = fit(&c);
             match ta {
                 Trans::N => m_limit = m_limit.min(fit(&a)),
@@ -220,8 +220,11 @@ impl<'a> Product<'a> {
             }
         }
         // Parts begin at multiples of 4, so that their rows stay aligned.
-        let (ms, ns, ks) =
-            (chunks("gemm", m, m_limit, 4)?, chunks("gemm", n, n_limit, 4)?, chunks("gemm", k, k_limit, 4)?);
+        let (ms, ns, ks) = (
+            Parts::new("gemm", m).at_most(m_limit).multiples_of(4).ranges()?,
+            Parts::new("gemm", n).at_most(n_limit).multiples_of(4).ranges()?,
+            Parts::new("gemm", k).at_most(k_limit).multiples_of(4).ranges()?,
+        );
         for rows in ms {
             for columns in ns.clone() {
                 for steps in ks.clone() {
@@ -281,7 +284,7 @@ impl<'a> Product<'a> {
         let Product { a, b, c, alpha, .. } = *self;
         let (gpu, m, n, k, batch) = (self.gpu(), part.m, part.n, part.k, part.batch);
         // The numbers of the parts' elements are u32, and they fit a binding.
-        let splits = rows_that_fit(gpu, MOST_SPLITS * batch * m, n) == MOST_SPLITS * batch * m;
+        let splits = rows_in_window(gpu, MOST_SPLITS * batch * m, n) == MOST_SPLITS * batch * m;
         let form = self.form(&part, splits);
         let choice = gemm_table::choose(gpu, Entry::Dense, form);
         let split_steps = k.div_ceil(choice.splits.min(MOST_SPLITS)).next_multiple_of(choice.steps);

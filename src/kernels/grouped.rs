@@ -15,9 +15,9 @@
 use super::gemm::Trans;
 use super::gemm_table::{self, Choice, Entry, Form};
 use super::software::limits;
-use super::window::{alignment, chunks, rows_that_fit, window};
+use super::window::{alignment, window};
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, KernelParams, Launch};
+use crate::gpu::{Gpu, KernelParams, Launch, Parts, rows_in_window};
 use crate::tensor::{DType, Tensor};
 
 /// Marks, in u32 tensors, a tile without expert or a row without token.
@@ -135,10 +135,9 @@ pub fn grouped_gemm_onto(x: &Tensor, w: &Tensor, trans_w: Trans, groups: &Groups
     if k == 0 {
         return Err(mismatch("an inner dimension of at least 1", x, w, groups, y));
     }
-    let row_limit = rows_that_fit(gpu, rows, k).min(rows_that_fit(gpu, rows, n));
-    let expert_limit = rows_that_fit(gpu, experts, wm * wn);
+    let expert_limit = rows_in_window(gpu, experts, wm * wn);
     // The stored rows of a matrix that does not fit a binding are steps of K, or columns of Y.
-    let mut stored_limit = if expert_limit == 0 { rows_that_fit(gpu, wm, wn) } else { wm };
+    let mut stored_limit = if expert_limit == 0 { rows_in_window(gpu, wm, wn) } else { wm };
     let longest = limits::steps(gpu);
     if trans_w == Trans::N {
         stored_limit = stored_limit.min(longest);
@@ -146,11 +145,11 @@ pub fn grouped_gemm_onto(x: &Tensor, w: &Tensor, trans_w: Trans, groups: &Groups
         let expected = format!("an inner dimension of at most {longest} on this adapter");
         return Err(mismatch(&expected, x, w, groups, y));
     }
-    for r in chunks("grouped gemm", rows, row_limit, tile)? {
+    for r in Parts::new("grouped gemm", rows).in_windows(gpu, &[k, n]).multiples_of(tile).ranges()? {
         let (wx, wy) = (window(x, r.start * k..r.end * k), window(y, r.start * n..r.end * n));
         let tiles = window(&groups.tile_expert, r.start / tile..r.end / tile);
-        for e in chunks("grouped gemm", experts, expert_limit.max(1), 1)? {
-            for s in chunks("grouped gemm", wm, stored_limit, 4)? {
+        for e in Parts::new("grouped gemm", experts).at_most(expert_limit.max(1)).ranges()? {
+            for s in Parts::new("grouped gemm", wm).at_most(stored_limit).multiples_of(4).ranges()? {
                 let (steps, columns) = if trans_w == Trans::N { (s.clone(), 0..n) } else { (0..k, s.clone()) };
                 let ww = window(w, (e.start * wm + s.start) * wn..((e.end - 1) * wm + s.end) * wn);
                 let form = Form {
@@ -218,14 +217,14 @@ pub fn grouped_weight_gradient(x: &Tensor, dy: &Tensor, groups: &Groups, beta: f
     if experts * m * n == 0 {
         return Ok(());
     }
-    let row_limit = rows_that_fit(gpu, rows, m).min(rows_that_fit(gpu, rows, n)).min(limits::gradient_rows(gpu));
-    let expert_limit = rows_that_fit(gpu, experts, m * n);
-    let stored_limit = if expert_limit == 0 { rows_that_fit(gpu, m, n) } else { m };
-    for e in chunks("grouped gemm", experts, expert_limit.max(1), 1)? {
+    let row_parts = Parts::new("grouped gemm", rows).in_windows(gpu, &[m, n]).at_most(limits::gradient_rows(gpu));
+    let expert_limit = rows_in_window(gpu, experts, m * n);
+    let stored_limit = if expert_limit == 0 { rows_in_window(gpu, m, n) } else { m };
+    for e in Parts::new("grouped gemm", experts).at_most(expert_limit.max(1)).ranges()? {
         let offsets = window(&groups.offsets, 0..experts + 1);
-        for s in chunks("grouped gemm", m, stored_limit, 4)? {
+        for s in Parts::new("grouped gemm", m).at_most(stored_limit).multiples_of(4).ranges()? {
             let wc = window(dw, (e.start * m + s.start) * n..((e.end - 1) * m + s.end) * n);
-            for r in chunks("grouped gemm", rows, row_limit, groups.tile_rows)? {
+            for r in row_parts.multiples_of(groups.tile_rows).ranges()? {
                 let wx = window(x, r.start * m..r.end * m);
                 let wy = window(dy, r.start * n..r.end * n);
                 let form = Form {

@@ -3,7 +3,8 @@
 use super::Variant;
 use super::rows::{PackKernels, RowKernels, THREADS, forms, pack, pack_launch, row_launch, variants};
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Tensor, row_chunks};
+use crate::gpu::Parts;
+use crate::tensor::{DType, Tensor};
 
 /// Elements that one thread sums.
 const BLOCK: usize = 64;
@@ -60,7 +61,7 @@ pub fn token_losses(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     check(logits, targets)?;
     let (gpu, rows, v) = (logits.gpu(), logits.rows(), logits.cols());
     let losses = Tensor::empty_f32(gpu, [rows])?;
-    for range in row_chunks(gpu, "cross_entropy", rows, &[v, 1])? {
+    for range in Parts::new("cross_entropy", rows).sliced(gpu, &[v, 1]).ranges()? {
         let params = CrossEntropyParams { rows: range.len() as u32, width: (v / pack(v)) as u32, scale: 0.0 };
         row_launch(&TOKEN_LOSSES, gpu, range.len(), pack(v), 2 * v / pack(v))
             .params(&params)
@@ -83,7 +84,7 @@ pub fn losses_and_gradient(logits: &Tensor, targets: &Tensor, scale: f32) -> Res
     let (gpu, rows, v) = (logits.gpu(), logits.rows(), logits.cols());
     let losses = Tensor::empty_f32(gpu, [rows])?;
     let dlogits = Tensor::empty(gpu, [rows, v], logits.dtype())?;
-    for range in row_chunks(gpu, "cross_entropy", rows, &[v, 1])? {
+    for range in Parts::new("cross_entropy", rows).sliced(gpu, &[v, 1]).ranges()? {
         let params = CrossEntropyParams { rows: range.len() as u32, width: (v / pack(v)) as u32, scale };
         row_launch(&CROSS_ENTROPY, gpu, range.len(), pack(v), 3 * v / pack(v))
             .params(&params)
@@ -111,7 +112,7 @@ pub fn mean(x: &Tensor) -> Result<Tensor> {
         let blocks = x.numel().div_ceil(BLOCK);
         let sums = Tensor::empty_f32(gpu, [blocks])?;
         // Chunks of whole blocks: a chunk that fits a binding and starts aligned in x and in sums.
-        for range in row_chunks(gpu, "mean", blocks, &[BLOCK, 1])? {
+        for range in Parts::new("mean", blocks).sliced(gpu, &[BLOCK, 1]).ranges()? {
             let elements = range.start * BLOCK..x.numel().min(range.end * BLOCK);
             let scale = if blocks == 1 { scale } else { 1.0 };
             let params = ScaleSumParams { count: elements.len() as u32, block: BLOCK as u32, scale };
@@ -135,7 +136,7 @@ pub fn mean(x: &Tensor) -> Result<Tensor> {
 /// [`Error::Device`].
 pub fn scale_by(y: &Tensor, scale: f32, factor: &Tensor) -> Result<()> {
     let (gpu, y) = (y.gpu(), y.reshape([y.numel()])?);
-    for range in row_chunks(gpu, "scale", y.numel(), &[1])? {
+    for range in Parts::new("scale", y.numel()).sliced(gpu, &[1]).ranges()? {
         let pack = pack(range.len());
         let params = ScaleSumParams { count: (range.len() / pack) as u32, block: 1, scale };
         pack_launch(&SCALE_BY, pack)

@@ -6,13 +6,12 @@
 //! however the launches are split. Nothing is read back: the host knows only the capacity, which fits every distribution.
 
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Kernel, Launch, wgsl};
+use crate::gpu::{Gpu, Kernel, Launch, Parts, wgsl};
 use crate::kernels::Variant;
 use crate::kernels::grouped::Groups;
 use crate::kernels::rows::group_threads;
 use crate::kernels::software::limits;
-use crate::kernels::window::chunks;
-use crate::tensor::{DType, Tensor, row_chunks};
+use crate::tensor::{DType, Tensor};
 
 /// The K experts of each token.
 pub static ROUTING_TOPK: Kernel = Kernel::new("routing_topk", wgsl!["routing_topk.wgsl"]).params::<TopkParams>();
@@ -158,9 +157,9 @@ fn choose(scores: &Tensor, bias: Option<&Tensor>, index: &Tensor) -> Result<()> 
     let (gpu, experts, top_k) = (scores.gpu(), scores.cols(), index.cols());
     let scores = scores.reshape([scores.rows(), experts])?;
     let threads = group_threads(gpu);
-    for range in row_chunks(gpu, "route", scores.rows(), &[experts, top_k])? {
+    for range in Parts::new("route", scores.rows()).sliced(gpu, &[experts, top_k]).ranges()? {
         let chunk = scores.slice(range.clone())?;
-        for choices in chunks("route", top_k, limits::iterations(gpu) / (experts + 1), 1)? {
+        for choices in Parts::new("route", top_k).at_most(limits::iterations(gpu) / (experts + 1)).ranges()? {
             let params = TopkParams {
                 tokens: range.len() as u32,
                 experts: experts as u32,
@@ -212,7 +211,7 @@ fn group(index: &Tensor, groups: &Groups, slot: &Tensor, source: &Tensor) -> Res
     };
     // Launches take whole spans. Of each: its pairs, its blocks, and the parameters that name them.
     let span_elements = [span_pairs, span_blocks * experts];
-    let pieces = row_chunks(gpu, "route", span_count, &span_elements)?.map(|range| {
+    let pieces = Parts::new("route", span_count).sliced(gpu, &span_elements).ranges()?.map(|range| {
         let own = range.start * span_pairs..pairs.min(range.end * span_pairs);
         let first_block = range.start * span_blocks;
         let own_blocks = first_block..first_block + own.len().div_ceil(block_pairs);
@@ -250,7 +249,8 @@ fn group(index: &Tensor, groups: &Groups, slot: &Tensor, source: &Tensor) -> Res
         .write("counts", &groups.counts)
         .write("offsets", &groups.offsets)
         .run(gpu)?;
-    let tiles: Vec<_> = row_chunks(gpu, "route", groups.capacity / groups.tile_rows, &[groups.tile_rows, 1])?.collect();
+    let tiles: Vec<_> =
+        Parts::new("route", groups.capacity / groups.tile_rows).sliced(gpu, &[groups.tile_rows, 1]).ranges()?.collect();
     for range in tiles {
         let rows = range.start * groups.tile_rows..range.end * groups.tile_rows;
         let source = source.slice(rows.clone())?;

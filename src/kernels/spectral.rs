@@ -12,14 +12,14 @@
 //! three maps are linear, so the common part of a sum comes from summed A, B, M.
 
 use crate::error::{Error, Result};
-use crate::gpu::{Kernel, Launch, wgsl};
+use crate::gpu::{Kernel, Launch, Parts, wgsl};
 use crate::kernels::Variant;
 use crate::kernels::elementwise::fill;
 use crate::kernels::gemm::{Trans, gemm};
 use crate::kernels::software::spectral_rows;
-use crate::kernels::spectral_place::places;
 use crate::kernels::spectral_shared::add_shared;
-use crate::tensor::{Tensor, row_chunks};
+use crate::kernels::stack_parts::stack_parts;
+use crate::tensor::Tensor;
 
 pub(crate) const THREADS: u32 = 64;
 
@@ -186,12 +186,12 @@ impl Basis {
             return Ok(Factors { left, right: a.clone() });
         }
         // A split lies within one layer, and begins at a row of a matrix's own products.
-        for place in places(gpu, "gradient split", [layers, experts, m, k], &[2 * k], &[k * k], &[m * k])? {
-            let (x, y) = (place.rows(b)?, place.rows(&left)?);
+        for part in stack_parts(gpu, "gradient split", [layers, experts, m, k], &[2 * k], &[k * k], &[m * k])? {
+            let (x, y) = (part.rows(b)?, part.rows(&left)?);
             let count = x.numel();
             let params = FactorParams {
                 count: count as u32,
-                rows: place.rows.len() as u32,
+                rows: part.rows.len() as u32,
                 rank: k as u32,
                 experts: experts as u32,
                 factor: if square.is_some() { 1.0 } else { 0.0 },
@@ -200,13 +200,13 @@ impl Basis {
             Launch::new(&LEFT_FACTORS)
                 .constant("WG", THREADS)
                 .params(&params)
-                .read("u", &place.layer_rows(&self.u)?)
+                .read("u", &part.layer_rows(&self.u)?)
                 .read("x", &x)
-                .read("square", &square.map_or(Ok(x.clone()), |s| place.matrices(s))?)
+                .read("square", &square.map_or(Ok(x.clone()), |s| part.matrices(s))?)
                 .write("y", &y)
                 .threads(count, THREADS)
                 .run(gpu)?;
-            place.store(&left, &y)?;
+            part.store(&left, &y)?;
         }
         Ok(Factors { left, right: a.clone() })
     }
@@ -256,7 +256,7 @@ pub fn sum_experts(x: &Tensor, factor: f32) -> Result<Tensor> {
         gemm(Trans::N, Trans::N, factor, &ones, &x, 0.0, &sum)?;
         return Ok(y);
     }
-    for range in row_chunks(x.gpu(), "sum over experts", layers, &[experts * m * n, m * n])? {
+    for range in Parts::new("sum over experts", layers).sliced(x.gpu(), &[experts * m * n, m * n]).ranges()? {
         let (x, y) = (x.slice(range.clone())?, y.slice(range)?);
         let params = FactorParams {
             count: y.numel() as u32,
@@ -280,7 +280,7 @@ pub fn square_norms(x: &Tensor, first: usize) -> Result<Tensor> {
     let m = x.dims().iter().rev().nth(1).copied().unwrap_or(1);
     let rows = Tensor::empty_f32(gpu, [x.rows()])?;
     let flat = x.reshape([x.rows(), n])?;
-    for range in row_chunks(gpu, "squared norms", x.rows(), &[n, 1])? {
+    for range in Parts::new("squared norms", x.rows()).sliced(gpu, &[n, 1]).ranges()? {
         let params = FactorParams {
             count: range.len() as u32,
             columns: n as u32,
@@ -308,7 +308,7 @@ pub fn pair_overlaps(u: &Tensor) -> Result<Tensor> {
     let [layers, experts, m, r] = sizes("similarity", u)?;
     let size = experts * experts * r * r;
     let products = Tensor::empty_f32(u.gpu(), [layers, size])?;
-    for range in row_chunks(u.gpu(), "similarity", layers, &[experts * m * r, size])? {
+    for range in Parts::new("similarity", layers).sliced(u.gpu(), &[experts * m * r, size]).ranges()? {
         let (u, y) = (u.slice(range.clone())?, products.slice(range)?);
         let params = FactorParams {
             count: y.numel() as u32,
@@ -333,28 +333,28 @@ pub fn initial_common(basis: &Basis, full: &Tensor, kept: &Tensor, w_c: &Tensor)
         return Err(Error::shape("initial common matrix", "[layers, m, n]", format!("{w_c:?}")));
     };
     let (gpu, k, shape) = (w_c.gpu(), basis.rank(), [*layers, 1, *m, *n]);
-    for place in places(gpu, "initial common matrix", shape, &[k], &[], &[n * k])? {
-        let y = place.rows(w_c)?;
+    for part in stack_parts(gpu, "initial common matrix", shape, &[k], &[], &[n * k])? {
+        let y = part.rows(w_c)?;
         let params = FactorParams {
             count: y.numel() as u32,
-            rows: place.rows.len() as u32,
+            rows: part.rows.len() as u32,
             columns: *n as u32,
             rank: k as u32,
             experts: (full.numel() / layers) as u32,
-            first_layer: place.layers.start as u32,
+            first_layer: part.layers.start as u32,
             factor: 0.0,
         };
         Launch::new(&INITIAL_COMMON)
             .constant("WG", THREADS)
             .params(&params)
-            .read("u", &place.layer_rows(&basis.u)?)
-            .read("v", &place.layers(&basis.v)?)
+            .read("u", &part.layer_rows(&basis.u)?)
+            .read("v", &part.layers(&basis.v)?)
             .read("full", full)
             .read("square", kept)
             .write("y", &y)
             .threads(y.numel(), THREADS)
             .run(gpu)?;
-        place.store(w_c, &y)?;
+        part.store(w_c, &y)?;
     }
     Ok(())
 }

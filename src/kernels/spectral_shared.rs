@@ -1,11 +1,11 @@
 //! What the experts of a layer share, added to each of them; and copies that a failed step leaves out.
 
 use crate::error::{Error, Result};
-use crate::gpu::{Kernel, Launch, wgsl};
+use crate::gpu::{Kernel, Launch, Parts, wgsl};
 use crate::kernels::spectral::{THREADS, sizes};
-use crate::kernels::spectral_place::places;
+use crate::kernels::stack_parts::stack_parts;
 use crate::kernels::{Variant, stretch};
-use crate::tensor::{Tensor, row_chunks};
+use crate::tensor::Tensor;
 
 /// What a layer's experts share added to each, four columns at a time.
 pub static ADD_SHARED: Kernel =
@@ -56,7 +56,7 @@ pub(crate) fn accept(x: &Tensor, y: &Tensor, clip: &Tensor) -> Result<()> {
         return Err(Error::shape("accept", format!("{y:?}"), format!("{x:?}")));
     }
     let (x, y) = (x.reshape([x.numel()])?, y.reshape([y.numel()])?);
-    for range in row_chunks(y.gpu(), "accept", y.numel(), &[1])? {
+    for range in Parts::new("accept", y.numel()).sliced(y.gpu(), &[1]).ranges()? {
         Launch::new(&ACCEPT)
             .constant("WG", THREADS)
             .params(&AcceptParams { count: range.len() as u32 })
@@ -80,12 +80,12 @@ pub fn add_shared(x: Option<&Tensor>, own: f32, factor: f32, shared: &Tensor, y:
     if shared.dims() != [layers, 1, m, n] {
         return Err(Error::shape("shared part", format!("[{layers}, 1, {m}, {n}]"), format!("{shared:?}")));
     }
-    for place in places(y.gpu(), "shared part", shape, &[], &[], &[m * n])? {
+    for part in stack_parts(y.gpu(), "shared part", shape, &[], &[], &[m * n])? {
         let pack = if n.is_multiple_of(4) { 4 } else { 1 };
-        let (rows, of_layer) = (place.rows(y)?, place.layer_rows(shared)?);
+        let (rows, of_layer) = (part.rows(y)?, part.layer_rows(shared)?);
         let params = SharedParams {
             count: (rows.numel() / pack) as u32,
-            size: (place.rows.len() * n / pack) as u32,
+            size: (part.rows.len() * n / pack) as u32,
             experts: experts as u32,
             own,
             factor,
@@ -94,11 +94,11 @@ pub fn add_shared(x: Option<&Tensor>, own: f32, factor: f32, shared: &Tensor, y:
         stretch::launch(y.gpu(), kernel, rows.numel() / pack)
             .constant("IN_PLACE", u32::from(x.is_none()))
             .params(&params)
-            .read("x", &x.map_or(Ok(of_layer.clone()), |x| place.rows(x))?)
+            .read("x", &x.map_or(Ok(of_layer.clone()), |x| part.rows(x))?)
             .read("common_matrix", &of_layer)
             .write("y", &rows)
             .run(y.gpu())?;
-        place.store(y, &rows)?;
+        part.store(y, &rows)?;
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use crate::gpu::{Kernel, Launch, wgsl};
 use crate::kernels::Variant;
 use crate::kernels::software::spectral_rows;
 use crate::kernels::spectral::{Basis, Factors, THREADS, sizes};
-use crate::kernels::spectral_place::{Place, places};
+use crate::kernels::stack_parts::{StackPart, stack_parts};
 use crate::tensor::Tensor;
 
 /// Rows of a thread, as in lib/low_rank.wgsl.
@@ -116,11 +116,11 @@ impl Mix<'_> {
         self.common.map_or(0.0, |(factor, _)| factor)
     }
 
-    /// The parts of left, right and V^T that `place` needs; `unused` where C takes no part.
-    pub(crate) fn bindings(&self, place: &Place, basis: &Basis, unused: &Tensor) -> Result<[Tensor; 3]> {
+    /// The parts of left, right and V^T that `part` needs; `unused` where C takes no part.
+    pub(crate) fn bindings(&self, part: &StackPart, basis: &Basis, unused: &Tensor) -> Result<[Tensor; 3]> {
         match self.common {
             None => Ok([unused.clone(), unused.clone(), unused.clone()]),
-            Some((_, f)) => Ok([place.rows(&f.left)?, place.matrices(&f.right)?, place.layers(&basis.vt)?]),
+            Some((_, f)) => Ok([part.rows(&f.left)?, part.matrices(&f.right)?, part.layers(&basis.vt)?]),
         }
     }
 }
@@ -150,11 +150,11 @@ pub fn direction(
     let shape = sizes("spectral direction", gradient)?;
     let [_, experts, _, n] = shape;
     let k = basis.rank();
-    for place in places(clip.gpu(), "spectral direction", shape, &[2 * k], &[k * n], &[k * n])? {
-        let (packs, size, workgroups) = geometry(&place, n);
+    for part in stack_parts(clip.gpu(), "spectral direction", shape, &[2 * k], &[k * n], &[k * n])? {
+        let (packs, size, workgroups) = geometry(&part, n);
         let params = DirectionParams {
-            matrices: place.count() as u32,
-            rows: place.rows.len() as u32,
+            matrices: part.count() as u32,
+            rows: part.rows.len() as u32,
             packs: packs as u32,
             experts: experts as u32,
             on_full: mix.full,
@@ -166,9 +166,9 @@ pub fn direction(
             root: adam.root,
             eps: adam.eps,
         };
-        let [left, right, vt] = mix.bindings(&place, basis, clip)?;
+        let [left, right, vt] = mix.bindings(&part, basis, clip)?;
         let written = [gradient, moments.m, moments.v];
-        let [g, m, v] = [place.rows(gradient)?, place.rows(moments.m)?, place.rows(moments.v)?];
+        let [g, m, v] = [part.rows(gradient)?, part.rows(moments.m)?, part.rows(moments.v)?];
         Launch::new(if packs < n { &SPECTRAL_DIRECTION } else { &SPECTRAL_DIRECTION_SCALAR })
             .constant("WG", size)
             .constant("RANK", k as u32)
@@ -185,7 +185,7 @@ pub fn direction(
             .workgroups(workgroups as u64)
             .run(clip.gpu())?;
         for (x, rows) in written.into_iter().zip([g, m, v]) {
-            place.store(x, &rows)?;
+            part.store(x, &rows)?;
         }
     }
     Ok(())
@@ -231,11 +231,11 @@ pub fn apply(weight: &Tensor, step: Move<'_>, basis: &Basis, clip: &Tensor) -> R
     {
         return Ok(());
     }
-    for place in places(clip.gpu(), "spectral step", shape, &[2 * k], &[k * n], &[k * n, m * n])? {
-        let (packs, size, workgroups) = geometry(&place, n);
+    for part in stack_parts(clip.gpu(), "spectral step", shape, &[2 * k], &[k * n], &[k * n, m * n])? {
+        let (packs, size, workgroups) = geometry(&part, n);
         let params = ApplyParams {
-            matrices: place.count() as u32,
-            rows: place.rows.len() as u32,
+            matrices: part.count() as u32,
+            rows: part.rows.len() as u32,
             packs: packs as u32,
             experts: experts as u32,
             on_full: if x.is_some() { mix.full } else { 0.0 },
@@ -243,8 +243,8 @@ pub fn apply(weight: &Tensor, step: Move<'_>, basis: &Basis, clip: &Tensor) -> R
             on_shared: shared.map_or(0.0, |(factor, _)| factor),
             decay,
         };
-        let [left, right, vt] = mix.bindings(&place, basis, clip)?;
-        let moved = place.rows(weight)?;
+        let [left, right, vt] = mix.bindings(&part, basis, clip)?;
+        let moved = part.rows(weight)?;
         Launch::new(if packs < n { &SPECTRAL_APPLY } else { &SPECTRAL_APPLY_SCALAR })
             .constant("WG", size)
             .constant("RANK", k as u32)
@@ -253,24 +253,24 @@ pub fn apply(weight: &Tensor, step: Move<'_>, basis: &Basis, clip: &Tensor) -> R
             .constant("SHARED", u32::from(shared.is_some()))
             .params(&params)
             .write("weight", &moved)
-            .read("direction", &x.map_or(Ok(clip.clone()), |x| place.rows(x))?)
-            .read("common_step", &shared.map_or(Ok(clip.clone()), |(_, x)| place.layer_rows(x))?)
+            .read("direction", &x.map_or(Ok(clip.clone()), |x| part.rows(x))?)
+            .read("common_step", &shared.map_or(Ok(clip.clone()), |(_, x)| part.layer_rows(x))?)
             .read("left", &left)
             .read("right", &right)
             .read("vt", &vt)
             .read("clip", clip)
             .workgroups(workgroups as u64)
             .run(clip.gpu())?;
-        place.store(weight, &moved)?;
+        part.store(weight, &moved)?;
     }
     Ok(())
 }
 
 /// Packs of a row, threads of a workgroup, workgroups: each has a block of rows and as many packs as threads. One column
 /// is a pack of its own where 4 does not divide a row.
-fn geometry(place: &Place, n: usize) -> (usize, u32, usize) {
+fn geometry(part: &StackPart, n: usize) -> (usize, u32, usize) {
     let packs = if n.is_multiple_of(4) { n / 4 } else { n };
     // Short rows take smaller workgroups, so that few threads idle; a power of two keeps the number of pipelines small.
     let size = packs.next_power_of_two().clamp(8, THREADS as usize);
-    (packs, size as u32, place.count() * place.rows.len().div_ceil(ROWS) * packs.div_ceil(size))
+    (packs, size as u32, part.count() * part.rows.len().div_ceil(ROWS) * packs.div_ceil(size))
 }

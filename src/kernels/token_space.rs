@@ -10,11 +10,11 @@
 //! come out as zeros everywhere.
 
 use crate::error::{Error, Result};
-use crate::gpu::{Kernel, Launch, wgsl};
+use crate::gpu::{Kernel, Launch, Parts, wgsl};
 use crate::kernels::Variant;
 use crate::kernels::gemm::{Trans, gemm};
 use crate::kernels::grouped::Groups;
-use crate::tensor::{Tensor, row_chunks};
+use crate::tensor::Tensor;
 
 const THREADS: u32 = 64;
 
@@ -71,7 +71,7 @@ impl TokenSpace {
 /// A copy of `x: [R, c]` whose rows from `offsets[E]` on are zero.
 fn keep_rows(x: &Tensor, groups: &Groups) -> Result<Tensor> {
     let y = Tensor::empty(x.gpu(), x.shape(), x.dtype())?;
-    for range in row_chunks(x.gpu(), "token space", x.rows(), &[x.cols()])? {
+    for range in Parts::new("token space", x.rows()).sliced(x.gpu(), &[x.cols()]).ranges()? {
         let (x, y) = (x.slice(range.clone())?, y.slice(range.clone())?);
         let params = KeepParams {
             count: x.numel() as u32,

@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use crate::error::{Error, Result};
-use crate::gpu::{Bound, BufferSlice, Gpu};
+use crate::gpu::{Bound, BufferSlice};
 use crate::tensor::Tensor;
 
 /// A binding and the element in it at which the part asked for begins.
@@ -31,28 +30,4 @@ pub(super) fn alignment(first: u32, stride: usize) -> usize {
 /// Whether the rows of `x`, of `columns` elements, begin at multiples of four elements.
 pub(super) fn aligned(x: &Tensor, columns: usize) -> bool {
     BufferSlice::from(x).offset.is_multiple_of(4 * x.dtype().bytes() as u64) && columns.is_multiple_of(4)
-}
-
-/// How many rows of `elements` elements, of 4 bytes or fewer, a window can have, at most `rows`; 0 when not even one fits.
-pub(super) fn rows_that_fit(gpu: &Gpu, rows: usize, elements: usize) -> usize {
-    let bytes = gpu.max_binding_bytes().saturating_sub(gpu.offset_alignment()) as usize;
-    rows.min(bytes / (elements * 4).max(1))
-}
-
-/// Cuts `rows` rows into ranges of at most `limit`, each but the last a multiple of `multiple`.
-///
-/// # Errors
-/// [`Error::Shape`] when `limit` is below both `rows` and `multiple`.
-pub(crate) fn chunks(
-    op: &'static str,
-    rows: usize,
-    limit: usize,
-    multiple: usize,
-) -> Result<impl Iterator<Item = Range<usize>> + Clone + use<>> {
-    let chunk = if limit >= rows { rows.max(1) } else { limit / multiple * multiple };
-    if chunk == 0 {
-        let expected = format!("{multiple} rows of a matrix within one binding");
-        return Err(Error::shape(op, expected, format!("a binding that holds {limit}")));
-    }
-    Ok((0..rows.div_ceil(chunk)).map(move |i| i * chunk..rows.min((i + 1) * chunk)))
 }

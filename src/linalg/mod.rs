@@ -12,10 +12,8 @@ pub mod subspace;
 pub mod svd;
 pub mod svd_small;
 
-use std::ops::Range;
-
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Tier};
+use crate::gpu::Tier;
 use crate::kernels::Variant;
 use crate::tensor::Tensor;
 
@@ -64,10 +62,4 @@ async fn finite(op: &'static str, values: &Tensor) -> Result<Vec<f32>> {
     let values = values.to_f32().await?;
     Error::unless_finite(op, &values)?;
     Ok(values)
-}
-
-/// Cuts a batch into parts whose matrices of `elements` elements fit one binding together, at least one a part.
-pub(crate) fn batch_parts(gpu: &Gpu, batch: usize, elements: usize) -> impl Iterator<Item = Range<usize>> + use<> {
-    let part = (gpu.max_binding_bytes() / (elements as u64 * 4).max(1)).max(1) as usize;
-    (0..batch.div_ceil(part)).map(move |i| i * part..batch.min((i + 1) * part))
 }

@@ -10,8 +10,8 @@
 //! Not for cryptography.
 
 use crate::error::Result;
-use crate::gpu::{Kernel, Launch, wgsl};
-use crate::tensor::{Tensor, row_chunks};
+use crate::gpu::{Kernel, Launch, Parts, wgsl};
+use crate::tensor::Tensor;
 
 const THREADS: u32 = 64;
 /// The mean of [`normal`]'s sum: 48 flips and two halves of 65535.
@@ -86,7 +86,7 @@ pub fn fill_uniform(y: &Tensor, seed: u64, stream: u32) -> Result<()> {
 fn fill(kernel: &'static Kernel, per_thread: usize, y: &Tensor, seed: u64, stream: u32, scale: f32) -> Result<()> {
     let y = y.reshape([y.numel()])?;
     let [seed_low, seed_high] = key(seed);
-    for range in row_chunks(y.gpu(), kernel.name, y.numel(), &[1])? {
+    for range in Parts::new(kernel.name, y.numel()).sliced(y.gpu(), &[1]).ranges()? {
         let (count, first) = (range.len() as u32, range.start as u32);
         Launch::new(kernel)
             .params(&FillParams { count, first, seed_low, seed_high, stream, scale })

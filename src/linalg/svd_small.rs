@@ -7,9 +7,9 @@
 //!
 //! Must not be used for matrices with both sides large: [`super::svd`] reduces those first.
 
-use super::{MAX_COLUMNS, batch_parts, qr, stack};
+use super::{MAX_COLUMNS, qr, stack};
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Kernel, Launch, wgsl};
+use crate::gpu::{Gpu, Kernel, Launch, Parts, wgsl};
 use crate::kernels::gemm::{Trans, gemm};
 use crate::tensor::Tensor;
 
@@ -70,7 +70,10 @@ pub fn svd_small(x: &Tensor, keep: usize) -> Result<SmallSvd> {
         return by_triangle(&x.reshape([batch, m, n])?, keep);
     }
     let gpu = x.gpu();
-    let parts: Vec<_> = batch_parts(gpu, batch, rows.next_multiple_of(4) * columns.next_multiple_of(4)).collect();
+    let parts: Vec<_> = Parts::new("svd_small", batch)
+        .in_windows(gpu, &[rows.next_multiple_of(4) * columns.next_multiple_of(4)])
+        .ranges()?
+        .collect();
     if parts.len() > 1 {
         let x = x.reshape([batch, m, n])?;
         let whole = SmallSvd {

@@ -2,9 +2,10 @@
 
 use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
+use crate::gpu::Parts;
 use crate::kernels::Variant;
 use crate::kernels::rows::{PackKernels, THREADS, forms, pack, pack_launch, variants};
-use crate::tensor::{Tensor, row_chunks};
+use crate::tensor::Tensor;
 
 /// `y = a + b`, of one shape and type.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +39,7 @@ impl Op for Add {
         let y = Tensor::empty(a.gpu(), a.shape(), a.dtype())?;
         let count = [a.numel()];
         let (flat_a, flat_b, flat_y) = (a.reshape(count)?, b.reshape(count)?, y.reshape(count)?);
-        for range in row_chunks(a.gpu(), "add", a.numel(), &[1])? {
+        for range in Parts::new("add", a.numel()).sliced(a.gpu(), &[1]).ranges()? {
             let pack = pack(range.len());
             pack_launch(&ADD, pack)
                 .params(&AddParams { count: (range.len() / pack) as u32 })

@@ -2,11 +2,12 @@
 
 use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
+use crate::gpu::Parts;
 use crate::kernels::Variant;
 use crate::kernels::rows::{GroupKernels, forms, group_launch, pack, variants};
 use crate::ops::gather::{RowParams, gather};
 use crate::ops::targets::TargetPair;
-use crate::tensor::{DType, Tensor, row_chunks};
+use crate::tensor::{DType, Tensor};
 
 /// Rows to tokens.
 pub static COMBINE: GroupKernels = forms!("combine", "combine.wgsl", RowParams, groups);
@@ -58,8 +59,8 @@ impl Op for Combine {
         if z.numel() == 0 || weights.numel() == 0 {
             return Ok(());
         }
-        for range in row_chunks(gpu, self.name(), rows, &[d, 1])? {
-            for from in row_chunks(gpu, self.name(), tokens, &[d, top_k])? {
+        for range in Parts::new(self.name(), rows).sliced(gpu, &[d, 1]).ranges()? {
+            for from in Parts::new(self.name(), tokens).sliced(gpu, &[d, top_k]).ranges()? {
                 let params = RowParams { factor, dw_factor, ..RowParams::new(&range, d, top_k, &from) };
                 group_launch(&COMBINE_BACKWARD, gpu, range.len(), pack(d), d / pack(d))
                     .params(&params)

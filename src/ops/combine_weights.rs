@@ -2,9 +2,9 @@
 
 use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
-use crate::gpu::{Kernel, Launch, wgsl};
+use crate::gpu::{Kernel, Launch, Parts, wgsl};
 use crate::kernels::Variant;
-use crate::tensor::{DType, Tensor, row_chunks};
+use crate::tensor::{DType, Tensor};
 
 /// Threads of a workgroup.
 const THREADS: u32 = 64;
@@ -73,7 +73,7 @@ impl Op for CombineWeights {
         if weights.numel() == 0 {
             return Ok(weights.into());
         }
-        for range in row_chunks(gpu, self.name(), tokens, &[experts, top_k])? {
+        for range in Parts::new(self.name(), tokens).sliced(gpu, &[experts, top_k]).ranges()? {
             Launch::new(&COMBINE_WEIGHTS)
                 .params(&self.params(range.len(), experts, top_k, 0.0))
                 .read("scores", &scores.slice(range.clone())?)
@@ -95,7 +95,7 @@ impl Op for CombineWeights {
             return Ok(());
         }
         let (gpu, experts, top_k) = (scores.gpu(), scores.cols(), index.cols());
-        for range in row_chunks(gpu, self.name(), scores.rows(), &[experts, top_k])? {
+        for range in Parts::new(self.name(), scores.rows()).sliced(gpu, &[experts, top_k]).ranges()? {
             Launch::new(&COMBINE_WEIGHTS_BACKWARD)
                 .params(&self.params(range.len(), experts, top_k, factor))
                 .read("scores", &scores.slice(range.clone())?)

@@ -2,13 +2,13 @@
 
 use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
-use crate::gpu::{Kernel, Launch};
-use crate::tensor::{DType, Tensor, row_chunks};
+use crate::gpu::{Kernel, Launch, Parts};
+use crate::tensor::{DType, Tensor};
 
 /// The kernels around a function `value` and its `derivative`, whose WGSL stands beside this.
 #[doc(hidden)]
 pub const WGSL: &str = "
-    struct Params { count: u32, dx_factor: f32 }
+    // needs: lib/grid.wgsl
     @group(0) @binding(0) var<uniform> params: Params;
     @group(0) @binding(1) var<storage, read> x: array<Real>;
     @group(0) @binding(2) var<storage, read_write> y: array<Real>;
@@ -18,7 +18,7 @@ pub const WGSL: &str = "
     @compute @workgroup_size(64)
     fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                @builtin(local_invocation_index) lane: u32) {
-        let i = (group.x + group.y * groups.x) * 64u + lane;
+        let i = workgroup_index(group, groups) * 64u + lane;
         if i < params.count {
             y[i] = Real(value(f32(x[i])));
         }
@@ -28,7 +28,7 @@ pub const WGSL: &str = "
     @compute @workgroup_size(64)
     fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                 @builtin(local_invocation_index) lane: u32) {
-        let i = (group.x + group.y * groups.x) * 64u + lane;
+        let i = workgroup_index(group, groups) * 64u + lane;
         if i < params.count {
             var gradient = derivative(f32(x[i])) * f32(dy[i]);
             if params.dx_factor != 0.0 {
@@ -59,7 +59,11 @@ impl Elementwise {
     /// The op of these kernels; [`elementwise!`](crate::elementwise) calls it.
     #[doc(hidden)]
     pub const fn new(forward: Kernel, backward: Kernel, reference: fn(f64) -> f64) -> Self {
-        Self { forward, backward, reference }
+        Self {
+            forward: forward.params::<ElementwiseOpParams>(),
+            backward: backward.params::<ElementwiseOpParams>(),
+            reference,
+        }
     }
 }
 
@@ -82,10 +86,8 @@ impl Elementwise {
 macro_rules! elementwise {
     ($name:literal, $wgsl:expr, $reference:expr $(,)?) => {{
         const SOURCES: &[&str] = &[$crate::ops::elementwise::WGSL, $wgsl];
-        const FORWARD: $crate::Kernel =
-            $crate::Kernel { name: $name, sources: SOURCES, entry: "forward", constants: &[] };
-        const BACKWARD: $crate::Kernel =
-            $crate::Kernel { name: concat!($name, "_backward"), sources: SOURCES, entry: "backward", constants: &[] };
+        const FORWARD: $crate::Kernel = $crate::Kernel::new($name, SOURCES).entry("forward");
+        const BACKWARD: $crate::Kernel = $crate::Kernel::new(concat!($name, "_backward"), SOURCES).entry("backward");
         $crate::Elementwise::new(FORWARD, BACKWARD, $reference)
     }};
 }
@@ -104,7 +106,7 @@ impl Op for &'static Elementwise {
         let (gpu, count) = (x.gpu(), x.numel());
         let y = Tensor::empty(gpu, x.shape(), x.dtype())?;
         let (flat_x, flat_y) = (x.reshape([count])?, y.reshape([count])?);
-        for range in row_chunks(gpu, self.name(), count, &[1])? {
+        for range in Parts::new(self.name(), count).sliced(gpu, &[1]).ranges()? {
             Launch::new(&op.forward)
                 .params(&ElementwiseOpParams { count: range.len() as u32, dx_factor: 0.0 })
                 .read("x", &flat_x.slice(range.clone())?)
@@ -121,7 +123,7 @@ impl Op for &'static Elementwise {
         let (dx, dx_factor) = pass.target(0)?;
         let (gpu, count) = (x.gpu(), x.numel());
         let [x, dy, dx] = [x.reshape([count])?, dy.reshape([count])?, dx.reshape([count])?];
-        for range in row_chunks(gpu, self.name(), count, &[1])? {
+        for range in Parts::new(self.name(), count).sliced(gpu, &[1]).ranges()? {
             Launch::new(&op.backward)
                 .params(&ElementwiseOpParams { count: range.len() as u32, dx_factor })
                 .read("x", &x.slice(range.clone())?)

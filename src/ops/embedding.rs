@@ -1,12 +1,11 @@
 //! Rows of a table by token.
 
-use std::ops::Range;
-
 use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
+use crate::gpu::Parts;
 use crate::kernels::Variant;
 use crate::kernels::rows::{PackKernels, THREADS, forms, pack, pack_launch, variants};
-use crate::tensor::{DType, Tensor, row_chunks};
+use crate::tensor::{DType, Tensor};
 
 /// `y_t = table[token_t]`. Inputs: `table: [V, d]`, `token: u32 [T]`. Output: `[T, d]`.
 ///
@@ -42,11 +41,6 @@ pub fn kernels() -> Vec<Variant> {
 /// of two, so that spans of any rows start aligned.
 const SPAN: usize = 1 << 15;
 
-/// Cuts a range into spans.
-fn spans(range: Range<usize>) -> impl Iterator<Item = Range<usize>> {
-    (range.start..range.end).step_by(SPAN).map(move |start| start..range.end.min(start + SPAN))
-}
-
 impl Op for Embedding {
     fn name(&self) -> &'static str {
         "embedding"
@@ -67,8 +61,8 @@ impl Op for Embedding {
             return Ok(y.into());
         }
         let pack = pack(d);
-        for tokens in row_chunks(gpu, "embedding", token.numel(), &[d, 1])? {
-            for rows in row_chunks(gpu, "embedding", table.rows(), &[d])? {
+        for tokens in Parts::new("embedding", token.numel()).sliced(gpu, &[d, 1]).ranges()? {
+            for rows in Parts::new("embedding", table.rows()).sliced(gpu, &[d]).ranges()? {
                 let params = EmbeddingParams {
                     tokens: tokens.len() as u32,
                     width: (d / pack) as u32,
@@ -104,9 +98,9 @@ impl Op for Embedding {
             return dtable.clear();
         }
         let pack = pack(d);
-        for tokens in row_chunks(gpu, "embedding", token.numel(), &[d, 1])?.flat_map(spans) {
+        for tokens in Parts::new("embedding", token.numel()).at_most(SPAN).sliced(gpu, &[d, 1]).ranges()? {
             let next = Tensor::empty_u32(gpu, [tokens.len()])?;
-            for rows in row_chunks(gpu, "embedding", v, &[d, 1])? {
+            for rows in Parts::new("embedding", v).sliced(gpu, &[d, 1]).ranges()? {
                 let head = Tensor::empty_u32(gpu, [rows.len()])?;
                 let params = EmbeddingParams {
                     tokens: tokens.len() as u32,

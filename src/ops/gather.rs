@@ -4,8 +4,9 @@
 use std::ops::Range;
 
 use crate::error::Result;
+use crate::gpu::Parts;
 use crate::kernels::rows::{GroupKernels, group_launch, pack};
-use crate::tensor::{Tensor, row_chunks};
+use crate::tensor::Tensor;
 
 crate::params! {
     /// The parameters of every kernel of `permute.wgsl` and `combine.wgsl`.
@@ -60,8 +61,8 @@ pub(super) fn gather(
     y: &Tensor,
 ) -> Result<()> {
     let (gpu, d, top_k) = (y.gpu(), y.cols(), slot.cols());
-    let chunks: Vec<_> = row_chunks(gpu, op, z.rows(), &[d])?.collect();
-    for range in row_chunks(gpu, op, y.rows(), &[d, top_k])? {
+    let chunks: Vec<_> = Parts::new(op, z.rows()).sliced(gpu, &[d]).ranges()?.collect();
+    for range in Parts::new(op, y.rows()).sliced(gpu, &[d, top_k]).ranges()? {
         let mut factor = factor;
         for choices in choice_passes(chunks.len(), top_k) {
             for from in &chunks {

@@ -2,10 +2,10 @@
 
 use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
-use crate::gpu::{Kernel, Launch, wgsl};
+use crate::gpu::{Kernel, Launch, Parts, wgsl};
 use crate::kernels::Variant;
 use crate::kernels::column_sum::column_sum;
-use crate::tensor::{DType, Tensor, row_chunks};
+use crate::tensor::{DType, Tensor};
 
 /// Threads of a workgroup.
 const THREADS: u32 = 64;
@@ -77,7 +77,7 @@ impl Op for LoadBalance {
         let (counts, dy) = (pass.input(1), pass.dy());
         let (target, factor) = pass.target(0)?;
         let (gpu, tokens, experts) = (target.gpu(), target.rows(), target.cols());
-        for range in row_chunks(gpu, self.name(), tokens, &[experts])? {
+        for range in Parts::new(self.name(), tokens).sliced(gpu, &[experts]).ranges()? {
             Launch::new(&LOAD_BALANCE_BACKWARD)
                 .params(&self.params(range.len(), self.scale(tokens, experts), experts, factor))
                 .read("counts", &counts)

@@ -2,11 +2,12 @@
 
 use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
+use crate::gpu::Parts;
 use crate::kernels::Variant;
 use crate::kernels::grouped::NONE;
 use crate::kernels::rows::{GroupKernels, forms, group_launch, pack, variants};
 use crate::ops::gather::{RowParams, gather};
-use crate::tensor::{DType, Tensor, row_chunks};
+use crate::tensor::{DType, Tensor};
 
 /// Tokens to rows.
 pub static PERMUTE: GroupKernels = forms!("permute", "permute.wgsl", RowParams, groups);
@@ -44,8 +45,8 @@ impl Op for Permute {
             y.clear()?;
             return Ok(y.into());
         }
-        for range in row_chunks(gpu, self.name(), rows, &[d, 1])? {
-            for from in row_chunks(gpu, self.name(), tokens, &[d])? {
+        for range in Parts::new(self.name(), rows).sliced(gpu, &[d, 1]).ranges()? {
+            for from in Parts::new(self.name(), tokens).sliced(gpu, &[d]).ranges()? {
                 let params = RowParams::new(&range, d, top_k, &from);
                 group_launch(&PERMUTE, gpu, range.len(), pack(d), d / pack(d))
                     .params(&params)

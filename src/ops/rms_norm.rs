@@ -2,10 +2,11 @@
 
 use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
+use crate::gpu::Parts;
 use crate::kernels::Variant;
 use crate::kernels::column_sum::rms_norm_dweight;
 use crate::kernels::rows::{RowKernels, forms, pack, row_launch, variants};
-use crate::tensor::{Tensor, row_chunks};
+use crate::tensor::Tensor;
 
 /// `y = x r g`, `r = (mean(x^2) + eps)^(-1/2)` of each row. Inputs: `x: [.., d]`, weight `g: [d]`. Output: as x.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +55,7 @@ impl Op for RmsNorm {
         }
         let (x2, y2) = (x.reshape([rows, d])?, y.reshape([rows, d])?);
         let pack = pack(d);
-        for range in row_chunks(gpu, "rms_norm", rows, &[d, 1])? {
+        for range in Parts::new("rms_norm", rows).sliced(gpu, &[d, 1]).ranges()? {
             let params = RmsNormParams { rows: range.len() as u32, width: (d / pack) as u32, eps: self.eps, beta: 0.0 };
             row_launch(&RMS_NORM, gpu, range.len(), pack, 2 * d / pack)
                 .params(&params)
@@ -87,7 +88,7 @@ impl Op for RmsNorm {
         let (dx, beta) = pass.target(0)?;
         let (x, dy, dx) = (x.reshape([rows, d])?, dy.reshape([rows, d])?, dx.reshape([rows, d])?);
         let pack = pack(d);
-        for range in row_chunks(gpu, "rms_norm", rows, &[d, 1])? {
+        for range in Parts::new("rms_norm", rows).sliced(gpu, &[d, 1]).ranges()? {
             let params = RmsNormParams { rows: range.len() as u32, width: (d / pack) as u32, eps: self.eps, beta };
             row_launch(&RMS_NORM_DX, gpu, range.len(), pack, 2 * d / pack)
                 .params(&params)

@@ -2,9 +2,10 @@
 
 use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
+use crate::gpu::Parts;
 use crate::kernels::Variant;
 use crate::kernels::rows::{PackKernels, THREADS, forms, pack, pack_launch, variants};
-use crate::tensor::{Tensor, row_chunks};
+use crate::tensor::Tensor;
 
 /// Turns the pair `(x_i, x_{i + head_dim / 2})` of each head by the angle `position * theta^(-2 i / head_dim)`.
 ///
@@ -87,7 +88,7 @@ impl Rope {
             ((fraction >> 32) as u32, fraction as u32)
         };
         let [p0, p1, p2, p3, p4, p5] = std::array::from_fn(|b| power(b as i32));
-        for range in row_chunks(gpu, "rope", rows, &[width])? {
+        for range in Parts::new("rope", rows).sliced(gpu, &[width]).ranges()? {
             let params = RopeParams {
                 rows: range.len() as u32,
                 first: (range.start % self.seq) as u32,

@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
-use crate::gpu::{Kernel, Launch, wgsl};
+use crate::gpu::{Kernel, Launch, Parts, wgsl};
 use crate::kernels::Variant;
-use crate::tensor::{Tensor, row_chunks};
+use crate::tensor::Tensor;
 
 /// Threads of a workgroup.
 const THREADS: u32 = 64;
@@ -69,7 +69,7 @@ impl Op for RouterScores {
         if scores.numel() == 0 {
             return Ok(scores.into());
         }
-        for range in row_chunks(gpu, self.name(), tokens, &[experts])? {
+        for range in Parts::new(self.name(), tokens).sliced(gpu, &[experts]).ranges()? {
             Launch::new(&ROUTER_SCORES)
                 .params(&self.params(range.len(), experts, 0.0))
                 .read("logits", &logits.slice(range.clone())?)
@@ -90,7 +90,7 @@ impl Op for RouterScores {
             return Ok(());
         }
         let (gpu, experts) = (scores.gpu(), scores.cols());
-        for range in row_chunks(gpu, self.name(), scores.rows(), &[experts])? {
+        for range in Parts::new(self.name(), scores.rows()).sliced(gpu, &[experts]).ranges()? {
             Launch::new(&ROUTER_SCORES_BACKWARD)
                 .params(&self.params(range.len(), experts, factor))
                 .read("y", &scores.slice(range.clone())?)

@@ -2,10 +2,11 @@
 
 use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
+use crate::gpu::Parts;
 use crate::kernels::Variant;
 use crate::kernels::rows::{GroupKernels, forms, group_launch, pack, variants};
 use crate::ops::targets::TargetPair;
-use crate::tensor::{Tensor, row_chunks};
+use crate::tensor::Tensor;
 
 /// The gated rows.
 pub static SIGMOID_GATE: GroupKernels = forms!("sigmoid_gate", "sigmoid_gate.wgsl", SigmoidGateParams, groups);
@@ -50,7 +51,7 @@ impl Op for SigmoidGate {
             return Ok(y.into());
         }
         let width = d / pack(d);
-        for range in row_chunks(gpu, self.name(), tokens, &[d, 1])? {
+        for range in Parts::new(self.name(), tokens).sliced(gpu, &[d, 1]).ranges()? {
             let params =
                 SigmoidGateParams { rows: range.len() as u32, width: width as u32, dx_factor: 0.0, dlogit_factor: 0.0 };
             group_launch(&SIGMOID_GATE, gpu, range.len(), pack(d), width)
@@ -72,7 +73,7 @@ impl Op for SigmoidGate {
             return Ok(());
         }
         let width = d / pack(d);
-        for range in row_chunks(gpu, self.name(), x.rows(), &[d, 1])? {
+        for range in Parts::new(self.name(), x.rows()).sliced(gpu, &[d, 1]).ranges()? {
             let params = SigmoidGateParams { rows: range.len() as u32, width: width as u32, dx_factor, dlogit_factor };
             group_launch(&SIGMOID_GATE_BACKWARD, gpu, range.len(), pack(d), width)
                 .params(&params)

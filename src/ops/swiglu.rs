@@ -2,10 +2,11 @@
 
 use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
+use crate::gpu::Parts;
 use crate::kernels::Variant;
 use crate::kernels::rows::{PackKernels, THREADS, forms, pack, pack_launch, variants};
 use crate::ops::targets::TargetPair;
-use crate::tensor::{Tensor, row_chunks};
+use crate::tensor::Tensor;
 
 /// The activation.
 pub static SWIGLU: PackKernels = forms!("swiglu", "swiglu.wgsl", SwiGluParams, packs);
@@ -50,7 +51,7 @@ impl Op for SwiGlu {
         let pack = pack(output.numel());
         let shape = [output.numel() / pack, pack];
         let (gate, up, y) = (gate.reshape(shape)?, up.reshape(shape)?, output.reshape(shape)?);
-        for range in row_chunks(gpu, self.name(), shape[0], &[pack])? {
+        for range in Parts::new(self.name(), shape[0]).sliced(gpu, &[pack]).ranges()? {
             pack_launch(&SWIGLU, pack)
                 .params(&SwiGluParams { count: range.len() as u32, gate_factor: 0.0, up_factor: 0.0 })
                 .read("gate", &gate.slice(range.clone())?)
@@ -72,7 +73,7 @@ impl Op for SwiGlu {
         let shape = [dgate.numel() / pack, pack];
         let (gate, up, dy) = (pass.input(0).reshape(shape)?, pass.input(1).reshape(shape)?, pass.dy().reshape(shape)?);
         let (dgate, dup) = (dgate.reshape(shape)?, dup.reshape(shape)?);
-        for range in row_chunks(gate.gpu(), self.name(), shape[0], &[pack])? {
+        for range in Parts::new(self.name(), shape[0]).sliced(gate.gpu(), &[pack]).ranges()? {
             pack_launch(&SWIGLU_BACKWARD, pack)
                 .params(&SwiGluParams { count: range.len() as u32, gate_factor, up_factor })
                 .read("gate", &gate.slice(range.clone())?)

@@ -2,10 +2,10 @@
 
 use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
-use crate::gpu::{Kernel, Launch, wgsl};
+use crate::gpu::{Kernel, Launch, Parts, wgsl};
 use crate::kernels::Variant;
 use crate::kernels::column_sum::column_sum;
-use crate::tensor::{Tensor, row_chunks};
+use crate::tensor::Tensor;
 
 /// Threads of a workgroup.
 const THREADS: u32 = 64;
@@ -53,7 +53,7 @@ impl Op for ZLoss {
         let gpu = logits.gpu();
         let normalizer = Tensor::empty_f32(gpu, [tokens, 1])?;
         let term = Tensor::empty_f32(gpu, [tokens, 1])?;
-        for range in row_chunks(gpu, self.name(), tokens, &[experts, 1])? {
+        for range in Parts::new(self.name(), tokens).sliced(gpu, &[experts, 1]).ranges()? {
             Launch::new(&Z_LOSS)
                 .params(&self.params(range.len(), tokens, experts, 0.0))
                 .read("logits", &logits.slice(range.clone())?)
@@ -73,7 +73,7 @@ impl Op for ZLoss {
         let (logits, normalizer, dy) = (pass.input(0), pass.saved(0).clone(), pass.dy());
         let (target, factor) = pass.target(0)?;
         let (gpu, tokens, experts) = (target.gpu(), target.rows(), target.cols());
-        for range in row_chunks(gpu, self.name(), tokens, &[experts, 1])? {
+        for range in Parts::new(self.name(), tokens).sliced(gpu, &[experts, 1]).ranges()? {
             Launch::new(&Z_LOSS_BACKWARD)
                 .params(&self.params(range.len(), tokens, experts, factor))
                 .read("logits", &logits.slice(range.clone())?)

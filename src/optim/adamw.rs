@@ -11,11 +11,12 @@
 
 use super::config::OptimizerConfig;
 use crate::error::Result;
+use crate::gpu::Parts;
 use crate::kernels::octs::octs;
 use crate::kernels::spectral_update::AdamFactors;
 use crate::kernels::{Variant, stretch};
 use crate::nn::params::{Group, GroupBuffers};
-use crate::tensor::{DType, Tensor, row_chunks};
+use crate::tensor::{DType, Tensor};
 
 octs! { "AdamW over flat buffers, eight elements at a time.", ADAMW, "adamw", "adamw", "adamw.wgsl", AdamwParams }
 
@@ -105,7 +106,7 @@ impl AdamGroup {
         let f = adam.factors(t, lr, self.group != Group::NoDecay);
         let gpu = self.values.gpu();
         // Groups are padded to the offset alignment, which is a multiple of 32 bytes, and so are all chunks.
-        for range in row_chunks(gpu, "adamw", self.values.numel(), &[1])? {
+        for range in Parts::new("adamw", self.values.numel()).sliced(gpu, &[1]).ranges()? {
             let octs = range.len() / 8;
             let params = AdamwParams {
                 octs: octs as u32,

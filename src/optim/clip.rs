@@ -5,9 +5,9 @@
 //! workgroup sums what these gave. No readback, no atomics.
 
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Kernel, Launch, Tier, wgsl};
+use crate::gpu::{Gpu, Kernel, Launch, Parts, Tier, wgsl};
 use crate::kernels::{Variant, stretch};
-use crate::tensor::{DType, Tensor, row_chunks};
+use crate::tensor::{DType, Tensor};
 
 /// Packs that a thread of the first stage sums, and on GPUs: there a thread with many makes the others wait, as the workgroups are
 /// fewer than the units.
@@ -158,7 +158,7 @@ impl GradientNorm {
             let whole = columns.1 == 0;
             let packed = if whole { x.numel().is_multiple_of(4) } else { (columns.0 | columns.1).is_multiple_of(4) };
             let (kernel, width) = if packed { (kernels[0], 4) } else { (kernels[1], 1) };
-            for range in row_chunks(gpu, "gradient norm", x.dims()[0], &[columns.0])? {
+            for range in Parts::new("gradient norm", x.dims()[0]).sliced(gpu, &[columns.0]).ranges()? {
                 let x = x.slice(range)?;
                 let packs = x.numel() / width;
                 let groups = packs.div_ceil((threads * items) as usize);

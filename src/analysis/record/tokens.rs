@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{KeptPairs, Pairs};
+use crate::linalg::statistics::mean;
 use crate::nn::config::ExpertMatrix;
-use crate::optim::spectral_metrics::mean;
 
 /// How tokens use the singular directions of one expert's matrix (METHOD §6, figure 3).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

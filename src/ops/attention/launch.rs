@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::Attention;
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Kernel, Launch};
+use crate::gpu::{Gpu, Kernel, Launch, Parts};
 use crate::kernels::Variant;
 use crate::kernels::attention::AttentionParams;
 use crate::kernels::rows::{FourKernels, PackKernels, THREADS, forms, pack, pack_launch, variants};
@@ -12,8 +12,7 @@ use crate::kernels::software::attention::{
     self as software, ATTENTION_DKV_SUBGROUP, ATTENTION_DQ_SUBGROUP, ATTENTION_SUBGROUP, Registers,
 };
 use crate::kernels::software::limits;
-use crate::kernels::window::chunks;
-use crate::tensor::{Tensor, row_chunks};
+use crate::tensor::Tensor;
 
 /// A kernel through workgroup memory: for scalars, and for vec4.
 pub type WorkgroupKernels = [Kernel; 2];
@@ -191,11 +190,11 @@ impl Attention {
     }
 
     /// Ranges of rows of whole sequences that fit one binding.
-    fn chunks(&self, x: &Tensor) -> Result<impl Iterator<Item = Range<usize>> + use<>> {
+    fn parts(&self, x: &Tensor) -> Result<impl Iterator<Item = Range<usize>> + use<>> {
         let seq = self.seq;
         let row = |heads: usize| seq * heads * self.head_dim;
         let elements = [row(self.heads), row(self.kv_heads), seq * self.heads];
-        let chunks = row_chunks(x.gpu(), "attention", x.rows() / seq, &elements)?;
+        let chunks = Parts::new("attention", x.rows() / seq).sliced(x.gpu(), &elements).ranges()?;
         Ok(chunks.map(move |range| range.start * seq..range.end * seq))
     }
 }
@@ -208,7 +207,7 @@ fn cut(x: &Tensor, range: &Range<usize>) -> Result<Tensor> {
 pub(super) fn forward(op: &Attention, q: &Tensor, k: &Tensor, v: &Tensor, y: &Tensor, lse: &Tensor) -> Result<()> {
     let form = Form::of(op, q.gpu());
     form.check(op, q.gpu())?;
-    for rows in op.chunks(q)? {
+    for rows in op.parts(q)? {
         let sequences = rows.len() / op.seq;
         let launch = form
             .launch(op, &ATTENTION_SUBGROUP, (&ATTENTION_WORKGROUP, 4), op.heads, sequences)
@@ -225,7 +224,7 @@ pub(super) fn forward(op: &Attention, q: &Tensor, k: &Tensor, v: &Tensor, y: &Te
 
 pub(super) fn delta(op: &Attention, y: &Tensor, dy: &Tensor, delta: &Tensor) -> Result<()> {
     let pack = pack(op.head_dim);
-    for rows in op.chunks(y)? {
+    for rows in op.parts(y)? {
         let count = rows.len() * op.heads;
         let params = DeltaParams { count: count as u32, width: (op.head_dim / pack) as u32 };
         pack_launch(&ATTENTION_DELTA, pack)
@@ -254,7 +253,7 @@ impl Operands<'_> {
 pub(super) fn dq(op: &Attention, operands: &Operands<'_>, beta: f32, dq: &Tensor) -> Result<()> {
     let gpu = dq.gpu();
     let form = Form::of(op, gpu);
-    for rows in op.chunks(dq)? {
+    for rows in op.parts(dq)? {
         let sequences = rows.len() / op.seq;
         let launch = form.launch(op, &ATTENTION_DQ_SUBGROUP, (&ATTENTION_DQ_WORKGROUP, 4), op.heads, sequences);
         let launch = operands.bind(launch, &rows)?;
@@ -271,10 +270,10 @@ pub(super) fn dkv(op: &Attention, operands: &Operands<'_>, dk: &Tensor, dv: &Ten
     // The query heads of a key's head are summed over in parts that the adapter's loops can take.
     let share = op.heads / op.kv_heads;
     let share_limit = (limits::iterations(gpu) / form.iterations(op)).max(1);
-    for rows in op.chunks(operands.q)? {
+    for rows in op.parts(operands.q)? {
         let sequences = rows.len() / op.seq;
         let (dk, dv) = (cut(dk, &rows)?, cut(dv, &rows)?);
-        for heads in chunks("attention", share, share_limit, 1)? {
+        for heads in Parts::new("attention", share).at_most(share_limit).ranges()? {
             let params = AttentionParams {
                 share_first: heads.start as u32,
                 share_last: heads.end as u32,

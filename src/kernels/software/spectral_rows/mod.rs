@@ -18,7 +18,7 @@ use crate::gpu::{Gpu, Launch, Tier};
 use crate::kernels::Variant;
 use crate::kernels::octs::{Octs, octs};
 use crate::kernels::software::limits;
-use crate::kernels::spectral_place::{Place, places};
+use crate::kernels::stack_parts::{StackPart, stack_parts};
 
 /// Rank, and lanes of a subgroup.
 const RANK: usize = 8;
@@ -117,7 +117,7 @@ fn applies(gpu: &Gpu, k: usize, n: usize) -> bool {
 }
 
 /// The launches for a stack of `shape`, none where these kernels do not take it: in each whole matrices must fit.
-pub(crate) fn parts(gpu: &Gpu, shape: [usize; 4], k: usize) -> Result<Option<Vec<Place>>> {
+pub(crate) fn parts(gpu: &Gpu, shape: [usize; 4], k: usize) -> Result<Option<Vec<StackPart>>> {
     let [_, _, m, n] = shape;
     if !applies(gpu, k, n) {
         return Ok(None);
@@ -126,8 +126,9 @@ pub(crate) fn parts(gpu: &Gpu, shape: [usize; 4], k: usize) -> Result<Option<Vec
     let blocks = Block::PRODUCTS.count(m).max(Block::ADAM.count(m));
     // AdamW's pass has U^T X, V^T and the clip in one binding.
     let by_matrix = [blocks * RANK * n, blocks * RANK, RANK * RANK, 2 * RANK * n + 8];
-    let Ok(parts) = places(gpu, "spectral decoupling", shape, &[2 * RANK, RANK], &by_matrix, &[RANK * n, m * n]) else {
+    let Ok(parts) = stack_parts(gpu, "spectral decoupling", shape, &[2 * RANK, RANK], &by_matrix, &[RANK * n, m * n])
+    else {
         return Ok(None);
     };
-    Ok(parts.iter().all(Place::whole).then_some(parts))
+    Ok(parts.iter().all(StackPart::whole).then_some(parts))
 }

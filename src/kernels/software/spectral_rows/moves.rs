@@ -4,8 +4,8 @@ use super::products::Partial;
 use super::{Block, SPECTRAL_ADAM_FOLLOW_ROWS, SPECTRAL_ADAM_ROWS, SPECTRAL_APPLY_ROWS, parts};
 use crate::error::Result;
 use crate::kernels::spectral::{Basis, Factors, Products, sizes};
-use crate::kernels::spectral_place::Place;
 use crate::kernels::spectral_update::{AdamFactors, Mix, Moments};
+use crate::kernels::stack_parts::StackPart;
 use crate::tensor::Tensor;
 
 crate::params! {
@@ -45,10 +45,10 @@ pub(crate) fn apply(
 ) -> Result<bool> {
     let (gpu, shape) = (clip.gpu(), sizes("spectral step", weight)?);
     let [_, experts, m, n] = shape;
-    let Some(places) = parts(gpu, shape, basis.rank())? else { return Ok(false) };
-    for place in places {
+    let Some(parts) = parts(gpu, shape, basis.rank())? else { return Ok(false) };
+    for part in parts {
         let params = ApplyParams {
-            matrices: place.count() as u32,
+            matrices: part.count() as u32,
             rows: m as u32,
             octs: (n / 8) as u32,
             experts: experts as u32,
@@ -58,12 +58,12 @@ pub(crate) fn apply(
         Block::APPLY
             .launch(&SPECTRAL_APPLY_ROWS, m, n)
             .params(&params)
-            .write("weight", &place.rows(weight)?)
-            .read("left", &place.rows(&common.left)?)
-            .read("right", &place.matrices(&common.right)?)
-            .read("vt", &place.layers(&basis.vt)?)
+            .write("weight", &part.rows(weight)?)
+            .read("left", &part.rows(&common.left)?)
+            .read("right", &part.matrices(&common.right)?)
+            .read("vt", &part.layers(&basis.vt)?)
             .read("clip", clip)
-            .workgroups(place.count() * Block::APPLY.count(m))
+            .workgroups(part.count() * Block::APPLY.count(m))
             .run(gpu)?;
     }
     Ok(true)
@@ -115,15 +115,15 @@ pub(crate) fn adam(
 ) -> Result<Recorded> {
     let (gpu, shape) = (clip.gpu(), sizes("spectral direction", stack.weight)?);
     let [_, experts, m, n] = shape;
-    let Some(places) = parts(gpu, shape, basis.rank())? else { return Ok(Recorded::Nothing) };
+    let Some(parts) = parts(gpu, shape, basis.rank())? else { return Ok(Recorded::Nothing) };
     let (block, partial) = match wanted {
         Wanted::Products { .. } => (Block::ADAM, Some(Partial::new(gpu, Block::ADAM, shape)?)),
         Wanted::Lead(_) | Wanted::Follow(_) => (Block::FOLLOW, None),
     };
-    for place in &places {
-        let (left, right, vt_first) = packed(place, mix, basis, clip)?;
+    for part in &parts {
+        let (left, right, vt_first) = packed(part, mix, basis, clip)?;
         let params = AdamParams {
-            matrices: place.count() as u32,
+            matrices: part.count() as u32,
             rows: m as u32,
             octs: (n / 8) as u32,
             experts: experts as u32,
@@ -146,32 +146,32 @@ pub(crate) fn adam(
             .constant("COMMON", u32::from(mix.common.is_some()))
             .constant("FULL", u32::from(gradient.is_some()))
             .params(&params)
-            .read("gradient", &gradient.map_or(Ok(left.clone()), |g| place.rows(g))?)
-            .write("mean", &place.rows(stack.moments.m)?)
-            .write("square", &place.rows(stack.moments.v)?)
-            .write("weight", &place.rows(stack.weight)?)
+            .read("gradient", &gradient.map_or(Ok(left.clone()), |g| part.rows(g))?)
+            .write("mean", &part.rows(stack.moments.m)?)
+            .write("square", &part.rows(stack.moments.v)?)
+            .write("weight", &part.rows(stack.weight)?)
             .read("left", &left)
             .read("right", &right);
         if let Some(partial) = &partial {
-            launch = launch.write("parts", &place.matrices(&partial.parts)?).write("b", &place.rows(&partial.b)?);
+            launch = launch.write("parts", &part.matrices(&partial.parts)?).write("b", &part.rows(&partial.b)?);
         }
         launch = match wanted {
             Wanted::Products { moving } => launch.constant("MOVE", u32::from(moving)),
-            Wanted::Lead(step) => launch.constant("FOLLOW", 0).write("common_step", &place.layer_rows(step)?),
-            Wanted::Follow(step) => launch.constant("FOLLOW", 1).write("common_step", &place.layer_rows(step)?),
+            Wanted::Lead(step) => launch.constant("FOLLOW", 0).write("common_step", &part.layer_rows(step)?),
+            Wanted::Follow(step) => launch.constant("FOLLOW", 1).write("common_step", &part.layer_rows(step)?),
         };
-        launch.workgroups(place.count() * block.count(m)).run(gpu)?;
+        launch.workgroups(part.count() * block.count(m)).run(gpu)?;
     }
-    Ok(Recorded::All(partial.map(|p| p.finish(basis, &places, None).map(Box::new)).transpose()?))
+    Ok(Recorded::All(partial.map(|p| p.finish(basis, &parts, None).map(Box::new)).transpose()?))
 }
 
 /// The kernel's `left` and `right`, and where in `right` V^T begins: a pass over AdamW's state has no binding to spare, so V^T
 /// and the clip lie behind U^T X.
-fn packed(place: &Place, mix: Mix<'_>, basis: &Basis, clip: &Tensor) -> Result<(Tensor, Tensor, usize)> {
-    let vt = place.layers(&basis.vt)?;
+fn packed(part: &StackPart, mix: Mix<'_>, basis: &Basis, clip: &Tensor) -> Result<(Tensor, Tensor, usize)> {
+    let vt = part.layers(&basis.vt)?;
     let (left, a) = match mix.common {
-        Some((_, factors)) => (place.rows(&factors.left)?, Some(place.matrices(&factors.right)?)),
-        None => (place.layers(&basis.u)?, None),
+        Some((_, factors)) => (part.rows(&factors.left)?, Some(part.matrices(&factors.right)?)),
+        None => (part.layers(&basis.u)?, None),
     };
     let vt_first = a.as_ref().map_or(0, Tensor::numel);
     let right = Tensor::empty_f32(clip.gpu(), [vt_first + vt.numel() + 8])?;

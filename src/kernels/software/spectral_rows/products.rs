@@ -4,7 +4,7 @@ use super::{Block, LEFT_FACTORS_ROWS, RANK, SPECTRAL_PRODUCTS_ROWS, SUM_BLOCKS_R
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::kernels::spectral::{Basis, Products, Skinny, sizes};
-use crate::kernels::spectral_place::Place;
+use crate::kernels::stack_parts::StackPart;
 use crate::tensor::Tensor;
 
 crate::params! {
@@ -31,26 +31,26 @@ impl Partial {
         })
     }
 
-    pub(super) fn finish(self, basis: &Basis, places: &[Place], squares: Option<Tensor>) -> Result<Products> {
+    pub(super) fn finish(self, basis: &Basis, parts: &[StackPart], squares: Option<Tensor>) -> Result<Products> {
         let ([layers, experts, m, _], n) = (sizes("gradient split", &self.b)?, self.parts.cols());
         let gpu = self.b.gpu();
         let a = Tensor::empty_f32(gpu, [layers, experts, RANK, n])?;
         let square = Tensor::empty_f32(gpu, [layers, experts, RANK, RANK])?;
-        for place in places {
+        for part in parts {
             self.block
                 .launch(&SUM_BLOCKS_ROWS, m, n)
                 .params(&FactorParams {
-                    matrices: place.count() as u32,
+                    matrices: part.count() as u32,
                     rows: m as u32,
                     octs: (n / 8) as u32,
                     experts: experts as u32,
                     factor: 0.0,
                 })
-                .read("parts", &place.matrices(&self.parts)?)
-                .read("vt", &place.layers(&basis.vt)?)
-                .write("a", &place.matrices(&a)?)
-                .write("product", &place.matrices(&square)?)
-                .workgroups(place.count() * RANK)
+                .read("parts", &part.matrices(&self.parts)?)
+                .read("vt", &part.layers(&basis.vt)?)
+                .write("a", &part.matrices(&a)?)
+                .write("product", &part.matrices(&square)?)
+                .workgroups(part.count() * RANK)
                 .run(gpu)?;
         }
         Ok(Products { skinny: Skinny { a, b: self.b }, square, squares })
@@ -62,31 +62,31 @@ impl Partial {
 pub(crate) fn products(basis: &Basis, x: &Tensor, common: Option<&Tensor>) -> Result<Option<Products>> {
     let (gpu, shape) = (x.gpu(), sizes("gradient split", x)?);
     let [layers, experts, m, n] = shape;
-    let Some(places) = parts(gpu, shape, basis.rank())? else { return Ok(None) };
+    let Some(parts) = parts(gpu, shape, basis.rank())? else { return Ok(None) };
     let block = Block::PRODUCTS;
     let partial = Partial::new(gpu, block, shape)?;
     let squares = Tensor::empty_f32(gpu, [layers, experts, block.count(m) * RANK])?;
-    for place in &places {
+    for part in &parts {
         block
             .launch(&SPECTRAL_PRODUCTS_ROWS, m, n)
             .params(&ProductParams {
-                matrices: place.count() as u32,
+                matrices: part.count() as u32,
                 rows: m as u32,
                 octs: (n / 8) as u32,
                 experts: experts as u32,
             })
             .constant("BEYOND", u32::from(common.is_some()))
-            .read("x", &place.rows(x)?)
-            .read("common_matrix", &common.map_or_else(|| place.rows(x), |c| place.layer_rows(c))?)
-            .read("u", &place.layers(&basis.u)?)
-            .read("vt", &place.layers(&basis.vt)?)
-            .write("parts", &place.matrices(&partial.parts)?)
-            .write("b", &place.rows(&partial.b)?)
-            .write("squares", &place.matrices(&squares)?)
-            .workgroups(place.count() * block.count(m))
+            .read("x", &part.rows(x)?)
+            .read("common_matrix", &common.map_or_else(|| part.rows(x), |c| part.layer_rows(c))?)
+            .read("u", &part.layers(&basis.u)?)
+            .read("vt", &part.layers(&basis.vt)?)
+            .write("parts", &part.matrices(&partial.parts)?)
+            .write("b", &part.rows(&partial.b)?)
+            .write("squares", &part.matrices(&squares)?)
+            .workgroups(part.count() * block.count(m))
             .run(gpu)?;
     }
-    partial.finish(basis, &places, Some(squares)).map(Some)
+    partial.finish(basis, &parts, Some(squares)).map(Some)
 }
 
 /// Records `left = [U | b - factor U square]`; false where these kernels do not take it.
@@ -94,23 +94,23 @@ pub(crate) fn left_factors(basis: &Basis, b: &Tensor, square: Option<&Tensor>, l
     let (gpu, shape) = (b.gpu(), sizes("gradient split", b)?);
     let [_, experts, m, k] = shape;
     // What `octs` counts does not occur here.
-    let Some(places) = parts(gpu, shape, k)? else { return Ok(false) };
-    for place in places {
-        let x = place.rows(b)?;
+    let Some(parts) = parts(gpu, shape, k)? else { return Ok(false) };
+    for part in parts {
+        let x = part.rows(b)?;
         Block::APPLY
             .launch(&LEFT_FACTORS_ROWS, m, k)
             .params(&FactorParams {
-                matrices: place.count() as u32,
+                matrices: part.count() as u32,
                 rows: m as u32,
                 octs: 0,
                 experts: experts as u32,
                 factor: if square.is_some() { 1.0 } else { 0.0 },
             })
-            .read("u", &place.layers(&basis.u)?)
+            .read("u", &part.layers(&basis.u)?)
             .read("b", &x)
-            .read("square", &square.map_or(Ok(x.clone()), |s| place.matrices(s))?)
-            .write("left", &place.rows(left)?)
-            .workgroups(place.count() * Block::APPLY.count(m))
+            .read("square", &square.map_or(Ok(x.clone()), |s| part.matrices(s))?)
+            .write("left", &part.rows(left)?)
+            .workgroups(part.count() * Block::APPLY.count(m))
             .run(gpu)?;
     }
     Ok(true)

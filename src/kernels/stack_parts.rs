@@ -3,17 +3,17 @@
 use std::ops::Range;
 
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
-use crate::tensor::{Tensor, row_chunks};
+use crate::gpu::{Gpu, Parts};
+use crate::tensor::Tensor;
 
 /// The part of a stack `[layers, experts, m, n]` that one launch treats: whole layers; or experts of one layer; or rows of
 /// one matrix.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct StackPart {
     pub(crate) layers: Range<usize>,
     pub(crate) experts: Range<usize>,
     pub(crate) rows: Range<usize>,
-    /// Whether its parts would not start aligned and are therefore copies; see [`Place::store`].
+    /// Whether its parts would not start aligned and are therefore copies; see [`StackPart::store`].
     copies: bool,
     sizes: [usize; 4],
 }
@@ -24,39 +24,39 @@ pub(crate) struct Place {
 /// # Errors
 /// `Error::Shape` when even one row does not fit a binding; the launch fails where what a single matrix or layer needs whole
 /// does not.
-pub(crate) fn places(
+pub(crate) fn stack_parts(
     gpu: &Gpu,
     op: &'static str,
     sizes: [usize; 4],
     by_row: &[usize],
     by_matrix: &[usize],
     by_layer: &[usize],
-) -> Result<Vec<Place>> {
+) -> Result<Vec<StackPart>> {
     let [layers, experts, m, n] = sizes;
     let limit = gpu.max_binding_bytes() as usize / 4;
     let row = by_row.iter().copied().fold(n, usize::max);
     let matrix = by_matrix.iter().copied().fold(m * row, usize::max);
     let layer = by_layer.iter().copied().fold(experts * matrix, usize::max);
-    let place = |layers, experts, rows, copies| Place { layers, experts, rows, copies, sizes };
+    let part = |layers, experts, rows, copies| StackPart { layers, experts, rows, copies, sizes };
     if layers * layer <= limit {
-        return Ok(vec![place(0..layers, 0..experts, 0..m, false)]);
+        return Ok(vec![part(0..layers, 0..experts, 0..m, false)]);
     }
-    let mut places = Vec::new();
+    let mut parts = Vec::new();
     let per_matrix: Vec<usize> = by_row.iter().map(|c| m * c).chain([m * n]).chain(by_matrix.iter().copied()).collect();
     let per_row: Vec<usize> = by_row.iter().copied().chain([n]).collect();
     let align = gpu.offset_alignment() as usize / 4;
     let aligned = |number: usize, elements: &[usize]| elements.iter().all(|c| (number * c).is_multiple_of(align));
     for l in 0..layers {
         let layer_aligned = aligned(l, by_layer) && aligned(l * experts, &per_matrix);
-        if let (true, Ok(ranges)) = (layer_aligned, row_chunks(gpu, op, experts, &per_matrix)) {
-            places.extend(ranges.map(|range| place(l..l + 1, range, 0..m, false)));
+        if let (true, Ok(ranges)) = (layer_aligned, Parts::new(op, experts).sliced(gpu, &per_matrix).ranges()) {
+            parts.extend(ranges.map(|range| part(l..l + 1, range, 0..m, false)));
             continue;
         }
         for e in 0..experts {
-            let here = |rows, copies| place(l..l + 1, e..e + 1, rows, copies);
+            let here = |rows, copies| part(l..l + 1, e..e + 1, rows, copies);
             let matrix_aligned = aligned(l, by_layer) && aligned(l * experts + e, &per_matrix);
-            if let (true, Ok(rows)) = (matrix_aligned, row_chunks(gpu, op, m, &per_row)) {
-                places.extend(rows.map(|rows| here(rows, false)));
+            if let (true, Ok(rows)) = (matrix_aligned, Parts::new(op, m).sliced(gpu, &per_row).ranges()) {
+                parts.extend(rows.map(|rows| here(rows, false)));
                 continue;
             }
             let longest = per_row.iter().copied().fold(1, usize::max);
@@ -65,19 +65,19 @@ pub(crate) fn places(
                 let got = format!("a row of {longest}");
                 return Err(Error::shape(op, format!("rows of at most {limit} elements"), got));
             }
-            places.extend((0..m).step_by(chunk).map(|first| here(first..m.min(first + chunk), true)));
+            parts.extend((0..m).step_by(chunk).map(|first| here(first..m.min(first + chunk), true)));
         }
     }
-    Ok(places)
+    Ok(parts)
 }
 
-impl Place {
+impl StackPart {
     /// Number of matrices.
     pub(crate) fn count(&self) -> usize {
         self.layers.len() * self.experts.len()
     }
 
-    /// Whether it has its matrices whole, in place.
+    /// Whether it has its matrices whole, in part.
     pub(crate) fn whole(&self) -> bool {
         !self.copies && self.rows == (0..self.sizes[2])
     }
