@@ -55,7 +55,9 @@ fn run(gpu: &Gpu, config: &RunConfig, texts: &Texts) -> Result<Figures, Failure>
     let loss = validation_loss(&trainer, texts)?;
     let similarity = block_on(similarities(&trainer))?;
     let hidden = || similarity.iter().filter(|s| s.side == Side::Hidden);
-    let spectral = block_on(trainer.optimizer().metrics(MetricOptions { similarity: false, subspace: 0 })?.read())?;
+    let mut options = MetricOptions::default();
+    options.similarity = false;
+    let spectral = block_on(trainer.optimizer().metrics(options)?.read())?;
     let refresh = || spectral.iter().filter_map(|m| m.refresh);
     Ok(Figures {
         loss,

@@ -11,7 +11,7 @@
 use sdmoe::Result;
 use sdmoe::analysis::routed::{Routed, permutation, permuted};
 use sdmoe::gpu::Gpu;
-use sdmoe::nn::config::{ExpertMatrix, ModelConfig, MoeConfig, Routing};
+use sdmoe::nn::config::{ExpertMatrix, ModelConfig, Routing};
 use sdmoe::nn::model::Model;
 use sdmoe::tensor::Tensor;
 use serde::{Deserialize, Serialize};
@@ -48,26 +48,23 @@ impl Kind {
 
     /// This kind's counterpart of `top_k`, the model with top-K routing.
     pub fn model(self, top_k: &ModelConfig) -> ModelConfig {
-        let moe = &top_k.moe;
+        let mut model = top_k.clone();
+        let moe = &mut model.moe;
         let width = match self {
             Kind::DenseTotal => moe.experts,
             Kind::DenseActive => moe.top_k,
             Kind::TopK | Kind::Soft => 1,
         };
-        let moe = match self {
+        match self {
             // One expert, always chosen with weight 1: nothing to balance, no logits to keep small.
-            Kind::DenseTotal | Kind::DenseActive => MoeConfig {
-                experts: 1,
-                top_k: 1,
-                d_expert: width * moe.d_expert,
-                balance_loss: 0.0,
-                z_loss: 0.0,
-                ..moe.clone()
-            },
-            Kind::TopK => moe.clone(),
-            Kind::Soft => MoeConfig { routing: Routing::Soft, top_k: moe.experts, ..moe.clone() },
-        };
-        ModelConfig { moe, ..top_k.clone() }
+            Kind::DenseTotal | Kind::DenseActive => {
+                (moe.experts, moe.top_k, moe.d_expert) = (1, 1, width * moe.d_expert);
+                (moe.balance_loss, moe.z_loss) = (0.0, 0.0);
+            }
+            Kind::TopK => {}
+            Kind::Soft => (moe.routing, moe.top_k) = (Routing::Soft, moe.experts),
+        }
+        model
     }
 }
 

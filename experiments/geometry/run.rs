@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use pollster::block_on;
 use sdmoe::gpu::Gpu;
-use sdmoe::nn::config::{ModelConfig, MoeConfig, Preset};
+use sdmoe::nn::config::{ModelConfig, Preset};
 use sdmoe::train::config::RunConfig;
 use sdmoe::train::trainer::Trainer;
 use serde::{Deserialize, Serialize};
@@ -31,9 +31,10 @@ pub struct Run {
 /// The top-K model: three layers, eight experts of the model's width, top-2. No shared expert, which would compute for
 /// all tokens what experts have in common.
 pub fn top_k_model() -> ModelConfig {
-    let tiny = Preset::Tiny.model();
-    let moe = MoeConfig { d_expert: 64, d_shared: 0, ..tiny.moe };
-    ModelConfig { d_model: 64, layers: 3, head_dim: 16, moe, ..tiny }
+    let mut model = Preset::Tiny.model();
+    (model.d_model, model.layers, model.head_dim) = (64, 3, 16);
+    (model.moe.d_expert, model.moe.d_shared) = (64, 0);
+    model
 }
 
 /// Trains a model, measures it before and after.

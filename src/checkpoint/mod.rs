@@ -5,7 +5,7 @@
 mod coverage;
 pub mod experts;
 mod family;
-pub mod folder;
+mod folder;
 mod foreign;
 mod header;
 mod inventory;
@@ -13,12 +13,13 @@ mod layer;
 mod names;
 mod table;
 mod target;
-pub mod tensors;
+mod tensors;
 mod unique;
 mod widen;
 
 pub use experts::{Common, ExpertCheckpoint, ExpertLayer, ExpertStack, Family};
-pub use folder::{locate, write_atomically, write_file_atomically};
+pub use folder::write_file_atomically;
+pub(crate) use folder::{locate, write_atomically};
 pub use tensors::{TensorFile, TensorToSave, load_tensors, save_tensors};
 
 /// The file of the model's parameters within a checkpoint folder.
@@ -28,7 +29,7 @@ pub const MODEL_FILE: &str = "model.safetensors";
 pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 
 /// The metadata entry that both files of a checkpoint share and no other checkpoint has; files of older programs lack it.
-pub const IDENTITY: &str = "identity";
+pub(crate) const IDENTITY: &str = "identity";
 
 /// What is said of an optimizer's file whose [`IDENTITY`] is not the model's.
 pub(crate) const OTHER_CHECKPOINT: &str =

@@ -2,9 +2,9 @@
 //!
 //! Reads files, and nothing else: no randomness but the hash of [`offsets`], no clock, no state between two calls.
 
-pub mod batches;
-pub mod corpus;
-pub mod offsets;
+mod batches;
+pub(crate) mod corpus;
+pub(crate) mod offsets;
 mod own_output;
 pub mod sources;
 mod text;

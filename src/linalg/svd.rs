@@ -53,6 +53,7 @@ pub enum Draw {
 
 /// Settings of [`randomized_svd`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SvdOptions {
     /// Columns of the sketch beyond k; 8 as in METHOD section 5.
     pub oversampling: usize,

@@ -1,10 +1,10 @@
 //! Layers and the model they make.
 
-pub mod attention;
+mod attention;
 pub mod config;
 pub mod model;
 pub mod moe;
 pub mod params;
 pub mod pass;
-pub mod sample;
+pub(crate) mod sample;
 pub(crate) mod size;

@@ -169,7 +169,8 @@ impl Model {
     }
 
     /// The gradients of those matrices, `[E, m, n]`.
-    pub fn expert_gradients(&self, layer: usize, matrix: ExpertMatrix) -> &Tensor {
+    #[cfg(feature = "analysis")]
+    pub(crate) fn expert_gradients(&self, layer: usize, matrix: ExpertMatrix) -> &Tensor {
         &self.params.get(self.layers[layer].moe.experts()[matrix as usize]).gradient
     }
 

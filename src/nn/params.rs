@@ -37,6 +37,7 @@ pub struct ParamId(usize);
 
 /// One parameter: views into its group's buffers.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Param {
     /// The name in checkpoints.
     pub name: String,
@@ -52,6 +53,7 @@ pub struct Param {
 
 /// The buffers of one group: flat, padding included (zero in value and gradient, so harmless to any update).
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct GroupBuffers {
     /// The group.
     pub group: Group,
@@ -97,7 +99,7 @@ impl ParamBuilder {
     /// # Errors
     /// [`Error::Device`] when a group exceeds the adapter's largest buffer, or when the adapter lacks f16;
     /// [`Error::Shape`] when the matrices of an expert group differ in shape.
-    pub fn build_for(self, gpu: &Gpu, precision: Precision) -> Result<ParamSet> {
+    pub(crate) fn build_for(self, gpu: &Gpu, precision: Precision) -> Result<ParamSet> {
         let mixed = precision == Precision::F16;
         // A view must start aligned in every group, in f16 too.
         let align = gpu.offset_alignment() as usize / if mixed { 2 } else { 4 };
@@ -185,7 +187,7 @@ impl ParamSet {
     }
 
     /// Elements to a multiple of which each parameter is padded in its group.
-    pub fn align(&self) -> usize {
+    pub(crate) fn align(&self) -> usize {
         self.align
     }
 

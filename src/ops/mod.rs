@@ -1,24 +1,24 @@
 //! Differentiable operations, one a file: equation, launch, backward, f64 reference.
 
-pub mod add;
-pub mod attention;
-pub mod combine;
-pub mod combine_weights;
-pub mod cross_entropy;
+mod add;
+mod attention;
+mod combine;
+mod combine_weights;
+mod cross_entropy;
 pub mod elementwise;
-pub mod embedding;
-pub mod expert_matmul;
+mod embedding;
+mod expert_matmul;
 mod gather;
-pub mod load_balance;
-pub mod matmul;
-pub mod permute;
-pub mod rms_norm;
-pub mod rope;
-pub mod router_scores;
-pub mod sigmoid_gate;
-pub mod swiglu;
+mod load_balance;
+mod matmul;
+mod permute;
+mod rms_norm;
+mod rope;
+mod router_scores;
+mod sigmoid_gate;
+mod swiglu;
 mod targets;
-pub mod z_loss;
+mod z_loss;
 
 pub use add::Add;
 pub use attention::Attention;

@@ -9,6 +9,7 @@ use crate::nn::config::MAX_STEPS;
 /// The `[optimizer]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct OptimizerConfig {
     /// Highest learning rate.
     pub lr: f32,

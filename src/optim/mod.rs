@@ -4,12 +4,13 @@
 
 pub mod adamw;
 pub mod clip;
-pub mod config;
-pub mod schedule;
+mod config;
+mod schedule;
 pub mod spectral;
 
 pub use clip::LossScale;
 pub use config::OptimizerConfig;
+pub use schedule::LearningRate;
 pub use spectral::{MatrixMetrics, MetricOptions, PendingMetrics, SideSimilarity, SpectralInit, SpectralSetup};
 
 use crate::error::Result;
@@ -24,10 +25,10 @@ use spectral::{SpectralBank, SpectralStack, Split, Update};
 
 /// The name in [`Optimizer::state`] of the step after which the moments of `W_c` were zero: where the decoupling was switched on on
 /// the way they start later than all others, and the bias correction counts from there.
-pub const COMMON_SINCE: &str = "spectral.common_since";
+pub(crate) const COMMON_SINCE: &str = "spectral.common_since";
 
 /// The name in [`Optimizer::state`] of the loss scale's state.
-pub const LOSS_SCALE: &str = "loss_scale";
+pub(crate) const LOSS_SCALE: &str = "loss_scale";
 
 /// AdamW with clipping for all parameters of a model, decoupled experts included.
 #[derive(Debug)]
@@ -50,6 +51,7 @@ pub struct Optimizer {
 
 /// What a step leaves on the device.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct StepOutput {
     /// `[norm, scale, failed, loss scale]`: the global norm of what the parameters received, the factor that clipped it
     /// and took out the loss scale, 1 where the norm is NaN or infinite (such a step has changed no parameter and no
@@ -187,7 +189,7 @@ impl Optimizer {
 
     /// Everything that a checkpoint needs besides the parameters, with names that do not depend on the adapter:
     /// `adam.{parameter}.m` and `.v`, `spectral.{matrix}.{layer}.w_c` and so on (see `SpectralStack::state`),
-    /// [`COMMON_SINCE`] and [`LOSS_SCALE`]. [`Optimizer::restore`] writes them.
+    /// `spectral.common_since` and `loss_scale`. [`Optimizer::restore`] writes them.
     ///
     /// # Errors
     /// [`crate::Error::Device`].

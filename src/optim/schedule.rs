@@ -7,6 +7,7 @@
 
 /// Linear warm-up, then half a cosine down to `min_ratio * peak`.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct LearningRate {
     /// Highest learning rate.
     pub peak: f32,

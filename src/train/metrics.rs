@@ -16,6 +16,7 @@ use crate::nn::config::ExpertMatrix;
 /// One line of `metrics.jsonl`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct StepMetrics {
     /// The step, from 1.
     pub step: u64,

@@ -7,7 +7,7 @@ use crate::data::Corpus;
 
 mod bar;
 mod clock;
-pub mod compiling;
+pub(crate) mod compiling;
 pub mod config;
 pub mod evaluate;
 mod figures;

@@ -93,17 +93,17 @@ impl RunFolder {
     }
 
     /// Where the settings are.
-    pub fn config_path(&self) -> PathBuf {
+    pub(crate) fn config_path(&self) -> PathBuf {
         self.dir.join(CONFIG_FILE)
     }
 
     /// Where the lines of metrics are.
-    pub fn metrics_path(&self) -> PathBuf {
+    pub(crate) fn metrics_path(&self) -> PathBuf {
         self.dir.join("metrics.jsonl")
     }
 
     /// Where the final figures are.
-    pub fn summary_path(&self) -> PathBuf {
+    pub(crate) fn summary_path(&self) -> PathBuf {
         self.dir.join("summary.json")
     }
 
@@ -148,7 +148,7 @@ impl RunFolder {
     ///
     /// # Errors
     /// [`Error::Checkpoint`] when it was removed, renamed or replaced.
-    pub fn require_here(&self) -> Result<()> {
+    pub(crate) fn require_here(&self) -> Result<()> {
         let same = |lock: &Handle| Handle::from_path(self.dir.join(LOCK_FILE)).is_ok_and(|now| now == *lock);
         if self.lock.get().is_none_or(same) {
             return Ok(());
@@ -162,7 +162,7 @@ impl RunFolder {
     ///
     /// # Errors
     /// [`Error::Config`] where the run has ended.
-    pub fn require_work(&self, done: u64, steps: u64) -> Result<()> {
+    pub(crate) fn require_work(&self, done: u64, steps: u64) -> Result<()> {
         #[derive(serde::Deserialize)]
         struct Summary {
             steps: u64,

@@ -22,6 +22,7 @@ use crate::nn::model::Model;
 
 /// The parameters of a run at one step, in host memory.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct SavedModel {
     /// The checkpoint folder.
     pub path: PathBuf,
@@ -37,6 +38,7 @@ pub struct SavedModel {
 
 /// A [`SavedModel`] with the optimizer's state: what resuming needs.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct SavedRun {
     /// The parameters and the step.
     pub model: SavedModel,

@@ -256,7 +256,7 @@ fn a_warm_start_needs_no_power_iteration() {
     // A step of training moves the matrix a little.
     let moved = w.zip(&Array::random(&[160, 144], 9), |a, b| f64::from((a + 1e-3 * b) as f32));
     let want = singular_values(&moved);
-    let options = SvdOptions { power_iterations: 0, ..SvdOptions::default() };
+    let options = with!(SvdOptions { power_iterations: 0, ..SvdOptions::default() });
     let error = |warm: Option<&Tensor>| {
         let s = download(&randomized_svd(&upload(&gpu, &moved), 8, options, warm).unwrap().s_all);
         (0..8).map(|j| (s.data[j] - want[j]).abs() / want[j]).fold(0.0, f64::max)

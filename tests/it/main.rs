@@ -1,5 +1,17 @@
 //! The tests, a module a concern, in one program: they build once and can be carried to another machine.
 
+/// A value with some fields changed, written as the literal that a `#[non_exhaustive]` struct does not allow outside its crate:
+/// `with!(SpectralConfig { rank: 4, ..SpectralConfig::default() })`.
+macro_rules! with {
+    ($type:path { $($field:ident $(: $value:expr)?,)* ..$base:expr }) => {{
+        let mut changed: $type = $base;
+        $(changed.$field = with!(@value $field $($value)?);)*
+        changed
+    }};
+    (@value $field:ident) => { $field };
+    (@value $field:ident $value:expr) => { $value };
+}
+
 mod analysis_tokens;
 mod analysis_weights;
 mod analyze;

@@ -49,7 +49,7 @@ fn adamw_with_clipping_follows_an_f64_loop_over_odd_sizes() {
     gpus.push(open(&GpuOptions::default().max_binding_bytes(16 << 10)));
     for gpu in gpus {
         let set = params(&gpu);
-        let adam = OptimizerConfig { clip: 20.0, ..OptimizerConfig::default() };
+        let adam = with!(OptimizerConfig { clip: 20.0, ..OptimizerConfig::default() });
         let groups: Vec<AdamGroup> = set.groups().iter().map(|g| AdamGroup::new(g).unwrap()).collect();
         let mut references = Vec::new();
         for (i, param) in set.iter().enumerate() {
@@ -147,10 +147,10 @@ fn a_norm_that_is_not_finite_is_flagged_and_changes_nothing() {
 #[test]
 fn settings_out_of_range_are_named() {
     for (adam, field) in [
-        (OptimizerConfig { beta1: 1.0, ..OptimizerConfig::default() }, "optimizer.beta1"),
-        (OptimizerConfig { clip: -1.0, ..OptimizerConfig::default() }, "optimizer.clip"),
-        (OptimizerConfig { eps: f32::NAN, ..OptimizerConfig::default() }, "optimizer.eps"),
-        (OptimizerConfig { eps: 0.0, ..OptimizerConfig::default() }, "optimizer.eps"),
+        (with!(OptimizerConfig { beta1: 1.0, ..OptimizerConfig::default() }), "optimizer.beta1"),
+        (with!(OptimizerConfig { clip: -1.0, ..OptimizerConfig::default() }), "optimizer.clip"),
+        (with!(OptimizerConfig { eps: f32::NAN, ..OptimizerConfig::default() }), "optimizer.eps"),
+        (with!(OptimizerConfig { eps: 0.0, ..OptimizerConfig::default() }), "optimizer.eps"),
     ] {
         assert!(adam.validate().unwrap_err().to_string().contains(field));
     }

@@ -11,7 +11,7 @@ use sdmoe::nn::config::{ModelConfig, MoeConfig, Routing, Score, SharedGate, Spec
 const STEP: f64 = 1e-5;
 
 fn tiny() -> ModelConfig {
-    ModelConfig {
+    with!(ModelConfig {
         vocab: 11,
         d_model: 8,
         layers: 2,
@@ -21,8 +21,9 @@ fn tiny() -> ModelConfig {
         rope_theta: 100.0,
         norm_eps: 1e-6,
         tied_head: true,
-        moe: MoeConfig { experts: 4, top_k: 2, d_expert: 6, d_shared: 5, ..MoeConfig::default() },
-    }
+        moe: with!(MoeConfig { experts: 4, top_k: 2, d_expert: 6, d_shared: 5, ..MoeConfig::default() }),
+        ..ModelConfig::default()
+    })
 }
 
 fn with_moe(change: impl FnOnce(&mut MoeConfig)) -> ModelConfig {
@@ -32,7 +33,7 @@ fn with_moe(change: impl FnOnce(&mut MoeConfig)) -> ModelConfig {
 }
 
 fn plain(model: &ModelConfig, params: Arrays) -> Trainer {
-    let off = SpectralConfig { enabled: false, ..SpectralConfig::default() };
+    let off = with!(SpectralConfig { enabled: false, ..SpectralConfig::default() });
     Trainer::new(model.clone(), off, Adam::default(), params, BTreeMap::new())
 }
 
@@ -148,9 +149,9 @@ fn the_models_gradient_agrees_with_central_differences_in_every_configuration() 
     check_model("strong z-loss", &with_moe(|m| (m.balance_loss, m.z_loss) = (0.0, 3.0)), 80);
     check_model("soft routing", &with_moe(|m| (m.routing, m.top_k) = (Routing::Soft, 4)), 90);
     check_model("top-1, not renormalized", &with_moe(|m| (m.top_k, m.renormalize) = (1, false)), 100);
-    check_model("untied head", &ModelConfig { tied_head: false, ..tiny() }, 110);
-    check_model("one key/value head", &ModelConfig { kv_heads: 1, ..tiny() }, 120);
-    check_model("as many key/value heads", &ModelConfig { kv_heads: 4, head_dim: 2, ..tiny() }, 130);
+    check_model("untied head", &with!(ModelConfig { tied_head: false, ..tiny() }), 110);
+    check_model("one key/value head", &with!(ModelConfig { kv_heads: 1, ..tiny() }), 120);
+    check_model("as many key/value heads", &with!(ModelConfig { kv_heads: 4, head_dim: 2, ..tiny() }), 130);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use sdmoe::nn::config::{ExpertMatrix, ModelConfig, MoeConfig, Realign, SpectralC
 const SEQ: usize = 6;
 
 fn tiny() -> ModelConfig {
-    ModelConfig {
+    with!(ModelConfig {
         vocab: 7,
         d_model: 10,
         layers: 2,
@@ -21,16 +21,24 @@ fn tiny() -> ModelConfig {
         rope_theta: 100.0,
         norm_eps: 1e-6,
         tied_head: true,
-        moe: MoeConfig { experts: 3, top_k: 2, d_expert: 8, d_shared: 4, balance_bias: 0.01, ..MoeConfig::default() },
-    }
+        moe: with!(MoeConfig {
+            experts: 3,
+            top_k: 2,
+            d_expert: 8,
+            d_shared: 4,
+            balance_bias: 0.01,
+            ..MoeConfig::default()
+        }),
+        ..ModelConfig::default()
+    })
 }
 
 fn rank(k: usize) -> SpectralConfig {
-    SpectralConfig { rank: k, ..SpectralConfig::default() }
+    with!(SpectralConfig { rank: k, ..SpectralConfig::default() })
 }
 
 fn off() -> SpectralConfig {
-    SpectralConfig { enabled: false, ..SpectralConfig::default() }
+    with!(SpectralConfig { enabled: false, ..SpectralConfig::default() })
 }
 
 /// A trainer whose decoupled matrices start as METHOD draws them.
@@ -157,9 +165,9 @@ fn derived_unique_weights_reach_the_complement_at_the_first_refresh() {
 
 #[test]
 fn as_published_or_without_either_setting_unique_weights_drift() {
-    let published = SpectralConfig { as_published: true, ..rank(2) };
-    let unprojected = SpectralConfig { project_update: false, ..rank(2) };
-    let unaligned = SpectralConfig { realign: Realign::None, ..rank(2) };
+    let published = with!(SpectralConfig { as_published: true, ..rank(2) });
+    let unprojected = with!(SpectralConfig { project_update: false, ..rank(2) });
+    let unaligned = with!(SpectralConfig { realign: Realign::None, ..rank(2) });
     for (what, spectral) in [("published", published), ("unprojected", unprojected), ("unaligned", unaligned)] {
         let reports = train(&mut drawn(spectral, Adam::default()), 40);
         let worst = worst_drift(&reports);
@@ -195,9 +203,9 @@ fn rank_zero_or_no_matrices_train_exactly_like_off() {
     };
     let plain = run(off());
     assert!(run(rank(0)) == plain);
-    assert!(run(SpectralConfig { matrices: Vec::new(), ..rank(2) }) == plain);
+    assert!(run(with!(SpectralConfig { matrices: Vec::new(), ..rank(2) })) == plain);
     assert!(run(rank(2)) != plain);
-    assert!(run(SpectralConfig { matrices: vec![ExpertMatrix::Down], ..rank(2) }) != run(rank(2)));
+    assert!(run(with!(SpectralConfig { matrices: vec![ExpertMatrix::Down], ..rank(2) })) != run(rank(2)));
 }
 
 #[test]
@@ -224,7 +232,7 @@ fn the_reported_norm_is_of_what_the_parameters_receive() {
 fn a_step_moves_the_common_and_the_unique_matrices_by_their_own_directions() {
     let adam = Adam { clip: 0.0, ..Adam::default() };
     for project_update in [false, true] {
-        let mut trainer = drawn(SpectralConfig { project_update, ..rank(2) }, adam);
+        let mut trainer = drawn(with!(SpectralConfig { project_update, ..rank(2) }), adam);
         let name = "layers.1.moe.experts.down";
         let before = Decoupled::from_state(&trainer.spectral()[name]);
         let (tokens, targets) = random_batch(7, 2 * SEQ, 0);

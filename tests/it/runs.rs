@@ -172,7 +172,7 @@ fn interrupted_and_resumed_equals_uninterrupted_bit_for_bit() {
         assert_eq!((summary.val_loss, summary.similarity, sample), (last.val_loss, last.similarity, text), "{case}");
         let timeless = |run: &Path| {
             let lines = lines(&run.join("metrics.jsonl"));
-            lines.into_iter().map(|l| StepMetrics { tokens_per_second: None, ..l }).collect::<Vec<_>>()
+            lines.into_iter().map(|l| with!(StepMetrics { tokens_per_second: None, ..l })).collect::<Vec<_>>()
         };
         assert_eq!(timeless(&whole), timeless(&parts), "{case}");
     }

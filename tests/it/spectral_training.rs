@@ -66,8 +66,13 @@ fn with_default_settings_the_parts_stay_apart_and_a_realignment_changes_little()
         let probe: Vec<Batch> = (1..=4).map(|i| micro_batches(&config, 1000 + i).remove(0)).collect();
         let loss = |t: &Trainer| block_on(t.evaluate(probe.clone())).unwrap();
         changes.push(loss(&run) - loss(&still));
-        for m in
-            block_on(run.optimizer().metrics(MetricOptions { similarity: false, subspace: 0 }).unwrap().read()).unwrap()
+        for m in block_on(
+            run.optimizer()
+                .metrics(with!(MetricOptions { similarity: false, subspace: 0, ..MetricOptions::default() }))
+                .unwrap()
+                .read(),
+        )
+        .unwrap()
         {
             let name = format!("step {step}, layer {}, {:?}", m.layer, m.matrix);
             let refresh = m.refresh.unwrap_or_else(|| panic!("{name}: no record of the refresh"));
@@ -94,7 +99,10 @@ fn as_published_the_parts_drift_to_where_random_subspaces_are() {
     let mut run = trainer(&gpu, &config);
     let losses = train(&mut run, STEPS);
     assert!(losses.iter().all(|r| r.loss.is_finite()));
-    let metrics = run.optimizer().metrics(MetricOptions { similarity: false, subspace: 0 }).unwrap();
+    let metrics = run
+        .optimizer()
+        .metrics(with!(MetricOptions { similarity: false, subspace: 0, ..MetricOptions::default() }))
+        .unwrap();
     let metrics = block_on(metrics.read()).unwrap();
     let mean = |f: fn(&sdmoe::optim::MatrixMetrics) -> f64| metrics.iter().map(f).sum::<f64>() / metrics.len() as f64;
     for (side, drift) in [("model", mean(|m| m.drift_model)), ("hidden", mean(|m| m.drift_hidden))] {

@@ -27,7 +27,7 @@ fn train(gpu: &Gpu, as_published: bool) -> (Vec<Vec<u32>>, Vec<&'static str>) {
         }
     };
     fill(1);
-    let config = SpectralConfig { as_published, refresh_every: 3, ..SpectralConfig::default() };
+    let config = with!(SpectralConfig { as_published, refresh_every: 3, ..SpectralConfig::default() });
     let init = SpectralInit::FromWeights { step: 0 };
     let setup = SpectralSetup { config: &config, init, seed: 7, tokens_per_expert: f64::INFINITY };
     let mut optimizer = Optimizer::new(gpu, &set, &OptimizerConfig::default(), setup).unwrap();

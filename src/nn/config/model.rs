@@ -9,6 +9,7 @@ use crate::ops::Score;
 /// Shape of a decoder-only Mixture-of-Experts language model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct ModelConfig {
     /// Number of distinct tokens; 256 for bytes.
     pub vocab: usize,
@@ -55,6 +56,7 @@ pub enum SharedGate {
 /// Settings of the Mixture-of-Experts layer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct MoeConfig {
     /// Routed experts *E*.
     pub experts: usize,

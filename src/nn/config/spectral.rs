@@ -50,6 +50,7 @@ pub enum CommonGradient {
 /// by its decay alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct SpectralConfig {
     /// Whether the routed experts are decoupled at all.
     pub enabled: bool,

@@ -12,9 +12,7 @@ use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
-pub use launch::{
-    ATTENTION_DELTA, ATTENTION_DKV_WORKGROUP, ATTENTION_DQ_WORKGROUP, ATTENTION_WORKGROUP, WorkgroupKernels, kernels,
-};
+pub(super) use launch::kernels;
 
 /// Inputs: `q: [batch * seq, heads * head_dim]`, `k, v: [batch * seq, kv_heads * head_dim]`. Output: as q.
 ///

@@ -14,6 +14,7 @@ use crate::nn::config::{ExpertMatrix, GradientForm};
 
 /// What to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct MetricOptions {
     /// Whether to compare the experts' leading subspaces, which takes two SVDs of all experts.
     pub similarity: bool,
@@ -57,6 +58,7 @@ pub struct MatrixMetrics {
 
 /// Measured by a refresh, after the step's update and before the bases turn.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct RefreshMetrics {
     /// Drift of the model side.
     pub drift_model: f64,

@@ -2,21 +2,21 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`state`] | what is kept from step to step, with its names in checkpoints |
+//! | `state` | what is kept from step to step, with its names in checkpoints |
 //! | `record` | what a refresh has measured, by name |
-//! | [`init`] | the state at the start of a run, or where it is switched on |
+//! | `init` | the state at the start of a run, or where it is switched on |
 //! | `split` | the split of the gradient into its common and its unique part |
 //! | `step` | AdamW on both parts, the projected update and the merge |
 //! | `refresh` | new bases by a randomized SVD, and the realignment of `W_u` |
-//! | [`metrics`], `similarity` | the figures of a training log |
+//! | `metrics`, `similarity` | the figures of a training log |
 
-pub mod init;
-pub mod metrics;
+mod init;
+mod metrics;
 mod record;
 mod refresh;
 pub(crate) mod similarity;
 mod split;
-pub mod state;
+mod state;
 mod step;
 
 pub use init::{SpectralInit, SpectralSetup};

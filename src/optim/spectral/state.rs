@@ -23,6 +23,7 @@ pub(super) const OP: &str = "spectral decoupling";
 
 /// The decoupled matrices of one kind in all layers.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct SpectralBank {
     /// Gate, up or down.
     pub matrix: ExpertMatrix,
@@ -34,6 +35,7 @@ pub struct SpectralBank {
 
 /// Decoupled matrices of some layers.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct SpectralStack {
     /// The layers.
     pub layers: Range<usize>,
@@ -57,6 +59,7 @@ pub struct SpectralStack {
 
 /// AdamW's moments of a tensor, of its shape.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Moments {
     /// The first moment *m*, the running mean of the gradients.
     pub first: Tensor,
@@ -80,6 +83,7 @@ impl Moments {
 /// The sums that the backward passes of a step make in the token-space form, over all routed rows of all experts. A pass replaces
 /// them or adds to them, as it does with the gradient.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct TokenSums {
     /// `A = (X U)^T dY`, `[layers, 1, k, n]`.
     pub a: Tensor,
@@ -114,7 +118,7 @@ impl SpectralStack {
     ///
     /// # Errors
     /// [`Error::Shape`] when `target` has another shape; [`Error::Device`].
-    pub fn unique_into(&self, target: &Tensor) -> Result<()> {
+    pub(crate) fn unique_into(&self, target: &Tensor) -> Result<()> {
         if target.dims() != self.w.dims() {
             return Err(Error::shape(OP, format!("{:?}", self.w), format!("{target:?}")));
         }

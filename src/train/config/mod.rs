@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::nn::config::{MAX_STEPS, ModelConfig, Precision, Preset, SpectralConfig};
-use crate::optim::config::OptimizerConfig;
+use crate::optim::OptimizerConfig;
 
 /// All settings of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

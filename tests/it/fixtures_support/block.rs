@@ -44,7 +44,7 @@ fn settings(case: &Case) -> Result<ModelConfig, String> {
     let (x, gate, index) = (case.tensor("x")?, case.tensor("w.gate_proj")?, case.tensor("topk_index")?);
     let renormalize = case.meta["norm_topk_prob"].as_bool().ok_or("meta.norm_topk_prob: expected a boolean")?;
     let gated = case.tensors.contains_key("w.shared_expert_gate");
-    let moe = MoeConfig {
+    let moe = with!(MoeConfig {
         experts: gate.shape[0],
         top_k: index.cols(),
         d_expert: gate.shape[1],
@@ -55,8 +55,8 @@ fn settings(case: &Case) -> Result<ModelConfig, String> {
         balance_loss: 0.0,
         z_loss: 0.0,
         ..MoeConfig::default()
-    };
-    Ok(ModelConfig { d_model: x.cols(), moe, ..ModelConfig::default() })
+    });
+    Ok(with!(ModelConfig { d_model: x.cols(), moe, ..ModelConfig::default() }))
 }
 
 pub fn run(gpu: &Gpu, case: &Case) -> Result<(), String> {

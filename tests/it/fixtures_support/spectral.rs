@@ -74,7 +74,7 @@ impl Parts {
         let set = builder.build(gpu).map_err(text)?;
         let merged = Array::from_fn(&[e, m, n], |i| w_u.data[i] + w_c.data[i % (m * n)]);
         set.get(id).value.write_f32(&merged.to_f32()).map_err(text)?;
-        let config = SpectralConfig { rank: k, refresh_every, as_published: true, ..SpectralConfig::default() };
+        let config = with!(SpectralConfig { rank: k, refresh_every, as_published: true, ..SpectralConfig::default() });
         let init = SpectralInit::Restored;
         let setup = SpectralSetup { config: &config, init, seed: 1, tokens_per_expert: f64::INFINITY };
         let mut optimizer = Optimizer::new(gpu, &set, adam, setup).map_err(text)?;
@@ -162,12 +162,12 @@ fn matrix(gpu: &Gpu, case: &Case) -> Result<(), String> {
     close("W_u_sgd", &download(&parts.unique()?)?, want, relative)?;
 
     // The refresh after it, with the unique parts projected again.
-    let config = SpectralConfig {
+    let config = with!(SpectralConfig {
         rank: u.cols(),
         realign: sdmoe::nn::config::Realign::Project,
         power_iterations: 8,
         ..SpectralConfig::default()
-    };
+    });
     let pass = Tensor::from_f32(gpu, [4], &[0.0, 1.0, 0.0, 0.0]).map_err(text)?;
     parts.stack().refresh(&config, 1, 1, &pass).map_err(text)?;
     let s = &case.tensor("refresh_S")?.data;
@@ -186,7 +186,7 @@ fn matrix(gpu: &Gpu, case: &Case) -> Result<(), String> {
 /// Gradient descent in AdamW's clothes: `g / (|g| + eps)` is `g / eps` to 6e-8 |g|.
 fn descent() -> OptimizerConfig {
     let eps = (1 << 24) as f32;
-    OptimizerConfig { beta1: 0.0, beta2: 0.0, eps, weight_decay: 0.0, clip: 0.0, ..OptimizerConfig::default() }
+    with!(OptimizerConfig { beta1: 0.0, beta2: 0.0, eps, weight_decay: 0.0, clip: 0.0, ..OptimizerConfig::default() })
 }
 
 fn token_space(gpu: &Gpu, case: &Case, basis: &Basis, shape: &[usize; 4]) -> Result<(), String> {
@@ -263,7 +263,7 @@ fn init(gpu: &Gpu, case: &Case) -> Result<(), String> {
         close(want, &mixed(&z, &basis, -1.0, &factors)?, case.tensor(want)?, ROUNDING)?;
     }
     let w_c = upload(gpu, case.tensor("B_W_c")?, &[1, m, n])?;
-    let options = svd::SvdOptions { power_iterations: 8, ..svd::SvdOptions::default() };
+    let options = with!(svd::SvdOptions { power_iterations: 8, ..svd::SvdOptions::default() });
     let found = svd::randomized_svd(&w_c, case.need(&["k"])? as usize, options, None).map_err(text)?;
     let (u, v) = (download(&found.u)?.matrix(0), download(&found.v)?.matrix(0));
     let s = &case.tensor("B_S")?.data;
@@ -333,7 +333,7 @@ fn training(gpu: &Gpu, case: &Case) -> Result<(), String> {
         let beta = |i: usize| betas.get(i).and_then(|b| b.as_f64()).ok_or("meta.betas: expected two numbers");
         let (beta1, beta2) = (beta(0)? as f32, beta(1)? as f32);
         let (eps, weight_decay) = (case.need(&["eps"])? as f32, case.need(&["weight_decay"])? as f32);
-        (OptimizerConfig { beta1, beta2, eps, weight_decay, clip: 0.0, ..OptimizerConfig::default() }, lr)
+        (with!(OptimizerConfig { beta1, beta2, eps, weight_decay, clip: 0.0, ..OptimizerConfig::default() }), lr)
     };
     let refresh = case.need(&["refresh"])? as u64;
     let mut parts = Vec::new();

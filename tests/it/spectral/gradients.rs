@@ -85,7 +85,7 @@ fn the_token_space_form_gives_what_the_direct_form_gives() {
         let (x, dy, groups, host) = routed(&gpu, &counts, m, n);
         let mut merged = Vec::new();
         for form in [GradientForm::Direct, GradientForm::TokenSpace] {
-            let config = SpectralConfig { gradient_form: form, refresh_every: 2, ..SpectralConfig::default() };
+            let config = with!(SpectralConfig { gradient_form: form, refresh_every: 2, ..SpectralConfig::default() });
             let mut rig = Rig::new(&gpu, [1, 4, m, n, 4], config, SpectralInit::Fresh);
             for step in 1..=3 {
                 let d = rig.decoupled(0);

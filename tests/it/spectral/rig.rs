@@ -27,7 +27,7 @@ pub struct Rig {
 /// such element among 10,000 moved `W_c` by 1e-4 in one family of kernels and by less in another, and the subspaces by that over
 /// the gap of the singular values, which is about 1 here (Wedin's theorem).
 pub fn adam_config() -> OptimizerConfig {
-    OptimizerConfig { clip: 1.0, eps: 1e-5, ..OptimizerConfig::default() }
+    with!(OptimizerConfig { clip: 1.0, eps: 1e-5, ..OptimizerConfig::default() })
 }
 
 pub fn weights(gpu: &Gpu, [layers, e, m, n, _]: Sizes) -> ParamSet {
@@ -58,7 +58,7 @@ impl Rig {
         tokens_per_expert: f64,
     ) -> Self {
         let set = weights(gpu, sizes);
-        let config = SpectralConfig { rank: sizes[4], ..config };
+        let config = with!(SpectralConfig { rank: sizes[4], ..config });
         let setup = SpectralSetup { config: &config, init, seed: 7, tokens_per_expert };
         let optimizer = Optimizer::new(gpu, &set, &adam_config(), setup).unwrap();
         let adam = Adam::from(&adam_config());
@@ -133,12 +133,12 @@ pub fn projector(u: &Mat) -> Mat {
 }
 
 pub fn configs() -> Vec<SpectralConfig> {
-    let base = SpectralConfig { refresh_every: 3, ..SpectralConfig::default() };
-    let mut all = vec![SpectralConfig { as_published: true, ..base.clone() }];
-    all.push(SpectralConfig { common_gradient: CommonGradient::Mean, warm_start: false, ..base.clone() });
+    let base = with!(SpectralConfig { refresh_every: 3, ..SpectralConfig::default() });
+    let mut all = vec![with!(SpectralConfig { as_published: true, ..base.clone() })];
+    all.push(with!(SpectralConfig { common_gradient: CommonGradient::Mean, warm_start: false, ..base.clone() }));
     for realign in [Realign::None, Realign::Project, Realign::Absorb] {
         for project_update in [true, false] {
-            all.push(SpectralConfig { realign, project_update, ..base.clone() });
+            all.push(with!(SpectralConfig { realign, project_update, ..base.clone() }));
         }
     }
     all

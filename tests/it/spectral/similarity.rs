@@ -12,13 +12,13 @@ use sdmoe::optim::{MetricOptions, SpectralInit};
 fn similarities_and_shares_are_those_of_the_matrices() {
     let gpu = gpu();
     let sizes = [2, 3, 40, 30, 4];
-    let config = SpectralConfig { refresh_every: 1, ..SpectralConfig::default() };
+    let config = with!(SpectralConfig { refresh_every: 1, ..SpectralConfig::default() });
     let mut rig = Rig::new(&gpu, sizes, config, SpectralInit::Fresh);
     let g = rig.gradients(1);
     let split = rig.decoupled(0);
     let (_, e, r) = (2, 3, 2);
     rig.optimizer.step(1, 0.01).unwrap();
-    let options = MetricOptions { subspace: r, ..MetricOptions::default() };
+    let options = with!(MetricOptions { subspace: r, ..MetricOptions::default() });
     let metrics = block_on(rig.optimizer.metrics(options).unwrap().read()).unwrap();
     assert_eq!(metrics.len(), 2);
     for m in &metrics {

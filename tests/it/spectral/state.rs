@@ -9,7 +9,7 @@ use sdmoe::optim::SpectralInit;
 #[test]
 fn the_state_restores_the_run_bit_for_bit() {
     let gpu = gpu();
-    let config = SpectralConfig { refresh_every: 3, ..SpectralConfig::default() };
+    let config = with!(SpectralConfig { refresh_every: 3, ..SpectralConfig::default() });
     let mut rig = Rig::new(&gpu, [3, 2, 13, 9, 3], config.clone(), SpectralInit::Fresh);
     let run = |rig: &mut Rig, steps: std::ops::RangeInclusive<u64>| {
         for step in steps {
@@ -42,7 +42,7 @@ fn the_state_restores_the_run_bit_for_bit() {
 
 #[test]
 fn a_gradient_that_is_not_finite_changes_nothing_even_at_a_refresh() {
-    let config = SpectralConfig { refresh_every: 1, ..SpectralConfig::default() };
+    let config = with!(SpectralConfig { refresh_every: 1, ..SpectralConfig::default() });
     let mut rig = Rig::new(&gpu(), [1, 2, 12, 8, 2], config, SpectralInit::Fresh);
     rig.gradients(1);
     rig.optimizer.step(1, 0.01).unwrap();
@@ -65,7 +65,7 @@ fn a_gradient_that_is_not_finite_changes_nothing_even_at_a_refresh() {
 #[test]
 fn after_the_second_step_nothing_is_created_not_even_by_a_refresh() {
     let gpu = gpu();
-    let config = SpectralConfig { refresh_every: 4, ..SpectralConfig::default() };
+    let config = with!(SpectralConfig { refresh_every: 4, ..SpectralConfig::default() });
     let mut rig = Rig::new(&gpu, [2, 3, 24, 16, 4], config, SpectralInit::Fresh);
     rig.gradients(1);
     rig.optimizer.step(1, 0.01).unwrap();

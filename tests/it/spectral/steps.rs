@@ -18,7 +18,7 @@ fn steps_and_refreshes_follow_dense_projectors_in_f64() {
             follow(&gpu, [2, 3, 24, 16, 4], config.clone(), SpectralInit::Fresh);
             follow(&gpu, [2, 2, 40, 32, 8], config, SpectralInit::Fresh);
         }
-        let config = SpectralConfig { refresh_every: 3, ..SpectralConfig::default() };
+        let config = with!(SpectralConfig { refresh_every: 3, ..SpectralConfig::default() });
         for sizes in [
             [1, 1, 7, 5, 2],
             [3, 2, 13, 9, 1],
@@ -38,7 +38,7 @@ fn steps_and_refreshes_follow_dense_projectors_in_f64() {
 #[test]
 fn small_bindings_split_the_stacks_and_change_nothing() {
     let gpu = open(&GpuOptions::default().max_binding_bytes(32 << 10));
-    let config = SpectralConfig { refresh_every: 3, ..SpectralConfig::default() };
+    let config = with!(SpectralConfig { refresh_every: 3, ..SpectralConfig::default() });
     for sizes in [
         [2, 3, 66, 72, 8],
         [1, 2, 100, 72, 8],
@@ -81,9 +81,9 @@ fn fresh_parts_start_in_their_subspaces_with_the_energy_of_a_plain_start() {
 
 #[test]
 fn a_projected_update_keeps_the_unique_parts_in_the_double_complement() {
-    let config = SpectralConfig { refresh_every: 100, ..SpectralConfig::default() };
+    let config = with!(SpectralConfig { refresh_every: 100, ..SpectralConfig::default() });
     for (project_update, limits) in [(true, 0.0..1e-5), (false, 1e-2..1.0)] {
-        let config = SpectralConfig { project_update, ..config.clone() };
+        let config = with!(SpectralConfig { project_update, ..config.clone() });
         let mut rig = Rig::new(&gpu(), [1, 3, 40, 32, 8], config, SpectralInit::Fresh);
         for step in 1..=20 {
             rig.gradients(step);
@@ -104,7 +104,8 @@ fn realignments_keep_what_they_promise() {
     let sizes = [2, 4, 30, 26, 4];
     for realign in [Realign::None, Realign::Project, Realign::Absorb] {
         // As the update is not projected, there is something to realign.
-        let config = SpectralConfig { realign, project_update: false, refresh_every: 100, ..SpectralConfig::default() };
+        let config =
+            with!(SpectralConfig { realign, project_update: false, refresh_every: 100, ..SpectralConfig::default() });
         let mut rig = Rig::new(&gpu(), sizes, config.clone(), SpectralInit::Fresh);
         for step in 1..=5 {
             rig.gradients(step);
@@ -113,7 +114,7 @@ fn realignments_keep_what_they_promise() {
         let mean = |rig: &Rig| rig.merged(1).iter().sum::<Mat>() / 4.0;
         let (before, mean_before, d) = (rig.merged(1), mean(&rig), rig.decoupled(1));
         let pass = Tensor::from_f32(&rig.gpu, [4], &[0.0, 1.0, 0.0, 0.0]).unwrap();
-        let config = SpectralConfig { rank: 4, ..config };
+        let config = with!(SpectralConfig { rank: 4, ..config });
         for stack in &rig.optimizer.banks()[0].stacks {
             stack.refresh(&config, 1, 2, &pass).unwrap();
         }
@@ -177,7 +178,7 @@ fn rank_zero_is_plain_adamw_bit_for_bit() {
         assert!(names.contains(&"adam.layers.1.gate.m".to_owned()), "{names:?}");
         (rig.merged(0), rig.merged(1))
     };
-    let off = SpectralConfig { enabled: false, ..SpectralConfig::default() };
+    let off = with!(SpectralConfig { enabled: false, ..SpectralConfig::default() });
     assert_eq!(run(SpectralConfig::default()), run(off));
 }
 
@@ -186,8 +187,8 @@ fn moments_that_start_on_the_way_have_their_own_bias_correction() {
     let gpu = gpu();
     let sizes = [1, 3, 24, 16, 4];
     let set = weights(&gpu, sizes);
-    let adam = OptimizerConfig { beta2: 0.999, clip: 0.0, weight_decay: 0.0, ..OptimizerConfig::default() };
-    let config = SpectralConfig { rank: 4, project_update: false, ..SpectralConfig::default() };
+    let adam = with!(OptimizerConfig { beta2: 0.999, clip: 0.0, weight_decay: 0.0, ..OptimizerConfig::default() });
+    let config = with!(SpectralConfig { rank: 4, project_update: false, ..SpectralConfig::default() });
     let init = SpectralInit::FromWeights { step: 999 };
     let setup = SpectralSetup { config: &config, init, seed: 7, tokens_per_expert: f64::INFINITY };
     let optimizer = Optimizer::new(&gpu, &set, &adam, setup).unwrap();
@@ -205,7 +206,7 @@ fn moments_that_start_on_the_way_have_their_own_bias_correction() {
 
 #[test]
 fn with_the_full_rank_the_unique_parts_only_decay() {
-    let config = SpectralConfig { realign: Realign::None, refresh_every: 2, ..SpectralConfig::default() };
+    let config = with!(SpectralConfig { realign: Realign::None, refresh_every: 2, ..SpectralConfig::default() });
     let mut rig = Rig::new(&gpu(), [1, 3, 12, 8, 8], config, SpectralInit::FromWeights { step: 0 });
     let before = rig.decoupled(0);
     for step in 1..=5 {
@@ -226,8 +227,12 @@ fn with_the_full_rank_the_unique_parts_stay_zero() {
         for (project_update, form) in
             [(true, GradientForm::Direct), (false, GradientForm::Direct), (false, GradientForm::TokenSpace)]
         {
-            let config =
-                SpectralConfig { project_update, gradient_form: form, refresh_every: 2, ..SpectralConfig::default() };
+            let config = with!(SpectralConfig {
+                project_update,
+                gradient_form: form,
+                refresh_every: 2,
+                ..SpectralConfig::default()
+            });
             let mut rig = Rig::new(&gpu(), sizes, config, SpectralInit::Fresh);
             let start = rig.decoupled(0).w_c;
             for step in 1..=5 {
