@@ -14,7 +14,7 @@ use crate::linalg::statistics::{deviation, mean};
 /// A table over experts (or groups), by rows; what is undefined is `None`.
 pub type Pairs = Vec<Vec<Option<f64>>>;
 
-/// Experts up to which a record holds all pairs, unless told otherwise, and a page shows them.
+/// Experts up to which a record holds all pairs, unless another choice is made, and a page shows them.
 pub const MANY: usize = 64;
 /// Blocks of a reduced table, a side, at most.
 const BLOCKS: usize = 32;
@@ -63,6 +63,7 @@ pub enum KeptPairs {
 
 /// A table of pairs, reduced.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Reduced {
     /// Rows and columns of the whole table.
     pub size: usize,

@@ -19,6 +19,7 @@ pub use weights::{Decoupling, Gates, Similarity, Spectrum, SpectrumControl, Spec
 
 /// Everything that one analysis found.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 #[serde(default)]
 pub struct Analysis {
     /// The model that was analysed.
@@ -57,6 +58,7 @@ pub struct Analysis {
 
 /// The model that was analysed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 #[serde(default)]
 pub struct Target {
     /// The name to show: the folder's or file's name.
@@ -83,6 +85,7 @@ pub struct Target {
 
 /// How the analysis was made.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 #[serde(default)]
 pub struct Settings {
     /// Share of the directions in the top subspace: 0.01.
@@ -101,6 +104,7 @@ pub struct Settings {
 
 /// How much of the target was analysed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 #[serde(default)]
 pub struct Coverage {
     /// Signs of experts that are not in this record, a sentence each; empty where it has all.
@@ -119,6 +123,7 @@ pub struct Coverage {
 
 /// A stack of layers that has a report of its own.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 #[serde(default)]
 pub struct OtherStack {
     /// The words before `layers` in its tensors' names.
@@ -153,6 +158,7 @@ pub enum Part {
 
 /// A run's curves: one value a step, `None` where it was not measured.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 #[serde(default)]
 pub struct Training {
     /// Steps, from 1.

@@ -8,6 +8,7 @@ use crate::nn::config::ExpertMatrix;
 
 /// How tokens use the singular directions of one expert's matrix (METHOD §6, figure 3).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Activations {
     /// The layer.
     pub layer: usize,
@@ -41,6 +42,7 @@ pub struct Activations {
 
 /// Curves of [`Activations`], means over a layer's experts: what is kept of many.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ActivationMeans {
     /// The layer.
     pub layer: usize,
@@ -58,6 +60,7 @@ pub struct ActivationMeans {
 
 /// Experts as functions: their Jacobians at the layer's input (METHOD §7).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Jacobians {
     /// The layer.
     pub layer: usize,
@@ -129,6 +132,7 @@ pub(in crate::analysis) fn mean_relative(values: &[Vec<f64>]) -> Vec<f64> {
 
 /// Principal components of the tokens that each expert gets (METHOD §7).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct RoutedPca {
     /// The layer.
     pub layer: usize,
@@ -170,6 +174,7 @@ pub struct RoutedPca {
 
 /// How the tokens of one layer spread over its experts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Load {
     /// The layer.
     pub layer: usize,

@@ -8,6 +8,7 @@ use crate::train::metrics::Side;
 
 /// Principal similarity `|U_a^T U_b|_F^2 / r` between the experts of one layer (METHOD §6).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Similarity {
     /// The layer.
     pub layer: usize,
@@ -43,6 +44,7 @@ pub struct Similarity {
 
 /// The singular spectrum of one matrix.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Spectrum {
     /// The layer.
     pub layer: usize,
@@ -75,6 +77,7 @@ pub struct Spectrum {
 
 /// The singular spectrum of Gaussian matrices of one size: the control of the spectra of a kind of matrix.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct SpectrumControl {
     /// The kind of matrix.
     pub matrix: ExpertMatrix,
@@ -90,6 +93,7 @@ pub struct SpectrumControl {
 
 /// The singular values of a layer's experts, each over its expert's largest: what is kept of many.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct SpectrumOverExperts {
     /// The layer.
     pub layer: usize,
@@ -109,6 +113,7 @@ pub struct SpectrumOverExperts {
 
 /// Alignment of router vectors with the leading input directions of experts (METHOD §6).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Gates {
     /// The layer.
     pub layer: usize,
@@ -146,6 +151,7 @@ pub struct Gates {
 
 /// How well decoupled experts stay decoupled (METHOD §5).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Decoupling {
     /// The layer.
     pub layer: usize,

@@ -9,6 +9,25 @@ use sdmoe::nn::config::ExpertMatrix;
 use sdmoe::train::metrics::Side;
 use sdmoe::train::warnings::{Kind, Warning};
 
+/// A record with these fields, by way of JSON: records may get fields, so no other crate makes them by a literal.
+macro_rules! record {
+    ($type:ident { $($field:ident $(: $value:expr)?),* $(,)? }) => {{
+        let mut fields = serde_json::Map::new();
+        $(
+            let value = of_field(|record: &$type| &record.$field, record!(@ $field $($value)?));
+            fields.insert(stringify!($field).into(), serde_json::to_value(value).unwrap());
+        )*
+        serde_json::from_value::<$type>(fields.into()).unwrap()
+    }};
+    (@ $field:ident) => { $field };
+    (@ $field:ident $value:expr) => { $value };
+}
+
+/// The value, which gets the type of the field.
+fn of_field<R, T>(_: impl Fn(&R) -> &T, value: T) -> T {
+    value
+}
+
 /// What would run if a name were not escaped.
 pub const HOSTILE: &str = "<script>alert(\"1\" & '2')</script>";
 
@@ -98,7 +117,7 @@ impl Plant {
             [layer, matrix as usize, of as usize + 7 * side as usize],
         );
         let values = off(&pairs);
-        Similarity {
+        let mut similarity = record!(Similarity {
             layer,
             matrix,
             side,
@@ -112,8 +131,11 @@ impl Plant {
             null,
             control: Some(null + (1.0 - null) * 0.002 * noise(&[layer, m])),
             control_spread: Some(0.5 * null),
-            pairs: pairs.into(),
-        }
+            pairs: Vec::new().into(),
+        });
+        // As JSON, hundreds of experts would take seconds.
+        similarity.pairs = pairs.into();
+        similarity
     }
 
     fn similarities(&self, layer: usize) -> Vec<Similarity> {
@@ -140,7 +162,7 @@ impl Plant {
             let common = self.spectral.then_some((None, Of::Weights));
             for (expert, of) in experts.chain(unique).chain(common) {
                 let power = 0.3 + 0.3 * layer as f64 / self.layers as f64 + 0.1 * noise(&[layer, expert.unwrap_or(99)]);
-                all.push(Spectrum {
+                all.push(record!(Spectrum {
                     layer,
                     matrix,
                     expert,
@@ -153,7 +175,7 @@ impl Plant {
                     effective_rank_control: self.data.then_some(100.0),
                     frobenius: 11.0,
                     singular_values: (1..=kept).map(|j| 5.0 * (j as f64).powf(-power)).collect(),
-                });
+                }));
             }
         }
         all
@@ -163,7 +185,7 @@ impl Plant {
         let kept = self.d.min(self.f).div_ceil(10).max(8);
         let (rows, columns) = if matrix == ExpertMatrix::Down { (self.f, self.d) } else { (self.d, self.f) };
         let relative = (0..kept).map(|j| 1.0 - 0.5 * j as f64 / kept as f64).collect();
-        SpectrumControl { matrix, rows, columns, draws: 16, relative }
+        record!(SpectrumControl { matrix, rows, columns, draws: 16, relative })
     }
 
     fn gates(&self, layer: usize) -> Gates {
@@ -182,7 +204,7 @@ impl Plant {
             mean(&cross[i].iter().enumerate().filter(|(j, _)| i != *j).filter_map(|(_, x)| *x).collect::<Vec<_>>())
         };
         let specificity = (0..self.experts).map(|i| Some(own[i]? / others(i)?)).collect();
-        Gates {
+        record!(Gates {
             layer,
             r,
             own,
@@ -196,7 +218,7 @@ impl Plant {
             spread: Some(2.0 * null),
             control: Some(null * 1.01),
             control_spread: Some(0.2 * null),
-        }
+        })
     }
 
     fn activations(&self, layer: usize) -> Vec<Activations> {
@@ -208,7 +230,7 @@ impl Plant {
                 let curve = |scale: f64, power: f64| {
                     (1..=n).map(|j| alive.then(|| scale * (j as f64).powf(-power))).collect::<Vec<_>>()
                 };
-                all.push(Activations {
+                all.push(record!(Activations {
                     layer,
                     matrix,
                     expert,
@@ -222,7 +244,7 @@ impl Plant {
                     shuffle_control: alive.then_some(0.65),
                     null: Some(0.55),
                     control: Some(0.53),
-                });
+                }));
             }
         }
         all
@@ -234,7 +256,7 @@ impl Plant {
         let means = pairs(self.experts, 0.12, 1.0, dead, [layer, 2, 1]);
         let spectrum =
             |e: usize| (1..=12).map(|j| 2.0 / (j as f64).sqrt() * if Some(e) == dead { 0.0 } else { 1.0 }).collect();
-        Jacobians {
+        record!(Jacobians {
             layer,
             tokens: 32,
             positions: (0..32).map(|i| 2 + 4 * i).collect(),
@@ -254,7 +276,7 @@ impl Plant {
             null: 0.0,
             control: Some(0.001),
             control_spread: Some(0.004),
-        }
+        })
     }
 
     fn routed_pca(&self, layer: usize) -> RoutedPca {
@@ -266,7 +288,7 @@ impl Plant {
         };
         let of =
             |x: f64| (0..self.experts).map(|e| (Some(e) != dead).then_some(x + 0.01 * e as f64)).collect::<Vec<_>>();
-        RoutedPca {
+        record!(RoutedPca {
             layer,
             r,
             tokens: (0..self.experts).map(|e| if Some(e) == dead { 0 } else { 400 + e }).collect(),
@@ -284,7 +306,7 @@ impl Plant {
             control: Some(0.85),
             control_spread: Some(0.03),
             control_geodesic: Some(0.2),
-        }
+        })
     }
 
     fn load(&self, layer: usize) -> Load {
@@ -299,7 +321,7 @@ impl Plant {
         let row = |s: usize| {
             (0..self.experts).map(|e| (s != 2).then(|| share[e] * (0.4 + 1.2 * noise(&[s, e, layer])))).collect()
         };
-        Load {
+        record!(Load {
             layer,
             dead: usize::from(dead.is_some()),
             entropy: -share.iter().filter(|f| **f > 0.0).map(|f| f * f.ln()).sum::<f64>(),
@@ -313,12 +335,12 @@ impl Plant {
             control: Some(0.0045),
             control_spread: Some(0.0012),
             share,
-        }
+        })
     }
 
     fn decoupling(&self, layer: usize, matrix: ExpertMatrix) -> Decoupling {
         let (k, d, f) = (8.0, self.d as f64, self.f as f64);
-        Decoupling {
+        record!(Decoupling {
             layer,
             matrix,
             drift_model: 0.0004,
@@ -328,7 +350,7 @@ impl Plant {
             energy_beyond_rank: Some(0.02),
             common_gradient_share: self.data.then_some(0.4),
             null_gradient_share: 1.0 - (1.0 - k / d) * (1.0 - k / f),
-        }
+        })
     }
 
     fn training(&self) -> Training {
@@ -337,7 +359,7 @@ impl Plant {
             (1..=steps).map(|s| (s % every == 0).then(|| f(s as f64 / steps as f64))).collect()
         };
         let grow = if self.spectral { 0.55 } else { 0.1 };
-        Training {
+        record!(Training {
             step: (1..=steps as u64).collect(),
             loss: at(&|t| 1.6 + 3.0 * (-6.0 * t).exp() + 0.05 * noise(&[(t * 600.0) as usize]), 1),
             val_loss: at(&|t| 1.7 + 3.0 * (-6.0 * t).exp(), 50),
@@ -354,7 +376,7 @@ impl Plant {
                 step: Some(50),
                 message: "step 50: 3 of the 32 experts got no token <b>at all</b>".into(),
             }],
-        }
+        })
     }
 
     /// The record, with all pairs.
@@ -385,8 +407,8 @@ impl Plant {
 
     fn without_layers(&self, name: &str) -> Analysis {
         let matrices = self.layers * self.experts * 3;
-        Analysis {
-            target: Target {
+        record!(Analysis {
+            target: record!(Target {
                 name: name.into(),
                 kind: if self.data { "run" } else { "hugging_face" }.into(),
                 family: if self.data { "sdmoe" } else { "qwen2_moe" }.into(),
@@ -397,16 +419,16 @@ impl Plant {
                 d_model: self.d,
                 d_expert: self.f,
                 step: self.data.then_some(600),
-            },
-            settings: Settings {
+            }),
+            settings: record!(Settings {
                 top: 0.01,
                 seed: 7,
                 tokens: if self.data { 4096 } else { 0 },
                 data: self.data.then(|| format!("text/{HOSTILE}")),
                 adapter: format!("llvmpipe {HOSTILE}"),
                 version: "0.1.0".into(),
-            },
-            coverage: Coverage {
+            }),
+            coverage: record!(Coverage {
                 incomplete: Vec::new(),
                 other_stacks: Vec::new(),
                 matrices,
@@ -417,11 +439,10 @@ impl Plant {
                 } else {
                     Vec::new()
                 },
-            },
+            }),
             spectra_controls: ExpertMatrix::ALL.map(|m| self.spectrum_control(m)).into(),
             training: self.data.then(|| self.training()),
-            ..Analysis::default()
-        }
+        })
     }
 }
 
