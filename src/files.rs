@@ -34,7 +34,7 @@ pub(crate) fn kind(about: &Metadata) -> &'static str {
 /// What is known of a path, after its links.
 ///
 /// # Errors
-/// [`Error::Io`], which tells a link that leads nowhere or in a circle from a path where nothing is.
+/// [`Error::Io`], which distinguishes a link that leads nowhere or in a circle from a path where nothing is.
 pub(crate) fn about(path: &Path) -> Result<Metadata> {
     fs::metadata(path).map_err(|e| {
         let e = match broken_link(path, &e) {

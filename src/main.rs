@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use sdmoe::train::progress::plain;
 
 fn main() -> ExitCode {
-    // What goes wrong is told by the program itself, in one line; the log is for who asks for it. As the default, but
-    // that names in what is logged do nothing to a terminal.
+    // What goes wrong is reported by the program itself, in one line; the log is for who asks for it. As the default,
+    // but that names in what is logged do nothing to a terminal.
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("off"))
         .format(|out, record| {
             let (level, target) = (record.level(), record.target());

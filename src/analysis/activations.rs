@@ -42,8 +42,8 @@ async fn projections(x: &Tensor, directions: &Tensor) -> Result<Vec<f32>> {
     y.to_f32().await
 }
 
-/// How the tokens `x: [T, dim]` use the `directions: [dim, r]` with the singular values `s` of the matrix `w: [dim,
-/// n]`. All undefined without tokens.
+/// How the tokens `x: [T, dim]` use the `directions: [dim, r]` with the singular values `s` of the matrix
+/// `w: [dim, n]`. All undefined without tokens.
 ///
 /// # Errors
 /// [`Error::Shape`] when the sizes do not fit; [`Error::Device`].

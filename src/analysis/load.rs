@@ -1,10 +1,10 @@
 //! How tokens spread over experts, and whether an expert prefers a source of text.
 //!
 //! With `f_e` the share of routed slots: entropy `-sum f ln f`, variation `std f / mean f`, violation `E max f - 1`. Of
-//! the joint counts of source and expert over all T K choices the mutual information `I = sum p(s, e) ln p(s, e) /
-//! (p(s) p(e))`, in nats; normalised by `ln min(S, E)`. A token counts for expert e by `w_te`, of sum 1 over e: `1 / K`
-//! for each of its K experts, or its weights where it has all of them (soft routing). Counted from T tokens,
-//! independent source and expert give on average, to second order,
+//! the joint counts of source and expert over all T K choices the mutual information
+//! `I = sum p(s, e) ln p(s, e) / (p(s) p(e))`, in nats; normalised by `ln min(S, E)`. A token counts for expert e by
+//! `w_te`, of sum 1 over e: `1 / K` for each of its K experts, or its weights where it has all of them (soft routing).
+//! Counted from T tokens, independent source and expert give on average, to second order,
 //!
 //! ```text
 //! (S - 1) sum_e Var_t(w_te) / f_e / 2T             = (S - 1)(E - K) / 2N with K experts a token, N = T K

@@ -10,7 +10,7 @@
 //! of the largest count as zero.
 //!
 //! Control: the same with the routing's rows permuted among the tokens: groups of the same sizes, weights and overlaps,
-//! at random places. Experts that choose their tokens by where they lie are further apart than that.
+//! at random positions. Experts that choose their tokens by where they lie are further apart than that.
 
 use super::dense::{effective_rank, eigen, widened};
 use super::record::{Pairs, RoutedPca};

@@ -7,8 +7,8 @@
 //! The tail is the rest. On a side of dimension `D = min(m, n)` that is the whole complement, which needs no basis:
 //! `|(I - P_a)(I - P_b)|_F^2 = D - 2 r + |U_a^T U_b|_F^2`, and since complements have the angles of the subspaces, but
 //! for zeros (Knyazev, Argentati, "Majorization for changes in angles between subspaces", 2006, theorem 2.7), the
-//! cosines sum to `D - 2 r + sum cos`. On a longer side it is what the matrix spans besides its top part: `min(m, n) -
-//! r` dimensions, compared only where all singular vectors are known.
+//! cosines sum to `D - 2 r + sum cos`. On a longer side it is what the matrix spans besides its top part:
+//! `min(m, n) - r` dimensions, compared only where all singular vectors are known.
 
 use faer::{Mat, MatRef};
 use rayon::prelude::*;

@@ -166,7 +166,7 @@ impl Layer<'_> {
         Ok(found)
     }
 
-    /// An error about a matrix, with its place.
+    /// Returns `error` with the names of the layer and the matrix that it is about.
     fn named(&self, matrix: ExpertMatrix, of: Of, error: Error) -> Error {
         match error {
             Error::Data(message) => {

@@ -279,7 +279,7 @@ pub struct Tuned {
     pub chosen: Option<usize>,
 }
 
-/// Times products in every shape for at most about `limit`, tells each as it is done, and keeps the fastest whose
+/// Times products in every shape for at most about `limit`, reports each as it is done, and keeps the fastest whose
 /// results agree with f64 in the adapter's file in `folder`, where one is named. [`crate::gpu::GpuOptions::tuned`] uses
 /// that file.
 ///

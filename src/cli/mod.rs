@@ -2,8 +2,8 @@
 //!
 //! Everything that is wrong with flags, files and data is found before a device is opened and before anything is
 //! written. Exit codes: 0 when all went well, 2 for any error, with one line on standard error, and 130 (the shells'
-//! number for an interrupt) for training that Ctrl-C, SIGTERM or SIGHUP ended before its last step, so that `sdmoe
-//! train && ...` does not go on.
+//! number for an interrupt) for training that Ctrl-C, SIGTERM or SIGHUP ended before its last step, so that
+//! `sdmoe train && ...` does not go on.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -33,7 +33,7 @@ mod usage;
 #[command(
     name = "sdmoe",
     version,
-    after_help = "Exit codes: 0 done; 2 an error, told in one line; 130 training interrupted (Ctrl-C, SIGTERM, SIGHUP), checkpoint written.",
+    after_help = "Exit codes: 0 done; 2 an error, reported in one line; 130 training interrupted (Ctrl-C, SIGTERM, SIGHUP), checkpoint written.",
     about = "Trains Mixture-of-Experts language models with spectral decoupling (SD-MoE)"
 )]
 struct Cli {
@@ -102,8 +102,8 @@ fn warn(message: &str) {
     say(&format!("warning: {message}"));
 }
 
-/// Prints to standard output, control characters but line ends and tabs as their code; a reader that went away (`sdmoe
-/// ... | head`) is not a failure.
+/// Prints to standard output, control characters but line ends and tabs as their code; a reader that went away
+/// (`sdmoe ... | head`) is not a failure.
 fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let text = without_controls(text, &['\n', '\t']);

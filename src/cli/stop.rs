@@ -72,7 +72,7 @@ impl Stop {
     }
 }
 
-/// Whether the program was started by `nohup` or the like, to go on when its terminal is closed. Only Linux tells.
+/// Whether the program was started by `nohup` or the like, to go on when its terminal is closed. Only Linux says so.
 #[cfg(unix)]
 fn hangups_are_ignored() -> bool {
     std::fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores_hangups(&status))

@@ -70,8 +70,8 @@ pub(super) struct Args {
     recompute: Option<Recompute>,
     #[command(flatten)]
     device: DeviceArgs,
-    /// With --precision f16: products on matrix units, through wgpu's experimental cooperative matrices (see `sdmoe
-    /// devices`); a resumed run needs it again
+    /// With --precision f16: products on matrix units, through wgpu's experimental cooperative matrices (see
+    /// `sdmoe devices`); a resumed run needs it again
     #[arg(long)]
     matrix_units: bool,
     /// Folder of the run [default: runs/<preset>-<n>, the first number that is free]
@@ -231,7 +231,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     match pollster::block_on(run_on(&gpu, plan, display, stop.asked()))? {
         Outcome::Finished { summary, sample } => {
             if display == Display::Quiet {
-                // Nothing was told on the way.
+                // Nothing was reported on the way.
                 let found = summary.warnings.iter().filter(|w| w.step.is_some());
                 found.for_each(|warning| warn(&warning.message));
             }

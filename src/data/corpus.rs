@@ -83,7 +83,7 @@ impl Corpus {
         format!("{}: {train} bytes to train on, {held_out} held out{}", self.description, self.ends)
     }
 
-    /// FNV-1a over the bytes and the split: tells whether a resumed run sees the data that it was started with.
+    /// FNV-1a over the bytes and the split: shows whether a resumed run sees the data that it was started with.
     pub fn fingerprint(&self) -> u64 {
         let step = |h: u64, b: u8| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01B3);
         let split = (self.split as u64).to_le_bytes();

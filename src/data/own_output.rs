@@ -57,7 +57,7 @@ fn is_report(folder: &Path) -> bool {
 
 /// The first bytes of a regular file, as far as they are text.
 fn beginning(path: &Path) -> Option<String> {
-    // Most folders hold no such file; what cannot be read is not recognised, and told where it is read as text.
+    // Most folders hold no such file; what cannot be read is not recognised, and reported where it is read as text.
     files::regular(path).ok()?;
     let mut bytes = Vec::new();
     File::open(path).ok()?.take(ENOUGH).read_to_end(&mut bytes).ok()?;

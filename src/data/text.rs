@@ -1,7 +1,7 @@
 //! Text from files and folders, in a fixed order; any bytes will do, nothing is decoded.
 //!
 //! Must not depend on anything but what is named: no user-wide ignore file, no order of the file system. What is passed
-//! over is counted, and told in [`Text::description`].
+//! over is counted, and reported in [`Text::description`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -180,7 +180,7 @@ fn walk(folder: &Path, passed: &mut PassedOver) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Whether the walk met a link to what does not exist, or to a folder that it is in.
+/// Whether the search of the folders met a link to what does not exist, or to a folder that it is in.
 fn leads_nowhere(e: &ignore::Error) -> bool {
     match e {
         ignore::Error::Loop { .. } => true,

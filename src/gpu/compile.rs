@@ -141,7 +141,7 @@ impl Pipeline {
         !self.used.swap(true, Ordering::Relaxed)
     }
 
-    /// Whether these fields were the last of which [`Pipeline::remember`] was told, so that launches compare the names
+    /// Whether these fields were the last that [`Pipeline::remember`] got, so that launches compare the names
     /// but once.
     pub(super) fn agrees_with(&self, fields: Fields) -> bool {
         self.agreed.load(Ordering::Relaxed) == fields.as_ptr() as usize

@@ -1,8 +1,8 @@
 //! Failures of a device, wherever wgpu reports them, kept for the operation that asks next.
 //!
-//! wgpu tells an error to the error scopes of the thread, or else to the device's one handler, which on an
+//! wgpu reports an error to the error scopes of the thread, or else to the device's one handler, which on an
 //! application's own device is the application's. So what can fail runs in scopes of this crate, which are pushed where
-//! something is made or submitted, not for each dispatch. That a device is gone is told to one callback alone, the
+//! something is made or submitted, not for each dispatch. That a device is gone is reported to one callback alone, the
 //! application's too; but wgpu then gives no memory to write parameters into, which every submission finds out.
 
 use std::any::Any;
@@ -68,7 +68,7 @@ impl Failures {
         }
     }
 
-    /// Runs `work`; errors that wgpu reports meanwhile on this thread are kept here and told to nobody else.
+    /// Runs `work`; errors that wgpu reports meanwhile on this thread are kept here and reported to nobody else.
     pub(super) fn watch<T>(&self, device: &wgpu::Device, work: impl FnOnce() -> T) -> T {
         // In a browser a scope answers only when its event loop runs again; errors go to the device's handler there.
         if cfg!(target_arch = "wasm32") {

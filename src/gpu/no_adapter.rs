@@ -1,7 +1,7 @@
 //! Why there is no adapter, and what helps: asked only where none was found.
 //!
 //! On Linux a Vulkan program needs the loader (`libvulkan.so.1`), a file that names a driver's library, the library
-//! with what it needs itself, and a device that the driver may open. The first of them that is missing is told.
+//! with what it needs itself, and a device that the driver may open. The first of them that is missing is reported.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ trait Machine {
     fn files(&self, folder: &Path) -> Vec<PathBuf>;
     /// A file's text, or why it cannot be read.
     fn read(&self, path: &Path) -> Result<String, String>;
-    /// Loads a shared library as the Vulkan loader does, by its name or path, or tells why not.
+    /// Loads a shared library as the Vulkan loader does, by its name or path, or returns why not.
     fn load(&self, library: &Path) -> Result<(), String>;
 }
 

@@ -108,7 +108,7 @@ impl Gpu {
 
     /// Uses a device that exists already, as an application that draws with wgpu has one. The device's own handler of
     /// errors and callback for its loss are left alone: what this crate does with the device runs in error scopes of
-    /// its own, so that an error of it is returned here and is not told to the handler. Software kernels, profiling and
+    /// its own, so that an error of it is returned here and does not reach the handler. Software kernels, profiling and
     /// cooperative matrices are used only where the device has the features.
     ///
     /// # Errors

@@ -109,7 +109,8 @@ pub(super) fn size_class(bytes: u64) -> u64 {
 }
 
 impl Pool {
-    /// An empty one of a device that takes buffers of `max_buffer_bytes`; it tells `failures` when one cannot be made.
+    /// An empty one of a device that takes buffers of `max_buffer_bytes`; it reports to `failures` when one cannot be
+    /// made.
     pub(super) fn new(max_buffer_bytes: u64, failures: Arc<Failures>) -> Self {
         Self { max_buffer_bytes, failures, ..Self::default() }
     }

@@ -31,7 +31,7 @@ pub(super) fn pipeline_cache(device: &wgpu::Device, data: Option<&Data>) -> wgpu
     }
 }
 
-/// Loads a shared library, by its name or path, and unloads it; or tells why that is not possible.
+/// Loads a shared library, by its name or path, and unloads it; or returns why that is not possible.
 #[cfg(target_os = "linux")]
 pub(super) fn try_library(library: &Path) -> Result<(), String> {
     // SAFETY: a library's initialisers and finalisers run, and must not rely on more than a process that loads a

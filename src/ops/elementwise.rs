@@ -67,8 +67,8 @@ impl Elementwise {
     }
 }
 
-/// Makes an [`Elementwise`](crate::ops::Elementwise) op of a name, a WGSL source with the functions `value(x: f32) ->
-/// f32` and `derivative(x: f32) -> f32`, and the function in f64, with which
+/// Makes an [`Elementwise`](crate::ops::Elementwise) op of a name, a WGSL source with the functions
+/// `value(x: f32) -> f32` and `derivative(x: f32) -> f32`, and the function in f64, with which
 /// [`check`](fn@crate::autograd::check::check) compares both. The source may have other functions and constants, with
 /// other names than `params`, `x`, `y`, `dx` and `dy`.
 ///

@@ -72,7 +72,7 @@ impl Rope {
         Ok(())
     }
 
-    /// Records `y = turned x + beta y`.
+    /// Records `y = R x + beta y`, R the rotation.
     fn turn(&self, x: &Tensor, direction: f32, beta: f32, y: &Tensor) -> Result<()> {
         let (gpu, rows, width) = (x.gpu(), x.rows(), x.cols());
         if x.numel() == 0 {

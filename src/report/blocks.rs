@@ -177,7 +177,7 @@ pub fn list<'a>(tables: impl Iterator<Item = (String, &'a KeptPairs, Option<f64>
     all
 }
 
-/// The list as a table; `what` tells whose the pairs are, and `things` what they are of.
+/// The list as a table; `what` says whose the pairs are, and `things` what they are of.
 pub fn listed(what: &str, things: &str, pairs: &[Listed]) -> maud::Markup {
     let row =
         |(whose, (i, j, x), null): &Listed| vec![whose.clone(), format!("{i} and {j}"), show(Some(*x)), show(*null)];

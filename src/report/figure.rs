@@ -101,7 +101,7 @@ impl Figure {
         Self::charts_with(about, columns, None, charts)
     }
 
-    /// Line charts with a line a layer, graded over all `layers`, that share their axes; `bound` marks a place on x.
+    /// Line charts with a line a layer, graded over all `layers`, that share their axes; `bound` marks a value of x.
     pub fn by_layer(
         about: About,
         columns: usize,

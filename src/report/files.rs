@@ -1,5 +1,5 @@
-//! Files of a report: all staged first, then renamed to their places, so that a failure leaves what was there. Only
-//! what reports of this program have written is ever replaced.
+//! Files of a report: all staged first, then renamed to their final names, so that a failure leaves what was there.
+//! Only what reports of this program have written is ever replaced.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -31,7 +31,7 @@ fn is_ours(path: &Path) -> bool {
     read() && String::from_utf8_lossy(&start).contains(mark)
 }
 
-/// Whether `stage` is a folder of nothing but what waits for its place in a report.
+/// Whether `stage` is a folder of nothing but files that wait to be renamed into a report.
 fn is_stage(stage: &Path) -> bool {
     let waits = |e: std::io::Result<fs::DirEntry>| {
         e.is_ok_and(|e| e.file_name().to_str().is_some_and(|name| name.bytes().all(|b| b.is_ascii_digit())))

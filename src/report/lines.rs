@@ -72,7 +72,7 @@ pub fn draw(chart: &Chart) -> Panel {
 fn draw_line(line: &Line, px: &dyn Fn(f64) -> f64, py: &dyn Fn(f64) -> f64) -> Markup {
     let mut runs: Vec<Vec<String>> = vec![Vec::new()];
     for &(x, y) in &line.points {
-        // A point without a place is a gap too.
+        // A point without coordinates is a gap too.
         match finite(y).filter(|_| x.is_finite()) {
             Some(y) => {
                 let last = runs.len() - 1;

@@ -57,7 +57,7 @@ impl Subject<'_> {
         }
     }
 
-    /// The colour of a line of this subject; `second` tells a second line from the first.
+    /// The colour of a line of this subject; `second` distinguishes a second line from the first.
     pub fn look(&self, second: bool) -> Look {
         Look::Colour(self.place + 2 * usize::from(second))
     }
@@ -230,7 +230,7 @@ pub fn layers(subjects: &[Subject]) -> Vec<usize> {
     all
 }
 
-/// The line of a layer, graded by its place among `layers`.
+/// The line of a layer, graded by its position among `layers`.
 pub fn graded(layer: usize, layers: &[usize], points: Vec<(f64, Option<f64>)>) -> Line {
     let last = layers.len().saturating_sub(1).max(1) as f64;
     let place = layers.iter().position(|l| *l == layer).unwrap_or(0);

@@ -9,7 +9,7 @@ use crate::report::lines::{Axis, Line, Look};
 use crate::report::number::{finite, mean, median, percent, smallest};
 use crate::report::subject::{Subject, graded, layers, merge_chance, over_layers};
 
-/// Points of a curve: more cannot be told apart in a panel.
+/// Points of a curve: more cannot be distinguished in a panel.
 const POINTS: usize = 48;
 
 /// Indices 0..n, dense at the start.
