@@ -10,7 +10,7 @@
 
 use super::{MAX_COLUMNS, stack};
 use crate::error::{Error, Result};
-use crate::gpu::{Kernel, Launch, Parts, Tier, wgsl};
+use crate::gpu::{Kernel, Launch, Parts, Tier, rows_in_window, wgsl};
 use crate::tensor::Tensor;
 
 /// QR of blocks of rows, one workgroup a block.
@@ -187,7 +187,10 @@ fn in_parts(y: &Tensor) -> Result<(Tensor, Tensor)> {
     let [batch, rows, columns] = stack("qr", y)?;
     let q = Tensor::empty_f32(y.gpu(), y.shape())?;
     let r = Tensor::empty_f32(y.gpu(), [batch, columns, columns])?;
-    for range in Parts::new("qr", batch).in_windows(y.gpu(), &[rows * columns.next_multiple_of(4)]).ranges()? {
+    for range in Parts::new("qr", batch)
+        .at_most(rows_in_window(y.gpu(), batch, rows * columns.next_multiple_of(4)).max(1))
+        .ranges()?
+    {
         // A copy starts aligned, a slice may not.
         let (own_q, own_r) = factor(&y.slice(range.clone())?.duplicate()?)?;
         q.slice(range.clone())?.copy_from(&own_q)?;

@@ -16,7 +16,7 @@ use super::qr::orthonormalize;
 use super::svd_small::svd_small;
 use super::{MAX_COLUMNS, stack};
 use crate::error::{Error, Result};
-use crate::gpu::{Kernel, Launch, Parts, wgsl};
+use crate::gpu::{Kernel, Launch, Parts, rows_in_window, wgsl};
 use crate::kernels::gemm::{Trans, gemm};
 use crate::tensor::Tensor;
 
@@ -180,7 +180,7 @@ fn sketch(w: &Tensor, l: usize, options: SvdOptions, warm: Option<&Tensor>) -> R
         }
         start_columns = v_columns;
     }
-    for range in Parts::new("randomized_svd", batch).in_windows(w.gpu(), &[n * l]).ranges()? {
+    for range in Parts::new("randomized_svd", batch).at_most(rows_in_window(w.gpu(), batch, n * l).max(1)).ranges()? {
         let whole = range.len() == batch;
         let part = if whole { omega.clone() } else { Tensor::empty_f32(w.gpu(), [range.len(), n, l])? };
         let params = SketchParams {

@@ -9,7 +9,7 @@
 
 use super::{MAX_COLUMNS, qr, stack};
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Kernel, Launch, Parts, wgsl};
+use crate::gpu::{Gpu, Kernel, Launch, Parts, rows_in_window, wgsl};
 use crate::kernels::gemm::{Trans, gemm};
 use crate::tensor::Tensor;
 
@@ -70,10 +70,9 @@ pub fn svd_small(x: &Tensor, keep: usize) -> Result<SmallSvd> {
         return by_triangle(&x.reshape([batch, m, n])?, keep);
     }
     let gpu = x.gpu();
-    let parts: Vec<_> = Parts::new("svd_small", batch)
-        .in_windows(gpu, &[rows.next_multiple_of(4) * columns.next_multiple_of(4)])
-        .ranges()?
-        .collect();
+    let elements = rows.next_multiple_of(4) * columns.next_multiple_of(4);
+    let most = rows_in_window(gpu, batch, elements).max(1);
+    let parts: Vec<_> = Parts::new("svd_small", batch).at_most(most).ranges()?.collect();
     if parts.len() > 1 {
         let x = x.reshape([batch, m, n])?;
         let whole = SmallSvd {

@@ -16,11 +16,12 @@ use pollster::block_on;
 use sdmoe::data::Corpus;
 use sdmoe::nn::config::Preset;
 use sdmoe::train::config::RunConfig;
-use sdmoe::train::metrics::{StepMetrics, Summary};
+use sdmoe::train::metrics::StepMetrics;
 use sdmoe::train::progress::Display;
 use sdmoe::train::run::run;
 use sdmoe::train::run_folder::RunFolder;
 use sdmoe::train::saved::SavedRun;
+use sdmoe::train::summary::Summary;
 use sdmoe::train::{Outcome, Plan};
 
 const TEXT: &str = "the quick brown fox jumps over the lazy dog. ";
