@@ -8,11 +8,14 @@ use super::recorder::{SLOT, grid};
 use super::reflect::BindingKind;
 use crate::error::{Error, Result};
 
+/// What is asked of a device.
+type Condition = fn(&Gpu) -> bool;
+
 /// A dispatch being put together. The WGSL variable of the parameters is named `params`.
 #[must_use = "nothing is recorded until `run`"]
 pub struct Launch<'a> {
     kernel: &'static Kernel,
-    u64s: Option<&'static Kernel>,
+    instead: Option<(Condition, &'static Kernel)>,
     constants: Vec<(&'static str, f64)>,
     params: Option<(&'a [u8], Fields)>,
     bindings: Vec<(&'static str, Bound, bool)>,
@@ -22,13 +25,13 @@ pub struct Launch<'a> {
 impl<'a> Launch<'a> {
     /// A launch of `kernel` with one workgroup.
     pub fn new(kernel: &'static Kernel) -> Self {
-        Self { kernel, u64s: None, constants: Vec::new(), params: None, bindings: Vec::with_capacity(8), groups: 1 }
+        Self { kernel, instead: None, constants: Vec::new(), params: None, bindings: Vec::with_capacity(8), groups: 1 }
     }
 
-    /// Launches `kernel` instead, the same bound as u64 of two f32 each, where the device loads those faster and nothing that is
-    /// bound is f16.
-    pub(crate) fn or_u64(mut self, kernel: &'static Kernel) -> Self {
-        self.u64s = Some(kernel);
+    /// Launches `kernel` instead, which computes the same of the same bindings, where `condition` holds of the device and
+    /// nothing that is bound is f16.
+    pub(crate) fn instead_where(mut self, condition: Condition, kernel: &'static Kernel) -> Self {
+        self.instead = Some((condition, kernel));
         self
     }
 
@@ -92,9 +95,9 @@ impl<'a> Launch<'a> {
         let mut state = gpu.room()?;
         let is_half = |(name, bound, _): &(_, Bound, _)| (bound.dtype == Some(DType::F16)).then_some(*name);
         let half: Vec<&'static str> = self.bindings.iter().filter_map(is_half).collect();
-        if let Some(kernel) = self.u64s
+        if let Some((condition, kernel)) = self.instead
             && half.is_empty()
-            && gpu.loads_u64()
+            && condition(gpu)
         {
             self.kernel = kernel;
         }

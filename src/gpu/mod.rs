@@ -89,7 +89,7 @@ struct Inner {
     report: AdapterReport,
     tier: Tier,
     cooperative_matrix: bool,
-    loads_u64: bool,
+    has_u64: bool,
     compact: bool,
     max_binding_bytes: u64,
     offset_alignment: u64,
@@ -134,10 +134,9 @@ impl Gpu {
         self.0.cooperative_matrix
     }
 
-    /// Whether kernels load two f32 as one u64, where they can: with [`Tier::Software`], as on software adapters a load
-    /// costs by its number of components, on a device with `SHADER_INT64`.
-    pub(crate) fn loads_u64(&self) -> bool {
-        self.0.loads_u64
+    /// Whether shaders have u64 (`SHADER_INT64`).
+    pub(crate) fn has_u64(&self) -> bool {
+        self.0.has_u64
     }
 
     /// Whether kernels that can do so keep their code small, see [`GpuOptions::compact`].

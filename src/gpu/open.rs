@@ -136,7 +136,7 @@ impl Gpu {
         let cooperative_matrix = tier == Tier::Gpu
             && report.matrix_units
             && device.features().contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
-        let loads_u64 = tier == Tier::Software && device.features().contains(wgpu::Features::SHADER_INT64);
+        let has_u64 = device.features().contains(wgpu::Features::SHADER_INT64);
         let compact = options.compact.unwrap_or(report.compact);
         let matrix_units = if cooperative_matrix { ", cooperative matrices" } else { "" };
         log::info!("{} ({}), {tier:?} kernels{matrix_units}", report.name, report.driver);
@@ -168,7 +168,7 @@ impl Gpu {
             report,
             tier,
             cooperative_matrix,
-            loads_u64,
+            has_u64,
             compact,
             max_binding_bytes,
             offset_alignment,

@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::gpu::Parts;
 use crate::kernels::octs::octs;
 use crate::kernels::spectral_update::AdamFactors;
-use crate::kernels::{Variant, stretch};
+use crate::kernels::{Variant, software, stretch};
 use crate::nn::params::{Group, GroupBuffers};
 use crate::tensor::{DType, Tensor};
 
@@ -120,7 +120,7 @@ impl AdamGroup {
                 decay: f.decay,
             };
             stretch::launch(gpu, &ADAMW.vec4, octs)
-                .or_u64(&ADAMW.u64)
+                .instead_where(software::loads_u64, &ADAMW.u64)
                 .params(&params)
                 .write("weight", &self.values.slice(range.clone())?)
                 .read("gradient", &self.gradients.slice(range.clone())?)

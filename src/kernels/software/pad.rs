@@ -79,7 +79,7 @@ pub(super) fn padded(x: &Tensor, matrices: usize, rows: usize, columns: usize) -
         piece: quads.div_ceil(pieces) as u32,
     };
     Launch::new(&PAD)
-        .or_u64(&PAD_U64)
+        .instead_where(super::loads_u64, &PAD_U64)
         .params(&params)
         .read("x", source.slice)
         .write("padded", &copy)
