@@ -12,8 +12,9 @@
 //! `kernels::software::product` is asked first. What each reaches is in docs/notes/software-drivers.md.
 
 use super::Variant;
-use super::gemm::{GemmParams, SumPartsParams, Trans};
-use super::grouped::{GroupedParams, WeightGradientParams};
+use super::product::{
+    Choice, Entry, Form, GemmParams, GroupedParams, Stores, SumPartsParams, Trans, WeightGradientParams,
+};
 use super::shapes::{self, Cut, SHAPES, Task};
 use super::software;
 use crate::gpu::{Gpu, Kernel, Tier, wgsl};
@@ -29,13 +30,6 @@ pub struct Family {
     plain: Kernel,
 }
 
-/// What stores C as vec4, and what stores rows of any length.
-#[derive(Debug)]
-pub(super) struct Stores {
-    pub vec4: Kernel,
-    pub scalar: Kernel,
-}
-
 /// The kernels that load A and B as vec4, and the one that loads rows of any length.
 #[derive(Debug)]
 struct Loads {
@@ -46,12 +40,6 @@ struct Loads {
 impl Loads {
     fn of(&'static self, aligned: bool, aligned_c: bool) -> &'static Kernel {
         if aligned { self.vec4.of(aligned_c) } else { &self.scalar }
-    }
-}
-
-impl Stores {
-    pub fn of(&'static self, aligned: bool) -> &'static Kernel {
-        if aligned { &self.vec4 } else { &self.scalar }
     }
 }
 
@@ -116,65 +104,9 @@ const COOPERATIVE_TILE: usize = 64;
 /// Rows and columns of a tile of the plain fragment.
 const PLAIN_TILE: usize = 8;
 
-/// What decides the variant.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Form {
-    /// Rows of C.
-    pub m: usize,
-    /// Columns of C.
-    pub n: usize,
-    /// Inner dimension, or a multiple of 4 that divides it where only the device knows it.
-    pub k: usize,
-    /// Of A.
-    pub ta: Trans,
-    /// Of B.
-    pub tb: Trans,
-    /// The largest of 8, 4 and 1 elements at a multiple of which every row of each matrix begins.
-    pub alignment_a: usize,
-    pub alignment_b: usize,
-    pub alignment_c: usize,
-    /// Whether C may be added to: beta is not 0.
-    pub read_c: bool,
-    /// Whether A and B are f16.
-    pub half: [bool; 2],
-    /// Whether the rows of C are cut into tiles by someone else (grouped products), so that it must not be transposed.
-    pub fixed_rows: bool,
-    /// Products like this one, matrices of a batch or experts.
-    pub batch: usize,
-    /// Whether the sums over K may be cut into parts.
-    pub splits: bool,
-}
-
-/// A variant and its geometry.
-#[derive(Clone, Debug)]
-pub(super) struct Choice {
-    pub kernel: &'static Kernel,
-    pub constants: Vec<(&'static str, f64)>,
-    /// Workgroups for one product.
-    pub workgroups: usize,
-    /// Parts of the sums over K, each with so many workgroups.
-    pub splits: usize,
-    /// A part has a multiple of so many steps of K.
-    pub steps: usize,
-}
-
-impl Choice {
-    pub fn whole(kernel: &'static Kernel, constants: Vec<(&'static str, f64)>, workgroups: usize) -> Self {
-        Choice { kernel, constants, workgroups, splits: 1, steps: 1 }
-    }
-}
-
 /// Rows of a tile that the grouped products of `gpu` need: each fragment's tile divides it.
 pub(super) fn tile_rows(gpu: &Gpu) -> usize {
     software::product::tile_rows(gpu).unwrap_or(COOPERATIVE_TILE)
-}
-
-/// The entry points.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Entry {
-    Dense,
-    Grouped,
-    WeightGradient,
 }
 
 /// The table.

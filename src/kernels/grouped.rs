@@ -12,8 +12,8 @@
 //!
 //! The number of workgroups depends on `capacity` only: nothing is read back. Sums have a fixed order.
 
-use super::gemm::Trans;
-use super::gemm_table::{self, Choice, Entry, Form};
+use super::gemm_table;
+use super::product::{Choice, Entry, Form, GroupedParams, Trans, WeightGradientParams};
 use super::software::limits;
 use super::window::{alignment, window};
 use crate::error::{Error, Result};
@@ -51,45 +51,6 @@ impl Groups {
 /// The `tile_rows` that the grouped products of `gpu` need.
 pub fn tile_rows(gpu: &Gpu) -> usize {
     gemm_table::tile_rows(gpu)
-}
-
-crate::params! {
-    pub(in crate::low_level::kernels) struct GroupedParams {
-        rows: u32,
-        n: u32,
-        k: u32,
-        a_first: u32,
-        b_first: u32,
-        c_first: u32,
-        a_stride: u32,
-        b_stride: u32,
-        c_stride: u32,
-        b_matrix: u32,
-        expert_first: u32,
-        experts: u32,
-        tile_first: u32,
-        tile_rows: u32,
-        beta: f32,
-    }
-}
-
-crate::params! {
-    pub(in crate::low_level::kernels) struct WeightGradientParams {
-        m: u32,
-        n: u32,
-        rows: u32,
-        row_first: u32,
-        a_first: u32,
-        b_first: u32,
-        c_first: u32,
-        a_stride: u32,
-        b_stride: u32,
-        c_stride: u32,
-        c_matrix: u32,
-        expert_first: u32,
-        experts: u32,
-        beta: f32,
-    }
 }
 
 fn launch<'a, P: KernelParams>(choice: &Choice, params: &'a P) -> Launch<'a> {

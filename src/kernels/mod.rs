@@ -2,12 +2,14 @@
 
 pub(crate) mod attention;
 pub mod column_sum;
+pub(crate) mod decoupled;
 pub mod elementwise;
 pub mod gemm;
 pub mod gemm_table;
 pub mod grouped;
 pub mod loss;
 pub mod octs;
+mod product;
 pub mod routing;
 pub mod rows;
 pub mod shapes;

@@ -14,14 +14,14 @@
 use crate::error::{Error, Result};
 use crate::gpu::{Kernel, Launch, Parts, wgsl};
 use crate::kernels::Variant;
+pub use crate::kernels::decoupled::{Basis, Factors, Skinny};
+pub(crate) use crate::kernels::decoupled::{Products, THREADS, sizes};
 use crate::kernels::elementwise::fill;
 use crate::kernels::gemm::{Trans, gemm};
 use crate::kernels::software::spectral_rows;
 use crate::kernels::spectral_shared::add_shared;
 use crate::kernels::stack_parts::stack_parts;
 use crate::tensor::Tensor;
-
-pub(crate) const THREADS: u32 = 64;
 
 /// `[U | B - U M]`.
 pub static LEFT_FACTORS: Kernel = Kernel::new("left_factors", wgsl!["spectral_factors.wgsl"]).params::<FactorParams>();
@@ -49,51 +49,6 @@ pub fn kernels() -> Vec<Variant> {
 
 crate::params! {
     struct FactorParams { count: u32, rows: u32, columns: u32, rank: u32, experts: u32, first_layer: u32, factor: f32 }
-}
-
-/// The bases of all layers.
-#[derive(Clone, Debug)]
-pub struct Basis {
-    /// Left basis *U*, `[layers, m, k]`, orthonormal columns.
-    pub u: Tensor,
-    /// Right basis *V*, `[layers, n, k]`, orthonormal columns.
-    pub v: Tensor,
-    /// `V^T`, `[layers, k, n]`; [`Basis::update_transpose`] makes it.
-    pub vt: Tensor,
-}
-
-/// The skinny products of a stack `X: [layers, experts, m, n]` with the bases.
-#[derive(Clone, Debug)]
-pub struct Skinny {
-    /// `U^T X`, `[layers, experts, k, n]`.
-    pub a: Tensor,
-    /// `X V`, `[layers, experts, m, k]`.
-    pub b: Tensor,
-}
-
-/// The skinny products of a stack, and what is made along with them.
-#[derive(Clone, Debug)]
-pub(crate) struct Products {
-    /// `U^T X` and `X V`.
-    pub(crate) skinny: Skinny,
-    /// `U^T X V`, `[layers, experts, k, k]`.
-    pub(crate) square: Tensor,
-    /// `[layers, experts, number]`: sums that add up to each matrix's squared norm, where the same pass gives them.
-    pub(crate) squares: Option<Tensor>,
-}
-
-/// The common part of a stack as a product of rank 2k.
-#[derive(Clone, Debug)]
-pub struct Factors {
-    /// `[U | (I - P_U) X V]`, `[layers, experts, m, 2k]`.
-    pub left: Tensor,
-    /// `U^T X`, `[layers, experts, k, n]`; the other half of the right factor is `V^T`.
-    pub right: Tensor,
-}
-
-/// Layers, experts, rows and columns of a stack.
-pub(crate) fn sizes(op: &'static str, x: &Tensor) -> Result<[usize; 4]> {
-    x.dims().try_into().map_err(|_| Error::shape(op, "[layers, experts, m, n]", format!("{x:?}")))
 }
 
 impl Basis {

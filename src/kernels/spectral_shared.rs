@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::gpu::{Kernel, Launch, Parts, wgsl};
-use crate::kernels::spectral::{THREADS, sizes};
+use crate::kernels::decoupled::{THREADS, sizes};
 use crate::kernels::stack_parts::stack_parts;
 use crate::kernels::{Variant, stretch};
 use crate::tensor::Tensor;

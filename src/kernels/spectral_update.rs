@@ -7,8 +7,9 @@
 use crate::error::Result;
 use crate::gpu::{Kernel, Launch, wgsl};
 use crate::kernels::Variant;
+pub use crate::kernels::decoupled::{AdamFactors, Mix, Moments};
+use crate::kernels::decoupled::{Basis, Factors, THREADS, sizes};
 use crate::kernels::software::spectral_rows;
-use crate::kernels::spectral::{Basis, Factors, THREADS, sizes};
 use crate::kernels::stack_parts::{StackPart, stack_parts};
 use crate::tensor::Tensor;
 
@@ -50,27 +51,6 @@ pub fn kernels() -> Vec<Variant> {
     all
 }
 
-/// AdamW's factors of one step, rounded from f64 once; the names are those of lib/adam.wgsl.
-#[derive(Clone, Copy, Debug)]
-pub struct AdamFactors {
-    /// Learning rate.
-    pub lr: f32,
-    /// Decay of the first moment.
-    pub beta1: f32,
-    /// Decay of the second moment.
-    pub beta2: f32,
-    /// `1 - beta1`.
-    pub rest1: f32,
-    /// `1 - beta2`.
-    pub rest2: f32,
-    /// On the root of the second moment: `(1 - beta1^t) / sqrt(1 - beta2^t)`, the corrections of both moments.
-    pub root: f32,
-    /// Added to that: epsilon times `1 - beta1^t`.
-    pub eps: f32,
-    /// Weight decay.
-    pub decay: f32,
-}
-
 crate::params! {
     struct DirectionParams {
         matrices: u32,
@@ -99,39 +79,6 @@ crate::params! {
         on_shared: f32,
         decay: f32,
     }
-}
-
-/// `full X + common C`, X a stack and C the common part that the factors are of. What has the factor 0 is not read.
-#[derive(Clone, Copy, Debug)]
-pub struct Mix<'a> {
-    /// Factor on X.
-    pub full: f32,
-    /// Factor on C and C, if it takes part.
-    pub common: Option<(f32, &'a Factors)>,
-}
-
-impl Mix<'_> {
-    /// The factor on C.
-    pub(crate) fn factor(&self) -> f32 {
-        self.common.map_or(0.0, |(factor, _)| factor)
-    }
-
-    /// The parts of left, right and V^T that `part` needs; `unused` where C takes no part.
-    pub(crate) fn bindings(&self, part: &StackPart, basis: &Basis, unused: &Tensor) -> Result<[Tensor; 3]> {
-        match self.common {
-            None => Ok([unused.clone(), unused.clone(), unused.clone()]),
-            Some((_, f)) => Ok([part.rows(&f.left)?, part.matrices(&f.right)?, part.layers(&basis.vt)?]),
-        }
-    }
-}
-
-/// First and second moments of a stack, `[layers, experts, m, n]` each.
-#[derive(Clone, Copy, Debug)]
-pub struct Moments<'a> {
-    /// First moment.
-    pub m: &'a Tensor,
-    /// Second moment.
-    pub v: &'a Tensor,
 }
 
 /// Records AdamW's moments and direction, the decay apart, for the gradient `mix` of X = `gradient`, multiplied by the scale

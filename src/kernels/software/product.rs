@@ -10,9 +10,9 @@ use super::{limits, loads_u64, pad};
 use crate::error::Result;
 use crate::gpu::{Gpu, Kernel, Launch, Tier, wgsl};
 use crate::kernels::Variant;
-use crate::kernels::gemm::{Operand, Part, Product, Trans};
-use crate::kernels::gemm_table::{Choice, Entry, Form, Stores};
-use crate::kernels::grouped::{GroupedParams, WeightGradientParams};
+use crate::kernels::product::{
+    Choice, Entry, Form, GroupedParams, Operand, Part, Product, Stores, Trans, WeightGradientParams,
+};
 use crate::kernels::window::aligned;
 use crate::tensor::{DType, Tensor};
 
@@ -243,8 +243,13 @@ fn choose(gpu: &Gpu, family: &'static Family, form: Form) -> (Choice, bool) {
     (Choice::whole(kernel, constants, tile.workgroups(m, n)), transposed)
 }
 
-/// Records the dense product; false where these kernels do not take it.
-pub(in crate::low_level::kernels) fn dense(product: &Product<'_>, batch: usize) -> Result<bool> {
+/// Records the dense product; false where these kernels do not take it. Parts that are too small for them, as the last one
+/// may be, go to `general`.
+pub(in crate::low_level::kernels) fn dense(
+    product: &Product<'_>,
+    batch: usize,
+    general: impl Fn(&Product<'_>, Part) -> Result<()>,
+) -> Result<bool> {
     let gpu = product.gpu();
     let Product { m, n, k, tb, c, .. } = *product;
     if !takes(gpu, m, n, k) {
@@ -258,7 +263,10 @@ pub(in crate::low_level::kernels) fn dense(product: &Product<'_>, batch: usize) 
         let wide = tb == Trans::N && batch * product.m * product.n >= WIDE && c.tensor.dtype() == DType::F32;
         if wide { longest.min(steps_at_once(product.m, product.n, product.k)) } else { longest }
     };
-    product.parts(batch, blocked, |part| launch(&product, part)).map(|()| true)
+    let launch = |part: Part| {
+        if takes(gpu, part.m, part.n, part.k) { launch(&product, part) } else { general(&product, part) }
+    };
+    product.parts(batch, blocked, launch).map(|()| true)
 }
 
 /// Copies of A and B as `pad` makes them, of those that need it, where that pays.
@@ -295,11 +303,8 @@ fn with_copies<'a>(product: Product<'a>, a: Option<&'a Tensor>, b: Option<&'a Te
     }
 }
 
-/// Launches a part of the product. One that is too small for these kernels, as the last one may be, takes a general one.
+/// Launches a part of the product.
 fn launch(product: &Product<'_>, part: Part) -> Result<()> {
-    if !takes(product.gpu(), part.m, part.n, part.k) {
-        return product.launch(part);
-    }
     let Product { a, b, c, alpha, .. } = *product;
     let gpu = product.gpu();
     let (choice, transposed) = choose(gpu, &DENSE, product.form(&part, false));

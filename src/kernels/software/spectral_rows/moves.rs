@@ -3,8 +3,7 @@
 use super::products::Partial;
 use super::{Block, SPECTRAL_ADAM_FOLLOW_ROWS, SPECTRAL_ADAM_ROWS, SPECTRAL_APPLY_ROWS, parts};
 use crate::error::Result;
-use crate::kernels::spectral::{Basis, Factors, Products, sizes};
-use crate::kernels::spectral_update::{AdamFactors, Mix, Moments};
+use crate::kernels::decoupled::{AdamFactors, Basis, Factors, Mix, Moments, Products, sizes};
 use crate::kernels::stack_parts::StackPart;
 use crate::tensor::Tensor;
 

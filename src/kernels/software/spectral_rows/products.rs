@@ -3,7 +3,7 @@
 use super::{Block, LEFT_FACTORS_ROWS, RANK, SPECTRAL_PRODUCTS_ROWS, SUM_BLOCKS_ROWS, parts};
 use crate::error::Result;
 use crate::gpu::Gpu;
-use crate::kernels::spectral::{Basis, Products, Skinny, sizes};
+use crate::kernels::decoupled::{Basis, Products, Skinny, sizes};
 use crate::kernels::stack_parts::StackPart;
 use crate::tensor::Tensor;
 
