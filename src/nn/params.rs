@@ -89,7 +89,8 @@ impl ParamBuilder {
     /// Makes the buffers in f32, zeroed.
     ///
     /// # Errors
-    /// As [`ParamBuilder::build_for`].
+    /// [`Error::Device`] when a group exceeds the adapter's largest buffer; [`Error::Shape`] when the matrices of an expert group
+    /// differ in shape.
     pub fn build(self, gpu: &Gpu) -> Result<ParamSet> {
         self.build_for(gpu, Precision::F32)
     }

@@ -187,7 +187,7 @@ impl ModelConfig {
     /// Checks that each size is within its bounds and that the sizes fit each other.
     ///
     /// # Errors
-    /// [`Error::Config`] names the first setting that is impossible, what it needs and what it is.
+    /// [`crate::Error::Config`] names the first setting that is impossible, what it needs and what it is.
     pub fn validate(&self) -> Result<()> {
         within("model.vocab", self.vocab as u64, 1, 1 << 20)?;
         within("model.d_model", self.d_model as u64, 1, MAX_WIDTH)?;

@@ -125,7 +125,7 @@ impl SpectralConfig {
     /// Checks the settings against a model.
     ///
     /// # Errors
-    /// [`Error::Config`] when a number is beyond its bound, when the rank does not fit the expert matrices or an interval is
+    /// [`crate::Error::Config`] when a number is beyond its bound, when the rank does not fit the expert matrices or an interval is
     /// zero. Where nothing is decoupled only the bounds count.
     pub fn validate(&self, model: &ModelConfig) -> Result<()> {
         within("spectral.refresh_every", self.refresh_every, 0, MAX_STEPS)?;
