@@ -107,7 +107,7 @@ impl RunFolder {
         self.dir.join("summary.json")
     }
 
-    /// Where the checkpoint is; give this name to the functions of [`crate::checkpoint::folder`].
+    /// Where the checkpoint is; `checkpoint::folder` locates and replaces it under this name.
     pub fn checkpoint_path(&self) -> PathBuf {
         self.dir.join("checkpoint")
     }

@@ -1,7 +1,7 @@
 //! A checkpoint as it lies on the disk, read and checked as far as that needs no device.
 //!
 //! `model.safetensors` says by itself what it is: its metadata hold the settings (`config`, the text of `config.toml`) and
-//! the `step`. `optimizer.safetensors` must come from the same step of the same run: both files carry an [`IDENTITY`], made
+//! the `step`. `optimizer.safetensors` must come from the same step of the same run: both files carry an `identity`, made
 //! from the tensors of both, so that the same run gives the same bytes whenever and wherever it is repeated or resumed.
 
 use std::collections::BTreeMap;
