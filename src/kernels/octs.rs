@@ -1,6 +1,7 @@
 //! Kernels that load eight neighbours at once, in both forms in which they lie in a buffer's type.
 
-use super::{Variant, software};
+use super::Variant;
+use super::software::loads;
 use crate::gpu::{Kernel, Launch};
 
 /// A kernel with lib/oct_vec4.wgsl, which runs everywhere, and with software/oct_u64.wgsl; to the bit they compute the same.
@@ -15,7 +16,7 @@ pub struct Octs {
 impl Octs {
     /// A launch of the form that is faster on the device.
     pub(crate) fn launch<'a>(&'static self) -> Launch<'a> {
-        Launch::new(&self.vec4).instead_where(software::loads_u64, &self.u64)
+        Launch::new(&self.vec4).instead_where(loads::as_u64, &self.u64)
     }
 
     /// Both forms with these constants, for a module's list of kernels.

@@ -7,7 +7,7 @@
 
 use crate::gpu::{Gpu, Kernel, Launch, Tier};
 use crate::kernels::Variant;
-use crate::kernels::software::{self, limits, subgroup};
+use crate::kernels::software::{limits, loads, subgroup};
 
 /// Threads of a workgroup.
 pub const THREADS: u32 = 64;
@@ -83,7 +83,7 @@ pub fn pack(width: usize) -> usize {
 /// A launch of the form of `kernels` for `pack` elements a load.
 fn of_pack<'a>(kernels: &'static [Kernel], pack: usize) -> Launch<'a> {
     if pack == 4 {
-        Launch::new(&kernels[1]).instead_where(software::loads_u64, &kernels[2])
+        Launch::new(&kernels[1]).instead_where(loads::as_u64, &kernels[2])
     } else {
         Launch::new(&kernels[0])
     }
@@ -91,7 +91,7 @@ fn of_pack<'a>(kernels: &'static [Kernel], pack: usize) -> Launch<'a> {
 
 /// The form that is faster on the device.
 pub fn four_launch<'a>(kernels: &'static FourKernels) -> Launch<'a> {
-    Launch::new(&kernels[0]).instead_where(software::loads_u64, &kernels[1])
+    Launch::new(&kernels[0]).instead_where(loads::as_u64, &kernels[1])
 }
 
 /// The form for `pack` elements a load.

@@ -13,8 +13,9 @@ use super::config::OptimizerConfig;
 use crate::error::Result;
 use crate::gpu::Parts;
 use crate::kernels::octs::octs;
+use crate::kernels::software::loads;
 use crate::kernels::spectral_update::AdamFactors;
-use crate::kernels::{Variant, software, stretch};
+use crate::kernels::{Variant, stretch};
 use crate::nn::params::{Group, GroupBuffers};
 use crate::tensor::{DType, Tensor};
 
@@ -120,7 +121,7 @@ impl AdamGroup {
                 decay: f.decay,
             };
             stretch::launch(gpu, &ADAMW.vec4, octs)
-                .instead_where(software::loads_u64, &ADAMW.u64)
+                .instead_where(loads::as_u64, &ADAMW.u64)
                 .params(&params)
                 .write("weight", &self.values.slice(range.clone())?)
                 .read("gradient", &self.gradients.slice(range.clone())?)

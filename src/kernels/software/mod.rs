@@ -6,14 +6,8 @@
 
 pub mod attention;
 pub(crate) mod limits;
+pub(crate) mod loads;
 mod pad;
 pub(in crate::low_level::kernels) mod product;
 pub mod spectral_rows;
 pub(in crate::low_level::kernels) mod subgroup;
-
-use crate::gpu::{Gpu, Tier};
-
-/// Whether kernels load two f32 as one u64, where they can: a load costs these adapters by its number of components.
-pub(crate) fn loads_u64(gpu: &Gpu) -> bool {
-    gpu.tier() == Tier::Software && gpu.has_u64()
-}

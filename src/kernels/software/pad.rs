@@ -3,6 +3,7 @@
 //! On software adapters four scalar loads cost twice as much as a vec4 load, in the innermost loop of a product. The copy
 //! costs 8 bytes an element once; the product loads each element for every tile of the other side.
 
+use super::loads;
 use crate::error::Result;
 use crate::gpu::{Kernel, Launch, wgsl};
 use crate::kernels::Variant;
@@ -79,7 +80,7 @@ pub(super) fn padded(x: &Tensor, matrices: usize, rows: usize, columns: usize) -
         piece: quads.div_ceil(pieces) as u32,
     };
     Launch::new(&PAD)
-        .instead_where(super::loads_u64, &PAD_U64)
+        .instead_where(loads::as_u64, &PAD_U64)
         .params(&params)
         .read("x", source.slice)
         .write("padded", &copy)

@@ -6,7 +6,7 @@
 //! are a multiple of 8. A large dense product of other sizes copies A and B into padded ones first ([`super::pad`]). A weight
 //! gradient gives a workgroup a block of tiles and blocks the sum. What each reaches is in docs/notes/software-drivers.md.
 
-use super::{limits, loads_u64, pad};
+use super::{limits, loads, pad};
 use crate::error::Result;
 use crate::gpu::{Gpu, Kernel, Launch, Tier, wgsl};
 use crate::kernels::Variant;
@@ -224,7 +224,7 @@ fn choose(gpu: &Gpu, family: &'static Family, form: Form) -> (Choice, bool) {
     }
     // B as it is stored comes in eights of columns, transposed in fours of steps.
     let eights = n.is_multiple_of(8) && if transposed { alignment_a } else { alignment_b } >= 8;
-    let u64s = loads_u64(gpu) && half == [false; 2] && (lanes, tile.rows, tile.blocks) == (8, ROWS, 2);
+    let u64s = loads::as_u64(gpu) && half == [false; 2] && (lanes, tile.rows, tile.blocks) == (8, ROWS, 2);
     let kernel = match tb {
         _ if !aligned => &family.scalar,
         Trans::N if u64s && eights => family.u64.of(aligned_c),
