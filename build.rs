@@ -1,4 +1,4 @@
-//! Two things are embedded in the binary.
+//! Two things are embedded in the binary, and the versions of wgpu and naga, which `sdmoe verify` names.
 //!
 //! The shaders, so that one finds the fragments that it needs (`src/gpu/wgsl.rs`); that each fragment is there is checked here.
 //!
@@ -61,7 +61,20 @@ fn embed_shaders(out: &Path) -> Result<(), Box<dyn Error>> {
     Ok(fs::write(out.join("shaders.rs"), list)?)
 }
 
+/// The version of a package that Cargo.lock names; none where there is no such file.
+fn locked(name: &str) -> Option<String> {
+    let lock = fs::read_to_string("Cargo.lock").ok()?;
+    let package = lock.split("[[package]]").find(|p| p.lines().any(|line| line == format!("name = \"{name}\"")))?;
+    let version = package.lines().find_map(|line| line.strip_prefix("version = "))?;
+    Some(version.trim_matches('"').to_owned())
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
+    // `sdmoe verify` names them; as a dependency the crate does not see the lock file.
+    println!("cargo::rerun-if-changed=Cargo.lock");
+    for (name, variable) in [("wgpu", "SDMOE_WGPU_VERSION"), ("naga", "SDMOE_NAGA_VERSION")] {
+        println!("cargo::rustc-env={variable}={}", locked(name).unwrap_or_else(|| "30".into()));
+    }
     let mut files = Vec::new();
     for root in ["README.md", "docs", "shaders", "src"] {
         let root = Path::new(root);

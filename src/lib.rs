@@ -50,7 +50,8 @@
 //! |---|---|
 //! | `analysis` | the analysis of experts, and its report as a page: `analysis`, `report` |
 //! | `bench` | how fast kernels and training steps are, and the choice of the fastest shapes: `bench` |
-//! | `cli` | the program `sdmoe`, with the bar of a run: `cli`; it implies the two others |
+//! | `verify` | whether the machine's drivers compute the right thing: `verify` |
+//! | `cli` | the program `sdmoe`, with the bar of a run: `cli`; it implies the others |
 //!
 //! # Spectral decoupling
 //!
@@ -86,6 +87,7 @@
 //! | `analysis` | how specialised experts are, each figure beside what chance gives |
 //! | `report` | what an analysis found, as a page, figures and a table for the terminal |
 //! | `bench` | how fast it is |
+//! | `verify` | whether a driver computes the right thing: every kernel against f64, probes of the driver, a harness for any shader |
 //! | [`low_level::catalog`] | the list of all kernels |
 //! | [`prelude`] | what a training program needs |
 //! | `cli` | the program, one file a subcommand |
@@ -117,6 +119,8 @@ pub mod prelude;
 pub mod report;
 pub mod tensor;
 pub mod train;
+#[cfg(feature = "verify")]
+pub mod verify;
 
 pub use autograd::{Array, Backward, Forward, Gradients, Op, Reads, Tape, Var};
 pub use data::{Batch, Batches};

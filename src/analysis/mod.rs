@@ -3,7 +3,7 @@
 
 pub mod activations;
 mod control;
-pub(crate) mod curves;
+pub mod curves;
 pub mod data;
 mod decoupling;
 mod dense;

@@ -72,7 +72,7 @@ impl AnalysisOptions {
     ///
     /// # Errors
     /// As [`AnalysisOptions::chosen`].
-    pub(crate) fn matrices(&self, checkpoint: &ExpertCheckpoint) -> Result<usize> {
+    pub fn matrices(&self, checkpoint: &ExpertCheckpoint) -> Result<usize> {
         let parts = |l: &ExpertLayer, m| if l.rank(m).is_some() { 2 } else { 1 };
         let of = |l: &ExpertLayer| l.experts * ExpertMatrix::ALL.into_iter().map(|m| parts(l, m)).sum::<usize>();
         Ok(self.chosen(checkpoint)?.into_iter().map(of).sum())

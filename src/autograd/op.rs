@@ -1,5 +1,7 @@
 //! The op trait.
 
+use std::rc::Rc;
+
 use super::Array;
 use super::backward::Backward;
 use super::reads::Reads;
@@ -48,4 +50,27 @@ pub trait Op {
 
     /// The forward in f64 on the CPU.
     fn reference(&self, inputs: &[Array]) -> Array;
+}
+
+/// An op that is also used elsewhere.
+impl<T: Op + ?Sized> Op for Rc<T> {
+    fn name(&self) -> &'static str {
+        (**self).name()
+    }
+
+    fn forward(&self, inputs: &[&Tensor]) -> Result<Forward> {
+        (**self).forward(inputs)
+    }
+
+    fn backward(&self, pass: &mut Backward<'_>) -> Result<()> {
+        (**self).backward(pass)
+    }
+
+    fn reads(&self) -> Reads {
+        (**self).reads()
+    }
+
+    fn reference(&self, inputs: &[Array]) -> Array {
+        (**self).reference(inputs)
+    }
 }

@@ -85,12 +85,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         return super::print(&plan.names().map(|name| format!("{name}\n")).collect::<String>());
     }
     if let Some(path) = &args.json {
-        // Told now, not after minutes.
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        if folder.is_some_and(|folder| !folder.is_dir()) || path.is_dir() {
-            let message = format!("expected a file in a folder that exists, got {}", path.display());
-            return Err(Error::config("--json", message));
-        }
+        super::writable("--json", path)?;
     }
     let options = args.device.options().matrix_units(args.matrix_units);
     let gpu = pollster::block_on(Gpu::open(&options))?;

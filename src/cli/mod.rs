@@ -1,9 +1,9 @@
 //! The `sdmoe` program: reads flags, checks what can be checked, calls the library, prints.
 //!
 //! Everything that is wrong with flags, files and data is found before a device is opened and before anything is
-//! written. Exit codes: 0 when all went well, 2 for any error, with one line on standard error, and 130 (the shells'
-//! number for an interrupt) for training that Ctrl-C, SIGTERM or SIGHUP ended before its last step, so that
-//! `sdmoe train && ...` does not go on.
+//! written. Exit codes: 0 when all went well, 1 when `verify` found failures, 2 for any error, with one line on standard
+//! error, and 130 (the shells' number for an interrupt) for training that Ctrl-C, SIGTERM or SIGHUP ended before its last
+//! step, so that `sdmoe train && ...` does not go on.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -27,13 +27,15 @@ mod stop;
 mod train;
 mod tune;
 mod usage;
+mod verify;
+mod verify_shader;
 
 /// The whole command line.
 #[derive(Debug, Parser)]
 #[command(
     name = "sdmoe",
     version,
-    after_help = "Exit codes: 0 done; 2 an error, reported in one line; 130 training interrupted (Ctrl-C, SIGTERM, SIGHUP), checkpoint written.",
+    after_help = "Exit codes: 0 done; 1 `verify` found failures; 2 an error, reported in one line; 130 training interrupted (Ctrl-C, SIGTERM, SIGHUP), checkpoint written.",
     about = "Trains Mixture-of-Experts language models with spectral decoupling (SD-MoE)"
 )]
 struct Cli {
@@ -55,6 +57,8 @@ enum Command {
     Bench(bench::Args),
     /// Time the shapes in which a GPU can compute products
     Tune(tune::Args),
+    /// Verify that this machine's drivers compute the right thing
+    Verify(Box<verify::Args>),
     /// List the GPU adapters, and which of them the other commands take
     Devices(devices::Args),
 }
@@ -81,6 +85,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Analyze(args) => analyze::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Tune(args) => tune::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Verify(args) => verify::run(&args),
         Command::Devices(args) => devices::run(&args).map(|()| ExitCode::SUCCESS),
     };
     let message = match panic::caught(work) {
@@ -90,6 +95,16 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     say(&format!("error: {}", message.replace('\n', " ")));
     ExitCode::from(2)
+}
+
+/// Checks that a file can be written that is written after minutes.
+fn writable(flag: &'static str, path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if folder.is_some_and(|folder| !folder.is_dir()) || path.is_dir() {
+        let message = format!("expected a file in a folder that exists, got {}", path.display());
+        return Err(Error::config(flag, message));
+    }
+    Ok(())
 }
 
 /// A path on one line that does nothing to a terminal.

@@ -131,6 +131,12 @@ impl<'a> Launch<'a> {
             let params = if self.params.is_some() { " and params" } else { "" };
             return Err(self.fail(format!("expected bindings {known:?}, got {got:?}{params}")));
         }
+        #[cfg(feature = "verify")]
+        if state.capture.is_some() {
+            let params = self.params.map(|(bytes, _)| bytes);
+            let launch = (self.kernel, self.constants.as_slice(), half.as_slice());
+            return state.dispatch_captured(&gpu.0, &pipeline, launch, params, &slices, groups);
+        }
         state.dispatch(&gpu.0.device, &pipeline, self.params.map(|(bytes, _)| bytes), &slices, groups);
         Ok(())
     }

@@ -5,6 +5,8 @@
 //! what a tensor or a layer is.
 
 mod adapter;
+#[cfg(feature = "verify")]
+mod capture;
 mod compile;
 mod failure;
 mod fast_hash;
@@ -31,6 +33,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 pub use adapter::{AdapterChoice, AdapterReport, Tier, adapters};
+#[cfg(feature = "verify")]
+pub(crate) use capture::Captured;
 pub(crate) use kernel::wgsl;
 pub use kernel::{DType, Fields, Kernel, KernelParams, ParamScalar, ScalarType};
 pub use launch::Launch;
@@ -256,6 +260,17 @@ impl Gpu {
     pub fn clear(&self, slice: &BufferSlice) -> Result<()> {
         self.room()?.clear(slice);
         Ok(())
+    }
+
+    /// Fills the pool's free buffers of at most `most` bytes with `word`, so that whoever reads what was never written finds that.
+    ///
+    /// # Errors
+    /// [`Error::Device`], [`Error::DeviceLost`].
+    #[cfg(feature = "verify")]
+    pub(crate) fn fill_free(&self, most: u64, word: u32) -> Result<()> {
+        self.flush()?;
+        self.0.pool.fill_free(&self.0.device, &self.0.queue, most, word);
+        self.check()
     }
 
     /// Submits what is recorded.

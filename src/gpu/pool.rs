@@ -163,6 +163,16 @@ impl Pool {
         std::mem::take(&mut *lock(&self.dropped))
     }
 
+    /// Fills the buffers that are free and have at most `most` bytes with `word`, before what is submitted next.
+    #[cfg(feature = "verify")]
+    pub(super) fn fill_free(&self, device: &wgpu::Device, queue: &wgpu::Queue, most: u64, word: u32) {
+        let free = lock(&self.free);
+        for (&size, class) in free.iter().filter(|(size, class)| **size <= most && !class.buffers.is_empty()) {
+            let words = word.to_le_bytes().repeat((size / 4) as usize);
+            class.buffers.values().for_each(|raw| self.failures.write(device, queue, (raw, 0), &words));
+        }
+    }
+
     pub(super) fn count(&self, counters: &mut Counters) {
         counters.buffers_created = self.created.load(Ordering::Relaxed);
         counters.bytes_allocated = self.bytes.load(Ordering::Relaxed);

@@ -57,6 +57,9 @@ type GroupKey = Vec<u64>;
 pub(super) struct State {
     pub(super) counters: Counters,
     pub(super) profile: Option<Profile>,
+    /// The launches since [`super::Gpu::start_capture`], where somebody wants them.
+    #[cfg(feature = "verify")]
+    pub(super) capture: Option<Vec<super::capture::Captured>>,
     commands: Vec<Command>,
     arena: wgpu::Buffer,
     arena_bytes: Vec<u8>,
@@ -98,6 +101,8 @@ impl State {
                 ..Counters::default()
             },
             profile: None,
+            #[cfg(feature = "verify")]
+            capture: None,
             commands: Vec::with_capacity(COMMANDS),
             arena,
             arena_bytes: Vec::with_capacity(ARENA as usize),

@@ -19,6 +19,7 @@ const ORDER: &[&[&str]] = &[
     &["train"],
     &["prelude"],
     &["analysis", "bench"],
+    &["verify"],
     &["report"],
     &["catalog"],
     &["cli"],

@@ -60,3 +60,4 @@ mod training;
 mod transformer_ops;
 mod tune;
 mod u64_loads;
+mod verify;

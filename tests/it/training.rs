@@ -6,6 +6,7 @@ use crate::common::gpu;
 use crate::common::training::{config, micro_batches, trainer};
 use crate::reference::{Adam, Array, SpectralState, Trainer as Reference};
 use pollster::block_on;
+use sdmoe::data::Batches;
 use sdmoe::nn::config::{CommonGradient, ExpertMatrix, GradientForm, Routing, Score, SharedGate};
 use sdmoe::tensor::Tensor;
 use sdmoe::train::config::RunConfig;
@@ -154,4 +155,25 @@ fn rank_zero_trains_like_spectral_off() {
         crate::common::training::snapshot(&trainer)
     };
     assert!(run(|c| c.spectral.rank = 0) == run(|c| c.spectral.enabled = false));
+}
+
+#[test]
+fn the_losses_that_verify_expects_are_those_of_f64() {
+    let (config, text, losses) = sdmoe::verify::training_reference();
+    let device = trainer(&gpu(), &config);
+    let adam = Adam::from(&config.optimizer);
+    let states = spectral_states(&device);
+    let mut host = Reference::new(config.model.clone(), config.spectral.clone(), adam, parameters(&device), states);
+    let schedule = config.optimizer.schedule(config.train.steps);
+    let batches = Batches::new(&text, config.train.batch, config.train.seq, config.seed).unwrap();
+    let got: Vec<f64> = (1..=losses.len() as u64)
+        .map(|step| {
+            let batch = batches.batch(step, 0);
+            let micro = [(&batch.tokens[..], &batch.targets[..])];
+            let report = host.step_over(&micro, config.train.batch, config.train.seq, f64::from(schedule.lr(step)));
+            assert!(report.routed.iter().all(|r| r.margin > 1e-6), "a tie in step {step}");
+            report.loss
+        })
+        .collect();
+    assert!(got.iter().zip(losses).all(|(got, want)| (got - want).abs() < 1e-9), "{got:?}, expected {losses:?}");
 }

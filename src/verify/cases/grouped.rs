@@ -1,0 +1,76 @@
+//! Products of rows grouped by expert, and the experts' weight gradients.
+
+use super::routed::{HostGroups, groups};
+use super::sizes;
+use crate::autograd::Array;
+use crate::error::Result;
+use crate::kernels::gemm::Trans::{N, T};
+use crate::kernels::grouped::{grouped_gemm, grouped_gemm_onto, grouped_weight_gradient};
+use crate::verify::Level::{Quick, Usual};
+use crate::verify::context::{Case, Context, Findings, Guarded};
+
+/// All of them: rows of each expert, m, n, tiles without expert.
+pub(super) fn cases() -> Vec<Case> {
+    let counts: [&[usize]; 7] =
+        [&[1], &[70], &[0, 5, 0, 33, 1], &[200, 0, 0], &[0, 0, 129], &[64, 64], &[17, 3, 40, 0, 0, 96, 2, 31]];
+    let mut all = Vec::new();
+    for (i, counts) in counts.into_iter().enumerate() {
+        for (j, (m, n)) in [(1, 1), (5, 7), (8, 4), (36, 20), (45, 56), (40, 65)].into_iter().enumerate() {
+            // Each once aligned and once not.
+            let level = if (i == 2 && j == 3) || (i == 6 && j == 1) { Quick } else { Usual };
+            for spare in [0, 2] {
+                let name = format!("grouped/products/{} rows, {}, spare {spare}", sizes(counts), sizes(&[m, n]));
+                let level = if spare == 0 && level == Quick { Usual } else { level };
+                all.push(Case::new(level, name, move |context| verify(context, counts, spare, m, n)));
+            }
+        }
+    }
+    all
+}
+
+fn verify(context: &Context, counts: &[usize], spare: usize, m: usize, n: usize) -> Result<Findings> {
+    let gpu = &context.gpu;
+    let host: HostGroups = groups(gpu, counts, spare)?;
+    let (experts, rows, seed) = (counts.len(), host.groups.capacity, 7919 * context.seed);
+    let (x, dy) = (host.rows(m, 1 + seed), host.rows(n, 2 + seed));
+    let w = Array::random(&[experts, m, n], 3 + seed);
+    let (tx, tdy, tw) = (context.upload(&x)?, context.upload(&dy)?, context.upload(&w)?);
+    let mut found = Findings::default();
+    let mut guards = Findings::default();
+    // Rows of tiles without expert stay as they are.
+    let run = |found: &mut Findings| {
+        let [y, dx, dw] = [&[rows, n][..], &[rows, m], &[experts, m, n]].map(|shape| Guarded::new(gpu, shape));
+        let (y, dx, dw) = (y?, dx?, dw?);
+        grouped_gemm(&tx, &tw, N, &host.groups, &y.inner)?;
+        grouped_gemm(&tdy, &tw, T, &host.groups, &dx.inner)?;
+        grouped_weight_gradient(&tx, &tdy, &host.groups, 0.0, &dw.inner)?;
+        let once = [y.read("y", spare > 0, found)?, dx.read("dx", spare > 0, found)?, dw.read("dw", false, found)?];
+        grouped_gemm_onto(&tx, &tw, N, &host.groups, 1.0, &y.inner)?;
+        grouped_weight_gradient(&tx, &tdy, &host.groups, 1.0, &dw.inner)?;
+        let twice = [y.read("y, added", true, found)?, dw.read("dw, added", true, found)?];
+        Ok([once.as_slice(), &twice].concat())
+    };
+    let parts = context.twice("products", &mut found, || run(&mut guards))?;
+    guards.wrong.into_iter().for_each(|wrong| found.wrong(wrong));
+    let [y, dx, dw, y_twice, dw_twice] = &parts[..] else { return Ok(found) };
+    let part =
+        |all: &[f32], e: usize, columns: usize| all[host.offsets[e] * columns..host.offsets[e + 1] * columns].to_vec();
+    let abs = |x: &Array| x.map(|v| v.abs());
+    let double = |x: &Array| x.map(|v| 2.0 * v);
+    for (e, &count) in counts.iter().enumerate() {
+        let (xe, dye, we) = (host.of(&x, e), host.of(&dy, e), w.matrix(e));
+        let (want, bound) = (xe.matmul(&we), abs(&xe).matmul(&abs(&we)));
+        found.sums(&format!("y of expert {e}"), &part(y, e, n), &want, &bound, m);
+        found.sums(&format!("y of expert {e}, added"), &part(y_twice, e, n), &double(&want), &double(&bound), m);
+        let wt = we.transpose();
+        found.sums(&format!("dx of expert {e}"), &part(dx, e, m), &dye.matmul(&wt), &abs(&dye).matmul(&abs(&wt)), n);
+        let (xt, own) = (xe.transpose(), e * m * n..(e + 1) * m * n);
+        let (want, bound) = (xt.matmul(&dye), abs(&xt).matmul(&abs(&dye)));
+        found.sums(&format!("dw of expert {e}"), &dw[own.clone()], &want, &bound, count);
+        found.sums(&format!("dw of expert {e}, added"), &dw_twice[own], &double(&want), &double(&bound), count);
+    }
+    if y_twice[host.offsets[experts] * n..].iter().any(|v| !v.is_nan()) {
+        found.wrong("y: a tile without expert was written");
+    }
+    Ok(found)
+}

@@ -1,0 +1,54 @@
+//! Every kernel, in every family that an adapter can run, against f64.
+//!
+//! Shapes include 1, primes, sizes that no tile divides, experts without rows. Tolerances come from the computation and are those of
+//! the crate's own tests.
+
+mod attention;
+mod experts;
+mod grouped;
+mod large;
+mod linalg;
+mod optimizer;
+mod products;
+mod reductions;
+mod routed;
+mod routing;
+mod rows;
+mod spectral;
+pub(super) mod training;
+
+use super::context::Case;
+use crate::gpu::Tier;
+
+/// The cases of a tier, groups one after the other, within a group the smallest first.
+pub(super) fn cases(tier: Tier) -> Vec<Case> {
+    let mut all = Vec::new();
+    for f16 in [false, true] {
+        all.extend(rows::cases(tier, f16));
+        all.extend(attention::cases(tier, f16));
+        all.extend(experts::cases(tier, f16));
+    }
+    all.extend(products::cases(tier));
+    all.extend(grouped::cases());
+    all.extend(routing::cases());
+    all.extend(reductions::cases());
+    all.extend(optimizer::cases());
+    all.extend(spectral::cases());
+    all.extend(linalg::cases());
+    all.extend(training::cases(tier));
+    all.extend(large::cases());
+    let group = |case: &Case| (case.group().to_owned(), case.variant.clone());
+    let mut groups: Vec<_> = Vec::new();
+    for case in &all {
+        if !groups.contains(&group(case)) {
+            groups.push(group(case));
+        }
+    }
+    all.sort_by_key(|case| groups.iter().position(|other| *other == group(case)));
+    all
+}
+
+/// Sizes as a name has them.
+fn sizes(shape: &[usize]) -> String {
+    shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x")
+}

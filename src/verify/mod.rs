@@ -1,0 +1,110 @@
+//! `sdmoe verify`: whether this machine's drivers compute the right thing.
+//!
+//! [`run`] opens each family of kernels that an adapter can run and compares what it gives with f64 on the CPU: every op forward and
+//! backward, products in every form and shape, routing, reductions, the optimizer, the spectral split, factorisations, whole training
+//! steps. Before that come probes of the driver itself (`probes`): small shaders that each show one class of bug. [`shader`] is the
+//! harness below the probes, for anybody's compute shader.
+//!
+//! Tolerances come from the computation; the report tells the worst error of each case as a share of it.
+//! Everything runs twice with the pool's memory poisoned in between, and must give the same bits. Nothing here is needed to train; it
+//! reads the clock, starts a thread for each case, so that one that hangs is told, and blocks.
+
+mod cases;
+mod context;
+mod dump;
+mod header;
+mod known;
+mod probes;
+mod render;
+mod report;
+mod runner;
+pub mod shader;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use dump::{Replayed, replay, write_shader};
+pub use header::{Header, Host};
+pub use render::{junit, line, markdown};
+pub use report::{AdapterResult, CaseReport, Outcome, Report, Verdict};
+pub use runner::{names, run};
+
+use crate::gpu::GpuOptions;
+
+/// How much is verified.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// Every kernel once or twice.
+    Quick,
+    /// Awkward shapes of every kernel.
+    #[default]
+    Usual,
+    /// Also what is large: more than 65,535 workgroups, tensors beyond a binding, every tile of a product in every form.
+    Full,
+}
+
+impl Level {
+    /// The name, as reports have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Quick => "quick",
+            Level::Usual => "usual",
+            Level::Full => "full",
+        }
+    }
+}
+
+/// Options of [`run`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Options {
+    /// The adapter, and the tier where only one is wanted; the rest as for training.
+    pub gpu: GpuOptions,
+    /// Every adapter of the machine instead.
+    pub all: bool,
+    /// Only cases whose name contains this.
+    pub filter: Option<String>,
+    /// How much.
+    pub level: Level,
+    /// Chooses the random numbers.
+    pub seed: u64,
+    /// How long a case may take before it counts as hung.
+    pub timeout: Duration,
+    /// A folder for what is needed to run a failed case again, one folder for each.
+    pub dump: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            gpu: GpuOptions::default(),
+            all: false,
+            filter: None,
+            level: Level::default(),
+            seed: 1,
+            timeout: Duration::from_secs(120),
+            dump: None,
+        }
+    }
+}
+
+/// An event while [`run`] works.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// An adapter begins.
+    Adapter(&'a Header),
+    /// A case has ended.
+    Case(&'a CaseReport),
+    /// All cases of a group have ended on one variant; they follow each other.
+    Group(&'a [CaseReport]),
+    /// A device had to be opened anew after this case.
+    Reopened(&'a str),
+}
+
+/// The training run of the cases `training/*`, for the test that computes its losses in f64: settings, text, losses.
+#[doc(hidden)]
+pub fn training_reference() -> (crate::train::config::RunConfig, Vec<u8>, &'static [f64]) {
+    cases::training::reference()
+}

@@ -1,0 +1,410 @@
+//! Runs the cases: each in a thread of its own, so that one that hangs or panics is a finding, on a fresh device after a failure of it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use pollster::block_on;
+
+use super::cases;
+use super::context::{Case, Context, Findings};
+use super::dump;
+use super::header::{Header, Host, header};
+use super::known::known;
+use super::report::{AdapterResult, CaseReport, Outcome, Report};
+use super::shader::Evidence;
+use super::{Event, Options, probes};
+use crate::error::{Error, Result};
+use crate::gpu::{AdapterChoice, AdapterReport, Captured, Gpu, GpuOptions, Tier, adapters};
+
+/// The variant of cases that look at the driver and not at a family of kernels.
+const DRIVER: &str = "driver";
+
+/// Verifies, and tells `on` what happens; blocks until the end.
+///
+/// # Errors
+/// [`Error::NoAdapter`], [`Error::UnknownAdapter`]; [`Error::Device`] when the adapter can run no kernel, or not the tier that was
+/// asked for; [`Error::Config`] for a filter that leaves no case; [`Error::Io`] when a failure's folder cannot be written. What fails
+/// on a device is no error but a finding.
+pub fn run(options: &Options, on: &mut dyn FnMut(Event<'_>)) -> Result<Report> {
+    let found = block_on(adapters())?;
+    let chosen: Vec<&AdapterReport> =
+        if options.all { found.iter().collect() } else { vec![&found[options.gpu.adapter.among(&found)?]] };
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let mut report =
+        Report { host: Host::new(), level: options.level, seed: options.seed, unix_time: since, adapters: Vec::new() };
+    for adapter in chosen {
+        report.adapters.push(verify(adapter, plan(adapter, options)?, options, on)?);
+    }
+    Ok(report)
+}
+
+/// The names of the cases that [`run`] would run, each once, in order.
+///
+/// # Errors
+/// As [`run`] before it opens a device.
+pub fn names(options: &Options) -> Result<Vec<String>> {
+    let found = block_on(adapters())?;
+    let adapter = &found[options.gpu.adapter.among(&found)?];
+    let mut names: Vec<String> = Vec::new();
+    for (_, cases) in plan(adapter, options)? {
+        for case in cases {
+            if !names.contains(&case.name) {
+                names.push(case.name);
+            }
+        }
+    }
+    Ok(names)
+}
+
+/// The cases of each variant: probes of the driver on the adapter's own tier, then the kernels of every tier that it can run.
+fn plan(adapter: &AdapterReport, options: &Options) -> Result<Vec<(Tier, Vec<Case>)>> {
+    let tiers: Vec<Tier> = match options.gpu.tier {
+        Some(tier) => vec![tier],
+        None => Tier::ALL.into_iter().filter(|tier| adapter.runs(*tier)).collect(),
+    };
+    let first = options.gpu.tier.unwrap_or(adapter.tier);
+    let mut plan = vec![(first, probes::cases(adapter))];
+    plan.extend(tiers.into_iter().map(|tier| (tier, cases::cases(tier))));
+    let wanted = |case: &Case| {
+        case.level <= options.level && options.filter.as_ref().is_none_or(|part| case.name.contains(part.as_str()))
+    };
+    plan.iter_mut().for_each(|(_, cases)| cases.retain(wanted));
+    plan.retain(|(_, cases)| !cases.is_empty());
+    if plan.is_empty() {
+        let part = options.filter.as_deref().unwrap_or_default();
+        return Err(Error::config("--filter", format!("no case of this level contains `{part}`; --list names them")));
+    }
+    Ok(plan)
+}
+
+/// The device of the cases, opened when it is needed and again after a failure of it.
+struct Device {
+    options: GpuOptions,
+    open: Option<Gpu>,
+}
+
+impl Device {
+    fn get(&mut self) -> Result<Gpu> {
+        match &self.open {
+            Some(gpu) => Ok(gpu.clone()),
+            None => {
+                let gpu = block_on(Gpu::open(&self.options))?;
+                Ok(self.open.insert(gpu).clone())
+            }
+        }
+    }
+}
+
+/// How a case's thread ended.
+enum Ended {
+    Found(Findings),
+    Error(Error),
+    Panicked(String),
+    Hung,
+}
+
+/// Runs `case` in a thread of its own, for at most the options' time.
+fn attempt(case: Case, gpu: Gpu, options: &Options) -> Ended {
+    let (sender, receiver) = channel();
+    let context = Context { gpu, seed: options.seed };
+    let work = move || {
+        let result =
+            catch_unwind(AssertUnwindSafe(|| (case.work)(&context).and_then(|f| context.gpu.check().map(|()| f))));
+        // Nobody listens any more where it took too long.
+        let _ = sender.send(match result {
+            Ok(Ok(found)) => Ended::Found(found),
+            Ok(Err(error)) => Ended::Error(error),
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message");
+                Ended::Panicked(text.trim().replace('\n', " "))
+            }
+        });
+        drop(context);
+    };
+    match std::thread::Builder::new().name("sdmoe verify".into()).spawn(work) {
+        Err(e) => Ended::Error(Error::Device(format!("a thread cannot be started: {e}"))),
+        Ok(thread) => match receiver.recv_timeout(options.timeout) {
+            Ok(ended) => {
+                // So that the device is dropped here, not meanwhile.
+                let _ = thread.join();
+                ended
+            }
+            Err(RecvTimeoutError::Timeout) => Ended::Hung,
+            Err(RecvTimeoutError::Disconnected) => Ended::Panicked("its thread ended".into()),
+        },
+    }
+}
+
+/// Verifies one adapter with the cases of `plan`.
+fn verify(
+    adapter: &AdapterReport,
+    plan: Vec<(Tier, Vec<Case>)>,
+    options: &Options,
+    on: &mut dyn FnMut(Event<'_>),
+) -> Result<AdapterResult> {
+    let started = Instant::now();
+    let header = block_on(header(adapter))?;
+    on(Event::Adapter(&header));
+    let mut cases: Vec<CaseReport> = Vec::new();
+    for (tier, planned) in plan {
+        let wanted =
+            GpuOptions { adapter: AdapterChoice::Index(adapter.index), tier: Some(tier), ..options.gpu.clone() };
+        let matrix_units = wanted.matrix_units && tier == Tier::Gpu && adapter.matrix_units;
+        let mut device = Device { options: GpuOptions { matrix_units, ..wanted }, open: None };
+        // A tier that nobody can open is the caller's mistake, where it is the one that was asked for.
+        if let Err(error) = device.get()
+            && options.gpu.tier.is_some()
+        {
+            return Err(error);
+        }
+        let mut group = String::new();
+        let mut first = cases.len();
+        let mut hung: Option<String> = None;
+        let mut dumped = false;
+        for case in planned {
+            if case.group() != group {
+                if cases.len() > first {
+                    on(Event::Group(&cases[first..]));
+                }
+                (group, first, hung, dumped) = (case.group().to_owned(), cases.len(), None, false);
+            }
+            let (mut one, evidence) = one(case, tier, &header, &mut device, hung.as_deref(), options, on);
+            // A group's smallest shape comes first, so that what fails first is the smallest that does.
+            if let (Outcome::Failed { .. }, Some(folder), false) = (&one.outcome, &options.dump, dumped) {
+                let path = dump::write(folder, &header, &one, tier, options, evidence.as_deref())?;
+                one.notes.push(format!("run it again alone: sdmoe verify --replay {}", path.display()));
+                dumped = true;
+            }
+            if matches!(&one.outcome, Outcome::Failed { message } if message.starts_with(HUNG)) {
+                hung = Some(one.name.clone());
+            }
+            on(Event::Case(&one));
+            cases.push(one);
+        }
+        on(Event::Group(&cases[first..]));
+    }
+    Ok(AdapterResult { header, cases, seconds: started.elapsed().as_secs_f64() })
+}
+
+/// Begins the message of a case that took too long.
+const HUNG: &str = "no end after ";
+
+/// Runs one case, unless something is in its way.
+fn one(
+    case: Case,
+    tier: Tier,
+    header: &Header,
+    device: &mut Device,
+    hung: Option<&str>,
+    options: &Options,
+    on: &mut dyn FnMut(Event<'_>),
+) -> (CaseReport, Option<Box<Evidence>>) {
+    let started = Instant::now();
+    let name = case.name.clone();
+    let variant = match &case.variant {
+        Some(variant) => variant.clone(),
+        None => tier.name().to_owned(),
+    };
+    let mut report = CaseReport {
+        name: name.clone(),
+        variant,
+        outcome: Outcome::Passed,
+        worst_error: None,
+        share_of_tolerance: None,
+        seconds: 0.0,
+        notes: Vec::new(),
+    };
+    let not_run =
+        |report: CaseReport, reason: String| (CaseReport { outcome: Outcome::NotRun { reason }, ..report }, None);
+    if let Some(before) = hung {
+        return not_run(report, format!("{before}, of the same group, did not end"));
+    }
+    let gpu = match device.get() {
+        Ok(gpu) => gpu,
+        Err(error) => return not_run(report, format!("no device: {error}")),
+    };
+    if let Some(lacks) = case.lacks(&gpu) {
+        return not_run(report, lacks);
+    }
+    let mut evidence = None;
+    let mut reopen = true;
+    let message = match attempt(case, gpu, options) {
+        Ended::Found(found) => {
+            reopen = false;
+            if let Some(worst) = &found.worst {
+                report.worst_error = Some(worst.error).filter(|e| e.is_finite());
+                report.share_of_tolerance = Some(worst.error / worst.allowed).filter(|s| s.is_finite());
+            }
+            report.notes = found.notes;
+            evidence = found.evidence;
+            found.wrong
+        }
+        Ended::Error(error) => Some(error.to_string()),
+        Ended::Panicked(text) => Some(format!("panicked: {text}")),
+        Ended::Hung => Some(format!("{HUNG}{} s", options.timeout.as_secs())),
+    };
+    report.seconds = started.elapsed().as_secs_f64();
+    if reopen {
+        device.open = None;
+        on(Event::Reopened(&name));
+    }
+    let entry = known(header, &report.name, &report.variant);
+    report.outcome = match (message, entry) {
+        (None, Some(_)) => {
+            report.notes.push("stands in the table of known failures, and passes here".into());
+            Outcome::Passed
+        }
+        (None, None) => Outcome::Passed,
+        (Some(message), Some(entry)) => Outcome::KnownFailure { message, reason: entry.reason() },
+        (Some(message), None) => Outcome::Failed { message },
+    };
+    (report, evidence)
+}
+
+/// Runs the case of this name alone, on one tier; none where there is no such case.
+pub(super) fn again(name: &str, variant: &str, tier: Tier, options: &Options) -> Result<Option<CaseReport>> {
+    let found = block_on(adapters())?;
+    let adapter = &found[options.gpu.adapter.among(&found)?];
+    let header = block_on(header(adapter))?;
+    let mut all = if variant == DRIVER { probes::cases(adapter) } else { cases::cases(tier) };
+    let same = |case: &Case| case.name == name && case.variant.as_deref().unwrap_or(tier.name()) == variant;
+    let Some(position) = all.iter().position(same) else { return Ok(None) };
+    let wanted = GpuOptions { tier: Some(tier), ..options.gpu.clone() };
+    let mut device = Device { options: wanted, open: None };
+    Ok(Some(one(all.swap_remove(position), tier, &header, &mut device, None, options, &mut |_| {}).0))
+}
+
+/// The launches of a case, which runs once more for that on a fresh device; none where it has none or does not end.
+pub(super) fn launches(name: &str, variant: &str, tier: Tier, options: &Options) -> Result<(Gpu, Vec<Captured>)> {
+    let device = GpuOptions { tier: Some(tier), ..options.gpu.clone() };
+    let gpu = block_on(Gpu::open(&device))?;
+    let mut all = cases::cases(tier);
+    let same = |case: &Case| case.name == name && case.variant.as_deref().unwrap_or(tier.name()) == variant;
+    let Some(position) = all.iter().position(same) else { return Ok((gpu, Vec::new())) };
+    gpu.start_capture();
+    let ended = attempt(all.swap_remove(position), gpu.clone(), options);
+    let launches = if matches!(ended, Ended::Found(_)) { gpu.finish_capture() } else { Vec::new() };
+    Ok((gpu, launches))
+}
+
+/// The variant's name of probes.
+pub(super) fn of_driver(case: Case) -> Case {
+    case.variant(DRIVER)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::tensor::Tensor;
+    use crate::verify::Level;
+
+    type Work = fn(&Context) -> Result<Findings>;
+
+    /// Runs cases of these names; the outcomes, and after which cases a device was opened anew.
+    fn outcomes(cases: &[(&str, Work)]) -> (Vec<CaseReport>, Vec<String>) {
+        let found = block_on(adapters()).unwrap();
+        let adapter = &found[AdapterChoice::Auto.among(&found).unwrap()];
+        let cases = cases.iter().map(|(name, work)| Case::new(Level::Quick, *name, *work)).collect();
+        let options = Options { timeout: Duration::from_secs(5), ..Options::default() };
+        let mut reopened = Vec::new();
+        let mut on = |event: Event<'_>| {
+            if let Event::Reopened(name) = event {
+                reopened.push(name.to_owned());
+            }
+        };
+        let result = verify(adapter, vec![(adapter.tier, cases)], &options, &mut on).unwrap();
+        (result.cases, reopened)
+    }
+
+    fn passes(context: &Context) -> Result<Findings> {
+        let x = Tensor::from_f32(&context.gpu, [2], &[1.0, 2.0])?;
+        assert_eq!(block_on(x.to_f32())?, [1.0, 2.0]);
+        Ok(Findings::default())
+    }
+
+    fn message(case: &CaseReport) -> &str {
+        match &case.outcome {
+            Outcome::Failed { message } => message,
+            other => other.name(),
+        }
+    }
+
+    #[test]
+    fn a_lost_device_is_a_finding_and_the_rest_goes_on_on_a_fresh_one() {
+        let lose = |context: &Context| {
+            context.gpu.device().destroy();
+            passes(context)
+        };
+        let (cases, reopened) = outcomes(&[("a/first", passes), ("a/lost", lose), ("b/last", passes)]);
+        assert_eq!(cases[0].outcome, Outcome::Passed);
+        assert!(message(&cases[1]).contains("lost"), "{cases:?}");
+        assert_eq!(cases[2].outcome, Outcome::Passed);
+        assert_eq!(reopened, ["a/lost"]);
+    }
+
+    #[test]
+    fn a_case_that_panics_is_a_finding() {
+        let (cases, reopened) = outcomes(&[("a/panics", |_| panic!("of the driver")), ("a/next", passes)]);
+        assert_eq!(message(&cases[0]), "panicked: of the driver");
+        assert_eq!(cases[1].outcome, Outcome::Passed);
+        assert_eq!(reopened, ["a/panics"]);
+    }
+
+    #[test]
+    fn a_case_that_hangs_is_a_finding_and_its_group_is_left() {
+        let hang = |_: &Context| {
+            std::thread::sleep(Duration::from_secs(60));
+            Ok(Findings::default())
+        };
+        let (cases, _) = outcomes(&[("a/hangs", hang), ("a/next", passes), ("b/other", passes)]);
+        assert_eq!(message(&cases[0]), "no end after 5 s");
+        assert_eq!(message(&cases[1]), "not run");
+        assert_eq!(cases[2].outcome, Outcome::Passed);
+    }
+
+    #[test]
+    fn what_differs_is_told_with_its_share_of_the_tolerance() {
+        let wrong = |_: &Context| {
+            let mut found = Findings::default();
+            found.at_most("the difference", 2.0, 8.0);
+            found.at_most("another difference", 3.0, 2.0);
+            Ok(found)
+        };
+        let repeats = |context: &Context| {
+            let (mut found, mut run) = (Findings::default(), 0.0);
+            context.twice("x", &mut found, || {
+                run += 1.0;
+                Ok(vec![vec![1.0, run]])
+            })?;
+            Ok(found)
+        };
+        let (cases, reopened) = outcomes(&[("a/wrong", wrong), ("b/differs", repeats)]);
+        assert_eq!(message(&cases[0]), "another difference: 3.000e0, allowed 2.000e0");
+        assert_eq!((cases[0].worst_error, cases[0].share_of_tolerance), (Some(3.0), Some(1.5)));
+        assert!(message(&cases[1]).contains("element 1 of part 0 is 1 in one run and 2 in the next"), "{cases:?}");
+        assert!(reopened.is_empty(), "a wrong result is no reason for another device");
+    }
+
+    #[test]
+    fn every_case_has_a_name_of_its_own_and_groups_are_not_torn() {
+        for tier in Tier::ALL {
+            let all = cases::cases(tier);
+            let mut names: Vec<(String, Option<String>)> =
+                all.iter().map(|c| (c.name.clone(), c.variant.clone())).collect();
+            names.sort();
+            names.dedup();
+            assert_eq!(names.len(), all.len());
+            let mut groups: Vec<(&str, Option<&String>)> =
+                all.iter().map(|c| (c.group(), c.variant.as_ref())).collect();
+            groups.dedup();
+            let runs = groups.len();
+            groups.sort_unstable();
+            groups.dedup();
+            assert_eq!(runs, groups.len(), "{groups:?}");
+        }
+    }
+}

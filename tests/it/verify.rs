@@ -1,0 +1,185 @@
+//! `sdmoe verify`: what it writes, and that wrong shaders, wrong files and wrong flags are told.
+
+use std::process::Output;
+
+use crate::common::place::Place;
+use serde_json::Value;
+
+/// `y[i] = FACTOR x[i] + i`, of whole workgroups, and with the bounds test that they need.
+const RIGHT: &str = "
+override FACTOR: f32 = 2.0;
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+@compute @workgroup_size(64)
+fn axpy(@builtin(global_invocation_id) id: vec3u) {
+    if (id.x < arrayLength(&y)) {
+        y[id.x] = FACTOR * x[id.x] + f32(id.x);
+    }
+}
+";
+
+const COUNT: usize = 100;
+
+fn floats(f: impl Fn(usize) -> f32) -> Vec<u8> {
+    (0..COUNT).flat_map(|i| f(i).to_le_bytes()).collect()
+}
+
+/// A folder with the shader, its input, and what it should give.
+fn place(wgsl: &str) -> Place {
+    let place = Place::new();
+    place.write("shader.wgsl", wgsl);
+    place.write("x.bin", floats(|i| i as f32 * 0.5));
+    place.write("y.bin", floats(|i| 4.0 * (i as f32 * 0.5) + i as f32));
+    place
+}
+
+const RUN: &str =
+    "verify --wgsl shader.wgsl --entry axpy --in x=x.bin --size y=400 --groups 2 --constant FACTOR=4 --expect y=y.bin";
+
+/// Standard output of a command that ends with `code`.
+fn output(place: &Place, args: &str, code: i32) -> String {
+    let Output { status, stdout, stderr } = place.command(args).output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    assert_eq!(status.code(), Some(code), "{args}: {out}{err}");
+    out.into_owned()
+}
+
+#[test]
+fn a_shader_that_does_what_is_expected_passes() {
+    let place = place(RIGHT);
+    let text = output(&place, &format!("{RUN} --out y=found.bin"), 0);
+    assert!(text.contains("passed       as expected"), "{text}");
+    assert_eq!(std::fs::read(place.path("found.bin")).unwrap(), std::fs::read(place.path("y.bin")).unwrap());
+    // The one entry point need not be named, and a tolerance may be given.
+    let text = output(&place, &format!("{} --tolerance 1e-6", RUN.replace("--entry axpy ", "")), 0);
+    assert!(text.contains("0.000 of the tolerance"), "{text}");
+}
+
+#[test]
+fn a_shader_that_is_off_by_one_fails_with_the_element_and_can_be_run_again() {
+    let wrong = RIGHT.replace("+ f32(id.x)", "+ f32(id.x + u32(id.x == 70u))");
+    let place = place(&wrong);
+    let text = output(&place, &format!("{RUN} --dump again"), 1);
+    assert!(text.contains("FAILED       `y`: element 70 is 211.0, expected 210.0; 1 of 100 differ"), "{text}");
+    for file in ["job.json", "shader.wgsl", "shader.metal", "shader.hlsl", "in/x.bin", "expected/y.bin", "found/y.bin"]
+    {
+        assert!(place.path("again").join(file).exists(), "{file}");
+    }
+    assert!(place.read("again/shader.metal").contains("kernel void axpy"));
+    assert_eq!(std::fs::read(place.path("again/shader.spv")).unwrap()[..4], 0x0723_0203u32.to_le_bytes());
+    let text = output(&place, "verify --replay again", 1);
+    assert!(text.contains("element 70 is 211.0, expected 210.0"), "{text}");
+    place.write("again/shader.wgsl", RIGHT);
+    assert!(output(&place, "verify --replay again", 0).contains("passes"));
+}
+
+#[test]
+fn elements_that_are_not_written_and_results_that_differ_are_told() {
+    let place = place(&RIGHT.replace("if (id.x < arrayLength(&y))", "if (id.x < arrayLength(&y) - 3u)"));
+    let run = RUN.replace(" --expect y=y.bin", "");
+    let text = output(&place, &run, 1);
+    assert!(text.contains("`y`: element 97 was never written; 3 of 100 were not"), "{text}");
+    // With content of its own nothing needs to be written.
+    let zero = run.replace("--size y=400", "--zero y=400");
+    output(&place, &zero, 0);
+    // What is read before it is written is poison, and not the same in the next run.
+    place.write(
+        "shader.wgsl",
+        RIGHT.replace(
+            "y[id.x] = ",
+            "y[id.x] = 0.0 * f32(bitcast<u32>(y[id.x]) & 0xffu) + f32(bitcast<u32>(y[id.x]) & 0xffu) + ",
+        ),
+    );
+    let text = output(&place, &run, 1);
+    assert!(text.contains("in run 1 and") && text.contains("in run 2"), "{text}");
+}
+
+#[test]
+fn a_mistake_in_a_shaders_flags_is_one_line() {
+    let place = place(RIGHT);
+    for (from, to, expected) in [
+        ("--entry axpy", "--entry other", "no compute entry point `other`; there are axpy"),
+        ("--size y=400 ", "", "the size of `y` is not known"),
+        ("--size y=400", "--size y=402", "whole words of 4 bytes, got 402"),
+        ("--size y=400", "--size y=many", "--size: `y`: expected a number, got many"),
+        ("--size y=400", "--size y=200", "`y` has 200 bytes, 400 are expected of it"),
+        ("--in x=x.bin ", "", "the size of `x` is not known"),
+        ("--in x=x.bin", "--in x=none.bin", "reading none.bin"),
+        ("--in x=x.bin", "--in x", "expected NAME=VALUE, got x"),
+        ("--constant FACTOR=4", "--constant OTHER=4", "no override constant `OTHER`; there are FACTOR"),
+        ("--size y=400", "--size z=400 --size y=400", "`axpy` binds no `z`; it binds x, y"),
+        ("--expect y=y.bin", "--expect x=x.bin", "`x` is not written, so nothing can be expected of it"),
+        ("--expect y=y.bin", "--out x=z.bin", "`axpy` writes no `x`"),
+        ("--wgsl shader.wgsl", "--wgsl missing.wgsl", "reading missing.wgsl"),
+        ("--groups 2", "--groups 70000", "refused by the device"),
+    ] {
+        let args = RUN.replace(from, to);
+        let got = place.command(&args).output().unwrap();
+        let message = String::from_utf8_lossy(&got.stderr);
+        assert_eq!(got.status.code(), Some(2), "{args}: {message}");
+        assert!(message.starts_with("error: ") && message.contains(expected), "{args}: {message}");
+        assert_eq!(message.trim_end().lines().count(), 1, "{args}: {message}");
+    }
+    place.write("shader.wgsl", RIGHT.replace("f32(id.x)", "g32(id.x)"));
+    place.fails(RUN, "line 8, column 38: no definition in scope for identifier");
+    place.fails("verify --entry axpy", "--wgsl");
+    place.fails("verify --replay nowhere", "expected a folder that --dump made");
+}
+
+#[test]
+fn probes_of_the_driver_give_a_report_in_three_forms() {
+    let place = Place::new();
+    let text = output(&place, "verify --quick --filter probe/ --json r.json --markdown r.md --junit r.xml", 0);
+    assert!(text.contains("\nas expected: ") && text.contains("probe/workgroup"), "{text}");
+    let report: Value = serde_json::from_str(&place.read("r.json")).unwrap();
+    let adapter = &report["adapters"][0];
+    assert!(report["host"]["wgpu"].as_str().unwrap().starts_with("30."), "{report}");
+    for name in ["name", "backend", "driver", "vendor", "subgroup_size", "limits", "features", "tier"] {
+        assert!(!adapter["header"][name].is_null(), "{name} in {adapter}");
+    }
+    let cases = adapter["cases"].as_array().unwrap();
+    assert!(cases.len() > 20, "{adapter}");
+    assert!(cases.iter().all(|c| ["passed", "known_failure"].contains(&c["outcome"].as_str().unwrap())), "{adapter}");
+    let markdown = place.read("r.md");
+    assert!(
+        markdown.contains("| probe/workgroup | driver |") && markdown.contains("| versions | sdmoe "),
+        "{markdown}"
+    );
+    let xml = place.read("r.xml");
+    let document = roxmltree::Document::parse(&xml).unwrap();
+    let count = document.descendants().filter(|n| n.has_tag_name("testcase")).count();
+    assert_eq!(count, cases.len());
+}
+
+#[test]
+fn kernels_of_every_tier_are_compared_with_f64() {
+    use sdmoe::verify::{Event, Level, Options, Verdict, run};
+    let mut options = Options::default();
+    options.level = Level::Quick;
+    options.gpu.tier = Some(crate::common::gpu().tier());
+    let mut groups = Vec::new();
+    for filter in ["op/add", "gemm/factors", "grouped/", "routing/", "linalg/small", "optimizer/", "spectral/"] {
+        options.filter = Some(filter.into());
+        let report = run(&options, &mut |event| {
+            if let Event::Group(cases) = event {
+                groups.push(cases[0].group().to_owned());
+            }
+        })
+        .unwrap();
+        assert_eq!(report.verdict(), Verdict::AsExpected, "{filter}: {report:?}");
+        let share = report.adapters[0].cases.iter().filter_map(|c| c.share_of_tolerance).fold(0.0, f64::max);
+        assert!(share < 1.0, "{filter}: {share}");
+    }
+    assert!(groups.contains(&"grouped/products".to_owned()), "{groups:?}");
+}
+
+#[test]
+fn wrong_flags_are_told_before_a_device_is_opened() {
+    let place = Place::new();
+    place.fails("verify --filter nothing-like-this", "--filter: no case of this level contains `nothing-like-this`");
+    place.fails("verify --quick --full", "cannot be used with");
+    place.fails("verify --json missing/r.json", "--json: expected a file in a folder that exists");
+    place.fails("verify --adapter nosuchadapter", "adapter `nosuchadapter` not found");
+    let names = place.runs("verify --list --quick --filter op/");
+    assert!(names.lines().any(|name| name == "op/rms_norm/7x33"), "{names}");
+}
