@@ -1,4 +1,4 @@
-//! What an op's backward has in hand, and where its gradients go.
+//! The values that an op's backward has, and where its gradients go.
 
 use super::reads::Reads;
 use super::value::{Target, Value, Var};

@@ -8,11 +8,11 @@ use super::reads::Reads;
 use crate::error::Result;
 use crate::tensor::Tensor;
 
-/// What an op's forward gives.
+/// The results of an op's forward.
 pub struct Forward {
     /// The result.
     pub output: Tensor,
-    /// What backward needs besides inputs and output.
+    /// The tensors that backward needs besides inputs and output.
     pub saved: Vec<Tensor>,
 }
 
@@ -43,7 +43,7 @@ pub trait Op {
     /// [`crate::Error::Device`].
     fn backward(&self, pass: &mut Backward<'_>) -> Result<()>;
 
-    /// What backward reads of inputs and output. What it does not is freed as soon as the forward is done with it.
+    /// The inputs and outputs that backward reads. What it does not read is freed as soon as the forward is done with it.
     fn reads(&self) -> Reads {
         Reads::ALL
     }

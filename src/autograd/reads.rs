@@ -1,4 +1,4 @@
-//! What an op's backward reads of the values that its forward saw.
+//! The values that an op's backward reads of those that its forward saw.
 
 /// The inputs, and whether the output, that an op's backward reads; shapes can always be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -95,7 +95,7 @@ impl Tape {
     /// Runs an op forward and records it.
     ///
     /// # Errors
-    /// What [`Op::forward`] returns; [`Error::Shape`] when an input was released and is freed.
+    /// Those that [`Op::forward`] returns; [`Error::Shape`] when an input was released and is freed.
     pub fn apply(&mut self, op: impl Op + 'static, inputs: &[Var]) -> Result<Var> {
         self.record(Box::new(op), inputs, false)
     }

@@ -6,7 +6,7 @@ use crate::tensor::{DType, Shape, Tensor};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Var(pub(super) usize);
 
-/// What a tape keeps of a value.
+/// The part of a value that a tape keeps.
 pub(super) struct Value {
     /// None once it is freed.
     pub(super) tensor: Option<Tensor>,

@@ -8,7 +8,7 @@ use super::recorder::{SLOT, grid};
 use super::reflect::BindingKind;
 use crate::error::{Error, Result};
 
-/// What is asked of a device.
+/// A question about a device.
 type Condition = fn(&Gpu) -> bool;
 
 /// A dispatch being put together. The WGSL variable of the parameters is named `params`.

@@ -1,4 +1,4 @@
-//! What an entry point binds, read from its WGSL by naga, so that Rust binds buffers by name.
+//! The bindings of an entry point, read from its WGSL by naga, so that Rust binds buffers by name.
 
 use naga::{AddressSpace, Scalar, ScalarKind, StorageAccess, TypeInner};
 
@@ -79,7 +79,7 @@ impl Source {
         Ok(Self { module, info })
     }
 
-    /// What the entry point of a kernel with these sources binds.
+    /// Returns the bindings of the kernel's entry point.
     pub(super) fn reflect(&self, kernel: &Kernel) -> Result<Reflection> {
         let fail = |message| error(kernel, message);
         let position = self.module.entry_points.iter().position(|e| e.name == kernel.entry);

@@ -1,24 +1,24 @@
-//! What the kernels of attention have in common; those of GPUs are launched by `ops::attention`.
+//! The parameters of all kernels of attention; those of GPUs are launched by `ops::attention`.
 
 crate::params! {
-    /// What all attention kernels are given; lib/attention_params.wgsl has what follows from it.
+    /// The parameters of all attention kernels; lib/attention_params.wgsl has what follows from it.
     pub(crate) struct AttentionParams {
         sequences: u32,
         seq: u32,
         heads: u32,
         kv_heads: u32,
-        /// Of a head of q and k, in packs.
+        /// Packs of a head of q and k.
         width: u32,
-        /// Of a head of v and y, likewise.
+        /// Packs of a head of v and y.
         value_width: u32,
         /// For dk and dv: of the query heads that share a key's head, those to sum over.
         share_first: u32,
         share_last: u32,
-        /// Of the scores, in powers of 2: log2(e) / sqrt(head_dim).
+        /// The factor on scores, in powers of 2: log2(e) / sqrt(head_dim).
         scale: f32,
         /// 1 / sqrt(head_dim).
         scale_out: f32,
-        /// Of the gradients that were there.
+        /// The factor on gradients that were there.
         beta: f32,
     }
 }

@@ -15,7 +15,7 @@ pub static COLUMN_SUM: PackKernels = forms!("column_sum", "column_sum.wgsl", Col
 crate::params! {
     struct ColumnSumParams {
         rows: u32,
-        /// Of a row, in packs.
+        /// Packs of a row.
         width: u32,
         /// Rows that one thread sums.
         block: u32,

@@ -1,4 +1,4 @@
-//! What the kernels of decoupled matrices work on: bases, products with them, the common part as factors, and AdamW's numbers.
+//! The operands of the kernels of decoupled matrices: bases, products with them, the common part as factors, and AdamW's numbers.
 
 use crate::error::{Error, Result};
 use crate::kernels::stack_parts::StackPart;

@@ -21,9 +21,9 @@ pub static SCALE_BY: PackKernels = forms!("scale_by", "scale_sum.wgsl", ScaleSum
 crate::params! {
     struct CrossEntropyParams {
         rows: u32,
-        /// Of a row, in packs.
+        /// Packs of a row.
         width: u32,
-        /// Of the gradient.
+        /// The factor on the gradient.
         scale: f32,
     }
 }

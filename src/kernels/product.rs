@@ -1,4 +1,4 @@
-//! What a matrix product is before a kernel is chosen for it: its operands, the parts that a launch can take, what decides the
+//! A matrix product before a kernel is chosen for it: its operands, the parts that a launch can take, what decides the
 //! variant, and what the kernels of a product are given.
 
 use super::window::{Window, alignment, window};
@@ -266,7 +266,7 @@ impl<'a> Product<'a> {
     }
 }
 
-/// What decides the variant.
+/// The properties of a product that decide its variant.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::low_level::kernels) struct Form {
     /// Rows of C.
@@ -275,9 +275,9 @@ pub(in crate::low_level::kernels) struct Form {
     pub n: usize,
     /// Inner dimension, or a multiple of 4 that divides it where only the device knows it.
     pub k: usize,
-    /// Of A.
+    /// Whether A is transposed.
     pub ta: Trans,
-    /// Of B.
+    /// Whether B is transposed.
     pub tb: Trans,
     /// The largest of 8, 4 and 1 elements at a multiple of which every row of each matrix begins.
     pub alignment_a: usize,
@@ -322,7 +322,7 @@ pub(in crate::low_level::kernels) enum Entry {
     WeightGradient,
 }
 
-/// What stores C as vec4, and what stores rows of any length.
+/// The kernel that stores C as vec4, and the one that stores rows of any length.
 #[derive(Debug)]
 pub(in crate::low_level::kernels) struct Stores {
     pub vec4: Kernel,

@@ -60,7 +60,7 @@ crate::params! {
         experts: u32,
         top_k: u32,
         biased: u32,
-        /// Of the K choices, those of this launch; the ones before are made.
+        /// The range of the K choices that this launch makes; those before it are made.
         first_choice: u32,
         last_choice: u32,
     }
@@ -68,14 +68,14 @@ crate::params! {
 
 crate::params! {
     struct PlaceParams {
-        /// Of this launch.
+        /// Pairs of this launch.
         pairs: u32,
         experts: u32,
         block_pairs: u32,
         span_blocks: u32,
-        /// Of this launch.
+        /// The first pair of this launch.
         first_pair: u32,
-        /// Of the rows bound here.
+        /// The first of the rows bound here.
         first_row: u32,
         /// Number of rows bound here.
         rows: u32,

@@ -1,4 +1,4 @@
-//! What the experts of a layer share, added to each of them; and copies that a failed step leaves out.
+//! The matrix that the experts of a layer share, added to each of them; and copies that a failed step leaves out.
 
 use crate::error::{Error, Result};
 use crate::gpu::{Kernel, Launch, Parts, wgsl};
@@ -7,7 +7,7 @@ use crate::kernels::stack_parts::stack_parts;
 use crate::kernels::{Variant, stretch};
 use crate::tensor::Tensor;
 
-/// What a layer's experts share added to each, four columns at a time.
+/// The matrix that a layer's experts share, added to each, four columns at a time.
 pub static ADD_SHARED: Kernel =
     Kernel::new("add_shared", wgsl!["lib/pack_four.wgsl", "add_shared.wgsl"]).params::<SharedParams>();
 

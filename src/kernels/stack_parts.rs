@@ -95,7 +95,7 @@ impl StackPart {
         x.reshape([x.rows(), x.cols()])?.slice(first..first + self.count() * self.rows.len())
     }
 
-    /// Of `x: [layers, experts, m, c]` its rows, `[rows, c]`.
+    /// Returns its rows of `x: [layers, experts, m, c]`, `[rows, c]`.
     pub(crate) fn rows(&self, x: &Tensor) -> Result<Tensor> {
         self.part(self.rows_within(x)?)
     }
@@ -105,18 +105,18 @@ impl StackPart {
         if self.copies { self.rows_within(x)?.copy_from(rows) } else { Ok(()) }
     }
 
-    /// Of `x: [layers, experts, ..]` what belongs to its matrices.
+    /// Returns what belongs to its matrices of `x: [layers, experts, ..]`.
     pub(crate) fn matrices(&self, x: &Tensor) -> Result<Tensor> {
         let number = self.sizes[0] * self.sizes[1];
         self.part(x.reshape([number, x.numel() / number])?.slice(self.first()..self.first() + self.count())?)
     }
 
-    /// Of `x: [layers, ..]` what belongs to its layers.
+    /// Returns what belongs to its layers of `x: [layers, ..]`.
     pub(crate) fn layers(&self, x: &Tensor) -> Result<Tensor> {
         self.part(x.slice(self.layers.clone())?)
     }
 
-    /// Of `x: [layers, m, c]` the rows of its layers.
+    /// Returns the rows of its layers of `x: [layers, m, c]`.
     pub(crate) fn layer_rows(&self, x: &Tensor) -> Result<Tensor> {
         let m = self.sizes[2];
         let first = self.layers.start * m + self.rows.start;

@@ -17,7 +17,7 @@ pub(crate) fn launch<'a>(gpu: &Gpu, kernel: &'static Kernel, count: usize) -> La
     launch_of(gpu, kernel, if geometry(gpu).1 { 128 } else { 1 }, count)
 }
 
-/// The same with `items` elements for each thread.
+/// A launch of `kernel` over `count` elements, with `items` elements for each thread.
 pub(crate) fn launch_of<'a>(gpu: &Gpu, kernel: &'static Kernel, items: u32, count: usize) -> Launch<'a> {
     let (threads, stretches) = geometry(gpu);
     Launch::new(kernel)

@@ -27,7 +27,7 @@ impl AttentionLayer {
     /// `x: [tokens, d_model]`, whole sequences behind each other, to the same shape.
     ///
     /// # Errors
-    /// What the ops return.
+    /// The errors of the ops.
     pub fn forward(&self, tape: &mut Tape, pass: &Pass<'_>, config: &ModelConfig, x: Var) -> Result<Var> {
         let project = |id, tape: &mut Tape| {
             let w = pass.param(tape, id);

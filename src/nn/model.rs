@@ -27,7 +27,7 @@ struct Layer {
     attn: AttentionLayer,
     moe_norm: ParamId,
     moe: MoeLayer,
-    /// What bias balancing has learnt, `[E]`; only there if it is on.
+    /// The biases that balancing has learnt, `[E]`; only there if it is on.
     bias: Option<Tensor>,
 }
 
@@ -42,7 +42,7 @@ pub struct Model {
     head: Option<ParamId>,
 }
 
-/// What a forward pass gives.
+/// The outputs of a forward pass.
 #[non_exhaustive]
 pub struct Output {
     /// `[tokens, vocab]`.
@@ -51,11 +51,11 @@ pub struct Output {
     pub losses: Vec<Var>,
     /// Each layer's routing.
     pub routings: Vec<Routing>,
-    /// What each layer's experts got; on a [`Tape::keeping`] tape their values can be read.
+    /// The tokens of each layer's experts; on a [`Tape::keeping`] tape their values can be read.
     pub experts: Vec<ExpertVars>,
 }
 
-/// What one layer's experts got.
+/// The tokens that one layer's experts got.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct ExpertVars {

@@ -25,7 +25,7 @@ pub struct MoeLayer {
     shared_gate: Option<ParamId>,
 }
 
-/// What the layer gives.
+/// The outputs of the layer.
 pub struct MoeOutput {
     /// `[tokens, d_model]`.
     pub output: Var,
@@ -70,7 +70,7 @@ impl MoeLayer {
     /// `x: [tokens, d_model]`. `bias: [E]` is added to the scores where experts are chosen, and only there.
     ///
     /// # Errors
-    /// What the ops return.
+    /// The errors of the ops.
     pub fn forward(
         &self,
         tape: &mut Tape,

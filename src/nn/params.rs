@@ -182,7 +182,7 @@ impl ParamSet {
         self.groups.iter().find(|g| g.group == group)
     }
 
-    /// What activations are stored in, and whether matrices have an f16 copy.
+    /// The type in which activations are stored, and whether matrices have an f16 copy.
     pub fn precision(&self) -> Precision {
         self.precision
     }
@@ -196,7 +196,7 @@ impl ParamSet {
     /// stays as it is. The f16 copies follow.
     ///
     /// # Errors
-    /// What `values` returns; [`Error::Shape`] when it returns another number of elements; [`Error::Device`].
+    /// Those that `values` returns; [`Error::Shape`] when it returns another number of elements; [`Error::Device`].
     pub fn write(&self, mut values: impl FnMut(&str, &[usize]) -> Result<Option<Vec<f32>>>) -> Result<()> {
         for param in &self.params {
             if let Some(values) = values(&param.name, param.value.dims())? {

@@ -1,4 +1,4 @@
-//! What one forward pass of the model knows beside its input.
+//! The context of one forward pass of the model, beside its input.
 
 use crate::autograd::{Tape, Var};
 use crate::error::Result;

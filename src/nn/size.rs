@@ -1,4 +1,4 @@
-//! What the settings ask of a device, worked out before anything is allocated: the largest buffers, each with the setting
+//! The demands of the settings on a device, worked out before anything is allocated: the largest buffers, each with the setting
 //! that makes it so large.
 //!
 //! Lower bounds: paddings and temporaries are left out. What passes here can still fail on the device.
@@ -40,7 +40,7 @@ impl Need {
         self.factors.iter().fold(u128::from(self.unit), |product, f| product * u128::from(f.value))
     }
 
-    /// The same elements with `bytes` bytes for each `of` of now.
+    /// Returns the same elements with `bytes` bytes for each `of` of now.
     pub(crate) fn times(&self, bytes: u64, of: u64) -> Self {
         Self { unit: self.unit / of * bytes, ..self.clone() }
     }

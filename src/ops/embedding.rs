@@ -23,7 +23,7 @@ pub static EMBEDDING_DTABLE: PackKernels = forms!("embedding_dtable", "embedding
 crate::params! {
     struct EmbeddingParams {
         tokens: u32,
-        /// Of a row, in packs.
+        /// Packs of a row.
         width: u32,
         /// The table's rows that are bound: first..first + rows.
         first: u32,

@@ -13,7 +13,7 @@ crate::params! {
     pub(super) struct RowParams {
         /// Written by this launch.
         rows: u32,
-        /// Of a row, in packs.
+        /// Packs of a row.
         width: u32,
         top_k: u32,
         /// First of the rows or tokens bound here to be read.
@@ -23,7 +23,7 @@ crate::params! {
         first_choice: u32,
         last_choice: u32,
         factor: f32,
-        /// Of the gradient of combine's weights.
+        /// The factor on the gradient of combine's weights.
         dw_factor: f32,
     }
 }

@@ -23,7 +23,7 @@ pub static RMS_NORM_DX: RowKernels = forms!("rms_norm_dx", "rms_norm.wgsl", RmsN
 crate::params! {
     struct RmsNormParams {
         rows: u32,
-        /// Of a row, in packs.
+        /// Packs of a row.
         width: u32,
         eps: f32,
         beta: f32,

@@ -22,7 +22,7 @@ pub fn kernels() -> Vec<Variant> {
 crate::params! {
     struct SigmoidGateParams {
         rows: u32,
-        /// Of a row, in packs.
+        /// Packs of a row.
         width: u32,
         dx_factor: f32,
         dlogit_factor: f32,

@@ -32,7 +32,7 @@ pub static SUM_SQUARES_WORKGROUP_SCALAR: Kernel =
 /// The norm and the factor from the partial sums.
 pub static CLIP_SCALE: Kernel = Kernel::new("clip_scale", wgsl!["clip.wgsl"]).params::<ClipParams>();
 
-/// The same for gradients of a scaled loss, and the loss scale's next value.
+/// The norm and the factor for gradients of a scaled loss, and the loss scale's next value.
 pub static CLIP_LOSS_SCALE: Kernel = Kernel::new("clip_loss_scale", wgsl!["clip.wgsl"]).params::<ClipParams>();
 
 /// This module's kernels.
@@ -85,11 +85,11 @@ impl LossScale {
     }
 }
 
-/// What the norm is of: signed sums of squares of tensors.
+/// The terms of the norm: signed sums of squares of tensors.
 #[derive(Debug, Default)]
 pub struct GradientNorm {
     terms: Vec<Term>,
-    /// What is added as it is.
+    /// Terms that are added as they are.
     sums: Vec<Tensor>,
 }
 

@@ -40,7 +40,7 @@ pub struct Optimizer {
     groups: Vec<AdamGroup>,
     banks: Vec<SpectralBank>,
     clip: Tensor,
-    /// Of the loss whose gradients come in; in mixed precision only.
+    /// The scale of the loss whose gradients come in; in mixed precision only.
     scaling: Option<LossScale>,
     /// The step after which the moments of `W_c` were zero, and its copy for checkpoints.
     common_since: u64,
@@ -49,7 +49,7 @@ pub struct Optimizer {
     recorded: u64,
 }
 
-/// What a step leaves on the device.
+/// The results that a step leaves on the device.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct StepOutput {
@@ -97,7 +97,7 @@ impl Optimizer {
         })
     }
 
-    /// What the backward pass of `matrix` in `layer` has to use where the token-space form runs.
+    /// Returns what the backward pass of `matrix` in `layer` has to use where the token-space form runs.
     ///
     /// # Errors
     /// [`crate::Error::Device`].
@@ -226,7 +226,7 @@ impl Optimizer {
     /// elements, or none for one that stays as it is. What depends on them, and on weights that were written before, follows.
     ///
     /// # Errors
-    /// What `values` returns; [`crate::Error::Shape`] when it returns another number of elements; [`crate::Error::Device`].
+    /// Those that `values` returns; [`crate::Error::Shape`] when it returns another number of elements; [`crate::Error::Device`].
     /// The state is then a mixture.
     pub fn restore(&mut self, mut values: impl FnMut(&str, &[usize]) -> Result<Option<Vec<f32>>>) -> Result<()> {
         for (name, tensor) in self.state()? {

@@ -1,4 +1,4 @@
-//! What a run reports of its steps: the lines of `metrics.jsonl`.
+//! The reports of a run's steps: the lines of `metrics.jsonl`.
 //!
 //! Losses are in nats per byte. A field that is not there was not measured at that step.
 
@@ -65,13 +65,13 @@ pub struct SpectralMetrics {
     /// Hidden-side top-r similarity of the merged experts `W_i`, mean over pairs; none with a single expert.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub similarity_merged: Option<f32>,
-    /// The same of `W_u,i`.
+    /// The similarity of `W_u,i`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub similarity_unique: Option<f32>,
     /// Share of `W_u,i` inside the common basis on the model side.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drift_model: Option<f32>,
-    /// The same on the hidden side.
+    /// The similarity on the hidden side.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drift_hidden: Option<f32>,
     /// sigma_k / sigma_{k+1} of `W_c` at the last refresh: the median over layers and matrices, as a mean of ratios is that
@@ -110,18 +110,18 @@ pub struct Similarity {
     pub matrix: ExpertMatrix,
     /// The side.
     pub side: Side,
-    /// Of the merged experts `W_i`.
+    /// The similarity of the merged experts `W_i`.
     pub merged: f32,
     /// Its standard deviation over pairs; none of a single pair.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub merged_spread: Option<f32>,
-    /// Of the unique parts `W_u,i`; none for a matrix that is not decoupled.
+    /// The similarity of the unique parts `W_u,i`; none for a matrix that is not decoupled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unique: Option<f32>,
     /// Its standard deviation over pairs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unique_spread: Option<f32>,
-    /// Of random subspaces: r over the side's width.
+    /// The similarity of random subspaces: r over the side's width.
     pub chance: f32,
 }
 

@@ -62,10 +62,10 @@ pub enum Outcome {
     },
 }
 
-/// What to generate.
+/// The settings of a generated text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Generation {
-    /// What the text goes on from; at least one byte.
+    /// The text that it goes on from; at least one byte.
     pub prompt: Vec<u8>,
     /// Bytes to add.
     pub tokens: usize,

@@ -48,7 +48,7 @@ async fn download(named: impl IntoIterator<Item = (String, Tensor)>) -> Result<V
 struct Run<'a> {
     config: RunConfig,
     corpus: Corpus,
-    /// Of the corpus.
+    /// The fingerprint of the corpus.
     fingerprint: u64,
     folder: RunFolder,
     /// Steps and tokens before this session.

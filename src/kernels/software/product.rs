@@ -89,7 +89,7 @@ crate::params! {
 }
 
 impl ProductParams {
-    /// The same product as `C^T = op(B)^T op(A)^T`.
+    /// Returns the same product as `C^T = op(B)^T op(A)^T`.
     fn transposed(self) -> Self {
         ProductParams {
             m: self.n,

@@ -85,7 +85,7 @@ pub struct MoeConfig {
     pub balance_bias: f32,
 }
 
-/// What activations and the weights in products are stored in.
+/// The type in which activations and the weights in products are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {

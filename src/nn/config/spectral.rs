@@ -7,7 +7,7 @@ use super::model::{ExpertMatrix, ModelConfig};
 use crate::error::Result;
 use crate::linalg::MAX_COLUMNS;
 
-/// What a basis refresh does with the parts of `W_u` that the turned basis has uncovered (METHOD: the paper is silent).
+/// The treatment, at a basis refresh, of the parts of `W_u` that the turned basis has uncovered (METHOD: the paper is silent).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Realign {
@@ -31,7 +31,7 @@ pub enum GradientForm {
     TokenSpace,
 }
 
-/// What `W_c` receives of the experts' common parts.
+/// How the experts' common parts become the gradient of `W_c`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CommonGradient {
@@ -58,7 +58,7 @@ pub struct SpectralConfig {
     pub rank: usize,
     /// Steps between two refreshes of the bases; 16 in the paper.
     pub refresh_every: u64,
-    /// What a refresh does with `W_u` (the paper does not say).
+    /// The treatment of `W_u` at a refresh (the paper does not say).
     pub realign: Realign,
     /// Whether the optimizer's update is projected like the gradient was (the paper does not say).
     pub project_update: bool,

@@ -1,4 +1,4 @@
-//! What a training log shows of decoupled experts: drift, spectrum of `W_c`, turning of the bases, similarity of experts.
+//! The figures of decoupled experts in a training log: drift, spectrum of `W_c`, turning of the bases, similarity of experts.
 //!
 //! The device computes small tensors; [`PendingMetrics::read`] awaits them and takes the last means in f64. Sides are
 //! named by where they live (METHOD §6): the model side, d, is the input of gate and up and the output of down.
@@ -12,7 +12,7 @@ use crate::kernels::spectral::sizes;
 use crate::linalg::statistics::mean;
 use crate::nn::config::{ExpertMatrix, GradientForm};
 
-/// What to measure.
+/// The choice of measurements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MetricOptions {
@@ -41,7 +41,7 @@ pub struct MatrixMetrics {
     pub drift_model: f64,
     /// As `drift_model` for the hidden side.
     pub drift_hidden: f64,
-    /// What the last refresh saw before it turned the bases; none before the first.
+    /// The measurements of the last refresh before it turned the bases; none before the first.
     pub refresh: Option<RefreshMetrics>,
     /// Share of `|G_i|_F^2` in the common part in the step of the last refresh, mean over the experts that got a
     /// gradient; none before the first refresh, and none in the token-space form, which never sees the `G_i`.
@@ -52,7 +52,7 @@ pub struct MatrixMetrics {
     pub similarity_merged: Option<SideSimilarity>,
     /// Similarity of the `W_u,i`.
     pub similarity_unique: Option<SideSimilarity>,
-    /// What random subspaces give: `r / d` and `r / f`.
+    /// The chance level, that of random subspaces: `r / d` and `r / f`.
     pub similarity_chance: SideSimilarity,
 }
 
@@ -89,7 +89,7 @@ struct Part {
     token_space: bool,
     /// As it is now.
     drift: PendingRows<DriftRow>,
-    /// Of the last refresh.
+    /// The measurements of the last refresh.
     record: PendingRecord,
     merged: Option<PendingSimilarity>,
     unique: Option<PendingSimilarity>,

@@ -1,4 +1,4 @@
-//! What a refresh has measured, on the device and read back, each row by its name.
+//! The measurements of a refresh, on the device and read back, each row by its name.
 
 use std::marker::PhantomData;
 
@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Readback};
 use crate::tensor::{DType, Tensor};
 
-/// What a refresh measures before it turns the bases; zeros until the first one.
+/// The measurements of a refresh before it turns the bases; zeros until the first one.
 #[derive(Clone, Debug)]
 pub struct RefreshRecord {
     /// Squared norms that say how far `W_u` has drifted into the old bases, for each layer and expert.
@@ -159,7 +159,7 @@ pub(super) struct HostRows<R> {
 }
 
 impl<R: RowName> HostRows<R> {
-    /// What `row` has of layer `layer`, `width` numbers.
+    /// Returns the `width` numbers that `row` has of layer `layer`.
     pub(super) fn get(&self, row: R, layer: usize) -> &[f64] {
         let first = (row.index() * self.layers + layer) * self.width;
         &self.values[first..first + self.width]

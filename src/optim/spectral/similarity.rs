@@ -29,7 +29,7 @@ pub(crate) fn leading(m: usize, n: usize) -> usize {
     m.min(n).div_ceil(100)
 }
 
-/// What random subspaces of r dimensions give for matrices `m x n`.
+/// Returns the similarity of random subspaces of r dimensions for matrices `m x n`.
 pub(crate) fn similarity_chance(matrix: ExpertMatrix, m: usize, n: usize, r: usize) -> SideSimilarity {
     let (model, hidden) = sides(matrix, r as f64 / m as f64, r as f64 / n as f64);
     SideSimilarity { model, hidden, spread: None }

@@ -23,7 +23,7 @@ pub(in crate::optim) struct Split {
 }
 
 impl SpectralStack {
-    /// What `W_c` receives over the sum of the common parts.
+    /// The factor of the sum of the common parts in what `W_c` receives.
     pub(super) fn common_factor(&self, common: CommonGradient) -> f32 {
         match common {
             CommonGradient::Sum => 1.0,

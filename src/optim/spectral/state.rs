@@ -1,4 +1,4 @@
-//! What is kept of decoupled experts from step to step (METHOD §3).
+//! The state of decoupled experts that is kept from step to step (METHOD §3).
 //!
 //! The model's forward reads the merged `W_i`, its own parameter; beside it live `W_c`, common to the experts, the bases U
 //! and V of the k leading singular directions of `W_c`, and AdamW's moments of both parts. `W_u,i` of expert i is what is left,
@@ -53,7 +53,7 @@ pub struct SpectralStack {
     pub unique_moments: Moments,
     /// The common part of the gradient in the token-space form.
     pub token_sums: TokenSums,
-    /// What the last refresh measured.
+    /// The measurements of the last refresh.
     pub record: RefreshRecord,
 }
 
@@ -92,7 +92,7 @@ pub struct TokenSums {
 }
 
 impl SpectralBank {
-    /// What the backward pass of layer `layer` needs where this bank uses the token-space form.
+    /// Returns what the backward pass of layer `layer` needs where this bank uses the token-space form.
     ///
     /// # Errors
     /// [`Error::Device`].

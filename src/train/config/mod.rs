@@ -25,7 +25,7 @@ pub struct RunConfig {
     /// The adapter, as a part of its name or its index; none for the best one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter: Option<String>,
-    /// What to train on.
+    /// The data to train on.
     pub data: DataConfig,
     /// The model's shape.
     pub model: ModelConfig,
@@ -49,7 +49,7 @@ pub struct DataConfig {
     pub validation_fraction: f64,
 }
 
-/// What backward makes again instead of finding it in memory; the results are the same to the bit.
+/// The values that backward recomputes instead of finding them in memory; the results are the same to the bit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Recompute {
@@ -66,7 +66,7 @@ pub enum Recompute {
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct TrainConfig {
-    /// What activations and the weights in products are stored in.
+    /// The type in which activations and the weights in products are stored.
     pub precision: Precision,
     /// Optimizer steps of the whole run.
     pub steps: u64,
@@ -76,7 +76,7 @@ pub struct TrainConfig {
     pub seq: usize,
     /// Micro-batches whose gradients make one step.
     pub accumulate: u64,
-    /// What backward makes again instead of finding it in memory.
+    /// The values that backward recomputes instead of finding them in memory.
     pub recompute: Recompute,
     /// Steps between two lines of `metrics.jsonl`.
     pub log_every: u64,

@@ -68,7 +68,7 @@ pub(crate) fn apply(
     Ok(true)
 }
 
-/// What [`adam`] does beside moving the moments.
+/// The work of [`adam`] beside moving the moments.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Wanted<'a> {
     /// The direction's products; the weights move by the direction and decay if so said.
@@ -82,7 +82,7 @@ pub(crate) enum Wanted<'a> {
     Follow(&'a Tensor),
 }
 
-/// What [`adam`] has recorded.
+/// The part that [`adam`] has recorded.
 #[derive(Debug)]
 pub(crate) enum Recorded {
     /// Nothing: these kernels do not take the stack.
