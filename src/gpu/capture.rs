@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::captured::Captured;
 use super::compile::Pipeline;
 use super::pool::{BufferSlice, Pool};
 use super::recorder::State;
@@ -11,21 +12,6 @@ use crate::error::Result;
 
 /// Launches that are kept at most.
 const MOST: usize = 200;
-
-/// A launch.
-#[derive(Debug)]
-pub(crate) struct Captured {
-    pub kernel: &'static Kernel,
-    /// Override constants, those of the kernel left out.
-    pub constants: Vec<(&'static str, f64)>,
-    /// The variables that are bound to f16.
-    pub half: Vec<&'static str>,
-    /// The parameters.
-    pub params: Option<Vec<u8>>,
-    pub groups: [u32; 3],
-    /// The buffers: the variable's name, what it held before, and afterwards where the kernel can write it.
-    pub buffers: Vec<(String, BufferSlice, Option<BufferSlice>)>,
-}
 
 /// A kernel, its constants, and the variables that are bound to f16.
 type Form<'a> = (&'static Kernel, &'a [(&'static str, f64)], &'a [&'static str]);

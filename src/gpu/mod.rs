@@ -7,6 +7,8 @@
 mod adapter;
 #[cfg(feature = "verify")]
 mod capture;
+#[cfg(feature = "verify")]
+mod captured;
 mod compile;
 mod failure;
 mod fast_hash;
@@ -34,7 +36,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 pub use adapter::{AdapterChoice, AdapterReport, Tier, adapters};
 #[cfg(feature = "verify")]
-pub(crate) use capture::Captured;
+pub(crate) use captured::Captured;
 pub(crate) use kernel::wgsl;
 pub use kernel::{DType, Fields, Kernel, KernelParams, ParamScalar, ScalarType};
 pub use launch::Launch;

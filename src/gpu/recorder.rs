@@ -59,7 +59,7 @@ pub(super) struct State {
     pub(super) profile: Option<Profile>,
     /// The launches since [`super::Gpu::start_capture`], where somebody wants them.
     #[cfg(feature = "verify")]
-    pub(super) capture: Option<Vec<super::capture::Captured>>,
+    pub(super) capture: Option<Vec<super::captured::Captured>>,
     commands: Vec<Command>,
     arena: wgpu::Buffer,
     arena_bytes: Vec<u8>,

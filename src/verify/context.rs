@@ -11,6 +11,9 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Tier};
 use crate::tensor::{DType, Tensor};
 
+/// The variant of cases that look at the driver and not at a family of kernels.
+pub(super) const DRIVER: &str = "driver";
+
 /// The word that fills memory which a kernel should write, or not read: a NaN that no arithmetic gives.
 pub(super) const POISON: u32 = 0x7fc0_dead;
 /// Free buffers of the pool beyond this size are not poisoned.

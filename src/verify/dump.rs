@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::header::Header;
 use super::report::{CaseReport, Outcome};
 use super::shader::{self, Buffers, Evidence, Job, ShaderDevice, translations};
-use super::{Options, runner};
+use super::{Options, one};
 use crate::error::{Error, Result};
 use crate::gpu::{BufferSlice, Captured, Gpu, GpuOptions, Tier, compose_half};
 
@@ -102,7 +102,7 @@ pub(super) fn write(
         Some(evidence) => write_job(&path, evidence)?,
         // A case that fails by an error of the device has no launches that could be read.
         None => {
-            if let Ok((gpu, launches)) = runner::launches(&case.name, &case.variant, tier, options) {
+            if let Ok((gpu, launches)) = one::launches(&case.name, &case.variant, tier, options) {
                 for (i, launch) in launches.iter().take(MOST_LAUNCHES).enumerate() {
                     let folder = path.join("launches").join(format!("{i:03}-{}", file_name(launch.kernel.name)));
                     if let Ok(evidence) = launch_evidence(&gpu, launch) {
@@ -152,7 +152,7 @@ fn elsewhere(header: &Header, case: &CaseReport, tier: Tier, options: &Options) 
     let mut found = BTreeMap::new();
     for other in others {
         let variant = case.variant.replacen(tier.name(), other.name(), 1);
-        let text = match runner::again(&case.name, &variant, other, &options) {
+        let text = match one::again(&case.name, &variant, other, &options) {
             Ok(Some(report)) => super::render::why(&report).unwrap_or_else(|| report.outcome.name().into()),
             Ok(None) => "has no such case".into(),
             Err(error) => error.to_string(),
@@ -243,7 +243,7 @@ pub fn replay(folder: &Path, options: &GpuOptions) -> Result<Replayed> {
     let tier = Tier::named(&case.tier)
         .ok_or_else(|| Error::Data(format!("{}: expected the name of a tier, got {}", about.display(), case.tier)))?;
     let run = Options { gpu: options.clone(), seed: case.seed, ..Options::default() };
-    let Some(report) = runner::again(&case.name, &case.variant, tier, &run)? else {
+    let Some(report) = one::again(&case.name, &case.variant, tier, &run)? else {
         return Err(Error::Data(format!("{}: this version has no case `{}`", about.display(), case.name)));
     };
     let passed = report.outcome == Outcome::Passed;

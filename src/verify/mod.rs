@@ -14,6 +14,7 @@ mod context;
 mod dump;
 mod header;
 mod known;
+mod one;
 mod probes;
 mod render;
 mod report;

@@ -12,9 +12,9 @@ mod workgroup;
 
 use std::time::Duration;
 
-use super::context::{Case, Context, Findings, Needs};
+use super::Level;
+use super::context::{Case, Context, DRIVER, Findings, Needs};
 use super::shader::{Buffers, Evidence, Job, ShaderDevice, verify};
-use super::{Level, runner};
 use crate::error::Result;
 use crate::gpu::AdapterReport;
 
@@ -27,7 +27,7 @@ pub(super) fn cases(adapter: &AdapterReport) -> Vec<Case> {
     all.extend(numbers::probes());
     all.extend(subgroups::probes(adapter));
     all.extend(memory_model::probes());
-    all.into_iter().map(|probe| runner::of_driver(probe.case())).collect()
+    all.into_iter().map(|probe| probe.case().variant(DRIVER)).collect()
 }
 
 /// Decides on a probe's buffers beside what the job expects.

@@ -1,0 +1,177 @@
+//! One case: on a thread of its own, for a bounded time, with what became of it as a finding.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Instant;
+
+use pollster::block_on;
+
+use super::cases;
+use super::context::{Case, Context, DRIVER, Findings};
+use super::header::{Header, header};
+use super::known::known;
+use super::report::{CaseReport, Outcome};
+use super::shader::Evidence;
+use super::{Event, Options, probes};
+use crate::error::{Error, Result};
+use crate::gpu::{Captured, Gpu, GpuOptions, Tier, adapters};
+
+/// The device of the cases, opened when it is needed and again after a failure of it.
+pub(super) struct Device {
+    pub(super) options: GpuOptions,
+    pub(super) open: Option<Gpu>,
+}
+
+impl Device {
+    pub(super) fn get(&mut self) -> Result<Gpu> {
+        match &self.open {
+            Some(gpu) => Ok(gpu.clone()),
+            None => {
+                let gpu = block_on(Gpu::open(&self.options))?;
+                Ok(self.open.insert(gpu).clone())
+            }
+        }
+    }
+}
+
+/// How a case's thread ended.
+enum Ended {
+    Found(Findings),
+    Error(Error),
+    Panicked(String),
+    Hung,
+}
+
+/// Runs `case` in a thread of its own, for at most the options' time.
+fn attempt(case: Case, gpu: Gpu, options: &Options) -> Ended {
+    let (sender, receiver) = channel();
+    let context = Context { gpu, seed: options.seed };
+    let work = move || {
+        let result =
+            catch_unwind(AssertUnwindSafe(|| (case.work)(&context).and_then(|f| context.gpu.check().map(|()| f))));
+        // Nobody listens any more where it took too long.
+        let _ = sender.send(match result {
+            Ok(Ok(found)) => Ended::Found(found),
+            Ok(Err(error)) => Ended::Error(error),
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message");
+                Ended::Panicked(text.trim().replace('\n', " "))
+            }
+        });
+        drop(context);
+    };
+    match std::thread::Builder::new().name("sdmoe verify".into()).spawn(work) {
+        Err(e) => Ended::Error(Error::Device(format!("a thread cannot be started: {e}"))),
+        Ok(thread) => match receiver.recv_timeout(options.timeout) {
+            Ok(ended) => {
+                // So that the device is dropped here, not meanwhile.
+                let _ = thread.join();
+                ended
+            }
+            Err(RecvTimeoutError::Timeout) => Ended::Hung,
+            Err(RecvTimeoutError::Disconnected) => Ended::Panicked("its thread ended".into()),
+        },
+    }
+}
+
+/// Begins the message of a case that took too long.
+pub(super) const HUNG: &str = "no end after ";
+
+/// Runs one case, unless something is in its way.
+pub(super) fn one(
+    case: Case,
+    tier: Tier,
+    header: &Header,
+    device: &mut Device,
+    hung: Option<&str>,
+    options: &Options,
+    on: &mut dyn FnMut(Event<'_>),
+) -> (CaseReport, Option<Box<Evidence>>) {
+    let started = Instant::now();
+    let name = case.name.clone();
+    let variant = match &case.variant {
+        Some(variant) => variant.clone(),
+        None => tier.name().to_owned(),
+    };
+    let mut report = CaseReport {
+        name: name.clone(),
+        variant,
+        outcome: Outcome::Passed,
+        worst_error: None,
+        share_of_tolerance: None,
+        seconds: 0.0,
+        notes: Vec::new(),
+    };
+    let not_run =
+        |report: CaseReport, reason: String| (CaseReport { outcome: Outcome::NotRun { reason }, ..report }, None);
+    if let Some(before) = hung {
+        return not_run(report, format!("{before}, of the same group, did not end"));
+    }
+    let gpu = match device.get() {
+        Ok(gpu) => gpu,
+        Err(error) => return not_run(report, format!("no device: {error}")),
+    };
+    if let Some(lacks) = case.lacks(&gpu) {
+        return not_run(report, lacks);
+    }
+    let mut evidence = None;
+    let mut reopen = true;
+    let message = match attempt(case, gpu, options) {
+        Ended::Found(found) => {
+            reopen = false;
+            if let Some(worst) = &found.worst {
+                report.worst_error = Some(worst.error).filter(|e| e.is_finite());
+                report.share_of_tolerance = Some(worst.error / worst.allowed).filter(|s| s.is_finite());
+            }
+            report.notes = found.notes;
+            evidence = found.evidence;
+            found.wrong
+        }
+        Ended::Error(error) => Some(error.to_string()),
+        Ended::Panicked(text) => Some(format!("panicked: {text}")),
+        Ended::Hung => Some(format!("{HUNG}{} s", options.timeout.as_secs())),
+    };
+    report.seconds = started.elapsed().as_secs_f64();
+    if reopen {
+        device.open = None;
+        on(Event::Reopened(&name));
+    }
+    let entry = known(header, &report.name, &report.variant);
+    report.outcome = match (message, entry) {
+        (None, Some(_)) => {
+            report.notes.push("stands in the table of known failures, and passes here".into());
+            Outcome::Passed
+        }
+        (None, None) => Outcome::Passed,
+        (Some(message), Some(entry)) => Outcome::KnownFailure { message, reason: entry.reason() },
+        (Some(message), None) => Outcome::Failed { message },
+    };
+    (report, evidence)
+}
+
+/// Runs the case of this name alone, on one tier; none where there is no such case.
+pub(super) fn again(name: &str, variant: &str, tier: Tier, options: &Options) -> Result<Option<CaseReport>> {
+    let found = block_on(adapters())?;
+    let adapter = &found[options.gpu.adapter.among(&found)?];
+    let header = block_on(header(adapter))?;
+    let mut all = if variant == DRIVER { probes::cases(adapter) } else { cases::cases(tier) };
+    let same = |case: &Case| case.name == name && case.variant.as_deref().unwrap_or(tier.name()) == variant;
+    let Some(position) = all.iter().position(same) else { return Ok(None) };
+    let wanted = GpuOptions { tier: Some(tier), ..options.gpu.clone() };
+    let mut device = Device { options: wanted, open: None };
+    Ok(Some(one(all.swap_remove(position), tier, &header, &mut device, None, options, &mut |_| {}).0))
+}
+
+/// The launches of a case, which runs once more for that on a fresh device; none where it has none or does not end.
+pub(super) fn launches(name: &str, variant: &str, tier: Tier, options: &Options) -> Result<(Gpu, Vec<Captured>)> {
+    let device = GpuOptions { tier: Some(tier), ..options.gpu.clone() };
+    let gpu = block_on(Gpu::open(&device))?;
+    let mut all = cases::cases(tier);
+    let same = |case: &Case| case.name == name && case.variant.as_deref().unwrap_or(tier.name()) == variant;
+    let Some(position) = all.iter().position(same) else { return Ok((gpu, Vec::new())) };
+    gpu.start_capture();
+    let ended = attempt(all.swap_remove(position), gpu.clone(), options);
+    let launches = if matches!(ended, Ended::Found(_)) { gpu.finish_capture() } else { Vec::new() };
+    Ok((gpu, launches))
+}
