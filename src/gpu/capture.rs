@@ -17,6 +17,11 @@ const MOST: usize = 200;
 type Form<'a> = (&'static Kernel, &'a [(&'static str, f64)], &'a [&'static str]);
 
 impl State {
+    /// Whether the next launch is to be kept.
+    pub(super) fn captures(&self) -> bool {
+        self.capture.as_ref().is_some_and(|kept| kept.len() < MOST)
+    }
+
     /// As [`State::dispatch`], and keeps the launch.
     pub(super) fn dispatch_captured(
         &mut self,
@@ -55,9 +60,7 @@ impl State {
             groups,
             buffers,
         };
-        if let Some(kept) = self.capture.as_mut().filter(|kept| kept.len() < MOST) {
-            kept.push(launch);
-        }
+        self.capture.get_or_insert_default().push(launch);
         inner.failures.check()
     }
 }

@@ -132,7 +132,7 @@ impl<'a> Launch<'a> {
             return Err(self.fail(format!("expected bindings {known:?}, got {got:?}{params}")));
         }
         #[cfg(feature = "verify")]
-        if state.capture.is_some() {
+        if state.captures() {
             let params = self.params.map(|(bytes, _)| bytes);
             let launch = (self.kernel, self.constants.as_slice(), half.as_slice());
             return state.dispatch_captured(&gpu.0, &pipeline, launch, params, &slices, groups);

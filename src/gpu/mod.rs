@@ -52,7 +52,7 @@ pub use shapes::Measured;
 pub(crate) use shapes::Resolved;
 #[cfg(feature = "bench")]
 pub(crate) use shapes::keep as keep_shapes;
-pub use wgsl::{compose, compose_half, sources};
+pub use wgsl::{compose_half, sources};
 
 use crate::error::{Error, Result};
 

@@ -69,14 +69,6 @@ fn add(kernel: &Kernel, source: &'static str, found: &mut Vec<&'static str>) -> 
     Ok(())
 }
 
-/// The kernel's whole WGSL, everything stored in f32.
-///
-/// # Errors
-/// As [`sources`].
-pub fn compose(kernel: &Kernel) -> Result<String> {
-    compose_half(kernel, &[])
-}
-
 /// The kernel's whole WGSL for a launch in which the variables named in `half` are bound to f16.
 ///
 /// A kernel that can store in f16 writes its variables' types by aliases, which are declared here: `Real`, f16 where any

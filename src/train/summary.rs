@@ -1,4 +1,4 @@
-//! What a run reports at its end: the content of `summary.json`. Losses are in nats per byte.
+//! The report of a run at its end: the content of `summary.json`. Losses are in nats per byte.
 
 use std::path::Path;
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What a warning is about; its name in JSON stays the same from version to version.
+/// The subject of a warning; its name in JSON stays the same from version to version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]

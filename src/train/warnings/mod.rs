@@ -1,4 +1,4 @@
-//! What a run should be warned of: settings that have no effect or do harm, before it starts, and what its metrics say of
+//! The warnings of a run: settings that have no effect or do harm, before it starts, and what its metrics say of
 //! experts that die, a load that collapses and a decoupling that is lost, while it goes on.
 //!
 //! A warning stops nothing. It is told once, on one line, and stands in `summary.json` and in the report. What training is

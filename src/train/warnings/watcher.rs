@@ -1,4 +1,4 @@
-//! What the lines of `metrics.jsonl` give reason to warn of.
+//! Warnings for which the lines of `metrics.jsonl` give reason.
 
 use std::collections::BTreeSet;
 use std::fs;
