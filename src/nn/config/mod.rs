@@ -2,11 +2,15 @@
 //!
 //! Symbols: `d` model width, `f` expert hidden width, `E` routed experts, `K` experts a token, `k` common rank.
 
+mod attention;
 mod bounds;
 mod model;
 mod spectral;
 
 pub use crate::ops::Score;
+pub use attention::{AttentionConfig, LatentConfig, QkNorm, RopePairs, YarnConfig};
 pub(crate) use bounds::MAX_STEPS;
-pub use model::{ExpertMatrix, ModelConfig, MoeConfig, Precision, Preset, Routing, SharedGate};
+pub use model::{
+    BalanceScope, ExpertMatrix, GroupScore, ModelConfig, MoeConfig, Precision, Preset, Routing, SharedGate,
+};
 pub use spectral::{CommonGradient, GradientForm, Realign, SpectralConfig};

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::attention::{AttentionConfig, listed};
 use super::bounds::{MAX_HIDDEN, MAX_WIDTH, require, weight, within};
 use crate::error::Result;
 use crate::ops::Score;
@@ -29,6 +30,15 @@ pub struct ModelConfig {
     pub norm_eps: f32,
     /// Whether the output head is the embedding, transposed.
     pub tied_head: bool,
+    /// The layers whose feed-forward network is one SwiGLU for all tokens in place of experts, in ascending order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dense_layers: Vec<usize>,
+    /// Hidden width of those networks; 0 where there are none.
+    #[serde(skip_serializing_if = "is_default")]
+    pub d_dense: usize,
+    /// Attention beside the numbers above.
+    #[serde(skip_serializing_if = "is_default")]
+    pub attention: AttentionConfig,
     /// The Mixture-of-Experts layer.
     pub moe: MoeConfig,
 }
@@ -51,6 +61,28 @@ pub enum SharedGate {
     None,
     /// Multiplied by `sigmoid(x w)` (Qwen).
     Sigmoid,
+}
+
+/// The value of a group of experts, from its experts' scores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GroupScore {
+    /// The largest (DeepSeek-V2).
+    #[default]
+    Largest,
+    /// The sum of the two largest (DeepSeek-V3).
+    TwoLargest,
+}
+
+/// The tokens over which the load-balance loss takes its means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BalanceScope {
+    /// Those of each layer by itself; the losses of the layers are added.
+    #[default]
+    Layer,
+    /// Those of all layers together, as transformers has it.
+    Model,
 }
 
 /// Settings of the Mixture-of-Experts layer.
@@ -83,6 +115,29 @@ pub struct MoeConfig {
     /// Step of the loss-free bias balancing (DeepSeek-V3): each step adds it, with the sign of the missing load,
     /// to a bias that only the choice of experts sees; 0 turns it off.
     pub balance_bias: f32,
+    /// The tokens that `balance_loss` compares.
+    #[serde(skip_serializing_if = "is_default")]
+    pub balance_scope: BalanceScope,
+    /// Whether the choice of experts has a bias although `balance_bias` is 0: a fixed one, from a checkpoint.
+    #[serde(skip_serializing_if = "is_default")]
+    pub choice_bias: bool,
+    /// Groups of equally many successive experts, of which a token visits `groups_kept`; 1 for no groups.
+    #[serde(skip_serializing_if = "is_one")]
+    pub groups: usize,
+    /// Groups in which a token's experts may lie.
+    #[serde(skip_serializing_if = "is_one")]
+    pub groups_kept: usize,
+    /// The value of a group.
+    #[serde(skip_serializing_if = "is_default")]
+    pub group_score: GroupScore,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+fn is_one(value: &usize) -> bool {
+    *value == 1
 }
 
 /// The type in which activations and the weights in products are stored.
@@ -144,6 +199,11 @@ impl Default for MoeConfig {
             balance_loss: 0.01,
             z_loss: 0.001,
             balance_bias: 0.0,
+            balance_scope: BalanceScope::Layer,
+            choice_bias: false,
+            groups: 1,
+            groups_kept: 1,
+            group_score: GroupScore::Largest,
         }
     }
 }
@@ -178,6 +238,9 @@ impl Preset {
             rope_theta: 10_000.0,
             norm_eps: 1e-6,
             tied_head: true,
+            dense_layers: Vec::new(),
+            d_dense: 0,
+            attention: AttentionConfig::default(),
             moe: MoeConfig { experts, d_expert: f, d_shared: f, ..MoeConfig::default() },
         }
     }
@@ -210,7 +273,15 @@ impl ModelConfig {
         require(self.norm_eps > 0.0 && self.norm_eps <= 1.0, "model.norm_eps", || {
             format!("expected a number above 0 and at most 1, got {}", self.norm_eps)
         })?;
+        listed("model.dense_layers", &self.dense_layers, self.layers)?;
+        within("model.d_dense", self.d_dense as u64, u64::from(!self.dense_layers.is_empty()), MAX_HIDDEN)?;
+        self.attention.validate(self.layers, self.heads, self.kv_heads, self.head_dim)?;
         self.moe.validate()
+    }
+
+    /// The layers that have experts, in ascending order.
+    pub fn moe_layers(&self) -> Vec<usize> {
+        (0..self.layers).filter(|l| !self.dense_layers.contains(l)).collect()
     }
 }
 
@@ -227,9 +298,26 @@ impl MoeConfig {
             format!("model.moe.routing = \"soft\" visits every expert: expected {}, got {}", self.experts, self.top_k)
         })?;
         within("model.moe.top_k", self.top_k as u64, 1, 64)?;
+        self.validate_groups()?;
         weight("model.moe.scaling", self.scaling, 1e4)?;
         weight("model.moe.balance_loss", self.balance_loss, 1e4)?;
         weight("model.moe.z_loss", self.z_loss, 1e4)?;
         weight("model.moe.balance_bias", self.balance_bias, 1e4)
+    }
+
+    fn validate_groups(&self) -> Result<()> {
+        within("model.moe.groups", self.groups as u64, 1, 64)?;
+        within("model.moe.groups_kept", self.groups_kept as u64, 1, self.groups as u64)?;
+        require(self.experts.is_multiple_of(self.groups), "model.moe.groups", || {
+            format!("expected a divisor of model.moe.experts = {}, got {}", self.experts, self.groups)
+        })?;
+        let least = if self.group_score == GroupScore::TwoLargest && self.groups > 1 { 2 } else { 1 };
+        require(self.experts / self.groups >= least, "model.moe.groups", || {
+            format!("expected groups of at least {least} experts, got {}", self.experts / self.groups)
+        })?;
+        let reach = self.experts / self.groups * self.groups_kept;
+        require(self.top_k <= reach, "model.moe.top_k", || {
+            format!("expected at most the {reach} experts of model.moe.groups_kept groups, got {}", self.top_k)
+        })
     }
 }
