@@ -2,6 +2,7 @@
 
 mod attention;
 pub mod config;
+pub mod families;
 pub mod model;
 pub mod moe;
 pub mod params;

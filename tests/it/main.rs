@@ -25,6 +25,7 @@ mod cooperative;
 mod device;
 mod devices;
 mod examples;
+mod families;
 mod fixtures;
 mod fixtures_support;
 mod foreign_device;
