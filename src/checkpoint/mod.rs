@@ -1,7 +1,9 @@
 //! Checkpoints on disk: tensors in safetensors files, and whole folders that are replaced in one step.
 //!
-//! Knows files and bytes; what the tensors mean is the business of whoever saves and loads them.
+//! Knows files and bytes, and the models of published families; what else tensors mean is the business of whoever saves and
+//! loads them.
 
+mod blocks;
 mod coverage;
 pub mod experts;
 mod family;
@@ -11,6 +13,8 @@ mod header;
 mod inventory;
 mod layer;
 mod names;
+pub mod pretrained;
+mod stream;
 mod table;
 mod target;
 mod tensors;
@@ -20,6 +24,7 @@ mod widen;
 pub use experts::{Common, ExpertCheckpoint, ExpertLayer, ExpertStack, Family};
 pub use folder::write_file_atomically;
 pub(crate) use folder::{locate, write_atomically};
+pub use pretrained::{Coverage, FamilyCheckpoint};
 pub use tensors::{TensorFile, TensorToSave, load_tensors, save_tensors};
 
 /// The file of the model's parameters within a checkpoint folder.

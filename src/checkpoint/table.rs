@@ -74,28 +74,61 @@ impl TensorTable {
     /// [`Error::Checkpoint`] when the tensor has fewer, is of a type that cannot be read, or has an element that is not
     /// finite; [`Error::Io`].
     pub fn read(&self, tensor: &str, first: usize, out: &mut [f32], widener: &mut Widener) -> Result<()> {
+        if self.read_any(tensor, first, out, widener)? {
+            return Ok(());
+        }
+        let Some((i, x)) = out.iter().enumerate().find(|(_, x)| !x.is_finite()) else { return Ok(()) };
+        let mut rest = first + i;
+        let mut index: Vec<usize> = Vec::new();
+        for size in self.info(tensor).iter().flat_map(|info| info.shape.iter().rev()) {
+            index.insert(0, rest % size);
+            rest /= size;
+        }
+        Err(self.bad(tensor, format!("expected finite numbers, got {x} at {index:?}")))
+    }
+
+    /// As [`TensorTable::read`], but returns whether all elements are finite.
+    ///
+    /// # Errors
+    /// As [`TensorTable::read`], but for those.
+    pub fn read_any(&self, tensor: &str, first: usize, out: &mut [f32], widener: &mut Widener) -> Result<bool> {
+        let (element, offset) = self.place(tensor, first, out.len())?;
+        let fill = |bytes: &mut [u8]| self.fill(offset, bytes);
+        widener.widen(element, out, fill).map_err(Error::io("reading", &self.path))
+    }
+
+    /// Reads the elements `first .. first + out.len()` of a tensor of a type with 16 bits, as they lie.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] when the tensor has fewer or is of another type; [`Error::Io`].
+    pub fn read_bits(&self, tensor: &str, first: usize, out: &mut [u16]) -> Result<()> {
+        let (element, offset) = self.place(tensor, first, out.len())?;
+        if element.bytes() != 2 {
+            return Err(self.bad(tensor, format!("expected a type with 16 bits, got {element:?}")));
+        }
+        self.fill(offset, bytemuck::cast_slice_mut(out)).map_err(Error::io("reading", &self.path))
+    }
+
+    /// The type of a tensor's elements.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] when there is no such tensor, or it is of a type that cannot be read.
+    pub fn element(&self, tensor: &str) -> Result<Element> {
         let info = self.info(tensor).ok_or_else(|| self.bad(tensor, "expected one, found none"))?;
-        let element = Element::of(info.dtype)
-            .ok_or_else(|| self.bad(tensor, format!("expected F32, F16 or BF16, got {}", info.dtype)))?;
-        let (start, end) = info.data_offsets;
+        Element::of(info.dtype)
+            .ok_or_else(|| self.bad(tensor, format!("expected F32, F16 or BF16, got {}", info.dtype)))
+    }
+
+    /// Type and place in the file of the elements `first .. first + count` of a tensor.
+    fn place(&self, tensor: &str, first: usize, count: usize) -> Result<(Element, u64)> {
+        let element = self.element(tensor)?;
+        let (start, end) = self.info(tensor).map_or((0, 0), |info| info.data_offsets);
         let there = (end - start) / element.bytes();
-        if first.checked_add(out.len()).is_none_or(|last| last > there) {
-            let message = format!("expected {} elements from {first} on, the tensor has {there}", out.len());
+        if first.checked_add(count).is_none_or(|last| last > there) {
+            let message = format!("expected {count} elements from {first} on, the tensor has {there}");
             return Err(self.bad(tensor, message));
         }
-        let offset = self.data_start + (start + first * element.bytes()) as u64;
-        let fill = |bytes: &mut [u8]| self.fill(offset, bytes);
-        let finite = widener.widen(element, out, fill).map_err(Error::io("reading", &self.path))?;
-        if let Some((i, x)) = (!finite).then(|| out.iter().enumerate().find(|(_, x)| !x.is_finite())).flatten() {
-            let mut rest = first + i;
-            let mut index: Vec<usize> = Vec::new();
-            for size in info.shape.iter().rev() {
-                index.insert(0, rest % size);
-                rest /= size;
-            }
-            return Err(self.bad(tensor, format!("expected finite numbers, got {x} at {index:?}")));
-        }
-        Ok(())
+        Ok((element, self.data_start + (start + first * element.bytes()) as u64))
     }
 
     /// Positioned reading in safe Rust and on every system: one thread at a time, for as long as a copy takes.

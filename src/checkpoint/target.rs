@@ -23,7 +23,7 @@ const INDEX_FILE: &str = "model.safetensors.index.json";
 const MAX_INDEX: u64 = 100_000_000;
 
 /// The longest `config.json` that is read, bytes: a thousand times what models have.
-const MAX_CONFIG: u64 = 10_000_000;
+pub(super) const MAX_CONFIG: u64 = 10_000_000;
 
 /// What was pointed at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +91,19 @@ impl Target {
             Error::checkpoint(path, wanted)
         };
         Self::folder(&locate(path).map_err(nothing)?, Source::HuggingFace)
+    }
+
+    /// The folder that the files lie in.
+    pub fn directory(&self) -> PathBuf {
+        if self.root.is_dir() { self.root.clone() } else { self.root.parent().map(Path::to_owned).unwrap_or_default() }
+    }
+
+    /// An error about one tensor.
+    pub fn bad(&self, tensor: &str, message: impl std::fmt::Display) -> Error {
+        match self.tensors.get(tensor) {
+            Some(&file) => self.files[file].bad(tensor, message),
+            None => Error::checkpoint(&self.root, format!("tensor `{}`: {message}", shown(tensor))),
+        }
     }
 
     /// `model.safetensors`, or else shards with their index: the order in which transformers looks for them.

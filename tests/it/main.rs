@@ -17,6 +17,7 @@ mod analysis_weights;
 mod analyze;
 mod bench;
 mod checkpoint_experts;
+mod checkpoint_families;
 mod checkpoint_foreign;
 mod checkpoint_refusals;
 mod cli;

@@ -34,6 +34,7 @@ mod window;
 use serde_json::Value;
 
 use self::fields::{Fields, brief};
+pub(crate) use self::tensors::HEAD;
 pub use self::tensors::{HubTensor, Layout, Parameter, Part, Piece, TensorMap};
 use crate::error::{Error, Result};
 use crate::nn::config::ModelConfig;

@@ -1,6 +1,7 @@
 //! What the GPU tests share.
 
 pub mod checkpoints;
+pub mod families;
 pub mod groups;
 pub mod place;
 pub mod plant;
