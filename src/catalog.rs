@@ -1,8 +1,8 @@
 //! Every kernel of the project in every variant: what `tests/it/shaders.rs` validates and translates without a GPU.
 
 use crate::kernels::{
-    Variant, column_sum, elementwise, gemm_table, loss, routing, software, spectral, spectral_shared, spectral_update,
-    token_space,
+    Variant, column_sum, columns, elementwise, gemm_table, loss, routing, software, spectral, spectral_shared,
+    spectral_update, token_space,
 };
 use crate::optim::{adamw, clip};
 use crate::{linalg, ops};
@@ -12,6 +12,7 @@ pub fn kernels() -> Vec<Variant> {
     [
         elementwise::kernels(),
         column_sum::kernels(),
+        columns::kernels(),
         gemm_table::kernels(),
         loss::kernels(),
         routing::kernels(),

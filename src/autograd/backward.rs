@@ -5,7 +5,7 @@ use super::value::{Target, Value, Var};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::kernels::elementwise;
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Shape, Tensor};
 
 /// The gradients of the [`Tape::variable`](super::Tape::variable)s.
 #[derive(Debug)]
@@ -44,6 +44,16 @@ impl Backward<'_> {
     pub fn input(&self, i: usize) -> Tensor {
         let value = self.values[self.inputs[i].0].tensor.as_ref().filter(|_| self.reads.input(i));
         value.unwrap_or_else(|| panic!("{}: backward reads input {i}, reads() does not say so", self.name)).clone()
+    }
+
+    /// The number of inputs.
+    pub fn inputs(&self) -> usize {
+        self.inputs.len()
+    }
+
+    /// The shape of input `i`, which is there whether or not backward reads the input.
+    pub fn shape(&self, i: usize) -> Shape {
+        self.values[self.inputs[i].0].shape
     }
 
     /// The output.

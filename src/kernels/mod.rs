@@ -2,6 +2,7 @@
 
 pub(crate) mod attention;
 pub mod column_sum;
+pub mod columns;
 pub(crate) mod decoupled;
 pub mod elementwise;
 pub mod gemm;

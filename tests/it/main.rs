@@ -31,6 +31,7 @@ mod fixtures;
 mod fixtures_support;
 mod foreign_device;
 mod gemm;
+mod general_ops;
 mod geometry;
 mod layers;
 mod linalg;

@@ -5,7 +5,10 @@ use crate::autograd::Array;
 use crate::autograd::Op;
 use crate::autograd::check::{Input, Tolerance};
 use crate::gpu::Tier;
-use crate::ops::{Add, CrossEntropy, Embedding, RmsNorm, Rope, SigmoidGate, SwiGlu};
+use crate::ops::{
+    Add, Bias, Clamp, Concat, CrossEntropy, Embedding, Multiply, RepeatRows, RmsNorm, Rope, Scale, SigmoidGate, Slice,
+    SwiGlu,
+};
 use crate::verify::Level::{self, Quick, Usual};
 use crate::verify::context::{Case, Context, Needs, indices};
 
@@ -100,6 +103,59 @@ pub(super) fn cases(tier: Tier, f16: bool) -> Vec<Case> {
     for (level, shape) in shapes {
         cases.op(level, format!("op/sigmoid_gate/{}", sizes(&shape)), (1.0, 1.0), move |c, kind| {
             (SigmoidGate, vec![kind.random(c, &shape, 1), kind.single(c, &[shape[0], 1], 2)])
+        });
+    }
+    for (level, shape) in shapes {
+        cases.op(level, format!("op/multiply/{}", sizes(&shape)), (1.0, 1.0), move |c, kind| {
+            (Multiply, vec![kind.random(c, &shape, 1), kind.random(c, &shape, 2)])
+        });
+    }
+    for (level, shape) in shapes {
+        cases.op(level, format!("op/scale/{}", sizes(&shape)), (1.0, 1.0), move |c, kind| {
+            (Scale { factor: -1.7 }, vec![kind.random(c, &shape, 1)])
+        });
+    }
+    for (level, shape) in shapes {
+        cases.op(level, format!("op/bias/{}", sizes(&shape)), (1.0, 0.0), move |c, kind| {
+            (Bias, vec![kind.random(c, &shape, 1), kind.single(c, &shape[1..], 2)])
+        });
+    }
+    for (level, shape) in shapes {
+        cases.op(level, format!("op/clamp/{}", sizes(&shape)), (1.0, 1.0), move |c, kind| {
+            // None of them is near the limit, where differences of the reference say nothing.
+            let off = |x: &f64| (16.0 * x).floor() / 16.0 + 1.0 / 32.0;
+            let input = match kind.random(c, &shape, 1) {
+                Input::Half(x) => Input::Half(x.map(off)),
+                Input::Tracked(x) => Input::Tracked(x.map(off)),
+                other => other,
+            };
+            (Clamp { limit: 0.75 }, vec![input])
+        });
+    }
+    // Copies are exact.
+    for (level, shape, start, width) in [
+        (Usual, [1, 1], 0, 1),
+        (Quick, [7, 33], 32, 1),
+        (Usual, [5, 24], 8, 16),
+        (Usual, [31, 12], 4, 7),
+        (Quick, [65, 128], 64, 64),
+    ] {
+        let name = format!("op/slice/{} from {start} {width}", sizes(&shape));
+        cases.op(level, name, (0.0, 0.0), move |c, kind| (Slice { start, width }, vec![kind.random(c, &shape, 1)]));
+    }
+    for (level, rows, widths) in
+        [(Usual, 1, [1, 1, 1]), (Quick, 67, [3, 4, 5]), (Usual, 5, [16, 8, 8]), (Quick, 33, [128, 64, 4])]
+    {
+        let name = format!("op/concat/{rows} of {}", sizes(&widths));
+        cases.op(level, name, (0.0, 0.0), move |c, kind| {
+            (Concat, widths.map(|width| kind.random(c, &[rows, width], width as u64)).to_vec())
+        });
+    }
+    for (level, [rows, width, times]) in
+        [(Usual, [1, 1, 1]), (Quick, [7, 5, 2]), (Usual, [5, 8, 16]), (Usual, [131, 64, 3])]
+    {
+        cases.op(level, format!("op/repeat_rows/{}", sizes(&[rows, width, times])), (0.0, 1.0), move |c, kind| {
+            (RepeatRows { times }, vec![kind.random(c, &[rows, width], 1)])
         });
     }
     for (level, [batch, seq, heads, head_dim], theta) in [
