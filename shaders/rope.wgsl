@@ -1,9 +1,8 @@
-// Rotary position embedding: turns the pairs (i, i + head_dim / 2) of each head by position * theta^(-2 i / head_dim).
+// Rotary position embedding: turns the pairs of each head by position * frequency.
 //
 // Angles are fractions of a turn in 32-bit fixed point, where whole turns vanish by wrap-around: the error is a rounding
 // of 2^-32 turns at any position, and no hardware sine of unknown accuracy is used. A frequency is a 64-bit fraction of a
-// turn a position: theta^(-2 i / head_dim) / 2 pi is the product, over the bits b of i, of the power 2^b of
-// theta^(-2 / head_dim), which Rust computes in f64.
+// turn a position, (high, low); Rust computes them.
 //
 // needs: lib/grid.wgsl, pack
 
@@ -12,9 +11,11 @@ override WG: u32 = 64;
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<StoredPack>;
 @group(0) @binding(2) var<storage, read_write> y: array<StoredPack>;
+@group(0) @binding(3) var<storage, read> frequencies: array<vec2<u32>>;
 
-// 1 / (2 pi) as a 64-bit fraction.
-const PER_TURN = vec2<u32>(0x28be60dbu, 0x9391054au);
+// Whether the pairs are (2i, 2i + 1), else they are (i, i + head_dim / 2).
+override NEIGHBOURS: bool = false;
+
 // 2 pi / 2^32
 const RADIANS: f32 = 1.4629180792671596e-9;
 
@@ -25,28 +26,9 @@ fn multiply(a: u32, b: u32) -> vec2<u32> {
     return vec2((a >> 16u) * (b >> 16u) + (cross >> 16u) + (other >> 16u), a * b);
 }
 
-// The product of two 64-bit fractions (high, low), to a few units in the last place.
-fn multiply_fractions(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
-    let top = multiply(a.x, b.x);
-    let middle = top.y + multiply(a.x, b.y).x;
-    let low = middle + multiply(a.y, b.x).x;
-    return vec2(top.x + u32(middle < top.y) + u32(low < middle), low);
-}
-
-fn frequency(i: u32) -> vec2<u32> {
-    var f = PER_TURN;
-    if (i & 1u) != 0u { f = multiply_fractions(f, vec2(params.high_0, params.low_0)); }
-    if (i & 2u) != 0u { f = multiply_fractions(f, vec2(params.high_1, params.low_1)); }
-    if (i & 4u) != 0u { f = multiply_fractions(f, vec2(params.high_2, params.low_2)); }
-    if (i & 8u) != 0u { f = multiply_fractions(f, vec2(params.high_3, params.low_3)); }
-    if (i & 16u) != 0u { f = multiply_fractions(f, vec2(params.high_4, params.low_4)); }
-    if (i & 32u) != 0u { f = multiply_fractions(f, vec2(params.high_5, params.low_5)); }
-    return f;
-}
-
 // Cosine and sine of the angle of pair i: Taylor polynomials, corrected (Cephes sinf, cosf), on an eighth of a turn.
 fn cos_sin(position: u32, i: u32) -> vec2<f32> {
-    let f = frequency(i);
+    let f = frequencies[i];
     let phase = position * f.x + multiply(position, f.y).x;
     let quarter = (phase + 0x20000000u) >> 30u;
     let a = f32(bitcast<i32>(phase - (quarter << 30u))) * RADIANS;
@@ -67,7 +49,7 @@ fn rope(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     if row >= params.rows {
         return;
     }
-    let position = (params.first + row) % params.seq;
+    let position = (params.first + row) % params.seq + params.offset;
     var c = Pack();
     var s = Pack();
     for (var i = column * PACK; i < (column + 1u) * PACK; i++) {
@@ -75,18 +57,33 @@ fn rope(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         c += turn.x * pack_one(i, column * PACK);
         s += turn.y * pack_one(i, column * PACK);
     }
-    s *= params.direction;
+    c *= params.cosine;
+    s *= params.sine;
+    // Where the pairs' packs are: their first elements in one and their second in the other, or all of them in two.
+    let begin = select(column, 2u * column, NEIGHBOURS);
+    let step = select(params.half, 1u, NEIGHBOURS);
     for (var head = 0u; head < params.heads; head++) {
-        let at = (row * params.heads + head) * 2u * params.half + column;
-        let a = wide(x[at]);
-        let b = wide(x[at + params.half]);
+        let at = (row * params.heads + head) * 2u * params.half + begin;
+        let low = wide(x[at]);
+        let high = wide(x[at + step]);
+        var a = low;
+        var b = high;
+        if NEIGHBOURS {
+            a = pack_evens(low, high);
+            b = pack_odds(low, high);
+        }
         var first = a * c - b * s;
         var second = b * c + a * s;
+        if NEIGHBOURS {
+            let even = first;
+            first = pack_zip_low(even, second);
+            second = pack_zip_high(even, second);
+        }
         if params.beta != 0.0 {
             first += params.beta * wide(y[at]);
-            second += params.beta * wide(y[at + params.half]);
+            second += params.beta * wide(y[at + step]);
         }
         y[at] = narrow(first);
-        y[at + params.half] = narrow(second);
+        y[at + step] = narrow(second);
     }
 }

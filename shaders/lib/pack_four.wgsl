@@ -22,3 +22,21 @@ fn pack_max(x: Pack) -> f32 {
 fn pack_one(element: u32, first: u32) -> Pack {
     return select(vec4(0.0), vec4(1.0), vec4(element) == vec4(first) + vec4(0u, 1u, 2u, 3u));
 }
+
+// Of the eight elements of two packs in succession those of even number, and those of odd number.
+fn pack_evens(low: Pack, high: Pack) -> Pack {
+    return vec4(low.xz, high.xz);
+}
+
+fn pack_odds(low: Pack, high: Pack) -> Pack {
+    return vec4(low.yw, high.yw);
+}
+
+// The way back: the two packs whose elements are those of `even` and `odd` in turn.
+fn pack_zip_low(even: Pack, odd: Pack) -> Pack {
+    return vec4(even.x, odd.x, even.y, odd.y);
+}
+
+fn pack_zip_high(even: Pack, odd: Pack) -> Pack {
+    return vec4(even.z, odd.z, even.w, odd.w);
+}

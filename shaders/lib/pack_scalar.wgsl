@@ -32,3 +32,21 @@ fn pack_max(x: Pack) -> f32 {
 fn pack_one(element: u32, first: u32) -> Pack {
     return select(0.0, 1.0, element == first);
 }
+
+// Of the two elements of two packs in succession that of even number, and that of odd number.
+fn pack_evens(low: Pack, high: Pack) -> Pack {
+    return low;
+}
+
+fn pack_odds(low: Pack, high: Pack) -> Pack {
+    return high;
+}
+
+// The way back.
+fn pack_zip_low(even: Pack, odd: Pack) -> Pack {
+    return even;
+}
+
+fn pack_zip_high(even: Pack, odd: Pack) -> Pack {
+    return odd;
+}

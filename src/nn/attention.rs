@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::nn::config::ModelConfig;
 use crate::nn::params::{Group, ParamBuilder, ParamId};
 use crate::nn::pass::Pass;
-use crate::ops::{Attention, MatMul, Rope};
+use crate::ops::{Attention, MatMul, Rope, RotaryTable};
 
 /// `attn(x) = attention(rope(x W_q), rope(x W_k), x W_v) W_o`.
 #[derive(Clone, Copy, Debug)]
@@ -24,17 +24,25 @@ impl AttentionLayer {
         Self { wq: add("wq", [d, q]), wk: add("wk", [d, kv]), wv: add("wv", [d, kv]), wo: add("wo", [q, d]) }
     }
 
-    /// `x: [tokens, d_model]`, whole sequences behind each other, to the same shape.
+    /// `x: [tokens, d_model]`, whole sequences behind each other, to the same shape; `rotary` has the frequencies of the
+    /// positions.
     ///
     /// # Errors
     /// The errors of the ops.
-    pub fn forward(&self, tape: &mut Tape, pass: &Pass<'_>, config: &ModelConfig, x: Var) -> Result<Var> {
+    pub fn forward(
+        &self,
+        tape: &mut Tape,
+        pass: &Pass<'_>,
+        config: &ModelConfig,
+        rotary: &RotaryTable,
+        x: Var,
+    ) -> Result<Var> {
         let project = |id, tape: &mut Tape| {
             let w = pass.param(tape, id);
             tape.apply(MatMul { trans_b: false }, &[x, w])
         };
         let turned = |id, heads, tape: &mut Tape| {
-            let rope = Rope { heads, head_dim: config.head_dim, seq: pass.seq, theta: config.rope_theta };
+            let rope = Rope::new(rotary, heads, pass.seq);
             let plain = project(id, tape)?;
             let turned = tape.apply(rope, &[plain])?;
             tape.release(&[plain]);

@@ -14,7 +14,7 @@ use crate::nn::moe::MoeLayer;
 use crate::nn::params::{Group, ParamBuilder, ParamId, ParamSet};
 use crate::nn::pass::Pass;
 use crate::nn::size;
-use crate::ops::{Add, Embedding, MatMul, RmsNorm};
+use crate::ops::{Add, Embedding, MatMul, RmsNorm, RotaryTable};
 use crate::tensor::{DType, Tensor};
 
 /// Standard deviation of the embedding and the router at the start: small, so that first logits and first routing are
@@ -36,6 +36,8 @@ struct Layer {
 pub struct Model {
     config: ModelConfig,
     params: ParamSet,
+    /// The frequencies of rotary positions; none in a model without buffers.
+    rotary: Option<RotaryTable>,
     embed: ParamId,
     layers: Vec<Layer>,
     final_norm: ParamId,
@@ -84,6 +86,7 @@ impl Model {
         let mut params = ParamBuilder::default();
         let mut model = Self::registered(&mut params, config);
         model.params = params.build_for(gpu, precision)?;
+        model.rotary = Some(RotaryTable::new(gpu, config.head_dim, config.rope_theta.into())?);
         if config.moe.balance_bias > 0.0 {
             for layer in &mut model.layers {
                 layer.bias = Some(Tensor::persistent(gpu, [config.moe.experts], DType::F32)?);
@@ -116,7 +119,7 @@ impl Model {
         }
         let final_norm = params.add("final_norm.weight", Group::NoDecay, &[d]);
         let head = (!config.tied_head).then(|| params.add("head.weight", Group::Decay, &[d, config.vocab]));
-        Self { config: config.clone(), params: ParamSet::default(), embed, layers, final_norm, head }
+        Self { config: config.clone(), params: ParamSet::default(), rotary: None, embed, layers, final_norm, head }
     }
 
     /// Draws the parameters: norms 1, embedding and router with a small deviation, every other matrix `[in, out]` with
@@ -194,6 +197,8 @@ impl Model {
             return Err(Error::shape("model", format!("sequences of {} tokens", pass.seq), format!("{tokens:?}")));
         }
         let config = &self.config;
+        let rotary = self.rotary.as_ref();
+        let rotary = rotary.ok_or_else(|| Error::shape("model", "a model with buffers", "one without"))?;
         let norm = RmsNorm { eps: config.norm_eps };
         let tokens = tape.constant(tokens);
         let embed = pass.param(tape, self.embed);
@@ -207,7 +212,7 @@ impl Model {
         for layer in &self.layers {
             let weight = pass.param(tape, layer.attn_norm);
             let normed = tape.apply_recomputed(norm, &[x, weight])?;
-            let mixed = layer.attn.forward(tape, pass, config, normed)?;
+            let mixed = layer.attn.forward(tape, pass, config, rotary, normed)?;
             tape.release(&[normed]);
             x = add(tape, x, mixed)?;
             let weight = pass.param(tape, layer.moe_norm);

@@ -46,7 +46,7 @@ pub use permute::Permute;
 pub use repeat_rows::RepeatRows;
 pub use reshape::Reshape;
 pub use rms_norm::RmsNorm;
-pub use rope::Rope;
+pub use rope::{Pairing, Rope, RotaryTable, Yarn};
 pub use router_scores::{RouterScores, Score};
 pub use scale::Scale;
 pub use sigmoid_gate::SigmoidGate;

@@ -49,6 +49,7 @@ mod reference_self;
 mod reference_training;
 mod report;
 mod report_browser;
+mod rope;
 mod router_ops;
 mod routing;
 mod runs;

@@ -15,8 +15,8 @@ use sdmoe::low_level::kernels::gemm::{Trans, gemm};
 use sdmoe::low_level::kernels::routing::{Routing, route};
 use sdmoe::nn::config::Score;
 use sdmoe::ops::{
-    Add, Attention, Combine, CrossEntropy, Embedding, ExpertMatMul, MatMul, Permute, RmsNorm, Rope, RouterScores,
-    SigmoidGate, SwiGlu,
+    Add, Attention, Combine, CrossEntropy, Embedding, ExpertMatMul, MatMul, Permute, RmsNorm, Rope, RotaryTable,
+    RouterScores, SigmoidGate, SwiGlu,
 };
 use sdmoe::tensor::{DType, Tensor};
 
@@ -95,7 +95,7 @@ fn dense_ops_match() {
             passes(&gpu, SigmoidGate, &[half(shape, 8), logit], (1.0, 1.0), seed);
         }
         for (batch, seq, heads, head_dim) in [(1, 1, 1, 2), (3, 2, 1, 6), (2, 31, 3, 8), (1, 5, 3, 128)] {
-            let op = Rope { heads, head_dim, seq, theta: 1e4 };
+            let op = Rope::new(&RotaryTable::new(&gpu, head_dim, 1e4).unwrap(), heads, seq);
             passes(&gpu, op, &[half(&[batch * seq, heads * head_dim], 1)], (1.0, 1.0), 2);
         }
     }
@@ -239,7 +239,8 @@ fn tensors_beyond_one_binding_are_split() {
         passes(&gpu, Add, &[half(&[1023, 33], 1), half(&[1023, 33], 2)], (1.0, 1.0), 1);
         let weight = Input::Tracked(Array::random(&[33], 2));
         passes(&gpu, RmsNorm { eps: 1e-5 }, &[half(&[1023, 33], 1), weight], (1.0, 1.0), 1);
-        passes(&gpu, Rope { heads: 3, head_dim: 12, seq: 101, theta: 1e4 }, &[half(&[1010, 36], 1)], (1.0, 1.0), 1);
+        let rope = Rope::new(&RotaryTable::new(&gpu, 12, 1e4).unwrap(), 3, 101);
+        passes(&gpu, rope, &[half(&[1010, 36], 1)], (1.0, 1.0), 1);
         let op = Attention { heads: 6, kv_heads: 2, head_dim: 8, seq: 11 };
         passes(&gpu, op, &attention_inputs(&op, 43, 1), (1.0, 4.0), 1);
         let table = Input::HalfWeight(Array::random(&[1000, 33], 1));

@@ -6,7 +6,7 @@ use sdmoe::autograd::check::{Input, Tolerance, check, compare};
 use sdmoe::autograd::{Array, Op, Tape};
 use sdmoe::gpu::{Gpu, Tier, reflect};
 use sdmoe::low_level::kernels::loss::{mean, token_losses};
-use sdmoe::ops::{Add, Attention, CrossEntropy, Embedding, RmsNorm, Rope};
+use sdmoe::ops::{Add, Attention, CrossEntropy, Embedding, RmsNorm, Rope, RotaryTable};
 use sdmoe::tensor::Tensor;
 
 fn passes(gpu: &Gpu, op: impl Op + std::fmt::Debug + 'static, inputs: &[Input], seed: u64) {
@@ -74,34 +74,6 @@ fn rms_norm_of_zero_rows_is_zero_with_finite_gradients() {
 
 fn weight_rows(gpu: &Gpu) -> Tensor {
     Tensor::from_f32(gpu, [5, 12], &[1.0; 60]).unwrap()
-}
-
-#[test]
-fn rope_turns_pairs_in_every_head() {
-    for gpu in tiers() {
-        for (i, (batch, seq, heads, head_dim)) in
-            [(1, 1, 1, 2), (3, 2, 1, 6), (2, 31, 3, 8), (1, 33, 6, 32), (2, 65, 1, 48), (1, 5, 3, 128)]
-                .into_iter()
-                .enumerate()
-        {
-            for theta in [1e4, 1e6, 1.0] {
-                let op = Rope { heads, head_dim, seq, theta };
-                passes(&gpu, op, &[tracked(&[batch * seq, heads * head_dim], i as u64)], i as u64);
-            }
-        }
-    }
-}
-
-#[test]
-fn rope_is_exact_at_far_positions() {
-    for gpu in tiers() {
-        let op = Rope { heads: 1, head_dim: 16, seq: 20_011, theta: 1e4 };
-        let x = Array::random(&[20_011, 16], 5);
-        let t = Tensor::from_f32(&gpu, [20_011, 16], &x.to_f32()).unwrap();
-        let y = op.forward(&[&t]).unwrap().output;
-        // Eight rounding errors of numbers up to 5, not of angles up to 20,000.
-        compare("rope", &block_on(y.to_f32()).unwrap(), &op.reference(&[x]), 2e-7).unwrap();
-    }
 }
 
 fn attention_inputs(op: &Attention, batch: usize, seed: u64) -> [Input; 3] {
@@ -280,7 +252,7 @@ fn tensors_beyond_one_binding_are_split() {
         passes(&gpu, Add, &[tracked(&[1023, 33], 1), tracked(&[1023, 33], 2)], 1);
         passes(&gpu, RmsNorm { eps: 1e-5 }, &[tracked(&[1023, 33], 1), tracked(&[33], 2)], 1);
         passes(&gpu, RmsNorm { eps: 1e-5 }, &[tracked(&[301, 128], 1), tracked(&[128], 2)], 1);
-        passes(&gpu, Rope { heads: 3, head_dim: 12, seq: 101, theta: 1e4 }, &[tracked(&[1010, 36], 1)], 1);
+        passes(&gpu, Rope::new(&RotaryTable::new(&gpu, 12, 1e4).unwrap(), 3, 101), &[tracked(&[1010, 36], 1)], 1);
         let op = Attention { heads: 6, kv_heads: 2, head_dim: 8, seq: 11 };
         passes(&gpu, op, &attention_inputs(&op, 43, 1), 1);
         passes(&gpu, Embedding, &[tracked(&[1000, 33], 1), Input::Index(indices(997, 1000, 3))], 1);
@@ -327,7 +299,7 @@ fn the_same_work_gives_the_same_bits() {
             let tokens = tape.constant(&tokens);
             let x = tape.apply(Embedding, &[table, tokens]).unwrap();
             let n = tape.apply(RmsNorm { eps: 1e-5 }, &[x, weight]).unwrap();
-            let q = tape.apply(Rope { heads: 3, head_dim: 8, seq: 37, theta: 1e4 }, &[n]).unwrap();
+            let q = tape.apply(Rope::new(&RotaryTable::new(&gpu, 8, 1e4).unwrap(), 3, 37), &[n]).unwrap();
             let a = tape.apply(Attention { heads: 3, kv_heads: 3, head_dim: 8, seq: 37 }, &[q, q, n]).unwrap();
             let y = tape.apply(Add, &[x, a]).unwrap();
             let loss = tape.apply(CrossEntropy, &[y, tokens]).unwrap();
@@ -350,8 +322,6 @@ fn impossible_shapes_are_named() {
     let message = |result: sdmoe::Result<sdmoe::autograd::Forward>| result.err().unwrap().to_string();
     assert!(message(Add.forward(&[&x, &y])).contains("add"));
     assert!(message(RmsNorm { eps: 1e-5 }.forward(&[&x, &y])).contains("[8]"));
-    assert!(message(Rope { heads: 2, head_dim: 3, seq: 6, theta: 1e4 }.forward(&[&y])).contains("even"));
-    assert!(message(Rope { heads: 2, head_dim: 4, seq: 4, theta: 1e4 }.forward(&[&x])).contains("batch"));
     let op = Attention { heads: 3, kv_heads: 2, head_dim: 2, seq: 6 };
     assert!(message(op.forward(&[&y, &y, &y])).contains("divide"));
     let op = Attention { heads: 4, kv_heads: 2, head_dim: 2, seq: 6 };

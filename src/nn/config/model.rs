@@ -261,8 +261,8 @@ impl ModelConfig {
         require(self.heads.is_multiple_of(self.kv_heads), "model.kv_heads", || {
             format!("expected a divisor of model.heads = {}, got {}", self.heads, self.kv_heads)
         })?;
-        require(self.head_dim <= 128, "model.head_dim", || {
-            format!("expected at most 128 (RoPE has the frequencies of 64 pairs), got {}", self.head_dim)
+        require(self.head_dim <= 256, "model.head_dim", || {
+            format!("expected at most 256 (the widest head of attention), got {}", self.head_dim)
         })?;
         require(self.head_dim.is_multiple_of(2), "model.head_dim", || {
             format!("expected an even number (RoPE turns pairs), got {}", self.head_dim)

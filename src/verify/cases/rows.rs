@@ -4,10 +4,11 @@ use super::sizes;
 use crate::autograd::Array;
 use crate::autograd::Op;
 use crate::autograd::check::{Input, Tolerance};
+use crate::error::Result;
 use crate::gpu::Tier;
 use crate::ops::{
-    Add, Bias, Clamp, Concat, CrossEntropy, Embedding, Multiply, RepeatRows, RmsNorm, Rope, Scale, SigmoidGate, Slice,
-    SwiGlu,
+    Add, Bias, Clamp, Concat, CrossEntropy, Embedding, Multiply, Pairing, RepeatRows, RmsNorm, Rope, RotaryTable,
+    Scale, SigmoidGate, Slice, SwiGlu,
 };
 use crate::verify::Level::{self, Quick, Usual};
 use crate::verify::context::{Case, Context, Needs, indices};
@@ -32,9 +33,20 @@ impl Cases {
         roundings: (f64, f64),
         make: impl FnOnce(&Context, &Kind) -> (T, Vec<Input>) + Send + 'static,
     ) {
+        self.fallible_op(level, name, roundings, |context, kind| Ok(make(context, kind)));
+    }
+
+    /// As [`Cases::op`], of an op that has a tensor of its own.
+    fn fallible_op<T: Op + 'static>(
+        &mut self,
+        level: Level,
+        name: String,
+        roundings: (f64, f64),
+        make: impl FnOnce(&Context, &Kind) -> Result<(T, Vec<Input>)> + Send + 'static,
+    ) {
         let kind = Kind { f16: self.f16 };
         let case = Case::new(level, name, move |context| {
-            let (op, inputs) = make(context, &kind);
+            let (op, inputs) = make(context, &kind)?;
             let tolerance = if kind.f16 { Tolerance::half(roundings.0, roundings.1) } else { Tolerance::default() };
             context.op(op, &inputs, tolerance, 3)
         });
@@ -165,12 +177,19 @@ pub(super) fn cases(tier: Tier, f16: bool) -> Vec<Case> {
         (Usual, [1, 33, 6, 32], 1e4),
         (Usual, [2, 65, 1, 48], 1.0),
         (Usual, [1, 5, 3, 128], 1e4),
+        (Usual, [1, 3, 2, 256], 1e6),
     ] {
-        let name = format!("op/rope/{}", sizes(&[batch, seq, heads, head_dim]));
-        cases.op(level, name, (1.0, 1.0), move |c, kind| {
-            let op = Rope { heads, head_dim, seq, theta };
-            (op, vec![kind.random(c, &[batch * seq, heads * head_dim], 1)])
-        });
+        for pairing in [Pairing::Halves, Pairing::Neighbours] {
+            let kind = if pairing == Pairing::Halves { "rope" } else { "rope of neighbours" };
+            let name = format!("op/{kind}/{}", sizes(&[batch, seq, heads, head_dim]));
+            cases.fallible_op(level, name, (1.0, 1.0), move |c, kind| {
+                let table = RotaryTable::new(&c.gpu, head_dim, theta)?;
+                // Positions of a sequence that goes on, and YaRN's factor.
+                let (first, scaling) = if pairing == Pairing::Halves { (0, 1.0) } else { (4001, 1.3) };
+                let op = Rope { pairing, first, scaling, ..Rope::new(&table, heads, seq) };
+                Ok((op, vec![kind.random(c, &[batch * seq, heads * head_dim], 1)]))
+            });
+        }
     }
     for (level, [vocabulary, width, tokens]) in
         [(Usual, [1, 1, 1]), (Quick, [5, 3, 7]), (Usual, [17, 64, 1]), (Quick, [256, 32, 101])]
