@@ -1,4 +1,4 @@
-// Causal attention's gradients in keys and values: dk (out_a) = dS^T q / sqrt(head_dim), dv (out_b) = P^T dy, summed over query
+// Causal attention's gradients in keys and values: dk (out_a) = scale dS^T q, dv (out_b) = P^T dy, summed over query
 // heads that share a key's head.
 //
 // needs: lib/attention_workgroup.wgsl
@@ -31,7 +31,7 @@ fn attention_dkv_workgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num
     var dv = Panels();
     for (var head = at.head * share + params.share_first; head < at.head * share + params.share_last; head++) {
         // Tiles of queries and keys begin at the same positions: that of the first own key has the first query that sees it.
-        for (var query = first; query < params.seq; query += ROWS) {
+        for (var query = first; query < end_of_queries(first, ROWS); query += ROWS) {
             let query_rows = rows_of(at.sequence, query + 4u * own, params.heads, head);
             let s = query_key(query_rows, rows, PASSING, OWN, own, other);
             let dp = dy_value(query_rows, rows, PASSING, OWN, own, other);
@@ -46,6 +46,13 @@ fn attention_dkv_workgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num
                 p[1] = select(vec4(0.0), p[1], (key <= vec4(passing + 1u)) & (vec4(passing + 1u) <= last));
                 p[2] = select(vec4(0.0), p[2], (key <= vec4(passing + 2u)) & (vec4(passing + 2u) <= last));
                 p[3] = select(vec4(0.0), p[3], (key <= vec4(passing + 3u)) & (vec4(passing + 3u) <= last));
+            }
+            if WINDOWED && first + params.window < query + ROWS {
+                let end = key + vec4(params.window);
+                p[0] = select(vec4(0.0), p[0], vec4(passing) < end);
+                p[1] = select(vec4(0.0), p[1], vec4(passing + 1u) < end);
+                p[2] = select(vec4(0.0), p[2], vec4(passing + 2u) < end);
+                p[3] = select(vec4(0.0), p[3], vec4(passing + 3u) < end);
             }
             let ds = mat4x4(p[0] * (dp[0] - delta[panel_rows.x]), p[1] * (dp[1] - delta[panel_rows.y]),
                             p[2] * (dp[2] - delta[panel_rows.z]), p[3] * (dp[3] - delta[panel_rows.w]));

@@ -1,4 +1,4 @@
-// Causal attention's gradient in the queries: dq (out_a) = dS k / sqrt(head_dim).
+// Causal attention's gradient in the queries: dq (out_a) = scale dS k.
 //
 // needs: lib/attention_workgroup.wgsl
 
@@ -21,7 +21,7 @@ fn attention_dq_workgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_
 
     var o = Panels();
     var more = Panels();
-    for (var key = 0u; key < min(first + ROWS, params.seq); key += ROWS) {
+    for (var key = first_key(first, ROWS); key < min(first + ROWS, params.seq); key += ROWS) {
         let key_rows = rows_of(at.sequence, key + 4u * own, params.kv_heads, kv_head);
         let s = query_key(rows, key_rows, OWN, PASSING, own, other);
         let dp = dy_value(rows, key_rows, OWN, PASSING, own, other);
@@ -30,6 +30,9 @@ fn attention_dq_workgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_
         // Only the last tile has keys after a query of its own.
         if key == first {
             ds = causal(ds, 0.0, key + 4u * other, query);
+        }
+        if WINDOWED && key + params.window < first + ROWS {
+            ds = windowed(ds, 0.0, key + 4u * other, query);
         }
         let panel_rows = rows_of(at.sequence, key + 4u * other, params.kv_heads, kv_head);
         let near = quads_k(panel_rows, at.column + own);

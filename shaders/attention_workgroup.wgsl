@@ -1,4 +1,4 @@
-// Causal attention, forward: y (out_a) = softmax(q k^T / sqrt(head_dim)) v by head, one pass over the keys with a running
+// Causal attention, forward: y (out_a) = softmax(scale q k^T) v by head, one pass over the keys with a running
 // maximum.
 //
 // needs: lib/attention_workgroup.wgsl
@@ -45,12 +45,16 @@ fn attention_workgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_wor
     var top = vec4(NEVER);
     // Of the thread's own keys.
     var total = vec4(0.0);
-    for (var key = 0u; key < min(first + ROWS, params.seq); key += ROWS) {
+    for (var key = first_key(first, ROWS); key < min(first + ROWS, params.seq); key += ROWS) {
         let key_rows = rows_of(at.sequence, key + 4u * own, params.kv_heads, kv_head);
         var s = query_key(query_rows, key_rows, OWN, PASSING, own, other) * params.scale;
         // Only the last tile has keys after a query of its own.
         if key == first {
             s = causal(s, NEVER, key + 4u * other, query);
+        }
+        // Of a query that sees no key of a tile the sums are nonsense, which the first key that it sees multiplies by 0.
+        if WINDOWED && key + params.window < first + ROWS {
+            s = windowed(s, NEVER, key + 4u * other, query);
         }
         let value_rows = rows_of(at.sequence, key + 4u * other, params.kv_heads, kv_head);
         let near = quads_v(value_rows, at.column + own);

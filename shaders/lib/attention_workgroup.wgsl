@@ -195,6 +195,13 @@ fn causal(x: mat4x4<f32>, hidden: f32, seen: u32, query: vec4<u32>) -> mat4x4<f3
                   select(vec4(hidden), x[2], vec4(seen + 2u) <= query), select(vec4(hidden), x[3], vec4(seen + 3u) <= query));
 }
 
+// Likewise, where the key comes before the query's window.
+fn windowed(x: mat4x4<f32>, hidden: f32, seen: u32, query: vec4<u32>) -> mat4x4<f32> {
+    let end = vec4(seen + params.window);
+    return mat4x4(select(vec4(hidden), x[0], query < end), select(vec4(hidden), x[1], query < end + 1u),
+                  select(vec4(hidden), x[2], query < end + 2u), select(vec4(hidden), x[3], query < end + 3u));
+}
+
 // Four columns (index) of four own rows (component) of the first output, those rows that there are.
 fn store_quads(rows: vec4<u32>, valid: vec4<bool>, width: u32, quad: u32, x: mat4x4<f32>) {
     let y = transpose(x);

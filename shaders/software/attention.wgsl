@@ -1,4 +1,4 @@
-// Causal attention, forward: y = softmax(q k^T / sqrt(head_dim)) v by head, one pass over the keys with a running maximum
+// Causal attention, forward: y = softmax(scale q k^T) v by head, one pass over the keys with a running maximum
 // (Dao et al. 2022). A lane owns 4 queries.
 //
 // needs: lib/grid.wgsl, software/attention_tile.wgsl
@@ -11,7 +11,7 @@
 const NEVER: f32 = -1e30;
 
 fn mask(score: vec4<f32>, query: vec4<u32>, key: u32) -> vec4<f32> {
-    return select(vec4(NEVER), score * params.scale, vec4(key) <= query);
+    return select(vec4(NEVER), score * params.scale, sees(query, vec4(key)));
 }
 
 fn scale_columns(o: mat4x4<f32>, factor: vec4<f32>) -> mat4x4<f32> {
@@ -50,7 +50,7 @@ fn attention_subgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_work
     var o = Columns();
     var top = vec4(NEVER);
     var sum = vec4(0.0);
-    for (var key = 0u; key <= min(first + own - 1u, last); key += PASSING) {
+    for (var key = first_key(first, PASSING); key <= min(first + own - 1u, last); key += PASSING) {
         var s = Tile();
         let a_row = sequence * params.seq + min(key + lane % 8u, last);
         let b_row = sequence * params.seq + min(key + 8u + lane % 8u, last);

@@ -1,5 +1,5 @@
 // Causal attention, gradients in keys and values: dv_j = sum over queries i of p_ij dy_i and
-// dk_j = sum over queries i of p_ij (dp_ij - delta_i) q_i / sqrt(head_dim), over query heads of the key's head.
+// dk_j = sum over queries i of scale p_ij (dp_ij - delta_i) q_i, over query heads of the key's head.
 // A lane owns 4 keys, queries pass.
 //
 // needs: lib/grid.wgsl, software/attention_tile.wgsl
@@ -18,10 +18,10 @@ fn values(at: vec4<u32>, t: u32) -> mat4x4<f32> {
     return transpose(mat4x4(wide(v[at.x + t]), wide(v[at.y + t]), wide(v[at.z + t]), wide(v[at.w + t])));
 }
 
-// p is at most 1, and 0 where the query comes before the key or there is no such query.
+// p is at most 1, and 0 where the query does not see the key or there is no such query.
 fn probability(score: vec4<f32>, query_lse: f32, key: vec4<u32>, query: u32) -> vec4<f32> {
     let p = exp2(min(score * params.scale - query_lse, vec4(0.0)));
-    return select(vec4(0.0), p, (key <= vec4(query)) & vec4(query < params.seq));
+    return select(vec4(0.0), p, sees(vec4(query), key) & vec4(query < params.seq));
 }
 
 fn put(at: u32, row_k: vec4<f32>, row_v: vec4<f32>) {
@@ -68,7 +68,7 @@ fn attention_dkv_subgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_
     var o_v = Columns();
     for (var head = kv_head * share + params.share_first; head < kv_head * share + params.share_last; head++) {
         // own is a multiple of PASSING, so the tile of the first own key is the first with a query that sees it.
-        for (var query = first; query < params.seq; query += PASSING) {
+        for (var query = first; query < end_of_queries(first, own); query += PASSING) {
             var s = Tile();
             var dp = Tile();
             let a = (sequence * params.seq + min(query + lane % 8u, last)) * params.heads + head;

@@ -1,4 +1,4 @@
-// Causal attention, gradient in the queries: dq = sum over keys j of p_j (dp_j - delta) k_j / sqrt(head_dim), with
+// Causal attention, gradient in the queries: dq = sum over keys j of scale p_j (dp_j - delta) k_j, with
 // p_j = 2^(score - lse) made anew and dp_j = dy . v_j. A lane owns 4 queries.
 //
 // needs: lib/grid.wgsl, software/attention_tile.wgsl
@@ -12,11 +12,11 @@ fn gradients(at: vec4<u32>, t: u32) -> mat4x4<f32> {
     return transpose(mat4x4(wide(dy[at.x + t]), wide(dy[at.y + t]), wide(dy[at.z + t]), wide(dy[at.w + t])));
 }
 
-// p (dp - delta); p is at most 1, and 0 where the key comes after the query.
+// p (dp - delta); p is at most 1, and 0 where the query does not see the key.
 fn dscore(score: vec4<f32>, dp: vec4<f32>, own_lse: vec4<f32>, own_delta: vec4<f32>, query: vec4<u32>, key: u32)
     -> vec4<f32> {
     let p = exp2(min(score * params.scale - own_lse, vec4(0.0)));
-    return select(vec4(0.0), p * (dp - own_delta), vec4(key) <= query);
+    return select(vec4(0.0), p * (dp - own_delta), sees(query, vec4(key)));
 }
 
 fn add(at: u32, value: vec4<f32>) {
@@ -59,7 +59,7 @@ fn attention_dq_subgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_w
     let column = min(block * BLOCK + lane % BLOCK, params.width - 1u);
 
     var o = Columns();
-    for (var key = 0u; key <= min(first + own - 1u, last); key += PASSING) {
+    for (var key = first_key(first, PASSING); key <= min(first + own - 1u, last); key += PASSING) {
         var s = Tile();
         var dp = Tile();
         let a_row = sequence * params.seq + min(key + lane % 8u, last);

@@ -66,6 +66,14 @@ fn place(group: vec3<u32>, groups: vec3<u32>, heads: u32) -> Place {
     return Place(head / heads, head % heads, index / tiles % blocks, index % tiles * 4u * SG);
 }
 
+// Whether a query sees a key.
+fn sees(query: vec4<u32>, key: vec4<u32>) -> vec4<bool> {
+    if WINDOWED {
+        return (key <= query) & (query < key + params.window);
+    }
+    return key <= query;
+}
+
 // Elements 4 t .. + 4 of four query rows, by element.
 fn queries(at: vec4<u32>, t: u32) -> mat4x4<f32> {
     return transpose(mat4x4(wide(q[at.x + t]), wide(q[at.y + t]), wide(q[at.z + t]), wide(q[at.w + t])));

@@ -31,7 +31,7 @@ fn run<T: Op + Clone + 'static>(gpu: &Gpu, op: T, inputs: Vec<Tensor>, backward:
 fn attention(batch: usize, seq: usize, heads: usize, kv_heads: usize, head_dim: usize) -> [Case; 2] {
     let product = (batch * heads * seq * (seq + 1) * head_dim) as f64;
     [("forward", 2.0), ("both", 7.0)].map(|(what, products)| {
-        let op = Attention { heads, kv_heads, head_dim, seq };
+        let op = Attention::new(heads, kv_heads, head_dim, seq);
         let make = move |gpu: &Gpu| {
             let rows = batch * seq;
             let [k, v] = [random(gpu, &[rows, kv_heads * head_dim])?, random(gpu, &[rows, kv_heads * head_dim])?];

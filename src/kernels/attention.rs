@@ -14,9 +14,11 @@ crate::params! {
         /// For dk and dv: of the query heads that share a key's head, those to sum over.
         share_first: u32,
         share_last: u32,
-        /// The factor on scores, in powers of 2: log2(e) / sqrt(head_dim).
+        /// Keys that a query sees, its own and those before it; read only by variants with WINDOWED.
+        window: u32,
+        /// The factor on scores, in powers of 2: log2(e) times `scale_out`.
         scale: f32,
-        /// 1 / sqrt(head_dim).
+        /// The factor on scores.
         scale_out: f32,
         /// The factor on gradients that were there.
         beta: f32,

@@ -50,7 +50,7 @@ impl AttentionLayer {
         };
         let (q, k) = (turned(self.wq, config.heads, tape)?, turned(self.wk, config.kv_heads, tape)?);
         let v = project(self.wv, tape)?;
-        let op = Attention { heads: config.heads, kv_heads: config.kv_heads, head_dim: config.head_dim, seq: pass.seq };
+        let op = Attention::new(config.heads, config.kv_heads, config.head_dim, pass.seq);
         let mixed = tape.apply(op, &[q, k, v])?;
         tape.release(&[q, k, v]);
         let wo = pass.param(tape, self.wo);

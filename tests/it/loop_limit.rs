@@ -145,10 +145,7 @@ fn key_gradients(gpu: &sdmoe::gpu::Gpu, op: Attention, repeat: usize) -> [Array;
 #[test]
 fn many_query_heads_share_a_key_head() {
     // Subgroups: 72 heads of 32 tiles of 33 iterations. Tiles in workgroup memory: 3000 heads of one tile of 40.
-    for (op, gpus) in [
-        (Attention { heads: 72, kv_heads: 1, head_dim: 128, seq: 512 }, vec![gpu()]),
-        (Attention { heads: 3000, kv_heads: 1, head_dim: 6, seq: 32 }, tiers()),
-    ] {
+    for (op, gpus) in [(Attention::new(72, 1, 128, 512), vec![gpu()]), (Attention::new(3000, 1, 6, 32), tiers())] {
         for gpu in gpus {
             let (got, want) = (key_gradients(&gpu, op, 1), key_gradients(&gpu, op, op.heads));
             for (what, (got, want)) in ["dk", "dv"].into_iter().zip(got.iter().zip(&want)) {
@@ -165,7 +162,7 @@ fn a_sequence_too_long_for_the_adapters_loops_is_refused_by_name() {
     if gpu.adapter().loop_limit() == usize::MAX {
         return crate::common::untested("the adapter's loops have no limit");
     }
-    let op = Attention { heads: 1, kv_heads: 1, head_dim: 6, seq: 90_000 };
+    let op = Attention::new(1, 1, 6, 90_000);
     let x = Tensor::zeros(&gpu, [90_000, 6]).unwrap();
     let error = op.forward(&[&x, &x, &x]).err().unwrap().to_string();
     assert!(error.contains("60000 loop iterations") && error.contains("seq 90000"), "{error}");

@@ -15,6 +15,7 @@ macro_rules! with {
 mod analysis_tokens;
 mod analysis_weights;
 mod analyze;
+mod attention_window;
 mod bench;
 mod checkpoint_experts;
 mod checkpoint_families;

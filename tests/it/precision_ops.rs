@@ -122,7 +122,7 @@ fn attention_matches_over_awkward_shapes() {
     ];
     for gpu in tiers() {
         for (i, (batch, seq, heads, kv_heads, head_dim)) in shapes.into_iter().enumerate() {
-            let op = Attention { heads, kv_heads, head_dim, seq };
+            let op = Attention::new(heads, kv_heads, head_dim, seq);
             // The gradients use delta = <dy, y> with y as stored, in sums that cancel: dp - delta.
             passes(&gpu, op, &attention_inputs(&op, batch, i as u64), (1.0, 4.0), i as u64);
         }
@@ -241,7 +241,7 @@ fn tensors_beyond_one_binding_are_split() {
         passes(&gpu, RmsNorm { eps: 1e-5 }, &[half(&[1023, 33], 1), weight], (1.0, 1.0), 1);
         let rope = Rope::new(&RotaryTable::new(&gpu, 12, 1e4).unwrap(), 3, 101);
         passes(&gpu, rope, &[half(&[1010, 36], 1)], (1.0, 1.0), 1);
-        let op = Attention { heads: 6, kv_heads: 2, head_dim: 8, seq: 11 };
+        let op = Attention::new(6, 2, 8, 11);
         passes(&gpu, op, &attention_inputs(&op, 43, 1), (1.0, 4.0), 1);
         let table = Input::HalfWeight(Array::random(&[1000, 33], 1));
         passes(&gpu, Embedding, &[table, indices(997, 1000)], (0.0, 0.0), 1);

@@ -109,7 +109,7 @@ fn attention_matches_over_awkward_shapes() {
     ];
     for gpu in tiers() {
         for (i, (batch, seq, heads, kv_heads, head_dim)) in shapes.into_iter().enumerate() {
-            let op = Attention { heads, kv_heads, head_dim, seq };
+            let op = Attention::new(heads, kv_heads, head_dim, seq);
             passes(&gpu, op, &attention_inputs(&op, batch, i as u64), i as u64);
         }
     }
@@ -120,7 +120,7 @@ fn a_wide_heads_numbers_are_the_same_to_the_bit_however_many_workgroups_make_its
     // The subgroup kernels know one way.
     for gpu in tiers().into_iter().filter(|gpu| gpu.tier() == Tier::Gpu) {
         for (head_dim, seq, heads, many) in [(72, 5, 8, 32), (130, 33, 8, 16)] {
-            let op = Attention { heads, kv_heads: heads / 2, head_dim, seq };
+            let op = Attention::new(heads, heads / 2, head_dim, seq);
             // `many` copies of two sequences: beyond two of them a workgroup takes more columns.
             let run = |copies: usize| {
                 let leaf = |heads: usize, seed| {
@@ -145,7 +145,7 @@ fn a_wide_heads_numbers_are_the_same_to_the_bit_however_many_workgroups_make_its
 #[test]
 fn one_variable_as_query_key_and_value_collects_all_three_gradients() {
     for gpu in tiers() {
-        let op = Attention { heads: 2, kv_heads: 2, head_dim: 8, seq: 19 };
+        let op = Attention::new(2, 2, 8, 19);
         let x = Tensor::from_f32(&gpu, [38, 16], &Array::random(&[38, 16], 1).to_f32()).unwrap();
         let gradients = |apart: bool| {
             let mut tape = Tape::new(&gpu);
@@ -190,7 +190,7 @@ fn gradients_are_added_to_what_parameters_have_already() {
 #[test]
 fn attention_stays_finite_with_scores_in_the_hundreds() {
     for gpu in tiers() {
-        let op = Attention { heads: 2, kv_heads: 1, head_dim: 32, seq: 40 };
+        let op = Attention::new(2, 1, 32, 40);
         let [Input::Tracked(q), Input::Tracked(k), v] = attention_inputs(&op, 1, 9) else { unreachable!() };
         let inputs = [Input::Tracked(q.map(|x| 12.0 * x)), Input::Tracked(k.map(|x| 12.0 * x)), v];
         // Scores of up to 600 have rounding errors of 600 * 2^-24 and more, which the exponential hands on.
@@ -253,11 +253,11 @@ fn tensors_beyond_one_binding_are_split() {
         passes(&gpu, RmsNorm { eps: 1e-5 }, &[tracked(&[1023, 33], 1), tracked(&[33], 2)], 1);
         passes(&gpu, RmsNorm { eps: 1e-5 }, &[tracked(&[301, 128], 1), tracked(&[128], 2)], 1);
         passes(&gpu, Rope::new(&RotaryTable::new(&gpu, 12, 1e4).unwrap(), 3, 101), &[tracked(&[1010, 36], 1)], 1);
-        let op = Attention { heads: 6, kv_heads: 2, head_dim: 8, seq: 11 };
+        let op = Attention::new(6, 2, 8, 11);
         passes(&gpu, op, &attention_inputs(&op, 43, 1), 1);
         passes(&gpu, Embedding, &[tracked(&[1000, 33], 1), Input::Index(indices(997, 1000, 3))], 1);
         passes(&gpu, CrossEntropy, &[tracked(&[997, 37], 1), Input::Index(indices(997, 37, 3))], 1);
-        let long = Attention { heads: 8, kv_heads: 8, head_dim: 32, seq: 1024 };
+        let long = Attention::new(8, 8, 32, 1024);
         let q = Tensor::zeros(&gpu, [1024, 256]).unwrap();
         assert!(long.forward(&[&q, &q, &q]).err().unwrap().to_string().contains("attention"));
     }
@@ -277,7 +277,7 @@ fn more_than_65535_workgroups_are_laid_out_in_two_dimensions() {
         let sum = Add.forward(&[&x, &x]).unwrap().output;
         let end = block_on(sum.slice(rows / 64 * 64..rows).unwrap().to_f32()).unwrap();
         assert!(end.iter().all(|&v| v == 4.0), "{end:?}");
-        let op = Attention { heads: 1, kv_heads: 1, head_dim: 4, seq: 1 };
+        let op = Attention::new(1, 1, 4, 1);
         let v = Tensor::from_f32(&gpu, [70_000, 4], &Array::random(&[70_000, 4], 1).to_f32()).unwrap();
         let y = op.forward(&[&v, &v, &v]).unwrap().output;
         // A single key: the output is the value, to the last bit of p = 1.
@@ -300,7 +300,7 @@ fn the_same_work_gives_the_same_bits() {
             let x = tape.apply(Embedding, &[table, tokens]).unwrap();
             let n = tape.apply(RmsNorm { eps: 1e-5 }, &[x, weight]).unwrap();
             let q = tape.apply(Rope::new(&RotaryTable::new(&gpu, 8, 1e4).unwrap(), 3, 37), &[n]).unwrap();
-            let a = tape.apply(Attention { heads: 3, kv_heads: 3, head_dim: 8, seq: 37 }, &[q, q, n]).unwrap();
+            let a = tape.apply(Attention::new(3, 3, 8, 37), &[q, q, n]).unwrap();
             let y = tape.apply(Add, &[x, a]).unwrap();
             let loss = tape.apply(CrossEntropy, &[y, tokens]).unwrap();
             let value = block_on(tape.value(loss).to_f32()).unwrap();
@@ -322,9 +322,9 @@ fn impossible_shapes_are_named() {
     let message = |result: sdmoe::Result<sdmoe::autograd::Forward>| result.err().unwrap().to_string();
     assert!(message(Add.forward(&[&x, &y])).contains("add"));
     assert!(message(RmsNorm { eps: 1e-5 }.forward(&[&x, &y])).contains("[8]"));
-    let op = Attention { heads: 3, kv_heads: 2, head_dim: 2, seq: 6 };
+    let op = Attention::new(3, 2, 2, 6);
     assert!(message(op.forward(&[&y, &y, &y])).contains("divide"));
-    let op = Attention { heads: 4, kv_heads: 2, head_dim: 2, seq: 6 };
+    let op = Attention::new(4, 2, 2, 6);
     assert!(message(op.forward(&[&x, &y, &y])).contains("k and v"));
     assert!(message(Embedding.forward(&[&x, &y])).contains("tokens"));
     assert!(message(CrossEntropy.forward(&[&x, &tokens])).contains("targets"));

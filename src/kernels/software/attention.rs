@@ -33,8 +33,10 @@ impl Registers {
         takes.then(|| Registers { lanes, compact: gpu.compact() })
     }
 
-    /// Loop iterations of a thread over one head of a sequence: of each kernel, or more.
-    pub(crate) fn iterations(self, seq: usize, head_dim: usize) -> usize {
+    /// Loop iterations of a thread over one head of a sequence of which a row sees or is seen by `window`: of each kernel,
+    /// or more.
+    pub(crate) fn iterations(self, seq: usize, window: usize, head_dim: usize) -> usize {
+        let seq = seq.min(window.saturating_add(8 * self.lanes as usize));
         if self.compact {
             // A loop over the 16 passing rows of a tile more, and one of 32 that stores.
             return seq.div_ceil(16) * (17 + head_dim / 4) + 32;
@@ -63,8 +65,9 @@ impl Registers {
 pub(crate) fn kernels() -> Vec<Variant> {
     let mut all = Vec::new();
     for kernel in [&ATTENTION_SUBGROUP, &ATTENTION_DQ_SUBGROUP, &ATTENTION_DKV_SUBGROUP].into_iter().flatten() {
-        for compact in [0.0, 1.0] {
-            all.push(Variant { kernel, constants: vec![("SG", f64::from(LANES)), ("COMPACT", compact)] });
+        for (compact, windowed) in [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0)] {
+            let constants = vec![("SG", f64::from(LANES)), ("COMPACT", compact), ("WINDOWED", windowed)];
+            all.push(Variant { kernel, constants });
         }
     }
     all

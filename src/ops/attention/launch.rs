@@ -76,7 +76,10 @@ pub fn kernels() -> Vec<Variant> {
         (&ATTENTION_DKV_WORKGROUP, &PANELS[..2]),
     ] {
         for (kernel, &panels) in kernels.iter().flat_map(|kernel| panels.iter().map(move |panels| (kernel, panels))) {
-            all.push(Variant { kernel, constants: vec![("PANELS", f64::from(panels))] });
+            for windowed in [0.0, 1.0] {
+                let constants = vec![("PANELS", f64::from(panels)), ("WINDOWED", windowed)];
+                all.push(Variant { kernel, constants });
+            }
         }
     }
     all
@@ -114,12 +117,13 @@ impl Form {
     /// Loop iterations of a thread over one head of a sequence: of each kernel, or more.
     fn iterations(&self, op: &Attention) -> usize {
         match *self {
-            Form::Software(registers) => registers.iterations(op.seq, op.head_dim),
+            Form::Software(registers) => registers.iterations(op.seq, op.keys(), op.head_dim),
             // Scores and dP by quads of columns, 8 at a time, and two sums over a tile's 8 quads of rows: 18 iterations
             // and those of quads and eights. llvmpipe stops as if they were 31, and those of the eights twice as many.
             Form::Workgroup { .. } => {
                 let quads = op.head_dim.div_ceil(4);
-                op.seq.div_ceil(SIDE) * (32 + 2 * quads + 4 * quads.div_ceil(SIDE / 4))
+                op.seq.min(op.keys().saturating_add(2 * SIDE)).div_ceil(SIDE)
+                    * (32 + 2 * quads + 4 * quads.div_ceil(SIDE / 4))
             }
         }
     }
@@ -145,7 +149,7 @@ impl Form {
         sequences: usize,
     ) -> Launch<'a> {
         let heads = heads * sequences;
-        match *self {
+        let launch = match *self {
             Form::Software(registers) => registers.launch(software, op.seq, op.head_dim, heads),
             Form::Workgroup { pack } => {
                 let tiles = heads * op.seq.div_ceil(SIDE);
@@ -160,17 +164,20 @@ impl Form {
                     .constant("PANELS", panels)
                     .workgroups(tiles * blocks(panels))
             }
-        }
+        };
+        launch.constant("WINDOWED", u32::from(op.keys() < op.seq))
     }
 }
 
 impl Attention {
-    fn scale_out(&self) -> f32 {
-        (self.head_dim as f64).sqrt().recip() as f32
+    /// Keys that a query sees at most.
+    fn keys(&self) -> usize {
+        self.window.unwrap_or(usize::MAX)
     }
 
-    fn scale(&self) -> f32 {
-        (std::f64::consts::LOG2_E / (self.head_dim as f64).sqrt()) as f32
+    /// `times` multiplied by the factor on scores.
+    fn scaled(&self, times: f64) -> f32 {
+        self.scale.map_or_else(|| times / (self.head_dim as f64).sqrt(), |scale| times * f64::from(scale)) as f32
     }
 
     fn params(&self, form: &Form, sequences: usize, beta: f32) -> AttentionParams {
@@ -183,8 +190,9 @@ impl Attention {
             value_width: (self.head_dim / form.pack()) as u32,
             share_first: 0,
             share_last: (self.heads / self.kv_heads) as u32,
-            scale: self.scale(),
-            scale_out: self.scale_out(),
+            window: self.keys().min(self.seq) as u32,
+            scale: self.scaled(std::f64::consts::LOG2_E),
+            scale_out: self.scaled(1.0),
             beta,
         }
     }

@@ -31,8 +31,23 @@ pub(super) fn cases(tier: Tier, f16: bool) -> Vec<Case> {
         let [batch, seq, heads, kv_heads, head_dim] = shape;
         // In f16 the gradients use delta = <dy, y> with y as stored, in sums that cancel: dp - delta.
         cases.op(level, format!("op/attention/{}", sizes(&shape)), (1.0, 4.0), move |c, kind| {
-            let (rows, op) = (batch * seq, Attention { heads, kv_heads, head_dim, seq });
+            let (rows, op) = (batch * seq, Attention::new(heads, kv_heads, head_dim, seq));
             let kv = [rows, kv_heads * head_dim];
+            (op, vec![kind.random(c, &[rows, heads * head_dim], 1), kind.random(c, &kv, 2), kind.random(c, &kv, 3)])
+        });
+    }
+    for (level, shape, window) in [
+        (Usual, [2, 37, 2, 1, 5], 2),
+        (Quick, [2, 97, 4, 2, 32], 33),
+        (Usual, [1, 130, 2, 1, 64], 64),
+        (Usual, [1, 65, 2, 1, 128], 40),
+    ] {
+        let [batch, seq, heads, kv_heads, head_dim] = shape;
+        let name = format!("op/attention in a window/{} {window}", sizes(&shape));
+        cases.op(level, name, (1.0, 4.0), move |c, kind| {
+            let whole = Attention::new(heads, kv_heads, head_dim, seq);
+            let op = Attention { window: Some(window), scale: Some(0.2), ..whole };
+            let (rows, kv) = (batch * seq, [batch * seq, kv_heads * head_dim]);
             (op, vec![kind.random(c, &[rows, heads * head_dim], 1), kind.random(c, &kv, 2), kind.random(c, &kv, 3)])
         });
     }

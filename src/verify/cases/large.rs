@@ -36,7 +36,7 @@ fn grids(context: &Context) -> Result<Findings> {
     if end.iter().any(|&v| v != 4.0) {
         found.wrong(format!("the end of a sum of {count} elements: expected 4, got {end:?}"));
     }
-    let op = Attention { heads: 1, kv_heads: 1, head_dim: 4, seq: 1 };
+    let op = Attention::new(1, 1, 4, 1);
     let v = context.upload(&Array::random(&[70_000, 4], 1 + context.seed))?;
     // A single key: the output is the value, to the last bit of p = 1.
     let (got, want) = (block_on(op.forward(&[&v, &v, &v])?.output.to_f32())?, block_on(v.to_f32())?);
@@ -80,7 +80,7 @@ fn small_bindings(context: &Context) -> Result<Findings> {
     // Above 64 KiB each: 1023 x 33 x 4 = 135 KB and more.
     take("add", small.op(Add, &[random(&[1023, 33], 1), random(&[1023, 33], 2)], tolerance, 1)?);
     take("rms_norm", small.op(RmsNorm { eps: 1e-5 }, &[random(&[1023, 33], 1), random(&[33], 2)], tolerance, 1)?);
-    let op = Attention { heads: 6, kv_heads: 2, head_dim: 8, seq: 11 };
+    let op = Attention::new(6, 2, 8, 11);
     let inputs = [random(&[473, 48], 1), random(&[473, 16], 2), random(&[473, 16], 3)];
     take("attention", small.op(op, &inputs, tolerance, 1)?);
     let tokens = Input::Index(indices(997, 1000, 3));
