@@ -68,3 +68,45 @@ pub fn copy_columns(op: &'static str, x: &Tensor, from: Range<usize>, beta: f32,
     }
     Ok(())
 }
+
+/// Records `cache[at + i] = rows[i]`: `rows: [n, w]`, `cache: [capacity, w]` of the same type. A caller that steps on with
+/// `at` makes no new bind group, as slices of the cache would.
+///
+/// # Errors
+/// [`Error::Shape`] when the widths or types differ, or when the rows exceed the cache.
+pub fn write_rows(rows: &Tensor, cache: &Tensor, at: usize) -> Result<()> {
+    let (n, width, capacity) = (rows.rows(), rows.cols(), cache.rows());
+    let fits = at.checked_add(n).is_some_and(|end| end <= capacity);
+    if !fits || cache.cols() != width || cache.dtype() != rows.dtype() {
+        let expected = format!("{n} rows of {cache:?} from {at} on");
+        return Err(Error::shape("write_rows", expected, format!("{rows:?}")));
+    }
+    let (rows, cache) = (rows.reshape([n, width])?, cache.reshape([capacity, width])?);
+    let parts = |rows| Parts::new("write_rows", rows).sliced(cache.gpu(), &[width]).ranges();
+    let chunks: Vec<_> = parts(capacity)?.collect();
+    for (part, bound) in parts(n)?.flat_map(|part| chunks.iter().map(move |bound| (part.clone(), bound))) {
+        let (start, end) = ((at + part.start).max(bound.start), (at + part.end).min(bound.end));
+        if start >= end {
+            continue;
+        }
+        // One row of all that is written.
+        let (count, from, to) =
+            ((end - start) * width, (start - at - part.start) * width, (start - bound.start) * width);
+        let pack = [count, from, to].into_iter().map(pack).min().unwrap_or(1);
+        let in_packs = |elements: usize| (elements / pack) as u32;
+        let params = CopyColumnsParams {
+            count: in_packs(count),
+            width: in_packs(count),
+            x_first: in_packs(from),
+            y_first: in_packs(to),
+            ..Default::default()
+        };
+        pack_launch(&COPY_COLUMNS, pack)
+            .params(&params)
+            .read("x", &rows.slice(part)?)
+            .write("y", &cache.slice(bound.clone())?)
+            .threads(count / pack, THREADS)
+            .run(cache.gpu())?;
+    }
+    Ok(())
+}

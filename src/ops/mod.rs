@@ -29,7 +29,7 @@ mod targets;
 mod z_loss;
 
 pub use add::Add;
-pub use attention::Attention;
+pub use attention::{Attention, CachedAttention};
 pub use bias::Bias;
 pub use clamp::Clamp;
 pub use combine::Combine;

@@ -17,6 +17,7 @@ mod analysis_weights;
 mod analyze;
 mod attention_window;
 mod bench;
+mod cached_attention;
 mod checkpoint_experts;
 mod checkpoint_families;
 mod checkpoint_foreign;

@@ -6,13 +6,20 @@
 //! 2205.14135). Sums have a fixed order: dq is summed over keys by the query's owner, dk and dv over queries by the
 //! key's.
 
+mod cached;
 mod launch;
 
 use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
+use crate::kernels::Variant;
 use crate::tensor::Tensor;
 
-pub(super) use launch::kernels;
+pub use cached::CachedAttention;
+
+/// Every kernel of this module.
+pub(super) fn kernels() -> Vec<Variant> {
+    [launch::kernels(), cached::kernels()].concat()
+}
 
 /// Inputs: `q: [batch * seq, heads * head_dim]`, `k, v: [batch * seq, kv_heads * head_dim]`. Output: as q.
 ///
