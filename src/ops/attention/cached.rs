@@ -52,19 +52,22 @@ crate::params! {
 }
 
 /// Rows that a workgroup can take.
-const ROWS: [usize; 3] = [1, 4, 8];
+const ROWS: [usize; 4] = [1, 2, 4, 8];
 /// A window that hides nothing: positions stay below it.
 const NO_WINDOW: u32 = 1 << 31;
 
 /// Every kernel of this module.
 pub fn kernels() -> Vec<Variant> {
-    let of_rows = |variant: Variant| {
-        ROWS.map(|rows| Variant {
-            constants: [variant.constants.as_slice(), &[("ROWS", rows as f64)]].concat(),
-            ..variant
+    let of = |variant: Variant| {
+        ROWS.into_iter().flat_map(move |rows| {
+            let constants = variant.constants.clone();
+            [Thread::ONE, Thread::MORE].map(|thread| Variant {
+                constants: [constants.as_slice(), &[("ROWS", rows as f64)], &thread.constants()].concat(),
+                ..variant
+            })
         })
     };
-    let mut all: Vec<Variant> = variants(&CACHED_ATTENTION).into_iter().flat_map(of_rows).collect();
+    let mut all: Vec<Variant> = variants(&CACHED_ATTENTION).into_iter().flat_map(of).collect();
     all.extend(variants(&CACHED_ATTENTION_MERGE));
     all
 }
@@ -86,10 +89,33 @@ pub struct CachedAttention {
     pub window: Option<usize>,
 }
 
-/// How the keys are split.
+/// What a thread has at a time.
+#[derive(Clone, Copy)]
+struct Thread {
+    keys: usize,
+    /// Packs of columns.
+    columns: usize,
+}
+
+impl Thread {
+    /// As many threads at work as can be: for GPUs.
+    const ONE: Thread = Thread { keys: 1, columns: 1 };
+    /// As few loads as can be: software adapters pay for each by its components, whatever cache it comes from.
+    const MORE: Thread = Thread { keys: 4, columns: 2 };
+
+    /// Keys of a block.
+    fn block(self) -> usize {
+        self.keys * THREADS as usize
+    }
+
+    fn constants(self) -> [(&'static str, f64); 3] {
+        [("STEP", self.keys as f64), ("COLUMNS", self.columns as f64), ("KEYS", self.block() as f64)]
+    }
+}
+
+/// How the keys are split; a part is a multiple of a block of keys.
 struct Split {
-    /// Keys of a block, and of a part a multiple of it.
-    block: usize,
+    thread: Thread,
     /// Rows of a workgroup.
     rows: usize,
     /// Parts that a device is given at most, by the cache's size and not by what it holds: the buffers do not change.
@@ -128,10 +154,10 @@ impl CachedAttention {
         let weights = Tensor::empty_f32(gpu, [split.most + chunks.len(), rows * 2])?;
 
         let seen = (past + 1).saturating_sub(self.window.unwrap_or(usize::MAX))..past + n;
-        let part = seen.len().div_ceil(split.most).next_multiple_of(split.block).min(split.part);
+        let part = seen.len().div_ceil(split.most).next_multiple_of(split.thread.block()).min(split.part);
         let mut params = self.params(n, past, pack);
         params.part_keys = part as u32;
-        let tiles = (n * self.heads / self.kv_heads).div_ceil(split.rows) * self.blocks(pack);
+        let tiles = (n * self.heads / self.kv_heads).div_ceil(split.rows) * self.blocks(pack, split.thread);
         for bound in chunks {
             let keys = intersection(&seen, &bound);
             if keys.is_empty() {
@@ -141,7 +167,7 @@ impl CachedAttention {
             (params.first_key, params.end_key, params.bound) = (keys.start as u32, keys.end as u32, bound.start as u32);
             pack_launch(&CACHED_ATTENTION, pack)
                 .constant("ROWS", split.rows as u32)
-                .constant("KEYS", split.block as u32)
+                .constants(split.thread.constants())
                 .params(&params)
                 .read("q", q)
                 .read("k", &k.slice(bound.clone())?)
@@ -189,22 +215,23 @@ impl CachedAttention {
     }
 
     /// Workgroups that share a row's columns; more than one only where they are scalars and many.
-    fn blocks(&self, pack: usize) -> usize {
-        (self.v_dim / pack).div_ceil(THREADS as usize)
+    fn blocks(&self, pack: usize, thread: Thread) -> usize {
+        (self.v_dim / pack).div_ceil(THREADS as usize * thread.columns)
     }
 
     fn split(&self, gpu: &Gpu, n: usize, capacity: usize, pack: usize) -> Split {
-        // Barriers cost software adapters most, so that they have fewer of them; and they have some cores, not thousands.
-        let (block, busy) = if gpu.tier() == Tier::Software { (256, 16) } else { (64, 512) };
+        // A software adapter has some cores, a GPU thousands.
+        let (thread, busy) = if gpu.tier() == Tier::Software { (Thread::MORE, 16) } else { (Thread::ONE, 512) };
         let own = n * self.heads / self.kv_heads;
-        let rows = ROWS.into_iter().find(|&rows| own <= rows).unwrap_or(ROWS[2]);
-        let workgroups = own.div_ceil(rows) * self.kv_heads * self.blocks(pack);
+        let rows = ROWS.into_iter().find(|&rows| own <= rows).unwrap_or(ROWS[3]);
+        let workgroups = own.div_ceil(rows) * self.kv_heads * self.blocks(pack, thread);
         // A key takes a thread an iteration for its value, an eighth for the maximum, and a 64th of a row's for its score;
         // half of the limit, for llvmpipe counts some loops twice.
         let for_a_key = 2 + (self.k_dim / pack + 4).div_ceil(THREADS as usize);
+        let block = thread.block();
         let part = (limits::iterations(gpu) / 2 / for_a_key / block).max(1) * block;
         let wanted = (busy / workgroups).clamp(1, capacity.div_ceil(block).max(1));
-        Split { block, rows, most: wanted.max(capacity.div_ceil(part)), part }
+        Split { thread, rows, most: wanted.max(capacity.div_ceil(part)), part }
     }
 
     fn params(&self, n: usize, past: usize, pack: usize) -> CachedAttentionParams {
