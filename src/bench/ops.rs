@@ -5,7 +5,7 @@ use super::ceiling::random;
 use crate::autograd::{Op, Tape};
 use crate::error::Result;
 use crate::gpu::Gpu;
-use crate::ops::{Add, Attention, CrossEntropy, Embedding, RmsNorm, Rope, RotaryTable, SwiGlu};
+use crate::ops::{Add, Attention, CachedAttention, CrossEntropy, Embedding, RmsNorm, Rope, RotaryTable, SwiGlu};
 use crate::tensor::{DType, Tensor};
 
 type Inputs = fn(&Gpu) -> Result<Vec<Tensor>>;
@@ -42,11 +42,26 @@ fn attention(batch: usize, seq: usize, heads: usize, kv_heads: usize, head_dim: 
     })
 }
 
+/// `attention.cached.*`: a token after `past` others; the bytes of the keys and values that it sees.
+fn cached(past: usize, heads: usize, kv_heads: usize, head_dim: usize) -> Case {
+    let make = move |gpu: &Gpu| {
+        let op = CachedAttention::new(heads, kv_heads, head_dim, head_dim);
+        let cache = [past + 1, kv_heads * head_dim];
+        let (q, k, v) = (random(gpu, &[1, heads * head_dim])?, random(gpu, &cache)?, random(gpu, &cache)?);
+        Ok(Box::new(move || op.forward(&q, &k, &v, past).map(drop)) as Record)
+    };
+    let name = format!("attention.cached.p{past}.h{heads}.kv{kv_heads}.d{head_dim}");
+    Case::new(name, make).bytes((8 * (past + 1) * kv_heads * head_dim) as f64)
+}
+
 /// `attention.*`.
 pub(super) fn attentions() -> Group {
+    let cached = [(511, 16, 16, 128), (4095, 16, 2, 128)]
+        .map(|(past, heads, kv_heads, head_dim)| cached(past, heads, kv_heads, head_dim));
     [(8, 256, 8, 8, 32), (8, 256, 8, 4, 32), (1, 1024, 8, 8, 32), (4, 256, 4, 4, 64), (4, 256, 2, 2, 128)]
         .into_iter()
         .flat_map(|(batch, seq, heads, kv_heads, head_dim)| attention(batch, seq, heads, kv_heads, head_dim))
+        .chain(cached)
         .collect()
 }
 

@@ -169,6 +169,23 @@ fn a_sequence_too_long_for_the_adapters_loops_is_refused_by_name() {
 }
 
 #[test]
+fn a_window_takes_a_sequence_of_any_length() {
+    for gpu in tiers() {
+        let whole = Attention { window: Some(50), ..Attention::new(1, 1, 6, 90_000) };
+        let [q, k, v] = [1, 2, 3].map(|seed| upload(&gpu, &Array::random(&[90_000, 6], seed)));
+        let y = whole.forward(&[&q, &k, &v]).unwrap().output;
+        // The last 192 rows by themselves: from the 50th on they see the same keys.
+        let end = 90_000 - 192..90_000;
+        let own = Attention { seq: 192, ..whole };
+        let [q, k, v] = [q, k, v].map(|x| x.slice(end.clone()).unwrap());
+        let want = download(&own.forward(&[&q, &k, &v]).unwrap().output);
+        let got = download(&y.slice(end).unwrap());
+        let want = Array::from_f32(&[143, 6], &want[49 * 6..]);
+        compare("the end", &got[49 * 6..], &want, 1e-6).unwrap_or_else(|e| panic!("{gpu:?}: {e}"));
+    }
+}
+
+#[test]
 fn columns_are_summed_over_any_number_of_rows_with_the_same_bits_however_split() {
     for gpu in tiers() {
         for columns in [1, 3, 4] {
