@@ -80,9 +80,9 @@
 //! | [`autograd`] | the tape, the op trait, the check of forward and backward against an f64 reference |
 //! | [`ops`] | the differentiable ops, one a file: equation, launch, backward, reference |
 //! | [`linalg`] | random numbers, tall-skinny QR, small SVD, randomized SVD, subspaces |
-//! | [`nn`] | layers, the model, its configuration |
+//! | [`nn`] | layers, the model, its configuration, families of published models |
 //! | [`optim`] | AdamW, clipping, the spectral state of the experts: gradient split, refresh of the bases |
-//! | [`checkpoint`], [`data`] | safetensors, folders replaced as a whole, experts of any checkpoint; corpus and batches |
+//! | [`checkpoint`], [`data`] | safetensors, folders replaced as a whole, published models and the experts of any checkpoint; corpus and batches |
 //! | [`train`] | the trainer, and a whole run with its metrics |
 //! | `analysis` | how specialised experts are, each figure beside what chance gives |
 //! | `report` | what an analysis found, as a page, figures and a table for the terminal |

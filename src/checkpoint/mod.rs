@@ -10,6 +10,7 @@ mod family;
 mod folder;
 mod foreign;
 mod header;
+pub mod inspect;
 mod inventory;
 mod layer;
 mod names;
@@ -24,6 +25,7 @@ mod widen;
 pub use experts::{Common, ExpertCheckpoint, ExpertLayer, ExpertStack, Family};
 pub use folder::write_file_atomically;
 pub(crate) use folder::{locate, write_atomically};
+pub(crate) use names::others;
 pub use pretrained::{Coverage, FamilyCheckpoint};
 pub use tensors::{TensorFile, TensorToSave, load_tensors, save_tensors};
 

@@ -102,6 +102,15 @@ pub(super) fn shown(name: &str) -> String {
     text
 }
 
+/// ` and 2 others`, or nothing.
+pub(crate) fn others(count: usize) -> String {
+    match count {
+        0 => String::new(),
+        1 => " and 1 other".into(),
+        n => format!(" and {n} others"),
+    }
+}
+
 /// The stack of layers that the tensor `name` is in: what stands before `layers`, without the full stop.
 pub(super) fn stack(name: &str) -> &str {
     let mut start = 0;

@@ -22,12 +22,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::foreign::{plain_file, there};
-use super::names::{beside_model, shown, stack};
+use super::names::{beside_model, others, shown, stack};
 use super::stream::stream;
 use super::table::TensorTable;
 use super::target::{MAX_CONFIG, Source, Target};
 use super::widen::Element;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::nn::config::ModelConfig;
 use crate::nn::families::{FamilyModel, HEAD, HubTensor, Layout, Parameter, TensorMap};
 use crate::nn::model::Model;
@@ -54,8 +55,7 @@ impl fmt::Display for Coverage {
         write!(f, "{} of {} tensors used", self.used, self.tensors)?;
         match &self.skipped[..] {
             [] => Ok(()),
-            [one] => write!(f, "; not needed: {}", shown(one)),
-            [first, more @ ..] => write!(f, "; not needed: {} and {} others", shown(first), more.len()),
+            [first, more @ ..] => write!(f, "; not needed: {}{}", shown(first), others(more.len())),
         }
     }
 }
@@ -85,6 +85,7 @@ pub struct FamilyCheckpoint {
     /// Tensors of the map with their files, in the order of their places.
     used: Vec<(usize, usize)>,
     skipped: Vec<String>,
+    eos: Vec<u32>,
 }
 
 impl FamilyCheckpoint {
@@ -111,15 +112,14 @@ impl FamilyCheckpoint {
         let family = model.family.name();
         if let [first, more @ ..] = &comparison.missing[..] {
             let HubTensor { name, shape, .. } = &map.tensors[*first];
-            let others =
-                if more.is_empty() { String::new() } else { format!(", and {} others are missing", more.len()) };
-            let message =
-                format!("expected tensor `{name}` of shape {shape:?}, as a {family} model has it, found none{others}");
+            let others = others(more.len());
+            let message = format!(
+                "expected tensor `{name}` of shape {shape:?}, as a {family} model has it, found it missing{others}"
+            );
             return Err(Error::checkpoint(&target.root, message));
         }
         if let [first, more @ ..] = &comparison.extra[..] {
-            let others =
-                if more.is_empty() { String::new() } else { format!(", and {} others are too many", more.len()) };
+            let others = others(more.len());
             let message = format!("expected no such tensor in a {family} model of this config, found one{others}");
             return Err(target.bad(first, message));
         }
@@ -128,12 +128,18 @@ impl FamilyCheckpoint {
             (file, info.map_or(0, |info| info.data_offsets.0))
         };
         comparison.used.sort_by_key(place);
-        Ok(Self { model, layout, map, used: comparison.used, skipped: comparison.skipped, target })
+        let eos = generation_eos(&target).unwrap_or_else(|| model.eos.clone());
+        Ok(Self { model, layout, map, used: comparison.used, skipped: comparison.skipped, eos, target })
     }
 
     /// The content of its `config.json`.
     pub fn model(&self) -> &FamilyModel {
         &self.model
+    }
+
+    /// The tokens that end a text: as `generation_config.json` says where there is one, else as `config.json` does.
+    pub fn eos(&self) -> &[u32] {
+        &self.eos
     }
 
     /// The model's settings.
@@ -194,13 +200,16 @@ impl FamilyCheckpoint {
     /// As [`FamilyCheckpoint::read`]; [`Error::Checkpoint`] when the model has other parameters, before one is written;
     /// [`Error::Device`].
     pub fn load_into(&self, model: &Model) -> Result<Coverage> {
-        let params = model.params().iter().map(|p| (p.name.clone(), p.value.clone()));
-        let mut targets: BTreeMap<String, Tensor> = params.chain(model.state()).collect();
+        let mut targets: BTreeMap<String, Tensor> =
+            model.params().iter().map(|p| (p.name.clone(), p.value.clone())).collect();
+        // State that the checkpoint does not have stays as it is.
+        let mut state: BTreeMap<String, Tensor> = model.state().into_iter().collect();
         let bad = |message: String| Error::checkpoint(&self.target.root, message);
         let mut tensors = Vec::new();
         for Parameter { name, shape, .. } in &self.map.parameters {
             let tensor = targets
                 .remove(name)
+                .or_else(|| state.remove(name))
                 .ok_or_else(|| bad(format!("expected a model with the parameter `{name}`, got one without it")))?;
             if tensor.dims() != shape {
                 let got = tensor.dims();
@@ -250,6 +259,16 @@ pub(super) fn family_model(target: &Target) -> Result<FamilyModel> {
         Error::Config { field, message } => bad(format!("{field}: {message}")),
         other => other,
     })
+}
+
+/// The tokens that end a text by the `generation_config.json` of a target. One that cannot be read is passed over, as it only
+/// sets defaults.
+fn generation_eos(target: &Target) -> Option<Vec<u32>> {
+    let text = files::read_small(&target.directory().join("generation_config.json"), MAX_CONFIG).ok()?;
+    let config: serde_json::Value = serde_json::from_slice(&text).ok()?;
+    let id = |value: &serde_json::Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+    let eos = config.get("eos_token_id")?;
+    eos.as_array().map_or_else(|| Some(vec![id(eos)?]), |list| list.iter().map(id).collect())
 }
 
 /// How a target's experts lie, and the tensors that its model has so.

@@ -22,6 +22,7 @@ mod device;
 mod devices;
 mod eval;
 mod generate;
+mod inspect;
 mod panic;
 mod stop;
 mod train;
@@ -53,6 +54,8 @@ enum Command {
     Eval(eval::Args),
     /// Analyse how specialised the experts of a checkpoint are, as a report
     Analyze(Box<analyze::Args>),
+    /// Inspect a checkpoint or a Hugging Face folder: what it holds, and whether anything is wrong with it
+    Inspect(inspect::Args),
     /// Measure the kernels and the training step, against the adapter's and the CPU's own rates
     Bench(bench::Args),
     /// Time the shapes in which a GPU can compute products
@@ -83,6 +86,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Generate(args) => generate::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Eval(args) => eval::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Analyze(args) => analyze::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Inspect(args) => inspect::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Tune(args) => tune::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Verify(args) => verify::run(&args),

@@ -211,11 +211,25 @@ fn a_model_gets_every_parameter_from_a_folder() {
             })
             .collect();
         check("mixtral", &all, value);
+        assert!(checkpoint.eos().is_empty());
         let mut other = checkpoint.config().clone();
         other.moe.d_expert = 96;
         let other = Model::new(&gpu, &other).unwrap();
         let error = checkpoint.load_into(&other).unwrap_err().to_string();
         assert!(error.contains("`layers.0.moe.experts.gate` of shape [8, 64, 80], got [8, 64, 96]"), "{error}");
+    }
+}
+
+#[test]
+fn the_tokens_that_end_a_text_are_those_of_the_generation_config_where_there_is_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config("mixtral", |c| c["eos_token_id"] = json!(5));
+    write_folder(dir.path(), &config, &tensors(&config, "BF16"), 1);
+    for (text, wanted) in
+        [("", &[5][..]), ("{}", &[5]), (r#"{"eos_token_id": [7, 8]}"#, &[7, 8]), (r#"{"eos_token_id": 9}"#, &[9])]
+    {
+        fs::write(dir.path().join("generation_config.json"), text).unwrap();
+        assert_eq!(open(dir.path()).eos(), wanted, "{text}");
     }
 }
 
@@ -271,7 +285,10 @@ fn folders_that_do_not_fit_are_refused_by_name() {
             &|_, _, t| t.retain(|t| t.name != UP),
             "expected tensor `model.layers.1.mlp.experts.3.up_proj.weight` of shape [48, 64]",
         ),
-        (&|_, _, t| t.retain(|t| !t.name.contains("norm")), ", and 4 others are missing"),
+        (
+            &|_, _, t| t.retain(|t| !t.name.contains("norm")),
+            ", as a qwen2_moe model has it, found it missing and 4 others",
+        ),
         (
             &|_, _, t| t.push(Stored::zeros("model.layers.2.mlp.x", "F32", &[1])),
             "`model.layers.2.mlp.x`: expected no such tensor",

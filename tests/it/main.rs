@@ -35,6 +35,7 @@ mod foreign_device;
 mod gemm;
 mod general_ops;
 mod geometry;
+mod inspect;
 mod layers;
 mod linalg;
 mod loop_limit;
