@@ -6,6 +6,7 @@
 mod blocks;
 mod coverage;
 pub mod experts;
+mod export;
 mod family;
 mod folder;
 mod foreign;
@@ -23,6 +24,7 @@ mod unique;
 mod widen;
 
 pub use experts::{Common, ExpertCheckpoint, ExpertLayer, ExpertStack, Family};
+pub use export::{ExportOptions, ExportType, export};
 pub use folder::write_file_atomically;
 pub(crate) use folder::{locate, write_atomically};
 pub(crate) use names::others;

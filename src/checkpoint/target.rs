@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::files;
 
 /// The file that says which shard holds which tensor.
-const INDEX_FILE: &str = "model.safetensors.index.json";
+pub(super) const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// The longest index that is read, bytes: as the longest header of a file.
 const MAX_INDEX: u64 = 100_000_000;

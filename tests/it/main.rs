@@ -28,6 +28,7 @@ mod cooperative;
 mod device;
 mod devices;
 mod examples;
+mod export;
 mod families;
 mod fixtures;
 mod fixtures_support;

@@ -30,6 +30,7 @@ mod qwen3_moe;
 mod rope;
 mod tensors;
 mod window;
+mod write;
 
 use serde_json::Value;
 
@@ -92,6 +93,21 @@ impl Family {
             Family::Llama => "llama",
             Family::Qwen2 => "qwen2",
             Family::Qwen3 => "qwen3",
+        }
+    }
+
+    /// Its class in transformers.
+    fn class(self) -> &'static str {
+        match self {
+            Family::Qwen2Moe => "Qwen2MoeForCausalLM",
+            Family::Qwen3Moe => "Qwen3MoeForCausalLM",
+            Family::Mixtral => "MixtralForCausalLM",
+            Family::Olmoe => "OlmoeForCausalLM",
+            Family::DeepseekV2 => "DeepseekV2ForCausalLM",
+            Family::DeepseekV3 => "DeepseekV3ForCausalLM",
+            Family::Llama => "LlamaForCausalLM",
+            Family::Qwen2 => "Qwen2ForCausalLM",
+            Family::Qwen3 => "Qwen3ForCausalLM",
         }
     }
 
