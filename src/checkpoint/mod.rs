@@ -27,6 +27,7 @@ pub use experts::{Common, ExpertCheckpoint, ExpertLayer, ExpertStack, Family};
 pub use export::{ExportOptions, ExportType, export};
 pub use folder::write_file_atomically;
 pub(crate) use folder::{locate, write_atomically};
+#[cfg(feature = "cli")]
 pub(crate) use names::others;
 pub use pretrained::{Coverage, FamilyCheckpoint};
 pub use tensors::{TensorFile, TensorToSave, load_tensors, save_tensors};
