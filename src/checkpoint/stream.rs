@@ -95,13 +95,13 @@ struct Scratch {
     band: Vec<f32>,
 }
 
-/// The parts of a tensor.
-fn parts<'a>(file: &'a TensorTable, tensor: &'a HubTensor) -> impl Iterator<Item = Part<'a>> {
+/// The parts of a tensor, of at most `most` numbers each but for a row that has more.
+fn parts<'a>(file: &'a TensorTable, tensor: &'a HubTensor, most: usize) -> impl Iterator<Item = Part<'a>> {
     tensor.pieces.iter().flat_map(move |piece| {
         // What is not transposed can be cut anywhere.
         let piece =
             if piece.transposed { *piece } else { Piece { rows: piece.rows * piece.columns, columns: 1, ..*piece } };
-        let rows = (MAX_PART / piece.columns.max(1)).max(1);
+        let rows = (most / piece.columns.max(1)).max(1);
         let ranges = (0..piece.rows).step_by(rows).map(move |start| start..piece.rows.min(start + rows));
         ranges.map(move |rows| Part { file, tensor: &tensor.name, piece, rows })
     })
@@ -113,10 +113,14 @@ fn parts<'a>(file: &'a TensorTable, tensor: &'a HubTensor) -> impl Iterator<Item
 /// # Errors
 /// Those of reading, and those of `sink`.
 pub(super) fn stream(tensors: &[(&TensorTable, &HubTensor)], sink: &mut Sink<'_>) -> Result<()> {
+    stream_in(tensors, MAX_PART, sink)
+}
+
+fn stream_in(tensors: &[(&TensorTable, &HubTensor)], most: usize, sink: &mut Sink<'_>) -> Result<()> {
     let numel: usize = tensors.iter().map(|(_, t)| t.shape.iter().product::<usize>()).sum();
     let worth = (numel / WORTH_A_THREAD).clamp(1, MAX_THREADS);
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(worth);
-    let work = Mutex::new(tensors.iter().flat_map(|(file, tensor)| parts(file, tensor)));
+    let work = Mutex::new(tensors.iter().flat_map(|(file, tensor)| parts(file, tensor, most)));
     let next = || work.lock().unwrap_or_else(PoisonError::into_inner).next();
     let read = |part: &Part<'_>, mut out: Vec<f32>, scratch: &mut Scratch| {
         out.resize(out.len().max(part.numel()), 0.0);
@@ -133,7 +137,8 @@ pub(super) fn stream(tensors: &[(&TensorTable, &HubTensor)], sink: &mut Sink<'_>
     let free: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
     let take = || free.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
     std::thread::scope(|scope| {
-        let (sender, receiver) = sync_channel(1);
+        // A part for each thread, so that none waits for another to be taken.
+        let (sender, receiver) = sync_channel(threads);
         for _ in 0..threads {
             let (sender, next, read, take) = (sender.clone(), &next, &read, &take);
             scope.spawn(move || {
@@ -156,4 +161,43 @@ pub(super) fn stream(tensors: &[(&TensorTable, &HubTensor)], sink: &mut Sink<'_>
         }
         Ok(())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::tensors::{TensorToSave, save_tensors};
+    use super::*;
+
+    #[test]
+    fn a_matrix_in_parts_is_the_matrix_as_a_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.safetensors");
+        let (rows, columns, numel) = (17, 5, 170);
+        let values: Vec<f32> = (0..numel).map(|i| i as f32).collect();
+        save_tensors(&path, &[TensorToSave::f32("w", &[2 * rows, columns], &values)], &BTreeMap::new()).unwrap();
+        let table = TensorTable::open(&path).unwrap();
+        let piece = |parameter, transposed| {
+            let first = parameter * rows * columns;
+            Piece { first, rows, columns, parameter, offset: 3, transposed }
+        };
+        let pieces = vec![piece(0, true), piece(1, false)];
+        let tensor = HubTensor { name: "w".into(), shape: vec![2 * rows, columns], pieces };
+        for most in [1, 5, 12, 25, 84, 85, 1000] {
+            let mut got = [[f32::NAN; 88], [f32::NAN; 88]];
+            let mut taken = 0;
+            stream_in(&[(&table, &tensor)], most, &mut |parameter, first, values| {
+                got[parameter][first..first + values.len()].copy_from_slice(values);
+                taken += values.len();
+                Ok(())
+            })
+            .unwrap();
+            assert_eq!(taken, numel, "{most}");
+            for (r, c) in (0..rows).flat_map(|r| (0..columns).map(move |c| (r, c))) {
+                assert_eq!(got[0][3 + c * rows + r], values[r * columns + c], "{most}");
+                assert_eq!(got[1][3 + r * columns + c], values[(rows + r) * columns + c], "{most}");
+            }
+        }
+    }
 }
