@@ -1,8 +1,8 @@
 //! Every kernel of the project in every variant: what `tests/it/shaders.rs` validates and translates without a GPU.
 
 use crate::kernels::{
-    Variant, column_sum, columns, elementwise, gemm_table, loss, routing, software, spectral, spectral_shared,
-    spectral_update, token_space,
+    Variant, column_sum, columns, elementwise, gemm_table, loss, routing, routing_groups, software, spectral,
+    spectral_shared, spectral_update, token_space,
 };
 use crate::optim::{adamw, clip};
 use crate::{linalg, ops};
@@ -16,6 +16,7 @@ pub fn kernels() -> Vec<Variant> {
         gemm_table::kernels(),
         loss::kernels(),
         routing::kernels(),
+        routing_groups::kernels(),
         ops::kernels(),
         linalg::kernels(),
         #[cfg(feature = "analysis")]

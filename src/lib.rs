@@ -50,6 +50,7 @@
 //! |---|---|
 //! | `analysis` | the analysis of experts, and its report as a page: `analysis`, `report` |
 //! | `bench` | how fast kernels and training steps are, and the choice of the fastest shapes: `bench` |
+//! | `tokenizer` | tokenizers and chat templates of published models: `data::hub_tokenizer` |
 //! | `verify` | whether the machine's drivers compute the right thing: `verify` |
 //! | `cli` | the program `sdmoe`, with the bar of a run: `cli`; it implies the others |
 //!
@@ -80,7 +81,7 @@
 //! | [`autograd`] | the tape, the op trait, the check of forward and backward against an f64 reference |
 //! | [`ops`] | the differentiable ops, one a file: equation, launch, backward, reference |
 //! | [`linalg`] | random numbers, tall-skinny QR, small SVD, randomized SVD, subspaces |
-//! | [`nn`] | layers, the model, its configuration, families of published models |
+//! | [`nn`] | layers, the models they make, their configuration, families of published models, generation |
 //! | [`optim`] | AdamW, clipping, the spectral state of the experts: gradient split, refresh of the bases |
 //! | [`checkpoint`], [`data`] | safetensors, folders replaced as a whole, published models and the experts of any checkpoint; corpus and batches |
 //! | [`train`] | the trainer, and a whole run with its metrics |
@@ -127,6 +128,7 @@ pub use data::{Batch, Batches};
 pub use error::{Error, ErrorKind, Result};
 pub use gpu::{AdapterChoice, DType, Gpu, GpuOptions, Kernel, Launch, Tier};
 pub use nn::config::{ModelConfig, Precision, Preset, SpectralConfig};
+pub use nn::language_model::{ExpertCount, LanguageModel, Output};
 pub use nn::model::Model;
 pub use ops::Elementwise;
 pub use optim::{Optimizer, OptimizerConfig};

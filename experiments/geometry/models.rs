@@ -74,7 +74,9 @@ impl Kind {
 /// # Errors
 /// [`sdmoe::Error::Device`].
 pub async fn experts(gpu: &Gpu, model: &Model, layer: usize, groups: usize, seed: u64) -> Result<[Tensor; 3]> {
-    let [gate, up, down] = ExpertMatrix::ALL.map(|m| model.experts(layer, m).clone());
+    let [Some(gate), Some(up), Some(down)] = ExpertMatrix::ALL.map(|m| model.experts(layer, m).cloned()) else {
+        return Err(sdmoe::Error::Data(format!("layer {layer} has no experts")));
+    };
     let &[1, d, hidden] = gate.dims() else { return Ok([gate, up, down]) };
     let (order, f) = (permutation(hidden, seed), hidden / groups);
     let units = || order.chunks_exact(f);

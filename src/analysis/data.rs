@@ -14,7 +14,7 @@ use super::record::{Analysis, Jacobians, Of};
 use super::routed::Routed;
 use super::routed_pca::{PcaOptions, components, routed_pca};
 use super::spectra::{Elements, Stack};
-use super::tokens::{Kind, activations, samples};
+use super::tokens::{Kind, activations, experts, samples};
 use super::weights::analyze_experts;
 use super::whole::{AnalysisOptions, Event, Listener, Weighed};
 use crate::checkpoint::ExpertCheckpoint;
@@ -98,7 +98,7 @@ pub async fn add_data(
     gradients(gpu, model, text.seq, text.windows)?;
     for layer in chosen {
         for matrix in ExpertMatrix::ALL {
-            let gradient = model.expert_gradients(layer.number, matrix);
+            let Some(gradient) = model.expert_gradients(layer.number, matrix) else { continue };
             let &[count, rows, columns] = gradient.dims() else { continue };
             let elements = Elements::Device(gradient);
             let stack = Stack { count, rows, columns, transposed: false, elements };
@@ -132,8 +132,8 @@ async fn at_tokens(
     let x = super::activations::rows(gpu, routed.x, routed.d, tokens.iter().copied())?;
     let exact = routed.d <= EXACT_WIDTH;
     let options = JacobianOptions::default().probes((!exact).then_some(PROBES)).spectra(exact).seed(seed);
-    let [gate, up, down] = ExpertMatrix::ALL.map(|m| model.experts(layer, m));
-    let found = jacobians(gpu, layer, Experts { gate, up, down }, &x, options).await?;
+    let [gate, up, down] = ExpertMatrix::ALL.map(|m| experts(model, layer, m));
+    let found = jacobians(gpu, layer, Experts { gate: gate?, up: up?, down: down? }, &x, options).await?;
     let sources: BTreeSet<u32> = tokens.iter().map(|t| text.windows.source[t / text.seq]).collect();
     let positions = tokens.iter().map(|t| t % text.seq).collect();
     Ok(Jacobians { positions, window: text.seq, sources: sources.len(), ..found })
@@ -155,7 +155,8 @@ async fn gates(
     let options = PcaOptions::default().r(found.r).centred(false);
     let input = components(gpu, all, options).await?.into_iter().flatten().next();
     if let Some(basis) = input.and_then(|c| c.basis) {
-        let router = model.router(layer).to_f32().await?;
+        let Some(router) = model.router(layer) else { return Ok(()) };
+        let router = router.to_f32().await?;
         let router = Router { elements: &router, transposed: false };
         found.data = Some(with_data(&router, routed.experts, d, &basis));
     }

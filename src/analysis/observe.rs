@@ -30,7 +30,7 @@ pub struct LayerView {
 /// A model at work on a text.
 #[derive(Clone, Debug)]
 pub struct Observed {
-    /// By layer.
+    /// By layer; empty for those without experts.
     pub layers: Vec<LayerView>,
     /// The source of each token.
     pub source: Vec<u32>,
@@ -60,14 +60,17 @@ pub async fn observe(gpu: &Gpu, model: &Model, seq: usize, text: &SourceWindows,
     let (d, top_k, experts) = (config.d_model, config.moe.top_k, config.moe.experts);
     let mut layers = vec![LayerView::default(); config.layers];
     let order = permutation(seq, seed);
+    let with_experts = config.moe_layers();
     for tokens in text.batch.tokens.chunks((AT_ONCE / seq).max(1) * seq) {
-        for (layer, seen) in layers.iter_mut().zip(forward(gpu, model, seq, tokens).await?) {
+        for (&number, seen) in with_experts.iter().zip(forward(gpu, model, seq, tokens).await?) {
+            let layer = &mut layers[number];
             layer.x.extend(seen.x);
             layer.index.extend(seen.index);
             layer.weight.extend(seen.weight);
         }
         let permuted: Vec<u32> = tokens.chunks(seq).flat_map(|s| order.iter().map(|&i| s[i])).collect();
-        for (layer, seen) in layers.iter_mut().zip(forward(gpu, model, seq, &permuted).await?) {
+        for (&number, seen) in with_experts.iter().zip(forward(gpu, model, seq, &permuted).await?) {
+            let layer = &mut layers[number];
             // Back to the text's order: token order[i] stood at place i.
             let mut rows = vec![0.0; seen.x.len()];
             for (at, row) in seen.x.chunks(d).enumerate() {

@@ -143,13 +143,13 @@ impl Plan {
     }
 }
 
-/// The left singular vectors of a matrix as far as they are computed: the directions of its input that it scales by
-/// `s`.
+/// The left singular vectors of a matrix `[in, out]`, of one that is stored transposed the right ones, as far as they are computed:
+/// the directions of its input that it scales by `s`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Directions {
     /// Singular values, falling.
     pub s: Vec<f64>,
-    /// The vectors, `[rows, s.len()]`, row-major.
+    /// The vectors, `[in, s.len()]`, row-major.
     pub u: Vec<f32>,
 }
 
@@ -171,7 +171,7 @@ pub(super) struct Measured {
 }
 
 impl Measured {
-    fn new(found: Leading, energy: f64, plan: Plan) -> Self {
+    fn new(found: Leading, energy: f64, plan: Plan, transposed: bool) -> Self {
         let Leading { s, u, v } = found;
         let (all, r) = (plan.whole(), plan.r);
         let beyond = |i: usize| s.get(i).is_some_and(|&x| x > NEGLIGIBLE * s[0]);
@@ -180,7 +180,9 @@ impl Measured {
             let long = if u.nrows() > v.nrows() { &u } else { &v };
             dense::columns(long.as_ref(), r..s.len())
         });
-        let directions = plan.directions.then(|| Directions { s: s.clone(), u: dense::rows(u.as_ref()).collect() });
+        let inputs = if transposed { &v } else { &u };
+        let directions =
+            plan.directions.then(|| Directions { s: s.clone(), u: dense::rows(inputs.as_ref()).collect() });
         Self { s, all, energy, top, tail, directions }
     }
 
@@ -255,7 +257,7 @@ pub(super) async fn measure(gpu: &Gpu, stack: &Stack<'_>, plan: Plan, key: u64) 
                 None => whole(rows, columns, w),
                 Some(size) => lanczos::leading_on_host(w, [rows, columns], draw(i), extent(size), energy.sqrt()),
             };
-            Ok(Measured::new(found?, energy, plan))
+            Ok(Measured::new(found?, energy, plan, stack.transposed))
         };
         return stack.on_host(one).await;
     };
@@ -267,7 +269,9 @@ pub(super) async fn measure(gpu: &Gpu, stack: &Stack<'_>, plan: Plan, key: u64) 
         let norm = energies.iter().copied().fold(0.0, f64::max).sqrt();
         let w = Tensor::from_f32(gpu, [matrices.len(), rows, columns], x)?;
         let found = lanczos::leading(gpu, &w, &draws, extent(size), norm).await?;
-        all.extend(found.into_iter().zip(energies).map(|(found, energy)| Measured::new(found, energy, plan)));
+        all.extend(
+            found.into_iter().zip(energies).map(|(found, energy)| Measured::new(found, energy, plan, stack.transposed)),
+        );
         Ok(())
     };
     stack.for_parts(gpu, on_device).await?;

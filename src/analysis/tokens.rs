@@ -48,7 +48,7 @@ pub(super) async fn activations(
 ) -> Result<Vec<Activations>> {
     let Kind { layer, matrix, directions } = kind;
     let groups = routed.groups();
-    let &[count, m, n] = model.experts(layer, matrix).dims() else { return Ok(Vec::new()) };
+    let &[count, m, n] = experts(model, layer, matrix)?.dims() else { return Ok(Vec::new()) };
     if directions.len() != count || directions.iter().any(|d| d.u.len() != m * d.s.len()) {
         let got = format!("those of {} in layer {layer}", directions.len());
         return Err(Error::shape("activations", format!("directions of {count} experts in {m} dimensions"), got));
@@ -95,9 +95,15 @@ pub(super) async fn activations(
     Ok(found)
 }
 
+/// The experts' matrices of one kind in a layer, `[E, m, n]`.
+pub(super) fn experts(model: &Model, layer: usize, matrix: ExpertMatrix) -> Result<&Tensor> {
+    let found = model.experts(layer, matrix);
+    found.ok_or_else(|| Error::shape("experts", "a layer with experts", format!("layer {layer} without any")))
+}
+
 /// One expert's matrix: a copy, as a slice may not start where a binding can.
 fn one(model: &Model, layer: usize, matrix: ExpertMatrix, expert: usize) -> Result<Tensor> {
-    let stack = model.experts(layer, matrix);
+    let stack = experts(model, layer, matrix)?;
     let w = stack.slice(expert..expert + 1)?.duplicate()?;
     w.reshape(&stack.dims()[1..])
 }

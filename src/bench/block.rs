@@ -56,8 +56,8 @@ fn make(gpu: &Gpu) -> Result<Record> {
         let pass = Pass::plain(&params, TOKENS, Mode::Train);
         let mut tape = Tape::new(&gpu);
         let input = tape.variable(&x);
-        let output = layer.forward(&mut tape, &pass, &config.moe, None, input)?;
-        let losses = output.losses.iter().map(|&loss| (loss, one.clone()));
+        let output = layer.forward(&mut tape, &pass, input)?;
+        let losses = output.routed.losses.iter().map(|&loss| (loss, one.clone()));
         let seeds: Vec<_> = losses.chain([(output.output, dy.clone())]).collect();
         tape.backward(&seeds).map(drop)
     }))

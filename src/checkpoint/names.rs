@@ -167,7 +167,8 @@ fn of_layer(layer: usize, rest: &[&str]) -> Role {
         ["moe", "experts", name] => own_matrix(name).map_or(Role::Unknown, |matrix| Role::Stack { layer, matrix }),
         ["moe", "router"] => Role::Router { layer, own: true },
         ["moe", "shared", name] if own_matrix(name).is_some() => Role::Other,
-        ["moe", "shared_gate" | "balance_bias"] | ["attn", _] => Role::Other,
+        ["moe", "shared_gate" | "balance_bias"] | ["attn", _] | ["attn", _, "weight"] => Role::Other,
+        ["ffn", name] if own_matrix(name).is_some() => Role::Other,
         ["mlp", name, "weight"] | ["mlp", "shared_expert" | "shared_experts", name, "weight"]
             if projection(name).is_some() =>
         {
@@ -175,7 +176,9 @@ fn of_layer(layer: usize, rest: &[&str]) -> Role {
         }
         ["mlp", "shared_expert_gate", "weight"] | ["mlp", "gate", "e_score_correction_bias"] => Role::Other,
         ["self_attn", _, ..] => Role::Other,
-        ["input_layernorm" | "post_attention_layernorm" | "attn_norm" | "moe_norm", "weight"] => Role::Other,
+        ["input_layernorm" | "post_attention_layernorm" | "attn_norm" | "moe_norm" | "ffn_norm", "weight"] => {
+            Role::Other
+        }
         _ => Role::Unknown,
     }
 }

@@ -12,17 +12,16 @@ use crate::analysis::spectra::SpectrumOptions;
 use crate::analysis::whole::{AnalysisOptions, analyze_weights, target_name};
 use crate::checkpoint::experts::Source;
 use crate::checkpoint::{ExpertCheckpoint, ExpertStack};
+use crate::data::Tokens;
 use crate::data::sources::{self, SourceWindows};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::nn::config::Precision;
 use crate::report;
 use crate::train::compiling::CompileNotice;
 use crate::train::config::RunConfig;
+use crate::train::pretrained::Pretrained;
 use crate::train::progress::{Display, plain, say};
-use crate::train::resume::restore_model;
 use crate::train::run_folder::RunFolder;
-use crate::train::saved::SavedModel;
 use crate::train::warnings;
 
 use super::analysis_bar::AnalysisBar;
@@ -34,6 +33,8 @@ use super::{shown, warn};
 const TOKENS: usize = 8192;
 /// More than a device holds the activations of.
 const MOST_TOKENS: usize = 1 << 24;
+/// The longest sequences of a published model: what attention costs grows with them.
+const USUAL_CONTEXT: usize = 256;
 /// Of the tokens looked at, those at which Jacobians are taken.
 const JACOBIANS: usize = 32;
 
@@ -52,8 +53,8 @@ pub(super) struct Args {
     /// Two targets side by side: a baseline and what is compared with it
     #[arg(long, value_names = ["A", "B"], num_args = 2, conflicts_with = "target")]
     compare: Vec<PathBuf>,
-    /// Text for activations, gradients, Jacobians and load, for checkpoints of this program; each file, or each entry
-    /// of one folder, is a source
+    /// Text for activations, gradients, Jacobians and load, for models that this program can run; each file, or each
+    /// entry of one folder, is a source
     #[arg(long, value_name = "PATH", num_args = 1..)]
     data: Vec<PathBuf>,
     /// Folder of the report [default: TARGET/analysis for a run, else analysis-NAME here]
@@ -138,32 +139,57 @@ fn tokens(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| (1..=MOST_TOKENS).contains(n)).ok_or_else(expected)
 }
 
+/// A text for a model that can run.
+struct Text {
+    model: Pretrained,
+    /// Tokens of a sequence.
+    seq: usize,
+    /// The sources' names.
+    names: Vec<String>,
+    windows: SourceWindows,
+}
+
+impl Text {
+    /// About `tokens` tokens of `sources`, as the tokenizer of the model at `path` has them.
+    fn new(path: &Path, sources: &[sources::Source], tokens: usize) -> Result<Self> {
+        let model = Pretrained::open(path)?;
+        model.complete()?;
+        let seq = match model {
+            Pretrained::Family(_) => model.context().min(USUAL_CONTEXT),
+            _ => model.context(),
+        };
+        let tokenizer = model.tokenizer()?;
+        let encode = |source: &sources::Source| {
+            let named = |e| Error::Data(format!("{}: {e}", source.name));
+            tokenizer.encode(&source.bytes, false).map_err(named)
+        };
+        let ids = sources.iter().map(encode).collect::<Result<Vec<_>>>()?;
+        let all: Vec<Tokens<'_>> = ids.iter().map(Tokens::from).collect();
+        let windows = sources::windows_of(&all, tokens.div_ceil(seq), seq)?;
+        let names = sources.iter().map(|source| source.name.clone()).collect();
+        Ok(Self { model, seq, names, windows })
+    }
+}
+
 /// A target, opened and checked, and the text for it.
 struct Subject {
     path: PathBuf,
     checkpoint: ExpertCheckpoint,
-    text: Option<(SavedModel, Vec<String>, SourceWindows)>,
+    text: Option<Text>,
 }
 
 impl Subject {
     /// Opens what is at `path`; reads only headers, unless there is text for it.
     fn open(path: &Path, text: Option<&[sources::Source]>, tokens: usize) -> Result<Self> {
         let checkpoint = ExpertCheckpoint::open(path)?;
-        let text = match text {
-            None => None,
-            Some(_) if !matches!(checkpoint.source(), Source::Run | Source::Checkpoint) => {
-                let message = "--data needs the folder of a run or of a checkpoint of this program, whose model it can run; \
-                               without --data the weights of any checkpoint are analysed";
-                return Err(Error::checkpoint(path, message));
+        // What cannot run says why, and that without --data the weights of any checkpoint are analysed.
+        let without = |error| match error {
+            Error::Checkpoint { path, message } => {
+                Error::checkpoint(&path, format!("{message} (without --data the weights alone are analysed)"))
             }
-            Some(text) => {
-                let saved = SavedModel::open(path)?;
-                let seq = saved.config.train.seq;
-                saved.complete()?;
-                let windows = sources::windows(text, tokens.div_ceil(seq), seq)?;
-                Some((saved, text.iter().map(|s| s.name.clone()).collect(), windows))
-            }
+            other => other,
         };
+        let text = text.map(|text| Text::new(path, text, tokens).map_err(without)).transpose()?;
         Ok(Self { path: path.to_owned(), checkpoint, text })
     }
 
@@ -220,10 +246,9 @@ impl Subject {
                 found.analysis.training = Some(curves);
             }
         }
-        if let Some((saved, names, windows)) = &self.text {
-            // In f32 on every adapter: the weights of a run in f16 are saved in f32.
-            let model = restore_model(gpu, saved, &saved.config.model, Precision::F32)?;
-            let text = DataOptions { seq: saved.config.train.seq, windows, names, label, jacobians };
+        if let Some(Text { model, seq, names, windows }) = &self.text {
+            let model = model.load(gpu)?;
+            let text = DataOptions { seq: *seq, windows, names, label, jacobians };
             add_data(gpu, &model, &self.checkpoint, &text, options, &mut controls, &listener, &mut found).await?;
         }
         Ok(found.analysis)

@@ -21,6 +21,7 @@ mod bench;
 mod device;
 mod devices;
 mod eval;
+mod export;
 mod generate;
 mod inspect;
 mod panic;
@@ -48,11 +49,13 @@ struct Cli {
 enum Command {
     /// Train a byte-level model; without arguments a tiny one, on sdmoe's own sources, in minutes
     Train(Box<train::Args>),
-    /// Generate text from a checkpoint
+    /// Generate text from a run, a checkpoint or a Hugging Face folder
     Generate(generate::Args),
-    /// Measure the loss of a checkpoint on a text
+    /// Measure the loss of a run, a checkpoint or a Hugging Face folder on a text
     Eval(eval::Args),
-    /// Analyse how specialised the experts of a checkpoint are, as a report
+    /// Write a run's model as a Hugging Face folder
+    Export(export::Args),
+    /// Analyse how specialised the experts of a run, a checkpoint or a published model are, as a report
     Analyze(Box<analyze::Args>),
     /// Inspect a checkpoint or a Hugging Face folder: what it holds, and whether anything is wrong with it
     Inspect(inspect::Args),
@@ -85,6 +88,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Train(args) => train::run(&args),
         Command::Generate(args) => generate::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Eval(args) => eval::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Export(args) => export::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Analyze(args) => analyze::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Inspect(args) => inspect::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
@@ -99,6 +103,14 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     say(&format!("error: {}", message.replace('\n', " ")));
     ExitCode::from(2)
+}
+
+/// An error about a setting that a flag sets, with the flag's name.
+fn as_flag(error: Error) -> Error {
+    match error {
+        Error::Config { field, message } => Error::config(format!("--{field}"), message),
+        other => other,
+    }
 }
 
 /// Checks that a file can be written that is written after minutes.

@@ -223,7 +223,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     if args.rank.is_some() && !plan.config.spectral.enabled {
         warn("--rank has no effect: spectral decoupling is off");
     }
-    let reports = !matches!(args.report, Some(Switch::Off));
+    // A model without experts has nothing to report on.
+    let with_experts = !plan.config.model.moe_layers().is_empty();
+    let reports = with_experts && !matches!(args.report, Some(Switch::Off));
     let held_out = if reports { plan.corpus.validation().to_vec() } else { Vec::new() };
     let stop = Stop::listen()?;
     let options = args.device.options().adapter(plan.config.adapter.as_deref()).matrix_units(args.matrix_units);

@@ -1,9 +1,10 @@
 //! Windows of the corpus as batches: random ones to train on, fixed and evenly spaced ones to validate on.
 //!
-//! A batch is `tokens: [batch, seq]` and `targets: [batch, seq]`, the same window one byte later, both row-major.
+//! A batch is `tokens: [batch, seq]` and `targets: [batch, seq]`, the same window one token later, both row-major.
 
 use super::corpus;
 use super::offsets::offsets;
+use super::tokens::Tokens;
 use crate::error::Result;
 
 /// One batch, both parts `[batch, seq]` flattened.
@@ -15,7 +16,7 @@ pub struct Batch {
     pub targets: Vec<u32>,
 }
 
-/// A target that is no byte: the loss of its token is 0.
+/// A target that is no token: the loss of its token is 0.
 pub const NO_TARGET: u32 = u32::MAX;
 
 impl Batch {
@@ -28,73 +29,76 @@ impl Batch {
 /// Training batches: which windows a step sees is a pure function of the seed, the step and the micro-batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Batches<'a> {
-    bytes: &'a [u8],
+    tokens: Tokens<'a>,
     batch: usize,
     seq: usize,
     seed: u64,
 }
 
-/// Validation batches: always the same windows, evenly spaced over the bytes or covering all of them.
+/// Validation batches: always the same windows, evenly spaced over the tokens or covering all of them.
 #[derive(Clone, Debug)]
 pub struct Validation<'a> {
-    bytes: &'a [u8],
+    tokens: Tokens<'a>,
     starts: Vec<usize>,
     batch: usize,
     seq: usize,
 }
 
 /// Windows that may reach past the end: there tokens are 0 and targets [`NO_TARGET`].
-fn gather(bytes: &[u8], starts: &[usize], seq: usize) -> Batch {
+fn gather(tokens: Tokens<'_>, starts: &[usize], seq: usize) -> Batch {
     let take = |shift: usize, beyond: u32| {
         let window = |start: &usize| *start + shift..*start + shift + seq;
-        starts.iter().flat_map(window).map(|i| bytes.get(i).map_or(beyond, |b| u32::from(*b))).collect()
+        starts.iter().flat_map(window).map(|i| tokens.get(i).unwrap_or(beyond)).collect()
     };
     Batch { tokens: take(0, 0), targets: take(1, NO_TARGET) }
 }
 
 impl<'a> Batches<'a> {
-    /// Batches of `batch` windows of `seq` bytes.
+    /// Batches of `batch` windows of `seq` tokens.
     ///
     /// # Errors
-    /// [`crate::Error::Data`] when `bytes` are shorter than `seq + 1`.
-    pub fn new(bytes: &'a [u8], batch: usize, seq: usize, seed: u64) -> Result<Self> {
-        corpus::require(bytes, seq, "the part to train on")?;
-        Ok(Self { bytes, batch, seq, seed })
+    /// [`crate::Error::Data`] when there are fewer than `seq + 1` tokens.
+    pub fn new(tokens: impl Into<Tokens<'a>>, batch: usize, seq: usize, seed: u64) -> Result<Self> {
+        let tokens = tokens.into();
+        corpus::require(tokens, seq, "the part to train on")?;
+        Ok(Self { tokens, batch, seq, seed })
     }
 
     /// Micro-batch `micro_batch` (from 0) of step `step` (from 1).
     pub fn batch(&self, step: u64, micro_batch: u64) -> Batch {
-        let starts = offsets(self.seed, step, micro_batch, self.batch, self.bytes.len() - self.seq);
-        gather(self.bytes, &starts, self.seq)
+        let starts = offsets(self.seed, step, micro_batch, self.batch, self.tokens.len() - self.seq);
+        gather(self.tokens, &starts, self.seq)
     }
 }
 
 impl<'a> Validation<'a> {
-    /// Up to `limit` batches, evenly spaced; at least one, whose windows overlap where the bytes are few.
+    /// Up to `limit` batches, evenly spaced; at least one, whose windows overlap where the tokens are few.
     ///
     /// # Errors
-    /// [`crate::Error::Data`] when `bytes` are shorter than `seq + 1`.
-    pub fn new(bytes: &'a [u8], batch: usize, seq: usize, limit: usize) -> Result<Self> {
-        corpus::require(bytes, seq, "the text to evaluate on")?;
-        let last = bytes.len() - seq - 1;
-        let whole = (bytes.len() - 1) / seq / batch;
+    /// [`crate::Error::Data`] when there are fewer than `seq + 1` tokens.
+    pub fn new(tokens: impl Into<Tokens<'a>>, batch: usize, seq: usize, limit: usize) -> Result<Self> {
+        let tokens = tokens.into();
+        corpus::require(tokens, seq, "the text to evaluate on")?;
+        let last = tokens.len() - seq - 1;
+        let whole = (tokens.len() - 1) / seq / batch;
         let windows = batch * whole.min(limit).max(1);
         let starts = (0..windows).map(|i| (i as u128 * last as u128 / (windows - 1).max(1) as u128) as usize).collect();
-        Ok(Self { bytes, starts, batch, seq })
+        Ok(Self { tokens, starts, batch, seq })
     }
 
-    /// Every byte but the first as a target once, in windows behind each other; the last batch can have fewer of them.
+    /// Every token but the first as a target once, in windows behind each other; the last batch can have fewer of them.
     ///
     /// # Errors
-    /// [`crate::Error::Data`] when `bytes` are shorter than `seq + 1`.
-    pub fn all(bytes: &'a [u8], batch: usize, seq: usize) -> Result<Self> {
-        corpus::require(bytes, seq, "the text to evaluate on")?;
-        Ok(Self { bytes, starts: (0..bytes.len() - 1).step_by(seq).collect(), batch, seq })
+    /// [`crate::Error::Data`] when there are fewer than `seq + 1` tokens.
+    pub fn all(tokens: impl Into<Tokens<'a>>, batch: usize, seq: usize) -> Result<Self> {
+        let tokens = tokens.into();
+        corpus::require(tokens, seq, "the text to evaluate on")?;
+        Ok(Self { tokens, starts: (0..tokens.len() - 1).step_by(seq).collect(), batch, seq })
     }
 
     /// The batches, in order.
     pub fn iter(&self) -> impl Iterator<Item = Batch> {
-        self.starts.chunks(self.batch).map(|starts| gather(self.bytes, starts, self.seq))
+        self.starts.chunks(self.batch).map(|starts| gather(self.tokens, starts, self.seq))
     }
 }
 

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 pub use super::text::{Text, read};
+use super::tokens::Tokens;
 use crate::error::{Error, Result};
 
 /// The shortest end of a file that is held out: fewer bytes say little, as their context is cut off.
@@ -106,15 +107,16 @@ fn end(length: usize, validation_fraction: f64) -> usize {
     held_out.min(length)
 }
 
-/// Checks that `bytes` hold one sequence and the byte after it.
+/// Checks that `tokens` hold one sequence and the token after it.
 ///
 /// # Errors
 /// [`Error::Data`] with what is needed and what there is.
-pub fn require(bytes: &[u8], seq: usize, part: &str) -> Result<()> {
-    let (got, needed) = (bytes.len(), seq + 1);
+pub fn require<'a>(tokens: impl Into<Tokens<'a>>, seq: usize, part: &str) -> Result<()> {
+    let tokens = tokens.into();
+    let (got, needed, unit) = (tokens.len(), seq + 1, tokens.unit());
     if got < needed {
         return Err(Error::Data(format!(
-            "{part} is shorter than one sequence: expected at least {needed} bytes (seq + 1), got {got}"
+            "{part} is shorter than one sequence: expected at least {needed} {unit} (seq + 1), got {got}"
         )));
     }
     Ok(())

@@ -4,11 +4,16 @@
 
 mod batches;
 pub(crate) mod corpus;
+#[cfg(feature = "tokenizer")]
+pub mod hub_tokenizer;
 pub(crate) mod offsets;
 mod own_output;
 pub mod sources;
 mod text;
+pub mod text_tokenizer;
 pub mod tokenizer;
+pub mod tokens;
 
 pub use batches::{Batch, Batches, NO_TARGET, Validation};
 pub use corpus::{Corpus, Text, read};
+pub use tokens::Tokens;

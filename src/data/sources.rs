@@ -7,6 +7,7 @@ use super::batches::{Batch, Validation};
 use super::corpus;
 use super::own_output::own_entries;
 use super::text::{STANDARD_INPUT, whole};
+use super::tokens::Tokens;
 use crate::error::{Error, Result};
 
 /// A named piece of text.
@@ -65,22 +66,32 @@ fn name(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
-/// About `windows` windows of `seq` bytes, the same number from each source that has one, evenly spaced within it.
+/// As [`windows_of`], of the sources' bytes.
 ///
 /// # Errors
 /// [`Error::Data`] when no source has `seq + 1` bytes.
 pub fn windows(sources: &[Source], windows: usize, seq: usize) -> Result<SourceWindows> {
-    let long = |s: &&Source| s.bytes.len() > seq;
-    let count = sources.iter().filter(long).count();
+    let bytes: Vec<Tokens<'_>> = sources.iter().map(|source| Tokens::from(&source.bytes)).collect();
+    windows_of(&bytes, windows, seq)
+}
+
+/// About `windows` windows of `seq` tokens, the same number from each source that has one, evenly spaced within it.
+///
+/// # Errors
+/// [`Error::Data`] when no source has `seq + 1` tokens.
+pub fn windows_of(sources: &[Tokens<'_>], windows: usize, seq: usize) -> Result<SourceWindows> {
+    let long = |tokens: &Tokens<'_>| tokens.len() > seq;
+    let count = sources.iter().filter(|tokens| long(tokens)).count();
     if count == 0 {
-        let most = sources.iter().map(|s| s.bytes.len()).max().unwrap_or(0);
-        let message = format!("the text to analyse: expected a source of at least {} bytes, got {most}", seq + 1);
+        let most = sources.iter().map(Tokens::len).max().unwrap_or(0);
+        let (needed, unit) = (seq + 1, sources.first().map_or("bytes", Tokens::unit));
+        let message = format!("the text to analyse: expected a source of at least {needed} {unit}, got {most}");
         return Err(Error::Data(message));
     }
     let each = windows.div_ceil(count).max(1);
     let mut found = SourceWindows { batch: Batch { tokens: Vec::new(), targets: Vec::new() }, source: Vec::new() };
-    for (number, source) in sources.iter().enumerate().filter(|(_, s)| long(s)) {
-        for batch in Validation::new(&source.bytes, 1, seq, each)?.iter() {
+    for (number, &tokens) in sources.iter().enumerate().filter(|(_, tokens)| long(tokens)) {
+        for batch in Validation::new(tokens, 1, seq, each)?.iter() {
             found.batch.tokens.extend(batch.tokens);
             found.batch.targets.extend(batch.targets);
             found.source.push(number as u32);

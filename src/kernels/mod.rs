@@ -12,6 +12,7 @@ pub mod loss;
 pub mod octs;
 mod product;
 pub mod routing;
+pub mod routing_groups;
 pub mod rows;
 pub mod shapes;
 pub mod software;

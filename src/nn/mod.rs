@@ -1,11 +1,29 @@
-//! Layers and the model they make.
+//! Layers and the models they make.
+//!
+//! A layer registers its parameters with a [`ParamBuilder`](params::ParamBuilder) and runs on a
+//! [`Tape`](crate::autograd::Tape) in a [`Pass`](pass::Pass). [`Model`](model::Model) makes of them whatever a
+//! [`ModelConfig`](config::ModelConfig) describes; a model of one's own implements
+//! [`LanguageModel`](language_model::LanguageModel).
 
-mod attention;
+pub mod attention;
+pub mod block;
+pub mod cache;
 pub mod config;
+pub mod experts;
 pub mod families;
+pub mod generate;
+pub mod language_model;
+pub mod linear;
 pub mod model;
 pub mod moe;
+pub mod norm;
 pub mod params;
 pub mod pass;
-pub(crate) mod sample;
+pub mod router;
+pub mod sample;
 pub(crate) mod size;
+pub mod swiglu;
+
+/// Standard deviation of embeddings and routers at the start: small, so that first logits and first routing are close to
+/// uniform.
+pub(crate) const SMALL_STD: f32 = 0.02;

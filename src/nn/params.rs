@@ -5,8 +5,10 @@
 
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::kernels::elementwise::round_into;
+use crate::kernels::elementwise::{fill, round_into};
+use crate::linalg::random::fill_normal;
 use crate::nn::config::{ExpertMatrix, Precision};
+use crate::ops::RotaryTable;
 use crate::tensor::{DType, Tensor};
 
 /// Parameters that the optimizer treats alike.
@@ -31,9 +33,58 @@ impl Group {
     ];
 }
 
+/// The values with which a parameter starts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    /// Zeros: biases.
+    Zeros,
+    /// Ones: the weights of norms.
+    Ones,
+    /// Normally distributed around 0 with this standard deviation.
+    Normal(f32),
+}
+
+impl Init {
+    /// `1 / sqrt(inputs)`: the product with inputs of unit variance has unit variance.
+    pub fn fan_in(inputs: usize) -> Self {
+        Init::Normal(1.0 / (inputs as f32).sqrt())
+    }
+}
+
 /// A parameter in a [`ParamSet`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ParamId(usize);
+
+/// Rotary positions in a [`ParamSet`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RotaryId(usize);
+
+/// The frequencies of rotary positions.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Frequencies {
+    /// `theta^(-2 i / head_dim)` for the pairs of `head_dim` elements.
+    Theta {
+        /// Elements that are turned.
+        head_dim: usize,
+        /// The base.
+        theta: f32,
+    },
+    /// Radians a position by pair.
+    Inverse(Vec<f64>),
+}
+
+impl Frequencies {
+    fn table(&self, gpu: &Gpu) -> Result<RotaryTable> {
+        match self {
+            Frequencies::Theta { head_dim, theta } => RotaryTable::new(gpu, *head_dim, f64::from(*theta)),
+            Frequencies::Inverse(inverse) => RotaryTable::from_inverse_frequencies(gpu, inverse),
+        }
+    }
+}
+
+/// A tensor beside the parameters in a [`ParamSet`], which no optimizer moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StateId(usize);
 
 /// One parameter: views into its group's buffers.
 #[derive(Clone, Debug)]
@@ -43,6 +94,8 @@ pub struct Param {
     pub name: String,
     /// Its group.
     pub group: Group,
+    /// The values with which it starts.
+    pub init: Init,
     /// The weights.
     pub value: Tensor,
     /// Their gradient.
@@ -71,19 +124,52 @@ pub struct GroupBuffers {
 /// Collects names and shapes before the buffers are made.
 #[derive(Debug, Default)]
 pub struct ParamBuilder {
-    entries: Vec<(String, Group, Vec<usize>)>,
+    entries: Vec<Entry>,
+    state: Vec<(String, Vec<usize>)>,
+    rotary: Vec<Frequencies>,
+    expert_layers: Vec<usize>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    name: String,
+    group: Group,
+    shape: Vec<usize>,
+    init: Init,
 }
 
 impl ParamBuilder {
-    /// Adds a parameter.
-    pub fn add(&mut self, name: impl Into<String>, group: Group, shape: &[usize]) -> ParamId {
-        self.entries.push((name.into(), group, shape.to_vec()));
+    /// Adds a parameter. Its `name` is the one in checkpoints.
+    pub fn add(&mut self, name: impl Into<String>, group: Group, shape: &[usize], init: Init) -> ParamId {
+        self.entries.push(Entry { name: name.into(), group, shape: shape.to_vec(), init });
         ParamId(self.entries.len() - 1)
     }
 
-    /// Names and shapes of what was added, in order.
+    /// Says which of the model's layers have experts, in ascending order: their numbers in names and reports. Without it they are
+    /// numbered among themselves.
+    pub fn number_expert_layers(&mut self, layers: Vec<usize>) {
+        self.expert_layers = layers;
+    }
+
+    /// Adds an f32 tensor beside the parameters that belongs into checkpoints, such as a bias that balancing moves. It starts
+    /// with zeros.
+    pub fn add_state(&mut self, name: impl Into<String>, shape: &[usize]) -> StateId {
+        self.state.push((name.into(), shape.to_vec()));
+        StateId(self.state.len() - 1)
+    }
+
+    /// Adds the rotary positions of a layer; the same ones are kept once.
+    pub fn add_rotary(&mut self, frequencies: Frequencies) -> RotaryId {
+        let known = self.rotary.iter().position(|known| *known == frequencies);
+        RotaryId(known.unwrap_or_else(|| {
+            self.rotary.push(frequencies);
+            self.rotary.len() - 1
+        }))
+    }
+
+    /// Names and shapes of the parameters that were added, in order.
     pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
-        self.entries.iter().map(|(name, _, shape)| (name.as_str(), shape.as_slice()))
+        self.entries.iter().map(|entry| (entry.name.as_str(), entry.shape.as_slice()))
     }
 
     /// Makes the buffers in f32, zeroed.
@@ -107,14 +193,18 @@ impl ParamBuilder {
         let mut views: Vec<Option<(Tensor, Tensor, Option<Tensor>)>> = vec![None; self.entries.len()];
         let mut groups = Vec::new();
         for group in Group::ALL {
-            let members: Vec<usize> = (0..self.entries.len()).filter(|&i| self.entries[i].1 == group).collect();
+            let members: Vec<usize> = (0..self.entries.len()).filter(|&i| self.entries[i].group == group).collect();
             let Some(&first) = members.first() else { continue };
-            let shape = &self.entries[first].2;
+            let shape = &self.entries[first].shape;
             let expert = matches!(group, Group::Experts(_));
-            if let Some(&other) = members.iter().find(|&&i| expert && self.entries[i].2 != *shape) {
-                return Err(Error::shape("parameters", format!("{shape:?}"), format!("{:?}", self.entries[other].2)));
+            if let Some(&other) = members.iter().find(|&&i| expert && self.entries[i].shape != *shape) {
+                return Err(Error::shape(
+                    "parameters",
+                    format!("{shape:?}"),
+                    format!("{:?}", self.entries[other].shape),
+                ));
             }
-            let padded = |i: usize| self.entries[i].2.iter().product::<usize>().next_multiple_of(align);
+            let padded = |i: usize| self.entries[i].shape.iter().product::<usize>().next_multiple_of(align);
             let total: usize = members.iter().map(|&i| padded(i)).sum();
             let values = Tensor::persistent(gpu, [total], DType::F32)?;
             let gradients = Tensor::persistent(gpu, [total], DType::F32)?;
@@ -122,7 +212,7 @@ impl ParamBuilder {
             let half = half.transpose()?;
             let mut start = 0;
             for &i in &members {
-                let shape = &self.entries[i].2;
+                let shape = &self.entries[i].shape;
                 let size: usize = shape.iter().product();
                 let view = |flat: &Tensor| flat.slice(start..start + size)?.reshape(shape);
                 views[i] = Some((view(&values)?, view(&gradients)?, half.as_ref().map(view).transpose()?));
@@ -144,11 +234,15 @@ impl ParamBuilder {
             .entries
             .into_iter()
             .zip(views)
-            .filter_map(|((name, group, _), view)| {
-                view.map(|(value, gradient, half)| Param { name, group, value, gradient, half })
+            .filter_map(|(Entry { name, group, init, .. }, view)| {
+                view.map(|(value, gradient, half)| Param { name, group, init, value, gradient, half })
             })
             .collect();
-        Ok(ParamSet { params, groups, align, precision })
+        let state = self.state.into_iter();
+        let state = state.map(|(name, shape)| Ok((name, Tensor::persistent(gpu, &shape[..], DType::F32)?)));
+        let state = state.collect::<Result<_>>()?;
+        let rotary = self.rotary.iter().map(|frequencies| frequencies.table(gpu)).collect::<Result<_>>()?;
+        Ok(ParamSet { params, groups, state, rotary, expert_layers: self.expert_layers, align, precision })
     }
 }
 
@@ -157,6 +251,9 @@ impl ParamBuilder {
 pub struct ParamSet {
     params: Vec<Param>,
     groups: Vec<GroupBuffers>,
+    state: Vec<(String, Tensor)>,
+    rotary: Vec<RotaryTable>,
+    expert_layers: Vec<usize>,
     align: usize,
     precision: Precision,
 }
@@ -165,6 +262,41 @@ impl ParamSet {
     /// The parameter `id`.
     pub fn get(&self, id: ParamId) -> &Param {
         &self.params[id.0]
+    }
+
+    /// The tensor `id` beside the parameters.
+    pub fn state(&self, id: StateId) -> &Tensor {
+        &self.state[id.0].1
+    }
+
+    /// The number in the model of the `i`-th layer that has experts.
+    pub(crate) fn expert_layer(&self, i: usize) -> usize {
+        self.expert_layers.get(i).copied().unwrap_or(i)
+    }
+
+    /// The rotary positions `id`.
+    pub fn rotary(&self, id: RotaryId) -> &RotaryTable {
+        &self.rotary[id.0]
+    }
+
+    /// All tensors beside the parameters with their names in checkpoints, in the order they were added.
+    pub fn states(&self) -> &[(String, Tensor)] {
+        &self.state
+    }
+
+    /// Draws the parameters as each one's [`Init`] says, the same from the same `seed` on every device.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn init(&self, seed: u64) -> Result<()> {
+        for (stream, param) in self.params.iter().enumerate() {
+            match param.init {
+                Init::Zeros => param.value.clear()?,
+                Init::Ones => fill(&param.value, 1.0)?,
+                Init::Normal(std) => fill_normal(&param.value, seed, stream as u32, std)?,
+            }
+        }
+        self.update_copies()
     }
 
     /// All parameters in the order they were added.

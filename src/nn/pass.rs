@@ -3,6 +3,7 @@
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
 use crate::kernels::token_space::TokenSpace;
+use crate::nn::cache::KvCache;
 use crate::nn::config::ExpertMatrix;
 use crate::nn::params::{Param, ParamId, ParamSet};
 use crate::tensor::Tensor;
@@ -18,7 +19,7 @@ pub enum Mode {
     Accumulate,
 }
 
-/// Gives, for a layer and a matrix kind, where the token-space form of the gradient split reads its bases and leaves its
+/// Gives, for a layer, counted among those with experts, and a matrix kind, where the token-space form of the gradient split reads its bases and leaves its
 /// common part; none for the plain gradient.
 pub type TokenSpaceOf<'a> = &'a dyn Fn(usize, ExpertMatrix) -> Result<Option<TokenSpace>>;
 
@@ -32,12 +33,23 @@ pub struct Pass<'a> {
     pub mode: Mode,
     /// The token-space gradient split, where it is chosen.
     pub token_space: TokenSpaceOf<'a>,
+    /// The keys and values of the tokens before, in inference on one sequence piece by piece.
+    pub cache: Option<&'a KvCache>,
+    /// Whether only the last token's logits are wanted.
+    pub last_only: bool,
+    /// Experts that a token visits, in place of the model's own number, in inference.
+    pub top_k: Option<usize>,
 }
 
 impl<'a> Pass<'a> {
     /// A pass whose gradients, if any, are not split.
     pub fn plain(params: &'a ParamSet, seq: usize, mode: Mode) -> Self {
-        Self { params, seq, mode, token_space: &|_, _| Ok(None) }
+        Self { params, seq, mode, token_space: &|_, _| Ok(None), cache: None, last_only: false, top_k: None }
+    }
+
+    /// An inference pass over the next `tokens` tokens of the sequence that `cache` holds, which gives the last one's logits.
+    pub fn cached(params: &'a ParamSet, cache: &'a KvCache, tokens: usize) -> Self {
+        Self { cache: Some(cache), last_only: true, ..Self::plain(params, tokens, Mode::Inference) }
     }
 
     /// Puts a parameter on the tape: in mixed precision a matrix's f16 copy.

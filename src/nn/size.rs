@@ -94,12 +94,22 @@ pub(crate) fn parameters(c: &ModelConfig) -> Vec<Need> {
     let heads = |name, count| Factor::new(name, count, 64);
     let hidden = |name, width| Factor::new(name, width, 8192);
     let (q, kv) = (heads("model.heads", c.heads), heads("model.kv_heads", c.kv_heads));
-    let mut needs = vec![
-        Need::new("the embedding", if c.tied_head { 4 } else { 8 }, &[vocab, d]),
-        Need::new("the queries and outputs of attention", 8, &[layers, d, q, head_dim]),
-        Need::new("the keys and values of attention", 8, &[layers, d, kv, head_dim]),
-        Need::new("the routers", 4, &[layers, d, experts]),
-    ];
+    let mut needs = vec![Need::new("the embedding", if c.tied_head { 4 } else { 8 }, &[vocab, d])];
+    if let Some(latent) = &c.attention.latent {
+        let value = Factor::new("model.attention.latent.value_dim", latent.value_dim, 128);
+        let rank = Factor::new("model.attention.latent.kv_rank", latent.kv_rank, 1024);
+        needs.push(Need::new("the outputs of attention", 4, &[layers, d, q, value]));
+        needs.push(Need::new("the values of attention", 4, &[layers, rank, q, value]));
+    } else {
+        needs.push(Need::new("the queries and outputs of attention", 8, &[layers, d, q, head_dim]));
+        needs.push(Need::new("the keys and values of attention", 8, &[layers, d, kv, head_dim]));
+    }
+    if !c.dense_layers.is_empty() {
+        let dense = Factor::new("the layers of model.dense_layers", c.dense_layers.len(), 64);
+        needs.push(Need::new("the dense layers", 12, &[dense, d, hidden("model.d_dense", c.d_dense)]));
+    }
+    let layers = Factor::new("model.layers less model.dense_layers", c.layers.saturating_sub(c.dense_layers.len()), 64);
+    needs.push(Need::new("the routers", 4, &[layers, d, experts]));
     if c.moe.d_shared > 0 {
         let shared = hidden("model.moe.d_shared", c.moe.d_shared);
         needs.push(Need::new("the shared experts", 12, &[layers, d, shared]));

@@ -15,6 +15,13 @@ pub struct Reshape {
     pub shape: Shape,
 }
 
+impl Reshape {
+    /// To the shape `shape`.
+    pub fn to(shape: impl Into<Shape>) -> Self {
+        Self { shape: shape.into() }
+    }
+}
+
 impl Op for Reshape {
     fn name(&self) -> &'static str {
         "reshape"

@@ -97,7 +97,7 @@ impl Optimizer {
         })
     }
 
-    /// Returns what the backward pass of `matrix` in `layer` has to use where the token-space form runs.
+    /// Returns what the backward pass of `matrix` in `layer`, counted among those with experts, has to use where the token-space form runs.
     ///
     /// # Errors
     /// [`crate::Error::Device`].

@@ -6,7 +6,7 @@ use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::kernels::loss::{mean, token_losses};
-use crate::nn::model::Model;
+use crate::nn::language_model::LanguageModel;
 use crate::nn::pass::{Mode, Pass};
 use crate::tensor::Tensor;
 
@@ -16,7 +16,7 @@ use crate::tensor::Tensor;
 /// [`Error::Data`] when there is no target; [`Error::Shape`] when a batch is not of whole sequences; [`Error::Device`].
 pub async fn evaluate(
     gpu: &Gpu,
-    model: &Model,
+    model: &impl LanguageModel,
     seq: usize,
     batches: impl IntoIterator<Item = Batch>,
 ) -> Result<Evaluation> {

@@ -1,25 +1,18 @@
-//! Text from a model, byte by byte.
+//! Text from a model of bytes, byte by byte.
 
-use crate::autograd::Tape;
 use crate::data::offsets::uniform;
 use crate::data::tokenizer::encode;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::gpu::Gpu;
+use crate::nn::generate::Generator;
 use crate::nn::model::Model;
-use crate::nn::pass::{Mode, Pass};
-use crate::nn::sample::sample;
-use crate::tensor::Tensor;
+use crate::nn::sample::Sampling;
 use crate::train::Generation;
 
-/// Windows grow in steps of this many tokens, so that few shapes occur.
-const WINDOW_STEP: usize = 32;
-
-/// Goes on from `what.prompt`, handing over each byte as it is drawn. The model sees the last `context` bytes.
-///
-/// The window is filled up at its end; attention is causal, so what stands there changes nothing before it.
+/// Goes on from `what.prompt`, handing over each byte as it is drawn. The model sees at most the last `context` bytes.
 ///
 /// # Errors
-/// [`Error::Data`] for an empty prompt, [`Error::Device`], or what `each` returns.
+/// [`crate::Error::Data`] for an empty prompt, [`crate::Error::Device`], or what `each` returns.
 pub async fn generate(
     gpu: &Gpu,
     model: &Model,
@@ -27,22 +20,10 @@ pub async fn generate(
     what: &Generation,
     mut each: impl FnMut(u8) -> Result<()>,
 ) -> Result<()> {
-    if what.prompt.is_empty() {
-        return Err(Error::Data("the prompt is empty; expected at least one byte".into()));
-    }
-    let mut text = encode(&what.prompt);
+    let sampling = Sampling::default().temperature(what.temperature).top_p(what.top_p);
+    let mut generator = Generator::new(gpu, model, &encode(&what.prompt), context)?;
     for position in 0..what.tokens {
-        let seen = &text[text.len().saturating_sub(context.max(1))..];
-        let seq = seen.len().next_multiple_of(WINDOW_STEP);
-        let mut window = seen.to_vec();
-        window.resize(seq, 0);
-        let tokens = Tensor::from_u32(gpu, [seq], &window)?;
-        let mut tape = Tape::new(gpu);
-        let pass = Pass::plain(model.params(), seq, Mode::Inference);
-        let output = model.forward(&mut tape, &pass, &tokens)?;
-        let last = tape.value(output.logits).slice(seen.len() - 1..seen.len())?.to_f32().await?;
-        let next = sample(&last, what.temperature, what.top_p, uniform(what.seed, &[position as u64]));
-        text.push(next);
+        let next = generator.next(&sampling, uniform(what.seed, &[position as u64])).await?;
         each(next as u8)?;
     }
     Ok(())

@@ -42,7 +42,7 @@ impl ExpertCounts {
     pub(super) async fn load(&self) -> Result<Load> {
         let counts = self.rows.to_u32().await?;
         let mut load = Load { entropy: 1.0, ..Load::default() };
-        for row in counts.chunks(self.rows.cols()) {
+        for row in counts.chunks(self.rows.cols().max(1)) {
             let row = &row[..self.experts];
             let total: u64 = row.iter().map(|&c| u64::from(c)).sum();
             let most = row.iter().copied().max().unwrap_or(0);

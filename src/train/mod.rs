@@ -15,6 +15,8 @@ pub mod generate;
 pub mod load;
 pub mod memory;
 pub mod metrics;
+pub mod perplexity;
+pub mod pretrained;
 pub mod progress;
 pub mod resume;
 pub mod run;

@@ -9,6 +9,7 @@ use crate::nn::model::Model;
 use crate::optim::{LOSS_SCALE, SpectralInit};
 use crate::tensor::Tensor;
 use crate::train::config::RunConfig;
+use crate::train::size;
 
 /// A model's parameters with their names in checkpoints.
 pub(super) fn parameters(model: &Model) -> impl Iterator<Item = (String, Tensor)> {
@@ -23,6 +24,13 @@ pub fn restore_model(gpu: &Gpu, saved: &SavedModel, config: &ModelConfig, precis
     saved.complete()?;
     let model = Model::with_precision(gpu, config, precision)?;
     model.params().write(|name, shape| saved.tensors.expect_f32(name, shape).map(Some))?;
+    let moe = &saved.config.model.moe;
+    // Where balancing by bias is switched on on the way, it starts from zeros.
+    if moe.balance_bias > 0.0 || moe.choice_bias {
+        for (name, tensor) in model.params().states() {
+            tensor.write_f32(&saved.state(name, tensor.dims())?)?;
+        }
+    }
     Ok(model)
 }
 
@@ -36,10 +44,13 @@ pub fn restore_model(gpu: &Gpu, saved: &SavedModel, config: &ModelConfig, precis
 /// # Errors
 /// [`crate::Error::Checkpoint`] when a tensor is missing or of another shape; [`crate::Error::Device`].
 pub fn restore(gpu: &Gpu, config: &RunConfig, saved: &SavedRun) -> Result<Trainer> {
+    config.validate()?;
+    size::check(gpu, config)?;
     let model = restore_model(gpu, &saved.model, &config.model, config.train.precision)?;
     let file = &saved.optimizer;
     let decoupled = saved.model.config.spectral.decouples();
-    let balanced = saved.model.config.model.moe.balance_bias > 0.0;
+    let moe = &saved.model.config.model.moe;
+    let balanced = moe.balance_bias > 0.0 || moe.choice_bias;
     let mixed = saved.model.config.train.precision == Precision::F16;
     let step = saved.model.step;
     let init = if decoupled { SpectralInit::Restored } else { SpectralInit::FromWeights { step } };

@@ -305,27 +305,6 @@ impl Run<'_> {
     }
 }
 
-/// Goes on from a prompt with the model of a checkpoint, handing over each byte as it is drawn.
-///
-/// # Errors
-/// No device, a device that fails, or what `each` returns.
-pub async fn continue_text(
-    saved: &SavedModel,
-    device: &GpuOptions,
-    what: &Generation,
-    each: impl FnMut(u8) -> Result<()>,
-) -> Result<()> {
-    saved.complete()?;
-    let gpu = Gpu::open(device).await?;
-    let _notice = CompileNotice::start(&gpu, say);
-    // No window is longer than the text.
-    let longest = what.prompt.len().saturating_add(what.tokens).max(1);
-    size::check_activations(&gpu, &saved.config.windows(1, longest))?;
-    // In f32 on every adapter: the weights of a run in f16 are saved in f32.
-    let model = restore_model(&gpu, saved, &saved.config.model, Precision::F32)?;
-    generate::generate(&gpu, &model, saved.config.train.seq, what, each).await
-}
-
 /// Evaluates a text with the model of a checkpoint, in windows of its training length.
 ///
 /// # Errors

@@ -138,6 +138,14 @@ impl SavedModel {
         Ok(Self { path, step, tokens, config, tensors })
     }
 
+    /// A tensor beside the parameters, which lies with the optimizer's state: the bias of the choice of experts.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] when the optimizer's file or the tensor is missing, or of another shape.
+    pub fn state(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        load_tensors(&part(&self.path, OPTIMIZER_FILE)?)?.expect_f32(name, shape)
+    }
+
     /// Checks that the file has the tensors that its own settings promise: sizes are believed after this, not before.
     ///
     /// # Errors
@@ -226,7 +234,11 @@ fn first_difference(field: String, old: Value, new: Value) -> (String, String, S
             match old.into_iter().find_map(differs) {
                 Some((key, value, Some(other))) => first_difference(format!("{field}.{key}"), value, other),
                 Some((key, value, None)) => (format!("{field}.{key}"), shown(&value), "none".into()),
-                None => (field, "settings".into(), "others".into()),
+                // What stands at its default is not written: the key is in the new table alone.
+                None => match new.into_iter().next() {
+                    Some((key, value)) => (format!("{field}.{key}"), "none".into(), shown(&value)),
+                    None => (field, "settings".into(), "others".into()),
+                },
             }
         }
         (old, new) => (field, shown(&old), shown(&new)),

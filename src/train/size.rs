@@ -44,6 +44,7 @@ fn activations(config: &RunConfig, tile_rows: usize) -> Vec<Need> {
     let q = [Factor::new("model.heads", c.heads, 64), Factor::new("model.head_dim", c.head_dim, 128)];
     let vocab = Factor::new("model.vocab", c.vocab, 131_072);
     let shared = Factor::new("model.moe.d_shared", c.moe.d_shared, 8192);
+    let dense = Factor::new("model.d_dense", c.d_dense, 8192);
     // Each expert's rows fill whole tiles, so up to one tile an expert holds next to nothing.
     let padding = unit * (tile_rows as u64 - 1);
     vec![
@@ -54,6 +55,7 @@ fn activations(config: &RunConfig, tile_rows: usize) -> Vec<Need> {
         Need::new("the rows of the experts", unit, &[batch, seq, k, d]),
         Need::new("the hidden rows of the experts", unit, &[batch, seq, k, f]),
         Need::new("the hidden rows of the shared expert", unit, &[batch, seq, shared]),
+        Need::new("the hidden rows of the dense layers", unit, &[batch, seq, dense]),
         Need::new("the tiles of the experts", padding, &[experts, d]),
         Need::new("the hidden tiles of the experts", padding, &[experts, f]),
     ]
@@ -75,7 +77,8 @@ fn least(config: &RunConfig) -> Vec<Need> {
     let f = Factor::new("model.moe.d_expert", c.moe.d_expert, 8192);
     let covered = ExpertMatrix::ALL.into_iter().filter(|&m| config.spectral.covers(m)).count() as u64;
     // W_c and its two moments.
-    needs.push(Need::new("the common matrices", 12 * covered, &[layers, d, f]));
+    let with_experts = Factor::new("model.layers", c.moe_layers().len(), 64);
+    needs.push(Need::new("the common matrices", 12 * covered, &[with_experts, d, f]));
     let (batch, seq) = (Factor::new("train.batch", train.batch, 64), Factor::new("train.seq", train.seq, 8192));
     let vocab = Factor::new("model.vocab", c.vocab, 131_072);
     let unit = bytes(train.precision);

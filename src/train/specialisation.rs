@@ -51,14 +51,16 @@ async fn all(trainer: &Trainer, decoupled: &[MatrixMetrics]) -> Result<Vec<Simil
     for matrix in ExpertMatrix::ALL {
         let buffers = trainer.model().params().group(Group::Experts(matrix));
         if let (Some(buffers), false) = (buffers, decoupled.iter().any(|m| m.matrix == matrix)) {
-            let mut first = 0;
+            let (params, mut first) = (trainer.model().params(), 0);
             for (w, _) in &buffers.stacks {
                 let &[_, _, m, n] = w.dims() else { continue };
                 let r = leading(m, n);
                 if let Some(pending) = PendingSimilarity::start(matrix, w, r)? {
                     let chance = similarity_chance(matrix, m, n, r);
                     let merged = pending.read().await?.into_iter().zip(first..);
-                    all.extend(merged.flat_map(|(merged, layer)| by_side(layer, matrix, merged, None, chance)));
+                    all.extend(
+                        merged.flat_map(|(merged, i)| by_side(params.expert_layer(i), matrix, merged, None, chance)),
+                    );
                 }
                 first += w.dims()[0];
             }

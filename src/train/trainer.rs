@@ -12,7 +12,8 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::kernels::elementwise::{axpby, fill};
 use crate::kernels::routing::sum_counts;
-use crate::nn::model::{Model, Output};
+use crate::nn::language_model::{ExpertCount, LanguageModel, Output};
+use crate::nn::model::Model;
 use crate::nn::pass::{Mode, Pass};
 use crate::ops::CrossEntropy;
 use crate::optim::{Optimizer, SpectralInit, SpectralSetup};
@@ -48,11 +49,11 @@ pub struct StepReport {
     pub skipped_steps: Option<u32>,
 }
 
-/// A training run in memory.
-pub struct Trainer {
+/// A training run in memory, of the model that the settings describe or of any other [`LanguageModel`].
+pub struct Trainer<M = Model> {
     gpu: Gpu,
     config: RunConfig,
-    model: Model,
+    model: M,
     optimizer: Optimizer,
     step: u64,
     tokens: Tensor,
@@ -80,18 +81,21 @@ impl Trainer {
         model.init(config.seed)?;
         Self::with_model(gpu, config, model, SpectralInit::Fresh)
     }
+}
 
-    /// A run around a model whose parameters are set, in the precision that the model was made for.
+impl<M: LanguageModel> Trainer<M> {
+    /// A run around a model whose parameters are set, in the precision that the model was made for. For a model of one's own,
+    /// `config.model` has no meaning.
     ///
     /// # Errors
-    /// As [`Trainer::new`].
-    pub fn with_model(gpu: &Gpu, config: &RunConfig, model: Model, init: SpectralInit) -> Result<Self> {
+    /// [`Error::Config`] for impossible settings, [`Error::Device`] when memory is short.
+    pub fn with_model(gpu: &Gpu, config: &RunConfig, model: M, init: SpectralInit) -> Result<Self> {
         config.validate()?;
-        size::check(gpu, config)?;
         let train = &config.train;
         let rows = train.batch * train.seq;
-        let routed = rows * train.accumulate as usize * config.model.moe.top_k;
-        let tokens_per_expert = routed as f64 / config.model.moe.experts as f64;
+        let ExpertCount { layers, experts, top_k } = model.experts();
+        let routed = rows * train.accumulate as usize * top_k;
+        let tokens_per_expert = routed as f64 / experts.max(1) as f64;
         let spectral = SpectralSetup { config: &config.spectral, init, seed: config.seed, tokens_per_expert };
         let optimizer = Optimizer::new(gpu, model.params(), &config.optimizer, spectral)?;
         let share = Tensor::persistent(gpu, [1], DType::F32)?;
@@ -102,7 +106,7 @@ impl Trainer {
             targets: Tensor::persistent(gpu, [rows], DType::U32)?,
             share,
             figures: Figures::new(gpu, IN_FLIGHT)?,
-            counts: ExpertCounts::new(gpu, config.model.layers, config.model.moe.experts)?,
+            counts: ExpertCounts::new(gpu, layers, experts)?,
             config: config.clone(),
             model,
             optimizer,
@@ -123,7 +127,7 @@ impl Trainer {
     }
 
     /// The model.
-    pub fn model(&self) -> &Model {
+    pub fn model(&self) -> &M {
         &self.model
     }
 
@@ -148,8 +152,8 @@ impl Trainer {
         mut values: impl FnMut(&str, &[usize]) -> Result<Option<Vec<f32>>>,
     ) -> Result<()> {
         self.optimizer.restore(&mut values)?;
-        for (name, tensor) in self.model.state() {
-            if let Some(values) = values(&name, tensor.dims())? {
+        for (name, tensor) in self.model.params().states() {
+            if let Some(values) = values(name, tensor.dims())? {
                 tensor.write_f32(&values)?;
             }
         }
@@ -209,7 +213,7 @@ impl Trainer {
             drop(tape.backward(&seeds)?);
         }
         let lr = self.config.optimizer.schedule(self.config.train.steps).lr(self.step);
-        for layer in 0..self.config.model.layers {
+        for layer in 0..self.model.experts().layers {
             self.model.balance(layer, &self.counts.layer(layer)?)?;
         }
         // Nothing of the forward passes is held here: a step with a refresh finds the pool as any other step does.
@@ -221,7 +225,8 @@ impl Trainer {
 
     fn forward(&self, tape: &mut Tape, mode: Mode) -> Result<(Output, Var)> {
         let token_space = |layer, matrix| self.optimizer.token_space(layer, matrix);
-        let pass = Pass { params: self.model.params(), seq: self.config.train.seq, mode, token_space: &token_space };
+        let plain = Pass::plain(self.model.params(), self.config.train.seq, mode);
+        let pass = Pass { token_space: &token_space, ..plain };
         let output = self.model.forward(tape, &pass, &self.tokens)?;
         let targets = tape.constant(&self.targets);
         let loss = tape.apply(CrossEntropy, &[output.logits, targets])?;
@@ -305,7 +310,7 @@ impl Trainer {
     /// [`Error::Device`].
     pub fn state(&self) -> Result<Vec<(String, Tensor)>> {
         let mut state = self.optimizer.state()?;
-        state.extend(self.model.state());
+        state.extend_from_slice(self.model.params().states());
         Ok(state)
     }
 }

@@ -416,8 +416,11 @@ fn bad_input_is_told_and_leaves_no_report() {
     place.fails("analyze hf --layers 3-1", "expected numbers and ranges such as 0-3,7");
     place.fails("analyze hf --top 0%", "expected a share such as 1% or 0.01");
     place.fails("analyze hf --tokens 0", "expected a number of at least 1");
-    place.fails("analyze hf --data text", "hf: --data needs the folder of a run");
-    place.fails("analyze hf/model.safetensors --data text", "hf/model.safetensors: --data needs the folder of a run");
+    place.fails(
+        "analyze hf --data text",
+        "hf/config.json: expected a config.json, which says what the model is, found none (without --data",
+    );
+    place.fails("analyze hf/model.safetensors --data text", "hf/config.json: expected a config.json");
     place.fails("analyze hf --out taken", "taken: expected a folder for the report, found a file");
     place.fails("analyze hf --compare hf hf", "cannot be used with");
     place.fails("analyze hf --data nowhere", "reading nowhere");

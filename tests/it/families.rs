@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::fixtures_support::{entries, root};
-use sdmoe::nn::config::{GroupScore, ModelConfig, QkNorm, RopePairs, Score, SharedGate, YarnConfig};
+use sdmoe::nn::config::{GroupScore, ModelConfig, Pairing, QkNorm, Score, SharedGate, YarnConfig};
 use sdmoe::nn::families::{Family, FamilyModel, Layout, TensorMap};
 use serde_json::{Value, json};
 
@@ -123,7 +123,7 @@ fn each_setting_of_a_family_is_the_one_that_its_model_computes_with() {
     let v2 = parse(&changed("deepseek_v2", groups)).config;
     let latent = v2.attention.latent.unwrap();
     assert_eq!((latent.q_rank, latent.kv_rank, latent.rope_dim, latent.value_dim), (Some(24), 32, 8, 16));
-    assert_eq!((v2.head_dim, v2.attention.rope_pairs, latent.norm_eps), (24, RopePairs::Neighbours, 1e-6));
+    assert_eq!((v2.head_dim, v2.attention.rope_pairs, latent.norm_eps), (24, Pairing::Neighbours, 1e-6));
     assert_eq!((v2.moe.groups, v2.moe.groups_kept, v2.moe.group_score), (4, 2, GroupScore::Largest));
     assert_eq!((v2.moe.scaling, v2.moe.d_shared, v2.moe.shared_gate), (2.5, 96, SharedGate::None));
     assert_eq!((&v2.dense_layers[..], v2.d_dense, v2.moe.balance_loss), (&[0][..], 96, 0.0));

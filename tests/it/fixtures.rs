@@ -1,12 +1,11 @@
 //! Every fixture found, against the reference values in it: the folder named by `SDMOE_FIXTURES`, or `tests/fixtures`.
 
-use crate::fixtures_support::{Runner, block, cases, entries, linalg, metrics, root, spectral};
+use crate::fixtures_support::{Runner, block, cases, entries, hf, linalg, metrics, root, spectral, text};
 
 /// The groups that are run, each by a test below.
-const RUN: [&str; 4] = ["block", "linalg", "metrics", "sdmoe"];
-/// Groups that these tests pass over by name: their files are whole models, tokenizers and decoupled checkpoints. Of `hf`
-/// `checkpoint_experts` reads the experts.
-const LATER: [&str; 4] = ["checkpoints", "decouple", "hf", "tokenizer"];
+const RUN: [&str; 7] = ["block", "checkpoints", "hf", "linalg", "metrics", "sdmoe", "tokenizer"];
+/// Groups that these tests pass over by name: models that were decoupled.
+const LATER: [&str; 1] = ["decouple"];
 
 /// Runs every case of a group in every tier; prints how many there were.
 fn run(group: &str, runner: Runner) {
@@ -43,6 +42,79 @@ fn every_spectral_decoupling_case_holds() {
 #[test]
 fn every_case_of_the_analysis_holds() {
     run("metrics", metrics::run);
+}
+
+/// Runs a check on every model of a published family that is there, in every tier; it says whether the files had what it needs.
+fn run_families(check: impl Fn(&sdmoe::Gpu, &hf::Stored) -> Result<bool, String>) {
+    let all = hf::stored(&root().join("hf")).unwrap_or_else(|e| panic!("{e}"));
+    let (mut failures, mut held) = (Vec::new(), Vec::new());
+    for stored in &all {
+        for gpu in &crate::common::tiers() {
+            match check(gpu, stored) {
+                Ok(true) => held.push((&stored.name, gpu.tier())),
+                Ok(false) => {}
+                Err(error) => failures.push(format!("{} ({:?}): {error}", stored.name, gpu.tier())),
+            }
+        }
+    }
+    println!("{} models, held: {held:?}", all.len());
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert!(!held.is_empty(), "no model found in {}", root().display());
+}
+
+#[test]
+fn models_of_published_families_compute_what_transformers_computes() {
+    run_families(|gpu, stored| hf::forward(gpu, stored).map(|()| true));
+}
+
+#[test]
+fn models_of_published_families_have_the_gradients_that_pytorch_finds() {
+    run_families(hf::gradients);
+}
+
+#[test]
+fn models_of_published_families_train_as_in_pytorch() {
+    run_families(|gpu, stored| hf::trajectory(gpu, stored).map(|()| true));
+}
+
+#[test]
+fn yarn_turns_by_the_angles_of_transformers() {
+    run_families(hf::yarn);
+}
+
+#[test]
+fn greedy_continuations_are_those_of_transformers() {
+    run_families(hf::continuations);
+}
+
+#[test]
+fn tokenizers_and_chat_templates_give_the_ids_and_texts_of_transformers() {
+    let folders = text::folders(&root().join("tokenizer")).unwrap_or_else(|e| panic!("{e}"));
+    assert!(!folders.is_empty());
+    for folder in folders {
+        let cases = text::tokenizer(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+        assert!(cases > 40, "{cases} cases");
+    }
+}
+
+#[test]
+fn downloaded_checkpoints_of_16_bits_compute_and_go_on_as_in_transformers() {
+    let folders = text::folders(&root().join("checkpoints")).unwrap_or_else(|e| panic!("{e}"));
+    assert!(!folders.is_empty());
+    let gpu = crate::common::gpu();
+    for folder in folders {
+        text::checkpoint(&gpu, &folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    }
+}
+
+#[test]
+fn perplexity_by_a_sliding_window_is_that_of_transformers() {
+    let gpu = crate::common::gpu();
+    let folders = text::folders(&root().join("hf")).unwrap_or_else(|e| panic!("{e}"));
+    let held = folders
+        .iter()
+        .filter(|folder| text::sliding_window(&gpu, folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())));
+    assert!(held.count() > 0, "no perplexity.json in {}", root().display());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use pollster::block_on;
 use sdmoe::autograd::{Array, check::compare};
 use sdmoe::gpu::{Gpu, GpuOptions};
 use sdmoe::nn::config::ExpertMatrix;
-use sdmoe::nn::params::{Group, ParamBuilder, ParamSet};
+use sdmoe::nn::params::{Group, Init, ParamBuilder, ParamSet};
 use sdmoe::optim::OptimizerConfig;
 use sdmoe::optim::adamw::AdamGroup;
 use sdmoe::optim::clip::GradientNorm;
@@ -13,11 +13,11 @@ use sdmoe::tensor::Tensor;
 
 fn params(gpu: &Gpu) -> ParamSet {
     let mut builder = ParamBuilder::default();
-    builder.add("norm", Group::NoDecay, &[7]);
-    builder.add("bias", Group::NoDecay, &[1]);
-    builder.add("matrix", Group::Decay, &[13, 17]);
-    builder.add("large", Group::Decay, &[211, 101]);
-    builder.add("experts", Group::Experts(ExpertMatrix::Gate), &[3, 5, 7]);
+    builder.add("norm", Group::NoDecay, &[7], Init::Zeros);
+    builder.add("bias", Group::NoDecay, &[1], Init::Zeros);
+    builder.add("matrix", Group::Decay, &[13, 17], Init::Zeros);
+    builder.add("large", Group::Decay, &[211, 101], Init::Zeros);
+    builder.add("experts", Group::Experts(ExpertMatrix::Gate), &[3, 5, 7], Init::Zeros);
     builder.build(gpu).unwrap()
 }
 

@@ -4,6 +4,7 @@ use pollster::block_on;
 use sdmoe::gpu::Gpu;
 use sdmoe::low_level::kernels::grouped::{Groups, NONE};
 use sdmoe::low_level::kernels::routing::{route, update_bias};
+use sdmoe::low_level::kernels::routing_groups::{GroupChoice, GroupScore, keep_groups};
 use sdmoe::tensor::Tensor;
 
 /// Everything that `route` gives, on the host.
@@ -215,4 +216,61 @@ fn the_bias_moves_towards_the_mean_load() {
         } else {
             0.5
         }));
+}
+
+/// The scores with those outside the kept groups lowered, on the host.
+fn kept(scores: &[f32], bias: Option<&[f32]>, experts: usize, choice: GroupChoice) -> Vec<f32> {
+    let size = experts / choice.groups;
+    let mut all = Vec::new();
+    for row in scores.chunks(experts) {
+        let row: Vec<f32> = row.iter().enumerate().map(|(e, s)| s + bias.map_or(0.0, |b| b[e])).collect();
+        let value = |g: usize| {
+            let mut group = row[g * size..(g + 1) * size].to_vec();
+            group.sort_by(|a, b| b.total_cmp(a));
+            if choice.score == GroupScore::TwoLargest { group[0] + group[1] } else { group[0] }
+        };
+        let mut order: Vec<usize> = (0..choice.groups).collect();
+        // A stable sort keeps the lower group first.
+        order.sort_by(|&a, &b| value(b).total_cmp(&value(a)));
+        let kept = &order[..choice.kept];
+        all.extend((0..experts).map(|e| if kept.contains(&(e / size)) { row[e] } else { f32::MIN }));
+    }
+    all
+}
+
+#[test]
+fn experts_outside_a_tokens_best_groups_come_last() {
+    for gpu in crate::common::tiers() {
+        for (tokens, experts, groups, kept_groups) in [(1, 2, 1, 1), (67, 12, 3, 2), (33, 160, 8, 3), (5, 64, 64, 7)] {
+            for score in [GroupScore::Largest, GroupScore::TwoLargest] {
+                if score == GroupScore::TwoLargest && experts == groups {
+                    continue;
+                }
+                let choice = GroupChoice { groups, kept: kept_groups, score };
+                let scores = noise(tokens * experts, 11);
+                let bias = noise(experts, 12);
+                let on_device = Tensor::from_f32(&gpu, [tokens, experts], &scores).unwrap();
+                let device_bias = Tensor::from_f32(&gpu, [experts], &bias).unwrap();
+                for with_bias in [false, true] {
+                    let (host, device) = (with_bias.then_some(&bias[..]), with_bias.then_some(&device_bias));
+                    let got = block_on(keep_groups(&on_device, device, choice).unwrap().to_f32()).unwrap();
+                    let want = kept(&scores, host, experts, choice);
+                    assert_eq!(got, want, "{tokens} x {experts}, {choice:?}, bias {with_bias}, {:?}", gpu.tier());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn groups_that_do_not_divide_the_experts_are_an_error() {
+    let gpu = crate::common::gpu();
+    let scores = Tensor::from_f32(&gpu, [2, 12], &[0.0; 24]).unwrap();
+    for (groups, kept) in [(5, 1), (0, 1), (3, 4), (3, 0)] {
+        let choice = GroupChoice { groups, kept, score: GroupScore::Largest };
+        let error = keep_groups(&scores, None, choice).unwrap_err().to_string();
+        assert!(error.contains("equal groups"), "{error}");
+    }
+    let alone = GroupChoice { groups: 12, kept: 2, score: GroupScore::TwoLargest };
+    assert!(keep_groups(&scores, None, alone).is_err());
 }

@@ -117,8 +117,7 @@ fn gradients(gpu: &Gpu, run: &Trainer, batch: &Batch, split: bool) -> Vec<Array>
     let config = run.config();
     let upload = |x: &[u32]| Tensor::from_u32(gpu, [x.len()], x).unwrap();
     let token_space = |layer, matrix| if split { run.optimizer().token_space(layer, matrix) } else { Ok(None) };
-    let pass =
-        Pass { params: run.model().params(), seq: config.train.seq, mode: Mode::Train, token_space: &token_space };
+    let pass = Pass { token_space: &token_space, ..Pass::plain(run.model().params(), config.train.seq, Mode::Train) };
     let mut tape = Tape::new(gpu);
     let output = run.model().forward(&mut tape, &pass, &upload(&batch.tokens)).unwrap();
     let targets = tape.constant(&upload(&batch.targets));

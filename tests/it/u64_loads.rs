@@ -10,15 +10,15 @@ use sdmoe::gpu::{Gpu, GpuOptions, OPTIONAL_FEATURES, Tier};
 use sdmoe::low_level::kernels::gemm::{Trans, gemm};
 use sdmoe::low_level::kernels::grouped::{grouped_gemm, grouped_weight_gradient};
 use sdmoe::nn::config::{ExpertMatrix, SharedGate, SpectralConfig};
-use sdmoe::nn::params::{Group, ParamBuilder};
+use sdmoe::nn::params::{Group, Init, ParamBuilder};
 use sdmoe::optim::{Optimizer, OptimizerConfig, SpectralInit, SpectralSetup};
 use sdmoe::tensor::Tensor;
 
 /// The state after six steps, of which two refresh, and the names of the kernels that ran in the last.
 fn train(gpu: &Gpu, as_published: bool) -> (Vec<Vec<u32>>, Vec<&'static str>) {
     let mut builder = ParamBuilder::default();
-    builder.add("layers.0.gate", Group::Experts(ExpertMatrix::Gate), &[3, 301, 40]);
-    builder.add("embedding", Group::Decay, &[11, 3]);
+    builder.add("layers.0.gate", Group::Experts(ExpertMatrix::Gate), &[3, 301, 40], Init::Zeros);
+    builder.add("embedding", Group::Decay, &[11, 3], Init::Zeros);
     let set = builder.build(gpu).unwrap();
     let fill = |seed: u64| {
         for (i, param) in set.iter().enumerate() {

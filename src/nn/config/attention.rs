@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::bounds::{MAX_WIDTH, require, within};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::ops::{Pairing, Yarn};
 
 /// Settings of attention beside the numbers of heads and their width, which [`super::ModelConfig`] has.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -17,7 +18,7 @@ pub struct AttentionConfig {
     /// The RMSNorm of queries and keys before their rotation.
     pub qk_norm: QkNorm,
     /// The pairs of elements that RoPE turns.
-    pub rope_pairs: RopePairs,
+    pub rope_pairs: Pairing,
     /// Limits queries, keys and values to `-clip_qkv ..= clip_qkv`, after their norms (OLMoE).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_qkv: Option<f32>,
@@ -46,17 +47,6 @@ pub enum QkNorm {
     Head,
     /// All heads of a token together, with a weight of `heads * head_dim` elements (OLMoE).
     Whole,
-}
-
-/// The two elements of a head that RoPE turns together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RopePairs {
-    /// Elements i and i + width / 2 (Llama, Qwen, Mixtral).
-    #[default]
-    Halves,
-    /// Elements 2i and 2i + 1 (DeepSeek).
-    Neighbours,
 }
 
 /// Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434). A query and a key of `head_dim` elements consist of a part
@@ -104,6 +94,16 @@ pub struct YarnConfig {
     pub score_factor: f32,
 }
 
+/// The settings of a model that attention must fit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizes {
+    pub(super) layers: usize,
+    pub(super) heads: usize,
+    pub(super) kv_heads: usize,
+    pub(super) head_dim: usize,
+    pub(super) rope_theta: f32,
+}
+
 impl YarnConfig {
     /// YaRN with the usual bounds of 32 turns and one, and no other factor on anything.
     pub fn new(factor: f32, original_context: usize) -> Self {
@@ -111,7 +111,31 @@ impl YarnConfig {
     }
 }
 
+impl YarnConfig {
+    /// Radians a position of each pair of the `head_dim` elements that RoPE turns.
+    pub(crate) fn inverse_frequencies(&self, head_dim: usize, theta: f32) -> Result<Vec<f64>> {
+        let mut yarn = Yarn::new(self.factor.into(), self.original_context);
+        (yarn.beta_fast, yarn.beta_slow) = (self.beta_fast.into(), self.beta_slow.into());
+        yarn.inverse_frequencies(head_dim, theta.into())
+    }
+}
+
 impl AttentionConfig {
+    /// Settings that all differ from the defaults.
+    pub(super) fn with_every_setting() -> Self {
+        Self {
+            qkv_bias: true,
+            output_bias: true,
+            qk_norm: QkNorm::Head,
+            rope_pairs: Pairing::Neighbours,
+            clip_qkv: Some(1.0),
+            window: Some(1),
+            full_layers: vec![0],
+            yarn: Some(YarnConfig::new(2.0, 1)),
+            latent: Some(LatentConfig { q_rank: Some(1), ..LatentConfig::new(1, 2, 1) }),
+        }
+    }
+
     /// The width of a head of values.
     pub fn value_dim(&self, head_dim: usize) -> usize {
         self.latent.map_or(head_dim, |latent| latent.value_dim)
@@ -127,7 +151,8 @@ impl AttentionConfig {
         self.window.filter(|_| !self.full_layers.contains(&layer))
     }
 
-    pub(super) fn validate(&self, layers: usize, heads: usize, kv_heads: usize, head_dim: usize) -> Result<()> {
+    pub(super) fn validate(&self, sizes: Sizes) -> Result<()> {
+        let Sizes { layers, heads, kv_heads, head_dim, rope_theta } = sizes;
         if let Some(window) = self.window {
             within("model.attention.window", window as u64, 1, u64::from(u32::MAX))?;
         }
@@ -143,6 +168,9 @@ impl AttentionConfig {
             require(good && yarn.original_context > 0, "model.attention.yarn", || {
                 format!("expected a factor >= 1 and numbers above 0, got {yarn:?}")
             })?;
+            let width = self.rope_dim(head_dim);
+            yarn.inverse_frequencies(width, rope_theta)
+                .map_err(|e| Error::config("model.attention.yarn", e.to_string()))?;
         }
         let Some(latent) = self.latent else { return Ok(()) };
         within("model.attention.latent.kv_rank", latent.kv_rank as u64, 1, MAX_WIDTH)?;

@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::attention::{AttentionConfig, listed};
+use super::attention::{AttentionConfig, Sizes, listed};
 use super::bounds::{MAX_HIDDEN, MAX_WIDTH, require, weight, within};
 use crate::error::Result;
+use crate::kernels::routing_groups::GroupScore;
 use crate::ops::Score;
 
 /// Shape of a decoder-only Mixture-of-Experts language model.
@@ -63,17 +64,6 @@ pub enum SharedGate {
     Sigmoid,
 }
 
-/// The value of a group of experts, from its experts' scores.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum GroupScore {
-    /// The largest (DeepSeek-V2).
-    #[default]
-    Largest,
-    /// The sum of the two largest (DeepSeek-V3).
-    TwoLargest,
-}
-
 /// The tokens over which the load-balance loss takes its means.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -81,7 +71,8 @@ pub enum BalanceScope {
     /// Those of each layer by itself; the losses of the layers are added.
     #[default]
     Layer,
-    /// Those of all layers together, as transformers has it.
+    /// Those of all layers together, as transformers has it, where `f_e` adds up to K and not to 1.
+    /// [`Model`](crate::Model) adds this loss; a model of one's own that is made of these layers has none with it.
     Model,
 }
 
@@ -275,8 +266,24 @@ impl ModelConfig {
         })?;
         listed("model.dense_layers", &self.dense_layers, self.layers)?;
         within("model.d_dense", self.d_dense as u64, u64::from(!self.dense_layers.is_empty()), MAX_HIDDEN)?;
-        self.attention.validate(self.layers, self.heads, self.kv_heads, self.head_dim)?;
+        let &Self { layers, heads, kv_heads, head_dim, rope_theta, .. } = self;
+        self.attention.validate(Sizes { layers, heads, kv_heads, head_dim, rope_theta })?;
         self.moe.validate()
+    }
+
+    /// Settings that all differ from the defaults, so that every one of them is written; no model that can be made.
+    pub(crate) fn with_every_setting() -> Self {
+        let mut config = Preset::Tiny.model();
+        (config.dense_layers, config.d_dense, config.attention) = (vec![0], 1, AttentionConfig::with_every_setting());
+        let moe = &mut config.moe;
+        (moe.balance_scope, moe.choice_bias) = (BalanceScope::Model, true);
+        (moe.groups, moe.groups_kept, moe.group_score) = (2, 2, GroupScore::TwoLargest);
+        config
+    }
+
+    /// The factor by which products that are added to the residual stream start smaller, `sqrt(2 layers)`.
+    pub(crate) fn depth_scale(&self) -> f32 {
+        (2.0 * self.layers as f32).sqrt()
     }
 
     /// The layers that have experts, in ascending order.
@@ -315,9 +322,13 @@ impl MoeConfig {
         require(self.experts / self.groups >= least, "model.moe.groups", || {
             format!("expected groups of at least {least} experts, got {}", self.experts / self.groups)
         })?;
-        let reach = self.experts / self.groups * self.groups_kept;
-        require(self.top_k <= reach, "model.moe.top_k", || {
-            format!("expected at most the {reach} experts of model.moe.groups_kept groups, got {}", self.top_k)
+        require(self.top_k <= self.reach(), "model.moe.top_k", || {
+            format!("expected at most the {} experts of model.moe.groups_kept groups, got {}", self.reach(), self.top_k)
         })
+    }
+
+    /// The most experts that a token can visit: all, or those of the groups that are kept.
+    pub fn reach(&self) -> usize {
+        self.experts / self.groups.max(1) * self.groups_kept
     }
 }

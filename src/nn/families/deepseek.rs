@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::base::{Defaults, MAX_LAYERS, MAX_SIZE, experts, with_heads};
 use super::fields::Fields;
 use crate::error::Result;
-use crate::nn::config::{GroupScore, LatentConfig, ModelConfig, RopePairs, Score, SharedGate};
+use crate::nn::config::{GroupScore, LatentConfig, ModelConfig, Pairing, Score, SharedGate};
 
 /// Added to the mean square in the norms of the narrow projections, whatever `rms_norm_eps` says.
 const LATENT_EPS: f32 = 1e-6;
@@ -75,7 +75,7 @@ fn shared(fields: &mut Fields, dense: usize) -> Result<ModelConfig> {
     };
     config.attention.latent = Some(latent);
     let halves = !fields.flag("rope_interleave", true)?;
-    config.attention.rope_pairs = if halves { RopePairs::Halves } else { RopePairs::Neighbours };
+    config.attention.rope_pairs = if halves { Pairing::Halves } else { Pairing::Neighbours };
     let dense = fields.count("first_k_dense_replace")?.unwrap_or(dense);
     if dense > config.layers.min(MAX_LAYERS) {
         let message = format!("expected at most num_hidden_layers = {}, got {dense}", config.layers);

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Family, FamilyModel};
 use crate::error::{Error, Result};
-use crate::nn::config::{BalanceScope, ModelConfig, MoeConfig, RopePairs, YarnConfig};
+use crate::nn::config::{BalanceScope, ModelConfig, MoeConfig, Pairing, YarnConfig};
 
 impl FamilyModel {
     /// A model of a family with sequences of up to `context` tokens.
@@ -125,7 +125,7 @@ impl FamilyModel {
             Family::DeepseekV2 | Family::DeepseekV3 => {
                 set("first_k_dense_replace", json!(c.dense_layers.len()));
                 set("moe_layer_freq", json!(1));
-                let shared = moe.d_shared / moe.d_expert;
+                let shared = moe.d_shared.checked_div(moe.d_expert).unwrap_or(0);
                 set("n_shared_experts", if shared > 0 && with_experts { json!(shared) } else { Value::Null });
                 set("routed_scaling_factor", number(moe.scaling));
                 set("n_group", json!(moe.groups));
@@ -134,7 +134,7 @@ impl FamilyModel {
                     set("scoring_func", json!("sigmoid"));
                     set("topk_method", json!("noaux_tc"));
                     set("num_nextn_predict_layers", json!(0));
-                    set("rope_interleave", json!(c.attention.rope_pairs == RopePairs::Neighbours));
+                    set("rope_interleave", json!(c.attention.rope_pairs == Pairing::Neighbours));
                 } else {
                     set("scoring_func", json!("softmax"));
                     let greedy = if moe.groups > 1 { "group_limited_greedy" } else { "greedy" };

@@ -6,6 +6,8 @@ mod yarn;
 pub use table::RotaryTable;
 pub use yarn::Yarn;
 
+use serde::{Deserialize, Serialize};
+
 use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
 use crate::gpu::Parts;
@@ -14,7 +16,8 @@ use crate::kernels::rows::{PackKernels, THREADS, forms, pack, pack_launch, varia
 use crate::tensor::Tensor;
 
 /// The elements of a head that are turned together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Pairing {
     /// `(x_i, x_{i + head_dim / 2})`, the rotate-half pairing of Llama, Qwen, Mixtral and OLMoE.
     #[default]

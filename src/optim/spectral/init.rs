@@ -75,7 +75,8 @@ impl SpectralBank {
                 for start in (0..count).step_by(step) {
                     let view = |x: &Tensor| x.slice(start..start + step);
                     let layers = layer + start..layer + start + step;
-                    let stack = SpectralStack::zeroed(layers, view(w)?, view(gradient)?, config)?;
+                    let numbers = layers.clone().map(|i| params.expert_layer(i)).collect();
+                    let stack = SpectralStack::zeroed(layers, numbers, view(w)?, view(gradient)?, config)?;
                     // Distinct streams for U and V of each kind; the layers are further streams.
                     stack.fill(config, seed ^ ((matrix as u64 + 1) << 56), init)?;
                     stacks.push(stack);
@@ -96,12 +97,19 @@ fn no_clip(gpu: &Gpu) -> Result<Tensor> {
 }
 
 impl SpectralStack {
-    fn zeroed(layers: Range<usize>, w: Tensor, gradient: Tensor, config: &SpectralConfig) -> Result<Self> {
+    fn zeroed(
+        layers: Range<usize>,
+        numbers: Vec<usize>,
+        w: Tensor,
+        gradient: Tensor,
+        config: &SpectralConfig,
+    ) -> Result<Self> {
         let [l, e, m, n] = sizes(OP, &w)?;
         let (k, gpu) = (config.rank, w.gpu().clone());
         let new = |shape: &[usize]| Tensor::persistent(&gpu, shape, DType::F32);
         Ok(Self {
             layers,
+            numbers,
             w_c: new(&[l, 1, m, n])?,
             basis: Basis { u: new(&[l, m, k])?, v: new(&[l, n, k])?, vt: new(&[l, k, n])? },
             common_moments: Moments::zeroed(&gpu, &[l, 1, m, n])?,

@@ -81,7 +81,8 @@ pub struct PendingMetrics {
 #[derive(Debug)]
 struct Part {
     matrix: ExpertMatrix,
-    first_layer: usize,
+    /// The layers' numbers in the model.
+    layers: Vec<usize>,
     /// Layers, rows and columns.
     sizes: [usize; 3],
     rank: usize,
@@ -130,7 +131,7 @@ impl Part {
         let similarity = |w| if options.similarity { PendingSimilarity::start(bank.matrix, w, r) } else { Ok(None) };
         Ok(Self {
             matrix: bank.matrix,
-            first_layer: stack.layers.start,
+            layers: stack.numbers.clone(),
             sizes: [l, m, n],
             rank: stack.basis.rank(),
             chance: similarity_chance(bank.matrix, m, n, r),
@@ -174,7 +175,7 @@ impl Part {
             let share =
                 || mean_ratio(record.share.get(ShareRow::Common, layer), record.share.get(ShareRow::Whole, layer));
             MatrixMetrics {
-                layer: self.first_layer + layer,
+                layer: self.layers[layer],
                 matrix: self.matrix,
                 drift_model,
                 drift_hidden,

@@ -39,6 +39,8 @@ pub struct SpectralBank {
 pub struct SpectralStack {
     /// The layers.
     pub layers: Range<usize>,
+    /// Their numbers in the model, where layers without experts count, too.
+    pub numbers: Vec<usize>,
     /// The merged weights *W*, the model's own buffer, `[layers, E, m, n]`.
     pub w: Tensor,
     /// Their gradient, the model's own buffer, `[layers, E, m, n]`.
@@ -161,7 +163,7 @@ impl SpectralStack {
     /// depend on the adapter: `{layer}.w_c`, `.u`, `.v`, the moments `.w_c.m` ..., and the last refresh's record.
     pub(in crate::optim) fn state(&self, prefix: &str) -> Result<Vec<(String, Tensor)>> {
         let mut state = Vec::new();
-        for (i, layer) in self.layers.clone().enumerate() {
+        for (i, layer) in self.numbers.iter().enumerate() {
             for (name, x) in [
                 ("w_c", &self.w_c),
                 ("u", &self.basis.u),

@@ -6,7 +6,7 @@ use toml::{Table, Value};
 
 use super::RunConfig;
 use crate::error::{Error, Result};
-use crate::nn::config::Preset;
+use crate::nn::config::{ModelConfig, Preset};
 
 impl RunConfig {
     /// Reads a file of settings over those of a preset: `preset`, or the file's, or `tiny`.
@@ -38,10 +38,10 @@ impl RunConfig {
         };
         file.remove("preset");
         let mut table = Self::preset(preset).to_table()?;
-        // The one setting that a complete file may lack has to be known too.
-        let mut known = table.clone();
-        known.insert("adapter".into(), Value::String(String::new()));
-        reject_unknown(&file, &known, "")?;
+        // What a complete file may lack has to be known too.
+        let model = ModelConfig::with_every_setting();
+        let every = Self { adapter: Some(String::new()), model, ..Self::preset(preset) };
+        reject_unknown(&file, &every.to_table()?, "")?;
         let preset = table.clone();
         merge(&mut table, file.clone());
         Value::Table(table).try_into().map_err(|e: toml::de::Error| {
@@ -126,6 +126,18 @@ mod tests {
 
     fn error(text: &str) -> String {
         RunConfig::from_toml(text, "run.toml", None).and_then(|c| c.validate()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn settings_that_are_written_only_where_they_differ_are_read_too() {
+        let model = ModelConfig::with_every_setting();
+        let config = RunConfig { model, ..RunConfig::preset(Preset::Tiny) };
+        let text = config.to_toml().unwrap();
+        assert_eq!(RunConfig::from_toml(&text, "run.toml", None).unwrap(), config);
+        let usual = RunConfig::preset(Preset::Tiny).to_toml().unwrap();
+        for written in ["dense_layers", "yarn", "latent", "q_rank", "clip_qkv", "groups_kept", "choice_bias"] {
+            assert!(text.contains(written) && !usual.contains(written), "{written}");
+        }
     }
 
     #[test]

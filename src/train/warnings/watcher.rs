@@ -87,7 +87,7 @@ impl Watcher {
             "a larger model.moe.balance_loss or balance_bias balances more"
         };
         if let Some(dead) = line.dead_experts.filter(|&dead| dead > 0) {
-            let all = moe.experts * self.config.model.layers;
+            let all = moe.experts * self.config.model.moe_layers().len();
             warn(
                 Kind::DeadExperts,
                 format!(

@@ -5,7 +5,7 @@ use pollster::block_on;
 use crate::autograd::Array;
 use crate::error::Result;
 use crate::nn::config::ExpertMatrix;
-use crate::nn::params::{Group, ParamBuilder, ParamSet};
+use crate::nn::params::{Group, Init, ParamBuilder, ParamSet};
 use crate::optim::OptimizerConfig;
 use crate::optim::adamw::AdamGroup;
 use crate::optim::clip::{GradientNorm, LossScale};
@@ -25,11 +25,11 @@ pub(super) fn cases() -> Vec<Case> {
 
 fn params(context: &Context) -> Result<ParamSet> {
     let mut builder = ParamBuilder::default();
-    builder.add("norm", Group::NoDecay, &[7]);
-    builder.add("bias", Group::NoDecay, &[1]);
-    builder.add("matrix", Group::Decay, &[13, 17]);
-    builder.add("large", Group::Decay, &[211, 101]);
-    builder.add("experts", Group::Experts(ExpertMatrix::Gate), &[3, 5, 7]);
+    builder.add("norm", Group::NoDecay, &[7], Init::Zeros);
+    builder.add("bias", Group::NoDecay, &[1], Init::Zeros);
+    builder.add("matrix", Group::Decay, &[13, 17], Init::Zeros);
+    builder.add("large", Group::Decay, &[211, 101], Init::Zeros);
+    builder.add("experts", Group::Experts(ExpertMatrix::Gate), &[3, 5, 7], Init::Zeros);
     builder.build(&context.gpu)
 }
 

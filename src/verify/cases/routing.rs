@@ -5,6 +5,7 @@ use pollster::block_on;
 use super::routed::{Routed, route as on_host};
 use crate::error::Result;
 use crate::kernels::routing::{route, sum_counts, update_bias};
+use crate::kernels::routing_groups::{GroupChoice, GroupScore, keep_groups};
 use crate::tensor::Tensor;
 use crate::verify::Level::{self, Full, Quick, Usual};
 use crate::verify::context::{Case, Context, Findings};
@@ -75,6 +76,7 @@ pub(super) fn cases() -> Vec<Case> {
     };
     let mut all: Vec<Case> = list.into_iter().map(route).collect();
     all.push(Case::new(Quick, "routing/bias/towards the mean", balance));
+    all.push(Case::new(Quick, "routing/groups/kept", groups));
     all.push(Case::new(Usual, "routing/counts/added", counts));
     all
 }
@@ -139,6 +141,37 @@ fn balance(context: &Context) -> Result<Findings> {
         let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
         let want: Vec<f32> = counts.iter().map(moved).collect();
         found.same(&format!("bias of {} experts", counts.len()), &bits(&block_on(bias.to_f32())?), &bits(&want));
+    }
+    Ok(found)
+}
+
+/// Experts outside a token's groups of largest value come last.
+fn groups(context: &Context) -> Result<Findings> {
+    let mut found = Findings::default();
+    let list = [(1, 2, 1, 1), (67, 12, 3, 2), (33, 160, 8, 3), (5, 64, 64, 7), (3, 1024, 64, 4)];
+    for (number, (tokens, experts, groups, kept)) in list.into_iter().enumerate() {
+        let score = if number % 2 == 1 { GroupScore::TwoLargest } else { GroupScore::Largest };
+        let score = if experts == groups { GroupScore::Largest } else { score };
+        let (scores, bias) = (noise(tokens * experts, 5), noise(experts, 6));
+        let upload = |shape: &[usize], x: &[f32]| Tensor::from_f32(&context.gpu, shape, x);
+        let choice = GroupChoice { groups, kept, score };
+        let chosen = keep_groups(&upload(&[tokens, experts], &scores)?, Some(&upload(&[experts], &bias)?), choice)?;
+        let size = experts / groups;
+        let mut want = Vec::new();
+        for row in scores.chunks(experts) {
+            let row: Vec<f32> = row.iter().zip(&bias).map(|(s, b)| s + b).collect();
+            let value = |g: usize| {
+                let mut group = row[g * size..(g + 1) * size].to_vec();
+                group.sort_by(|a, b| b.total_cmp(a));
+                if score == GroupScore::TwoLargest { group[0] + group[1] } else { group[0] }
+            };
+            let mut order: Vec<usize> = (0..groups).collect();
+            order.sort_by(|&a, &b| value(b).total_cmp(&value(a)));
+            let kept = &order[..kept];
+            want.extend((0..experts).map(|e| if kept.contains(&(e / size)) { row[e] } else { f32::MIN }));
+        }
+        let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        found.same(&format!("{experts} experts in {groups} groups"), &bits(&block_on(chosen.to_f32())?), &bits(&want));
     }
     Ok(found)
 }

@@ -12,7 +12,7 @@ use super::sizes;
 use crate::autograd::Array;
 use crate::error::Result;
 use crate::nn::config::{CommonGradient, ExpertMatrix, Realign, SpectralConfig};
-use crate::nn::params::{Group, Param, ParamBuilder, ParamSet};
+use crate::nn::params::{Group, Init, Param, ParamBuilder, ParamSet};
 use crate::optim::{Optimizer, OptimizerConfig, SpectralInit, SpectralSetup};
 use crate::tensor::Tensor;
 use crate::verify::Level::{self, Quick, Usual};
@@ -142,7 +142,7 @@ fn steps(context: &Context, shape: Sizes, config: SpectralConfig) -> Result<Find
     let seed = 7919 * context.seed;
     let mut builder = ParamBuilder::default();
     for layer in 0..layers {
-        builder.add(format!("layers.{layer}.gate"), Group::Experts(ExpertMatrix::Gate), &[e, m, n]);
+        builder.add(format!("layers.{layer}.gate"), Group::Experts(ExpertMatrix::Gate), &[e, m, n], Init::Zeros);
     }
     let set = builder.build(&context.gpu)?;
     for (i, param) in set.iter().enumerate() {

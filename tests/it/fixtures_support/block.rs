@@ -73,13 +73,13 @@ pub fn run(gpu: &Gpu, case: &Case) -> Result<(), String> {
     let x = case.tensor("x")?;
     let input = tape.variable(&Tensor::from_f32(gpu, &x.shape, &x.to_f32()).map_err(text)?);
     let pass = Pass::plain(&params, 1, Mode::Train);
-    let output = layer.forward(&mut tape, &pass, &config.moe, None, input).map_err(text)?;
+    let output = layer.forward(&mut tape, &pass, input).map_err(text)?;
 
-    let index = block_on(output.routing.index.to_u32()).map_err(text)?;
+    let index = block_on(output.routed.routing.index.to_u32()).map_err(text)?;
     if index != case.tensor("topk_index")?.to_u32() {
         return Err(format!("chosen experts: {index:?}, expected {:?}", case.tensor("topk_index")?.to_u32()));
     }
-    let counts = block_on(output.routing.groups.counts.to_u32()).map_err(text)?;
+    let counts = block_on(output.routed.routing.groups.counts.to_u32()).map_err(text)?;
     if counts != case.tensor("tokens_per_expert")?.to_u32() {
         return Err(format!("tokens of each expert: {counts:?}"));
     }

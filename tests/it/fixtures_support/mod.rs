@@ -2,11 +2,13 @@
 //! scalars come from the files.
 
 pub mod block;
+pub mod hf;
 pub mod linalg;
 pub mod metrics;
 pub mod metrics_data;
 pub mod metrics_weights;
 pub mod spectral;
+pub mod text;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -104,6 +106,18 @@ fn case(path: &Path, file: &str, entry: &Value) -> Result<Case, String> {
     }
     let name = file.trim_end_matches(".safetensors").to_owned();
     Ok(Case { name, tensors, meta: entry["meta"].clone() })
+}
+
+/// All tensors of a file, without a look at a manifest.
+pub fn tensors(path: &Path) -> Result<BTreeMap<String, Array>, String> {
+    let fail = |message: String| format!("{}: {message}", path.display());
+    let bytes = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|e| fail(e.to_string()))?;
+    let widened = file.tensors().into_iter().map(|(name, view)| {
+        let data = widen(view.dtype(), view.data()).ok_or_else(|| fail(format!("`{name}`: {:?}", view.dtype())))?;
+        Ok((name, Array::new(view.shape(), data)))
+    });
+    widened.collect()
 }
 
 /// Little-endian elements as f64; every fixture's integer is below 2^53.

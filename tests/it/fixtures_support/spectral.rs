@@ -16,7 +16,7 @@ use sdmoe::low_level::kernels::spectral::{Basis, Factors, Skinny};
 use sdmoe::low_level::kernels::spectral_update::{Move, apply};
 use sdmoe::low_level::kernels::token_space::TokenSpace;
 use sdmoe::nn::config::{ExpertMatrix, SpectralConfig};
-use sdmoe::nn::params::{Group, ParamBuilder};
+use sdmoe::nn::params::{Group, Init, ParamBuilder};
 use sdmoe::optim::{Optimizer, OptimizerConfig, SpectralInit, SpectralSetup};
 use sdmoe::tensor::Tensor;
 
@@ -70,7 +70,7 @@ impl Parts {
         let [w_c, w_u, u, v] = w;
         let (e, m, n, k) = (w_u.shape[0], w_c.rows(), w_c.cols(), u.cols());
         let mut builder = ParamBuilder::default();
-        let id = builder.add("gate", Group::Experts(ExpertMatrix::Gate), &[e, m, n]);
+        let id = builder.add("gate", Group::Experts(ExpertMatrix::Gate), &[e, m, n], Init::Zeros);
         let set = builder.build(gpu).map_err(text)?;
         let merged = Array::from_fn(&[e, m, n], |i| w_u.data[i] + w_c.data[i % (m * n)]);
         set.get(id).value.write_f32(&merged.to_f32()).map_err(text)?;

@@ -6,7 +6,7 @@ use pollster::block_on;
 use sdmoe::autograd::Array;
 use sdmoe::gpu::Gpu;
 use sdmoe::nn::config::{CommonGradient, ExpertMatrix, Realign, SpectralConfig};
-use sdmoe::nn::params::{Group, ParamBuilder, ParamSet};
+use sdmoe::nn::params::{Group, Init, ParamBuilder, ParamSet};
 use sdmoe::optim::{Optimizer, OptimizerConfig, SpectralInit, SpectralSetup};
 use sdmoe::tensor::Tensor;
 
@@ -33,9 +33,9 @@ pub fn adam_config() -> OptimizerConfig {
 pub fn weights(gpu: &Gpu, [layers, e, m, n, _]: Sizes) -> ParamSet {
     let mut builder = ParamBuilder::default();
     for layer in 0..layers {
-        builder.add(format!("layers.{layer}.gate"), Group::Experts(ExpertMatrix::Gate), &[e, m, n]);
+        builder.add(format!("layers.{layer}.gate"), Group::Experts(ExpertMatrix::Gate), &[e, m, n], Init::Zeros);
     }
-    builder.add("embedding", Group::Decay, &[11, 3]);
+    builder.add("embedding", Group::Decay, &[11, 3], Init::Zeros);
     let set = builder.build(gpu).unwrap();
     for (i, param) in set.iter().enumerate() {
         let z = Array::random(param.value.dims(), 10 + i as u64).map(|x| x / (m as f64).sqrt());

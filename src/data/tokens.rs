@@ -1,0 +1,71 @@
+//! A text as numbers, from which batches are cut.
+
+/// The tokens of a text: its bytes, or numbers of a larger vocabulary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tokens<'a> {
+    /// Token `t` is byte `t`.
+    Bytes(&'a [u8]),
+    /// What a tokenizer gave.
+    Ids(&'a [u32]),
+}
+
+impl Tokens<'_> {
+    /// The number of tokens.
+    pub fn len(&self) -> usize {
+        match self {
+            Tokens::Bytes(bytes) => bytes.len(),
+            Tokens::Ids(ids) => ids.len(),
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Token `i`; none behind the end.
+    pub fn get(&self, i: usize) -> Option<u32> {
+        match self {
+            Tokens::Bytes(bytes) => bytes.get(i).map(|&b| u32::from(b)),
+            Tokens::Ids(ids) => ids.get(i).copied(),
+        }
+    }
+
+    /// What they are called: `bytes` or `tokens`.
+    pub fn unit(&self) -> &'static str {
+        match self {
+            Tokens::Bytes(_) => "bytes",
+            Tokens::Ids(_) => "tokens",
+        }
+    }
+}
+
+impl<'a> From<&'a [u8]> for Tokens<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Tokens::Bytes(bytes)
+    }
+}
+
+impl<'a> From<&'a Vec<u8>> for Tokens<'a> {
+    fn from(bytes: &'a Vec<u8>) -> Self {
+        Tokens::Bytes(bytes)
+    }
+}
+
+impl<'a, const N: usize> From<&'a [u8; N]> for Tokens<'a> {
+    fn from(bytes: &'a [u8; N]) -> Self {
+        Tokens::Bytes(bytes)
+    }
+}
+
+impl<'a> From<&'a [u32]> for Tokens<'a> {
+    fn from(ids: &'a [u32]) -> Self {
+        Tokens::Ids(ids)
+    }
+}
+
+impl<'a> From<&'a Vec<u32>> for Tokens<'a> {
+    fn from(ids: &'a Vec<u32>) -> Self {
+        Tokens::Ids(ids)
+    }
+}
