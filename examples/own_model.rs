@@ -80,7 +80,7 @@ fn main() -> sdmoe::Result<()> {
     let mut config = RunConfig::preset(Preset::Tiny);
     (config.model.layers, config.model.d_model, config.model.head_dim) = (2, 64, 16);
     (config.model.moe.d_expert, config.model.moe.d_shared) = (64, 0);
-    (config.train.steps, config.train.seq, config.optimizer.warmup_steps) = (60, 64, 10);
+    (config.train.steps, config.train.seq, config.optimizer.warmup_steps) = (40, 64, 10);
     let model = Parallel::new(&gpu, &config.model, config.seed)?;
     let mut trainer = Trainer::with_model(&gpu, &config, model, SpectralInit::Fresh)?;
     let batches = Batches::new(include_bytes!("own_model.rs"), config.train.batch, config.train.seq, config.seed)?;

@@ -44,8 +44,8 @@ fn new_rows_see_the_cache_up_to_their_own_positions() {
     for gpu in tiers() {
         let f16 = gpu.require_f16().is_ok();
         for (i, [k_dim, v_dim]) in WIDTHS.into_iter().enumerate() {
-            for (j, n) in [1, 7, 64].into_iter().enumerate() {
-                for (l, past) in [0, 1, 63, 500].into_iter().enumerate() {
+            for (j, n) in [1, 64].into_iter().enumerate() {
+                for (l, past) in [0, 63, 500].into_iter().enumerate() {
                     let share = [1, 2, 8][(i + j + l) % 3];
                     let whole = CachedAttention::new(2 * share, 2, k_dim, v_dim);
                     passes(&gpu, whole, (n, past), DType::F32, past + n + 13);
