@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
-use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use crate::common::checkpoints::{
     Names, SIZES, Sizes, Stored, check, model, open, read_all, weights, with_header, write, write_shards,
 };
+use crate::fixtures_support::root;
 use safetensors::SafeTensors;
 use sdmoe::checkpoint::experts::Source;
 use sdmoe::checkpoint::load_tensors;
@@ -130,11 +130,8 @@ fn the_family_is_the_configs_or_else_told_by_names() {
 
 #[test]
 fn published_layouts_of_the_fixtures_agree_to_the_bit() {
-    let Some(root) = std::env::var_os("SDMOE_FIXTURES") else {
-        return crate::common::untested("the variable SDMOE_FIXTURES is not set");
-    };
     let mut fused = 0;
-    for entry in fs::read_dir(Path::new(&root).join("hf")).unwrap() {
+    for entry in fs::read_dir(root().join("hf")).unwrap() {
         let dir = entry.unwrap().path();
         let checkpoint = open(&dir);
         let family = dir.file_name().unwrap().to_str().unwrap().to_owned();

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::common::checkpoints::{Stored, header, with_header};
 use crate::common::families::{config, fused, tensors, value, write_folder};
-use crate::fixtures_support::entries;
+use crate::fixtures_support::{entries, root};
 use safetensors::SafeTensors;
 use sdmoe::checkpoint::FamilyCheckpoint;
 use sdmoe::nn::families::Layout;
@@ -143,12 +143,10 @@ fn every_number_of_every_family_finds_its_place_in_each_type_and_layout() {
 
 #[test]
 fn the_published_layouts_of_the_fixtures_are_read_to_the_bit() {
-    let Some(root) = std::env::var_os("SDMOE_FIXTURES") else {
-        return crate::common::untested("the variable SDMOE_FIXTURES is not set");
-    };
+    let root = root();
     let (mut found, mut fused) = (0, 0);
     for group in ["hf", "checkpoints"] {
-        let group = Path::new(&root).join(group);
+        let group = root.join(group);
         for folder in entries(&group, true).unwrap() {
             let dir = group.join(&folder);
             let checkpoint = open(&dir);
@@ -191,7 +189,8 @@ fn the_published_layouts_of_the_fixtures_are_read_to_the_bit() {
             }
         }
     }
-    assert!(found >= 8 && fused >= 4, "{found} {fused}");
+    // Those of the repository; the folder that SDMOE_FIXTURES names has more.
+    assert!(found >= 7 && fused >= 1, "{found} {fused}");
 }
 
 #[test]
