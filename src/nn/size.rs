@@ -108,7 +108,9 @@ pub(crate) fn parameters(c: &ModelConfig) -> Vec<Need> {
         let dense = Factor::new("the layers of model.dense_layers", c.dense_layers.len(), 64);
         needs.push(Need::new("the dense layers", 12, &[dense, d, hidden("model.d_dense", c.d_dense)]));
     }
-    let layers = Factor::new("model.layers less model.dense_layers", c.layers.saturating_sub(c.dense_layers.len()), 64);
+    let with_experts = c.layers.saturating_sub(c.dense_layers.len());
+    let name = if c.dense_layers.is_empty() { "model.layers" } else { "model.layers less model.dense_layers" };
+    let layers = Factor::new(name, with_experts, 64);
     needs.push(Need::new("the routers", 4, &[layers, d, experts]));
     if c.moe.d_shared > 0 {
         let shared = hidden("model.moe.d_shared", c.moe.d_shared);

@@ -33,6 +33,7 @@ use crate::analysis::record::Analysis;
 use crate::error::{Error, Result};
 
 pub use files::check;
+#[cfg(feature = "cli")]
 pub(crate) use number::thousands;
 pub use terminal::terminal_table;
 

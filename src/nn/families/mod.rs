@@ -5,7 +5,7 @@
 //!
 //! let text = r#"{"model_type": "mixtral", "vocab_size": 256, "hidden_size": 64, "num_hidden_layers": 2,
 //!     "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 80, "num_local_experts": 8,
-//!     "max_position_embeddings": 256, "rope_theta": 1e6, "use_cache": true}"#;
+//!     "num_experts_per_tok": 2, "max_position_embeddings": 256, "rope_theta": 1e6, "use_cache": true}"#;
 //! let model = FamilyModel::parse(text)?;
 //! assert_eq!((model.config.moe.experts, model.config.moe.renormalize), (8, true));
 //! assert_eq!(model.ignored, ["use_cache"]);
