@@ -14,6 +14,7 @@ use crate::checkpoint::experts::Source;
 use crate::checkpoint::{ExpertCheckpoint, ExpertStack};
 use crate::data::Tokens;
 use crate::data::sources::{self, SourceWindows};
+use crate::data::text_tokenizer::TextTokenizer;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::report;
@@ -159,13 +160,18 @@ impl Text {
             _ => model.context(),
         };
         let tokenizer = model.tokenizer()?;
-        let encode = |source: &sources::Source| {
-            let named = |e| Error::Data(format!("{}: {e}", source.name));
-            tokenizer.encode(&source.bytes, false).map_err(named)
+        let count = tokens.div_ceil(seq);
+        let windows = if matches!(tokenizer, TextTokenizer::Bytes) {
+            sources::windows(sources, count, seq)?
+        } else {
+            let encode = |source: &sources::Source| {
+                let named = |e| Error::Data(format!("{}: {e}", source.name));
+                tokenizer.encode(&source.bytes, false).map_err(named)
+            };
+            let ids = sources.iter().map(encode).collect::<Result<Vec<_>>>()?;
+            let all: Vec<Tokens<'_>> = ids.iter().map(Tokens::from).collect();
+            sources::windows_of(&all, count, seq)?
         };
-        let ids = sources.iter().map(encode).collect::<Result<Vec<_>>>()?;
-        let all: Vec<Tokens<'_>> = ids.iter().map(Tokens::from).collect();
-        let windows = sources::windows_of(&all, tokens.div_ceil(seq), seq)?;
         let names = sources.iter().map(|source| source.name.clone()).collect();
         Ok(Self { model, seq, names, windows })
     }

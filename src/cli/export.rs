@@ -57,14 +57,14 @@ pub(super) fn run(args: &Args) -> Result<()> {
     };
     let layout = if args.fused { Layout::Fused } else { Layout::PerExpert };
     let options = ExportOptions { dtype, layout, ..ExportOptions::default() };
+    let state = config.moe.biases_choice().then(|| saved.optimizer()).transpose()?;
     // A parameter at a time: its matrices are asked for one behind the other.
     let mut held: (String, Vec<f32>) = Default::default();
     export(&args.out, &model, &options, |parameter, first, numbers| {
         if held.0 != parameter.name {
             let (name, shape) = (&parameter.name, &parameter.shape);
-            let values =
-                if parameter.state { saved.state(name, shape)? } else { saved.tensors.expect_f32(name, shape)? };
-            held = (name.clone(), values);
+            let file = state.as_ref().filter(|_| parameter.state).unwrap_or(&saved.tensors);
+            held = (name.clone(), file.expect_f32(name, shape)?);
         }
         numbers.copy_from_slice(&held.1[first..first + numbers.len()]);
         Ok(())

@@ -5,7 +5,7 @@
 pub enum Tokens<'a> {
     /// Token `t` is byte `t`.
     Bytes(&'a [u8]),
-    /// What a tokenizer gave.
+    /// Numbers that a tokenizer gave.
     Ids(&'a [u32]),
 }
 
@@ -31,7 +31,7 @@ impl Tokens<'_> {
         }
     }
 
-    /// What they are called: `bytes` or `tokens`.
+    /// Their name: `bytes` or `tokens`.
     pub fn unit(&self) -> &'static str {
         match self {
             Tokens::Bytes(_) => "bytes",

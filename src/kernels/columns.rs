@@ -14,7 +14,7 @@ pub static COPY_COLUMNS: PackKernels = forms!("copy_columns", "copy_columns.wgsl
 crate::params! {
     /// All in packs but beta.
     struct CopyColumnsParams {
-        /// Of all rows.
+        /// In all rows.
         count: u32,
         /// Columns copied.
         width: u32,

@@ -40,8 +40,7 @@ impl Router {
     /// of the choice under `bias` where `config` has one.
     pub fn new(params: &mut ParamBuilder, name: String, bias: String, d_model: usize, config: &MoeConfig) -> Self {
         let linear = Linear::new(params, name, [d_model, config.experts], Init::Normal(super::SMALL_STD));
-        let biased = config.balance_bias > 0.0 || config.choice_bias;
-        let bias = biased.then(|| params.add_state(bias, &[config.experts]));
+        let bias = config.biases_choice().then(|| params.add_state(bias, &[config.experts]));
         Self { linear, bias, config: config.clone() }
     }
 

@@ -108,7 +108,7 @@ impl Pretrained {
     pub fn load(&self, gpu: &Gpu) -> Result<Model> {
         match self {
             // In f32 on every adapter: the weights of a run in f16 are saved in f32.
-            Self::Saved(saved) => restore_model(gpu, saved, &saved.config.model, Precision::F32),
+            Self::Saved(saved) => restore_model(gpu, saved, Precision::F32),
             Self::Family(family) => {
                 let model = Model::new(gpu, family.config())?;
                 let coverage = family.load_into(&model)?;

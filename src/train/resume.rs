@@ -16,21 +16,26 @@ pub(super) fn parameters(model: &Model) -> impl Iterator<Item = (String, Tensor)
     model.params().iter().map(|p| (p.name.clone(), p.value.clone()))
 }
 
-/// A model with the parameters of a checkpoint, which computes in `precision`.
+/// The model of a checkpoint, with the biases of the choice of experts where it has such, computing in `precision`.
 ///
 /// # Errors
 /// [`crate::Error::Checkpoint`] when a tensor is missing or of another shape; [`crate::Error::Device`].
-pub fn restore_model(gpu: &Gpu, saved: &SavedModel, config: &ModelConfig, precision: Precision) -> Result<Model> {
+pub fn restore_model(gpu: &Gpu, saved: &SavedModel, precision: Precision) -> Result<Model> {
+    let model = with_parameters(gpu, saved, &saved.config.model, precision)?;
+    if saved.config.model.moe.biases_choice() {
+        let optimizer = saved.optimizer()?;
+        for (name, tensor) in model.params().states() {
+            tensor.write_f32(&optimizer.expect_f32(name, tensor.dims())?)?;
+        }
+    }
+    Ok(model)
+}
+
+/// A model of `config` with the parameters of a checkpoint; what it has beside them is zero.
+fn with_parameters(gpu: &Gpu, saved: &SavedModel, config: &ModelConfig, precision: Precision) -> Result<Model> {
     saved.complete()?;
     let model = Model::with_precision(gpu, config, precision)?;
     model.params().write(|name, shape| saved.tensors.expect_f32(name, shape).map(Some))?;
-    let moe = &saved.config.model.moe;
-    // Where balancing by bias is switched on on the way, it starts from zeros.
-    if moe.balance_bias > 0.0 || moe.choice_bias {
-        for (name, tensor) in model.params().states() {
-            tensor.write_f32(&saved.state(name, tensor.dims())?)?;
-        }
-    }
     Ok(model)
 }
 
@@ -46,11 +51,10 @@ pub fn restore_model(gpu: &Gpu, saved: &SavedModel, config: &ModelConfig, precis
 pub fn restore(gpu: &Gpu, config: &RunConfig, saved: &SavedRun) -> Result<Trainer> {
     config.validate()?;
     size::check(gpu, config)?;
-    let model = restore_model(gpu, &saved.model, &config.model, config.train.precision)?;
+    let model = with_parameters(gpu, &saved.model, &config.model, config.train.precision)?;
     let file = &saved.optimizer;
     let decoupled = saved.model.config.spectral.decouples();
-    let moe = &saved.model.config.model.moe;
-    let balanced = moe.balance_bias > 0.0 || moe.choice_bias;
+    let balanced = saved.model.config.model.moe.biases_choice();
     let mixed = saved.model.config.train.precision == Precision::F16;
     let step = saved.model.step;
     let init = if decoupled { SpectralInit::Restored } else { SpectralInit::FromWeights { step } };

@@ -317,6 +317,6 @@ pub async fn evaluate_text(saved: &SavedModel, device: &GpuOptions, text: &[u8])
     let _notice = CompileNotice::start(&gpu, say);
     size::check_activations(&gpu, &saved.config.windows(text.len().div_ceil(train.seq), train.seq))?;
     // In f32 on every adapter: the weights of a run in f16 are saved in f32.
-    let model = restore_model(&gpu, saved, &saved.config.model, Precision::F32)?;
+    let model = restore_model(&gpu, saved, Precision::F32)?;
     evaluate(&gpu, &model, train.seq, windows.iter()).await
 }

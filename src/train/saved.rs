@@ -138,12 +138,13 @@ impl SavedModel {
         Ok(Self { path, step, tokens, config, tensors })
     }
 
-    /// A tensor beside the parameters, which lies with the optimizer's state: the bias of the choice of experts.
+    /// Reads the optimizer's state, where the tensors lie that a model has beside its parameters: the biases of the choice of
+    /// experts.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] when the optimizer's file or the tensor is missing, or of another shape.
-    pub fn state(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        load_tensors(&part(&self.path, OPTIMIZER_FILE)?)?.expect_f32(name, shape)
+    /// [`Error::Checkpoint`] when the file is missing, truncated or damaged; [`Error::Io`].
+    pub fn optimizer(&self) -> Result<TensorFile> {
+        load_tensors(&part(&self.path, OPTIMIZER_FILE)?)
     }
 
     /// Checks that the file has the tensors that its own settings promise: sizes are believed after this, not before.

@@ -1,4 +1,4 @@
-//! What a checkpoint holds and whether anything is wrong with it: every header, and every number once. Needs no device.
+//! The content of a checkpoint and its faults: reads every header, and every number once. Needs no device.
 
 mod numbers;
 
@@ -119,7 +119,7 @@ pub struct Experts {
 }
 
 impl Inspection {
-    /// What is wrong, in words; none where nothing is.
+    /// Describes the first fault; none where there is none.
     pub fn fault(&self) -> Option<String> {
         let list = |names: &[String], what: &str| {
             let first = names.first()?;
@@ -251,7 +251,7 @@ fn kind(name: &str) -> &'static str {
     }
 }
 
-/// What headers say: types, and bytes by kind.
+/// The findings of the headers: types, and bytes by kind.
 fn headers(target: &Target, found: &mut Inspection) {
     let mut parts: BTreeMap<&str, Share> = BTreeMap::new();
     for (name, &file) in &target.tensors {

@@ -30,7 +30,7 @@ struct Row {
     expert: Option<(usize, usize, usize)>,
 }
 
-/// What was seen in a row.
+/// The findings on a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Seen {
     not_finite: usize,

@@ -36,7 +36,7 @@ pub struct AttentionConfig {
     pub latent: Option<LatentConfig>,
 }
 
-/// What is normalised of queries and keys.
+/// The elements of queries and keys that are normalised together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum QkNorm {

@@ -327,6 +327,11 @@ impl MoeConfig {
         })
     }
 
+    /// Whether the choice of experts has a bias: one that balancing moves, or a fixed one.
+    pub fn biases_choice(&self) -> bool {
+        self.balance_bias > 0.0 || self.choice_bias
+    }
+
     /// The most experts that a token can visit: all, or those of the groups that are kept.
     pub fn reach(&self) -> usize {
         self.experts / self.groups.max(1) * self.groups_kept

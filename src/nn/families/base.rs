@@ -1,4 +1,4 @@
-//! What the families' configs have in common.
+//! The fields that the families' configs have in common.
 
 use super::fields::Fields;
 use super::rope::rope;
@@ -16,7 +16,7 @@ const MAX_EXPERTS: usize = 1 << 10;
 /// The most experts of all layers: four times DeepSeek-V3's. Each has names in tables.
 const MAX_ALL_EXPERTS: usize = 1 << 16;
 
-/// What a family has where its config names nothing.
+/// The values of a family where its config names none.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Defaults {
     pub rope_theta: f64,

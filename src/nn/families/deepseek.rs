@@ -53,7 +53,7 @@ fn groups(fields: &mut Fields) -> Result<(usize, usize)> {
     Ok((groups, fields.optional("topk_group", MAX_SIZE)?.unwrap_or(groups)))
 }
 
-/// What both have; `dense` layers come first where the config names no number.
+/// The settings that both have; `dense` layers come first where the config names no number.
 fn shared(fields: &mut Fields, dense: usize) -> Result<ModelConfig> {
     let heads = fields.size("num_attention_heads", MAX_SIZE)?;
     let (nope, rope) = (fields.size("qk_nope_head_dim", MAX_SIZE)?, fields.size("qk_rope_head_dim", MAX_SIZE)?);

@@ -28,7 +28,7 @@ impl Layout {
     }
 }
 
-/// What a tensor belongs to.
+/// The part of a model that a tensor belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Part {
     /// The embedding.
@@ -86,7 +86,7 @@ pub struct Parameter {
     pub shape: Vec<usize>,
     /// Whether it is state that no gradient moves ([`crate::nn::model::Model::state`]).
     pub state: bool,
-    /// What it belongs to.
+    /// The part of the model that it belongs to.
     pub part: Part,
 }
 

@@ -89,7 +89,7 @@ pub struct CachedAttention {
     pub window: Option<usize>,
 }
 
-/// What a thread has at a time.
+/// The share of a thread at a time.
 #[derive(Clone, Copy)]
 struct Thread {
     keys: usize,
