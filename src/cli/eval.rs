@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::data::corpus;
 use crate::data::text_tokenizer::TextTokenizer;
+use crate::data::tokens::Tokens;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::train::compiling::CompileNotice;
@@ -52,12 +53,25 @@ pub(super) fn run(args: &Args) -> Result<()> {
         && args.stride.is_none()
         && args.top_k.is_empty()
     {
-        corpus::require(&text.bytes, saved.config.train.seq, "the text to evaluate on")?;
-        let result = pollster::block_on(evaluate_text(saved, &args.device.options(), &text.bytes))?;
-        let bits = result.loss / std::f32::consts::LN_2;
+        let tokenizer = model.tokenizer()?;
+        let (unit, bytes) = (tokenizer.unit(), text.bytes.len());
+        let ids;
+        let tokens = match tokenizer {
+            TextTokenizer::Bytes => Tokens::from(&text.bytes),
+            _ => {
+                ids = tokenizer.encode(&text.bytes, false)?;
+                Tokens::from(&ids)
+            }
+        };
+        corpus::require(tokens, saved.config.train.seq, "the text to evaluate on")?;
+        let result = pollster::block_on(evaluate_text(saved, &args.device.options(), tokens))?;
+        let per_token = if unit == "byte" { 1.0 } else { bytes as f64 / result.targets as f64 };
         return super::print(&format!(
-            "loss {:.4} nats per byte, {bits:.4} bits per byte, over {} bytes ({})\n",
-            result.loss, result.bytes, text.description
+            "loss {:.4} nats per {unit}, {:.4} bits per byte, over {} {unit}s ({})\n",
+            result.loss,
+            f64::from(result.loss) / LN_2 / per_token,
+            result.targets,
+            text.description
         ));
     }
     model.complete()?;

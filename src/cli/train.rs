@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::data::Corpus;
+use crate::data::text_tokenizer::{TOKENIZER_FILE, TextTokenizer};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::nn::config::{Precision, Preset};
@@ -34,6 +35,10 @@ pub(super) struct Args {
     /// validation
     #[arg(long, value_name = "PATH", num_args = 1..)]
     data: Vec<PathBuf>,
+    /// Train on the tokens of this tokenizer.json, or of the folder that has one, in place of bytes; the vocabulary grows to
+    /// it
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    tokenizer: Option<PathBuf>,
     /// Settings to start from: tiny, small or base [default: tiny]
     #[arg(long, value_parser = preset, value_name = "NAME", conflicts_with = "resume")]
     preset: Option<Preset>,
@@ -46,7 +51,7 @@ pub(super) struct Args {
     /// Sequences a batch
     #[arg(long, value_name = "N", value_parser = whole::<usize>)]
     batch: Option<usize>,
-    /// Bytes a sequence
+    /// Tokens a sequence
     #[arg(long, value_name = "N", value_parser = whole::<usize>)]
     seq: Option<usize>,
     /// Highest learning rate
@@ -129,7 +134,7 @@ fn preset_name(preset: Preset) -> &'static str {
 
 impl Args {
     /// The settings: preset, file, flags, each over the last; for a resumed run its own settings, then flags.
-    fn settings(&self) -> Result<RunConfig> {
+    fn settings(&self) -> Result<(RunConfig, TextTokenizer)> {
         let mut config = match (&self.resume, &self.config) {
             (Some(dir), _) => RunConfig::from_file(&RunFolder::resume(dir)?.config_path(), None)?,
             (None, Some(file)) => RunConfig::from_file(file, self.preset)?,
@@ -155,19 +160,31 @@ impl Args {
         if !self.data.is_empty() {
             config.data.paths.clone_from(&self.data);
         }
+        if self.tokenizer.is_some() {
+            config.data.tokenizer.clone_from(&self.tokenizer);
+        }
+        let tokenizer = match (&config.data.tokenizer, &self.resume) {
+            (None, _) => TextTokenizer::Bytes,
+            (Some(_), Some(dir)) => TextTokenizer::open(&dir.join(TOKENIZER_FILE))?,
+            (Some(path), None) => TextTokenizer::open(path)?,
+        };
         if self.resume.is_none() {
             config.fit_warmup();
+            if config.data.tokenizer.is_some() {
+                config.model.vocab = config.model.vocab.max(tokenizer.vocab());
+            }
         }
+        tokenizer.require_vocab(config.model.vocab)?;
         config.validate()?;
         if self.matrix_units && config.train.precision != Precision::F16 {
             return Err(Error::config("--matrix-units", "expected --precision f16, whose products use them, got f32"));
         }
-        Ok(config)
+        Ok((config, tokenizer))
     }
 
     /// Checks everything that needs no device; writes nothing.
     fn plan(&self) -> Result<Plan> {
-        let config = self.settings()?;
+        let (config, tokenizer) = self.settings()?;
         let folder = match (&self.resume, &self.out) {
             (Some(dir), _) => RunFolder::resume(dir)?,
             (None, Some(dir)) => RunFolder::create(dir)?,
@@ -182,12 +199,13 @@ impl Args {
             folder.require_work(saved.model.step, config.train.steps)?;
             resume = Some(saved);
         }
-        let corpus = Corpus::load(&config.data.paths, config.data.validation_fraction)?;
+        let (paths, fraction) = (&config.data.paths, config.data.validation_fraction);
+        let corpus = Corpus::tokenized(paths, fraction, &tokenizer, Some(&folder.tokens_path()))?;
         corpus.require(config.train.seq)?;
         if let Some(saved) = &resume {
             saved.model.complete()?;
         }
-        Ok(Plan { config, corpus, folder, resume })
+        Ok(Plan { config, corpus, tokenizer, folder, resume })
     }
 }
 
@@ -226,7 +244,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     // A model without experts has nothing to report on.
     let with_experts = !plan.config.model.moe_layers().is_empty();
     let reports = with_experts && !matches!(args.report, Some(Switch::Off));
-    let held_out = if reports { plan.corpus.validation().to_vec() } else { Vec::new() };
+    let held_out = if reports { plan.corpus.held_out().to_vec() } else { Vec::new() };
+    let unit = plan.tokenizer.unit();
     let stop = Stop::listen()?;
     let options = args.device.options().adapter(plan.config.adapter.as_deref()).matrix_units(args.matrix_units);
     let gpu = pollster::block_on(Gpu::open(&options))?;
@@ -237,7 +256,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
                 let found = summary.warnings.iter().filter(|w| w.step.is_some());
                 found.for_each(|warning| warn(&warning.message));
             }
-            super::print(&report(&summary, &sample, &dir))?;
+            super::print(&report(&summary, &sample, unit, &dir))?;
             if reports {
                 // From here on an interrupt loses nothing but the report.
                 stop.saved();
@@ -255,13 +274,16 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// The final figures for a person.
-fn report(summary: &Summary, sample: &str, dir: &Path) -> String {
+fn report(summary: &Summary, sample: &str, unit: &str, dir: &Path) -> String {
     let mut lines = Vec::new();
     let mut line = |s: String| lines.push(s);
     line(format!("sample:\n{sample}\n"));
-    line(format!("validation loss {:.4} nats per byte = {:.4} bits per byte", summary.val_loss, summary.bits_per_byte));
     line(format!(
-        "{} steps, {} bytes, {:.0} tokens/s on {}",
+        "validation loss {:.4} nats per {unit} = {:.4} bits per byte",
+        summary.val_loss, summary.bits_per_byte
+    ));
+    line(format!(
+        "{} steps, {} {unit}s, {:.0} tokens/s on {}",
         summary.steps, summary.tokens, summary.tokens_per_second, summary.adapter
     ));
     line(format!(

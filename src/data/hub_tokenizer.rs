@@ -8,6 +8,7 @@ use minijinja::{Environment, ErrorKind as JinjaKind, Value as Jinja, context};
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
+use super::fingerprint::fnv;
 use crate::error::{Error, Result};
 use crate::files::{read, regular};
 
@@ -28,6 +29,7 @@ pub struct HubTokenizer {
     /// The content of `tokenizer_config.json`, null where there is none.
     config: Value,
     template: Option<String>,
+    fingerprint: u64,
 }
 
 /// A message of a chat.
@@ -73,7 +75,17 @@ impl HubTokenizer {
         } else {
             template_of(&config)
         };
-        Ok(Self { path: path.to_owned(), inner, config, template })
+        Ok(Self { path: path.to_owned(), inner, config, template, fingerprint: fnv([bytes.as_slice()]) })
+    }
+
+    /// A number that another `tokenizer.json` does not give.
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+
+    /// Its `tokenizer.json`.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// One more than the largest token.

@@ -1,9 +1,10 @@
-//! Text to train on: the corpus, its bytes as tokens, and which window of it a step sees.
+//! Text to train on: the corpus, as bytes or as the tokens of a tokenizer, and which window of it a step sees.
 //!
-//! Reads files, and nothing else: no randomness but the hash that places the windows, no clock, no state between two calls.
+//! Reads files, and writes none but that of a corpus' tokens: no randomness but the hash that places the windows, no clock, no state between two calls.
 
 mod batches;
 pub(crate) mod corpus;
+mod fingerprint;
 #[cfg(feature = "tokenizer")]
 pub mod hub_tokenizer;
 pub(crate) mod offsets;
@@ -11,6 +12,7 @@ mod own_output;
 pub mod sources;
 mod text;
 pub mod text_tokenizer;
+mod token_ids;
 pub mod tokenizer;
 pub mod tokens;
 

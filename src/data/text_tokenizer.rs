@@ -1,9 +1,24 @@
 //! Text as tokens and back: bytes, or the tokenizer of a published model.
 
+use std::path::{Path, PathBuf};
+
 #[cfg(feature = "tokenizer")]
 use super::hub_tokenizer::{HubTokenizer, Message, TextStream};
 use super::tokenizer::{Printer, encode};
 use crate::error::{Error, Result};
+
+/// The file of a tokenizer.
+pub const TOKENIZER_FILE: &str = "tokenizer.json";
+
+/// The files beside it that belong to a model's text.
+const BESIDE: [&str; 4] =
+    ["tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "generation_config.json"];
+
+/// The files of `folder` that a model's text needs: its tokenizer, with what lies beside it; none where it has no tokenizer.
+pub fn tokenizer_files(folder: &Path) -> Vec<PathBuf> {
+    let files: Vec<PathBuf> = [TOKENIZER_FILE].iter().chain(&BESIDE).map(|name| folder.join(name)).collect();
+    if files[0].is_file() { files.into_iter().filter(|file| file.is_file()).collect() } else { Vec::new() }
+}
 
 /// The tokenizer of a model.
 #[derive(Debug, Default)]
@@ -18,6 +33,65 @@ pub enum TextTokenizer {
 }
 
 impl TextTokenizer {
+    /// The tokenizer of a `tokenizer.json`, or of the folder that has one.
+    ///
+    /// # Errors
+    /// [`Error::Data`] names a file that is damaged or too long, or says that the crate's feature `tokenizer` is off;
+    /// [`Error::Io`].
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = if path.is_dir() { path.join(TOKENIZER_FILE) } else { path.to_owned() };
+        hub(&file)
+    }
+
+    /// The tokenizer of a folder: bytes where it has no `tokenizer.json`.
+    ///
+    /// # Errors
+    /// As [`TextTokenizer::open`].
+    pub fn of_folder(folder: &Path) -> Result<Self> {
+        let file = folder.join(TOKENIZER_FILE);
+        if file.exists() { hub(&file) } else { Ok(TextTokenizer::Bytes) }
+    }
+
+    /// A number that another tokenizer does not give; none for bytes.
+    pub fn fingerprint(&self) -> Option<u64> {
+        match self {
+            TextTokenizer::Bytes => None,
+            #[cfg(feature = "tokenizer")]
+            TextTokenizer::Hub(hub) => Some(hub.fingerprint()),
+        }
+    }
+
+    /// Its files; none for bytes.
+    pub fn files(&self) -> Vec<PathBuf> {
+        match self {
+            TextTokenizer::Bytes => Vec::new(),
+            #[cfg(feature = "tokenizer")]
+            TextTokenizer::Hub(hub) => {
+                let mut files = tokenizer_files(hub.path().parent().unwrap_or(Path::new("")));
+                // The tokenizer itself may have another name.
+                if let Some(first) = files.first_mut() {
+                    hub.path().clone_into(first);
+                } else {
+                    files.push(hub.path().to_owned());
+                }
+                files
+            }
+        }
+    }
+
+    /// Checks that a model of `vocab` tokens has one for each of the tokenizer's.
+    ///
+    /// # Errors
+    /// [`Error::Data`].
+    pub fn require_vocab(&self, vocab: usize) -> Result<()> {
+        let tokens = self.vocab();
+        if tokens > vocab {
+            let message = format!("expected a tokenizer of at most the model's {vocab} tokens, got one of {tokens}");
+            return Err(Error::Data(message));
+        }
+        Ok(())
+    }
+
     /// The name of a token: `byte` or `token`.
     pub fn unit(&self) -> &'static str {
         match self {
@@ -84,6 +158,17 @@ impl TextTokenizer {
             TextTokenizer::Hub(hub) => TokenPrinter::Hub(hub.stream()),
         }
     }
+}
+
+#[cfg(feature = "tokenizer")]
+fn hub(file: &Path) -> Result<TextTokenizer> {
+    Ok(TextTokenizer::Hub(Box::new(HubTokenizer::open(file)?)))
+}
+
+#[cfg(not(feature = "tokenizer"))]
+fn hub(file: &Path) -> Result<TextTokenizer> {
+    let message = "it needs the crate's feature `tokenizer`, which is off";
+    Err(Error::Data(format!("{}: {message}", file.display())))
 }
 
 #[cfg(feature = "tokenizer")]

@@ -138,7 +138,7 @@ pub fn measures(s: &Subject) -> Vec<Measure> {
     }
     if let Some(t) = &a.training {
         let last = t.val_loss.iter().rev().copied().find_map(finite);
-        all.push(Measure::new("Validation loss at the end (nats per byte)", last, None, None));
+        all.push(Measure::new("Validation loss at the end (nats per token)", last, None, None));
     }
     all
 }

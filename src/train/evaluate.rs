@@ -33,7 +33,7 @@ pub async fn evaluate(
         targets += batch.predicted() as u64;
     }
     if targets == 0 {
-        return Err(Error::Data("expected at least one byte to predict, got none".into()));
+        return Err(Error::Data("expected at least one token to predict, got none".into()));
     }
-    Ok(Evaluation { loss: (sum / targets as f64) as f32, bytes: targets })
+    Ok(Evaluation { loss: (sum / targets as f64) as f32, targets })
 }

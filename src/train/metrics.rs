@@ -1,6 +1,6 @@
 //! The reports of a run's steps: the lines of `metrics.jsonl`.
 //!
-//! Losses are in nats per byte. A field that is not there was not measured at that step.
+//! Losses are in nats per token, a byte where the run has no tokenizer. A field that is not there was not measured at that step.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;

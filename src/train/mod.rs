@@ -4,6 +4,7 @@
 //! a device is found before one is opened.
 
 use crate::data::Corpus;
+use crate::data::text_tokenizer::TextTokenizer;
 
 mod bar;
 mod clock;
@@ -11,7 +12,6 @@ pub(crate) mod compiling;
 pub mod config;
 pub mod evaluate;
 mod figures;
-pub mod generate;
 pub mod load;
 pub mod memory;
 pub mod metrics;
@@ -40,6 +40,8 @@ pub struct Plan {
     pub config: RunConfig,
     /// The data.
     pub corpus: Corpus,
+    /// What its tokens stand for.
+    pub tokenizer: TextTokenizer,
     /// Where the run is kept; nothing is written before [`RunFolder::begin`].
     pub folder: RunFolder,
     /// Where to go on, for a run that is resumed.
@@ -64,27 +66,12 @@ pub enum Outcome {
     },
 }
 
-/// The settings of a generated text.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Generation {
-    /// The text that it goes on from; at least one byte.
-    pub prompt: Vec<u8>,
-    /// Bytes to add.
-    pub tokens: usize,
-    /// Divides the logits; 0 takes the likeliest byte.
-    pub temperature: f32,
-    /// Share of the probability that is drawn from.
-    pub top_p: f32,
-    /// Seed of the draws.
-    pub seed: u64,
-}
-
 /// Cross-entropy over a text.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Evaluation {
-    /// Nats per byte.
+    /// Nats per token.
     pub loss: f32,
-    /// Bytes predicted.
-    pub bytes: u64,
+    /// Tokens predicted.
+    pub targets: u64,
 }

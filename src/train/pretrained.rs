@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::checkpoint::experts::Source;
 use crate::checkpoint::{ExpertCheckpoint, FamilyCheckpoint};
-use crate::data::text_tokenizer::TextTokenizer;
+use crate::data::text_tokenizer::{TOKENIZER_FILE, TextTokenizer};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::nn::config::{ModelConfig, Precision};
@@ -83,21 +83,20 @@ impl Pretrained {
     /// [`Error::Data`] when its file is damaged, or has more tokens than the model.
     pub fn tokenizer(&self) -> Result<TextTokenizer> {
         let tokenizer = match self {
-            Self::Saved(_) => TextTokenizer::Bytes,
-            Self::Family(family) => hub_tokenizer(&family.directory())?,
+            Self::Saved(saved) => tokenizer_of(saved)?,
+            Self::Family(family) => TextTokenizer::of_folder(&family.directory())?,
         };
-        let (tokens, vocab) = (tokenizer.vocab(), self.config().vocab);
-        if tokens > vocab {
-            let message = format!("expected a tokenizer of at most the model's {vocab} tokens, got one of {tokens}");
-            return Err(Error::Data(message));
-        }
+        tokenizer.require_vocab(self.config().vocab)?;
         Ok(tokenizer)
     }
 
     /// The tokens that end a text: those of `generation_config.json` or else `config.json`, and the tokenizer's.
     pub fn stops(&self, tokenizer: &TextTokenizer) -> Vec<u32> {
-        let Self::Family(family) = self else { return Vec::new() };
-        family.eos().iter().copied().chain(tokenizer.eos()).collect()
+        let named = match self {
+            Self::Saved(_) => &[][..],
+            Self::Family(family) => family.eos(),
+        };
+        named.iter().copied().chain(tokenizer.eos()).collect()
     }
 
     /// Loads the model, in f32.
@@ -119,17 +118,18 @@ impl Pretrained {
     }
 }
 
-#[cfg(feature = "tokenizer")]
-fn hub_tokenizer(folder: &Path) -> Result<TextTokenizer> {
-    let hub = crate::data::hub_tokenizer::HubTokenizer::of_folder(folder)?;
-    Ok(hub.map_or(TextTokenizer::Bytes, |hub| TextTokenizer::Hub(Box::new(hub))))
-}
-
-#[cfg(not(feature = "tokenizer"))]
-fn hub_tokenizer(folder: &Path) -> Result<TextTokenizer> {
-    if folder.join("tokenizer.json").exists() {
-        let message = "its tokenizer.json needs the crate's feature `tokenizer`, which is off";
-        return Err(Error::Data(format!("{}: {message}", folder.display())));
+/// The tokenizer of a run, which lies in its folder, or in that of the checkpoint; bytes where its settings name none.
+fn tokenizer_of(saved: &SavedModel) -> Result<TextTokenizer> {
+    if saved.config.data.tokenizer.is_none() {
+        return Ok(TextTokenizer::Bytes);
     }
-    Ok(TextTokenizer::Bytes)
+    let folders = [Some(saved.path.as_path()), saved.path.parent()];
+    match folders.into_iter().flatten().find(|folder| folder.join(TOKENIZER_FILE).is_file()) {
+        Some(folder) => TextTokenizer::of_folder(folder),
+        None => {
+            let message =
+                format!("expected the tokenizer of the run, {TOKENIZER_FILE}, in its folder or that of the checkpoint");
+            Err(Error::checkpoint(&saved.path, message))
+        }
+    }
 }

@@ -14,18 +14,25 @@ use super::saved::{self, Position, SavedModel};
 use super::summary::Summary;
 use super::trainer::{StepReport, Trainer};
 use super::warnings::{self, Watcher};
-use super::{Evaluation, Generation, Outcome, Plan, generate, size};
+use super::{Evaluation, Outcome, Plan, size};
 use crate::checkpoint::TensorToSave;
-use crate::data::{Batches, Corpus, Validation, tokenizer};
+use crate::data::offsets::uniform;
+use crate::data::text_tokenizer::TextTokenizer;
+use crate::data::{Batches, Corpus, Tokens, Validation};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, GpuOptions};
 use crate::nn::config::Precision;
+use crate::nn::generate::Generator;
+use crate::nn::sample::Sampling;
 use crate::tensor::Tensor;
 use crate::train::config::RunConfig;
 use crate::train::run_folder::RunFolder;
 
-/// The sample at the end of a run.
+/// Tokens of the sample at the end of a run.
 const SAMPLE_TOKENS: usize = 200;
+
+/// Tokens of the held-out part that it goes on from.
+const SAMPLE_PROMPT: usize = 32;
 
 /// A tensor's name, shape and elements.
 type HostTensor = (String, Vec<usize>, Vec<f32>);
@@ -48,6 +55,7 @@ async fn download(named: impl IntoIterator<Item = (String, Tensor)>) -> Result<V
 struct Run<'a> {
     config: RunConfig,
     corpus: Corpus,
+    tokenizer: TextTokenizer,
     /// The fingerprint of the corpus.
     fingerprint: u64,
     folder: RunFolder,
@@ -88,7 +96,7 @@ pub async fn run_on(gpu: &Gpu, plan: Plan, display: Display, stop: &AtomicBool) 
 }
 
 async fn run_with(gpu: &Gpu, plan: Plan, progress: &Progress, stop: &AtomicBool) -> Result<Outcome> {
-    let Plan { config, corpus, folder, resume } = plan;
+    let Plan { config, corpus, tokenizer, folder, resume } = plan;
     size::check(gpu, &config)?;
     let trainer = match &resume {
         Some(saved) => restore(gpu, &config, saved),
@@ -102,6 +110,10 @@ async fn run_with(gpu: &Gpu, plan: Plan, progress: &Progress, stop: &AtomicBool)
     let (first, last) = (trainer.step_number(), config.train.steps);
     folder.require_work(first, last)?;
     let metrics = folder.begin(&config, first)?;
+    if first == 0 {
+        folder.keep_tokenizer(&tokenizer)?;
+    }
+    corpus.save_tokens(&folder.tokens_path())?;
     let watcher = warnings::of_metrics(&config, &folder.metrics_path())?;
     let tokens_per_step = (config.train.batch * config.train.seq) as u64 * config.train.accumulate;
     let clock = Clock::new(tokens_per_step, first);
@@ -109,6 +121,7 @@ async fn run_with(gpu: &Gpu, plan: Plan, progress: &Progress, stop: &AtomicBool)
     let mut run = Run {
         config,
         corpus,
+        tokenizer,
         fingerprint,
         folder,
         begun,
@@ -266,7 +279,6 @@ impl Run<'_> {
 
     async fn finish(&self) -> Result<Outcome> {
         let val_loss = self.val_loss;
-        let config = &self.config;
         let gpu = self.trainer.gpu();
         let steps = self.trainer.step_number();
         // A session that only closed the run has the rate of the one that trained.
@@ -274,7 +286,7 @@ impl Run<'_> {
         self.folder.require_here()?;
         let summary = Summary {
             val_loss,
-            bits_per_byte: val_loss / std::f32::consts::LN_2,
+            bits_per_byte: val_loss / std::f32::consts::LN_2 / self.corpus.bytes_per_token() as f32,
             tokens_per_second: rate.unwrap_or_default(),
             steps,
             tokens: self.tokens(),
@@ -286,36 +298,40 @@ impl Run<'_> {
             warnings: self.watcher.warnings().to_vec(),
         };
         summary.write(&self.folder.summary_path())?;
-        let prompt = self.corpus.validation();
-        let prompt = &prompt[..prompt.len().min(32)];
-        let what = Generation {
-            prompt: prompt.to_vec(),
-            tokens: SAMPLE_TOKENS,
-            temperature: 0.8,
-            top_p: 0.95,
-            seed: config.seed,
-        };
-        let mut sample = tokenizer::encode(prompt);
-        generate::generate(gpu, self.trainer.model(), config.train.seq, &what, |byte| {
-            sample.push(u32::from(byte));
-            Ok(())
-        })
-        .await?;
-        Ok(Outcome::Finished { summary, sample: tokenizer::printable(&sample) })
+        Ok(Outcome::Finished { summary, sample: self.sample().await? })
+    }
+
+    /// The beginning of the held-out part, and what the model makes of it.
+    async fn sample(&self) -> Result<String> {
+        let held_out = self.corpus.validation();
+        let prompt: Vec<u32> = (0..SAMPLE_PROMPT).map_while(|i| held_out.get(i)).collect();
+        let sampling = Sampling::default().temperature(0.8).top_p(0.95);
+        let trainer = &self.trainer;
+        let mut generator = Generator::new(trainer.gpu(), trainer.model(), &prompt, self.config.train.seq)?;
+        let mut printer = self.tokenizer.stream();
+        let mut text = String::new();
+        for &token in &prompt {
+            text += &printer.push(token)?;
+        }
+        for position in 0..SAMPLE_TOKENS {
+            let token = generator.next(&sampling, uniform(self.config.seed, &[position as u64])).await?;
+            text += &printer.push(token)?;
+        }
+        Ok(text + &printer.finish()?)
     }
 }
 
-/// Evaluates a text with the model of a checkpoint, in windows of its training length.
+/// Evaluates tokens with the model of a checkpoint, in windows of its training length.
 ///
 /// # Errors
-/// [`Error::Data`] when the text is too short, no device, or a device that fails.
-pub async fn evaluate_text(saved: &SavedModel, device: &GpuOptions, text: &[u8]) -> Result<Evaluation> {
+/// [`Error::Data`] when they are too few, no device, or a device that fails.
+pub async fn evaluate_text(saved: &SavedModel, device: &GpuOptions, tokens: Tokens<'_>) -> Result<Evaluation> {
     let train = &saved.config.train;
-    let windows = Validation::all(text, train.batch, train.seq)?;
+    let windows = Validation::all(tokens, train.batch, train.seq)?;
     saved.complete()?;
     let gpu = Gpu::open(device).await?;
     let _notice = CompileNotice::start(&gpu, say);
-    size::check_activations(&gpu, &saved.config.windows(text.len().div_ceil(train.seq), train.seq))?;
+    size::check_activations(&gpu, &saved.config.windows(tokens.len().div_ceil(train.seq), train.seq))?;
     // In f32 on every adapter: the weights of a run in f16 are saved in f32.
     let model = restore_model(&gpu, saved, Precision::F32)?;
     evaluate(&gpu, &model, train.seq, windows.iter()).await

@@ -16,6 +16,7 @@ use super::config::RunConfig;
 use super::metrics::MetricsWriter;
 use super::saved::too_few_steps;
 use crate::checkpoint::{locate, write_file_atomically};
+use crate::data::text_tokenizer::{TOKENIZER_FILE, TextTokenizer};
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -95,6 +96,24 @@ impl RunFolder {
     /// Where the settings are.
     pub(crate) fn config_path(&self) -> PathBuf {
         self.dir.join(CONFIG_FILE)
+    }
+
+    /// Where the tokens of the text are, where it is not of bytes.
+    pub(crate) fn tokens_path(&self) -> PathBuf {
+        self.dir.join("tokens.safetensors")
+    }
+
+    /// Keeps copies of a tokenizer's files, its own under the usual name.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn keep_tokenizer(&self, tokenizer: &TextTokenizer) -> Result<()> {
+        let files = tokenizer.files();
+        for (i, file) in files.iter().enumerate() {
+            let name = if i == 0 { Some(TOKENIZER_FILE.as_ref()) } else { file.file_name() };
+            write_file_atomically(&self.dir.join(name.unwrap_or_default()), &files::read(file)?)?;
+        }
+        Ok(())
     }
 
     /// Where the lines of metrics are.

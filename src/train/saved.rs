@@ -17,6 +17,7 @@ use crate::checkpoint::{
     save_tensors,
 };
 use crate::data::offsets::hash;
+use crate::data::text_tokenizer::TOKENIZER_FILE;
 use crate::error::{Error, Result};
 use crate::nn::model::Model;
 
@@ -67,6 +68,8 @@ fn metadata(config: &RunConfig, at: Position) -> Result<BTreeMap<String, String>
     // and a checkpoint that is passed on tells nothing about the machine.
     let mut config = RunConfig { adapter: None, ..config.clone() };
     config.data.paths.clear();
+    // A copy of that name lies in the run's folder.
+    config.data.tokenizer = config.data.tokenizer.map(|_| TOKENIZER_FILE.into());
     metadata.insert("config".into(), config.to_toml()?);
     metadata.insert("step".into(), at.step.to_string());
     metadata.insert("tokens".into(), at.tokens.to_string());

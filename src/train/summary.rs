@@ -1,4 +1,5 @@
-//! The report of a run at its end: the content of `summary.json`. Losses are in nats per byte.
+//! The report of a run at its end: the content of `summary.json`. Losses are in nats per token, which is a byte where the run has no
+//! tokenizer.
 
 use std::path::Path;
 
@@ -16,14 +17,14 @@ use crate::train::warnings::Warning;
 pub struct Summary {
     /// Final cross-entropy on the held-out part.
     pub val_loss: f32,
-    /// `val_loss / ln 2`.
+    /// `val_loss / ln 2`, over the bytes that a held-out token stands for.
     pub bits_per_byte: f32,
-    /// Bytes trained on per second, without validation, spectral figures, checkpoints and the steps that waited for kernels
+    /// Tokens trained on per second, without validation, spectral figures, checkpoints and the steps that waited for kernels
     /// to be compiled. Of the last session that trained, where the run was resumed.
     pub tokens_per_second: f64,
     /// Steps done.
     pub steps: u64,
-    /// Bytes trained on.
+    /// Tokens trained on.
     pub tokens: u64,
     /// Trainable parameters.
     pub parameters: u64,

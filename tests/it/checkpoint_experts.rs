@@ -14,6 +14,7 @@ use safetensors::SafeTensors;
 use sdmoe::checkpoint::experts::Source;
 use sdmoe::checkpoint::load_tensors;
 use sdmoe::data::Corpus;
+use sdmoe::data::text_tokenizer::TextTokenizer;
 use sdmoe::nn::config::{ExpertMatrix, Preset};
 use sdmoe::train::Plan;
 use sdmoe::train::config::RunConfig;
@@ -176,7 +177,8 @@ fn a_run_is_read_with_its_decoupled_parts() {
     config.data.paths = vec!["text".into()];
     let dir = temp.path().join("run");
     let corpus = Corpus::from_bytes(b"one and two and three. ".repeat(90), 0.1, "a text".into());
-    let plan = Plan { config, corpus, folder: RunFolder::create(&dir).unwrap(), resume: None };
+    let folder = RunFolder::create(&dir).unwrap();
+    let plan = Plan { config, corpus, tokenizer: TextTokenizer::Bytes, folder, resume: None };
     pollster::block_on(run(plan, Display::Quiet, &AtomicBool::new(false))).unwrap_or_else(|e| panic!("{e}"));
 
     let model = load_tensors(&dir.join("checkpoint/model.safetensors")).unwrap();

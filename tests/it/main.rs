@@ -66,6 +66,7 @@ mod spectral;
 mod spectral_training;
 mod steady_state;
 mod tape;
+mod token_corpus;
 mod training;
 mod transformer_ops;
 mod tune;

@@ -163,9 +163,9 @@ pub enum Part {
 pub struct Training {
     /// Steps, from 1.
     pub step: Vec<u64>,
-    /// Training loss, nats per byte.
+    /// Training loss, nats per token: a byte where the run has no tokenizer.
     pub loss: Vec<Option<f64>>,
-    /// Validation loss, nats per byte.
+    /// Validation loss, as the training loss.
     pub val_loss: Vec<Option<f64>>,
     /// Hidden-side similarity of merged experts.
     pub similarity_merged: Vec<Option<f64>>,

@@ -40,7 +40,8 @@ impl RunConfig {
         let mut table = Self::preset(preset).to_table()?;
         // What a complete file may lack has to be known too.
         let model = ModelConfig::with_every_setting();
-        let every = Self { adapter: Some(String::new()), model, ..Self::preset(preset) };
+        let mut every = Self { adapter: Some(String::new()), model, ..Self::preset(preset) };
+        every.data.tokenizer = Some(Default::default());
         reject_unknown(&file, &every.to_table()?, "")?;
         let preset = table.clone();
         merge(&mut table, file.clone());

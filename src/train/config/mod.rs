@@ -45,6 +45,9 @@ pub struct DataConfig {
     /// Files and folders, relative to the folder that the program is started in; `-` is standard input, none sdmoe's own
     /// sources.
     pub paths: Vec<PathBuf>,
+    /// The `tokenizer.json` of the text; without one the tokens are bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
     /// Share of each file's bytes, from its end, that is held out for validation.
     pub validation_fraction: f64,
 }
@@ -72,7 +75,7 @@ pub struct TrainConfig {
     pub steps: u64,
     /// Sequences a micro-batch.
     pub batch: usize,
-    /// Bytes a sequence.
+    /// Tokens a sequence.
     pub seq: usize,
     /// Micro-batches whose gradients make one step.
     pub accumulate: u64,
@@ -92,7 +95,7 @@ pub struct TrainConfig {
 
 impl Default for DataConfig {
     fn default() -> Self {
-        Self { paths: Vec::new(), validation_fraction: 0.1 }
+        Self { paths: Vec::new(), tokenizer: None, validation_fraction: 0.1 }
     }
 }
 
@@ -157,7 +160,7 @@ impl RunConfig {
         }
     }
 
-    /// The settings of a pass in f32 over at most `batch` windows of at most `seq` bytes.
+    /// The settings of a pass in f32 over at most `batch` windows of at most `seq` tokens.
     pub(crate) fn windows(&self, batch: usize, seq: usize) -> Self {
         let mut config = self.clone();
         config.train.precision = Precision::F32;
@@ -172,7 +175,9 @@ impl RunConfig {
     pub fn validate(&self) -> Result<()> {
         self.model.validate()?;
         // A byte-level model needs a token for every byte.
-        require(self.model.vocab >= 256, "model.vocab", "at least 256 (one for each byte)", self.model.vocab)?;
+        if self.data.tokenizer.is_none() {
+            require(self.model.vocab >= 256, "model.vocab", "at least 256 (one for each byte)", self.model.vocab)?;
+        }
         self.spectral.validate(&self.model)?;
         self.optimizer.validate()?;
         let fraction = self.data.validation_fraction;

@@ -14,6 +14,7 @@ use std::sync::atomic::AtomicBool;
 use crate::common::place::Place;
 use pollster::block_on;
 use sdmoe::data::Corpus;
+use sdmoe::data::text_tokenizer::TextTokenizer;
 use sdmoe::nn::config::Preset;
 use sdmoe::train::config::RunConfig;
 use sdmoe::train::metrics::StepMetrics;
@@ -72,7 +73,7 @@ fn session(config: &RunConfig, dir: &Path, stop: bool) -> Outcome {
         Ok(folder) => (folder, Some(SavedRun::open(dir).unwrap())),
         Err(_) => (RunFolder::create(dir).unwrap(), None),
     };
-    let plan = Plan { config: config.clone(), corpus, folder, resume };
+    let plan = Plan { config: config.clone(), corpus, tokenizer: TextTokenizer::Bytes, folder, resume };
     block_on(run(plan, Display::Quiet, &AtomicBool::new(stop))).unwrap_or_else(|e| panic!("{e}"))
 }
 
