@@ -50,7 +50,7 @@ fn mean(values: impl Iterator<Item = f64>) -> f64 {
 fn run(gpu: &Gpu, config: &RunConfig, texts: &Texts) -> Result<Figures, Failure> {
     let mut trainer = Trainer::new(gpu, config)?;
     let began = Instant::now();
-    train(&mut trainer, &texts.train)?;
+    train(&mut trainer, &texts.train, 1..=config.train.steps)?;
     let seconds = began.elapsed().as_secs_f64();
     let loss = validation_loss(&trainer, texts)?;
     let similarity = block_on(similarities(&trainer))?;

@@ -49,7 +49,7 @@ pub fn run(
     let began = Instant::now();
     let mut trainer = Trainer::new(gpu, config)?;
     let untrained = block_on(measure(gpu, trainer.model(), kind, setting))?;
-    train(&mut trainer, &texts.train)?;
+    train(&mut trainer, &texts.train, 1..=config.train.steps)?;
     Ok(Run {
         kind,
         config: config.clone(),

@@ -1,5 +1,6 @@
 //! What the studies share: arguments, text, one training run.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -80,11 +81,11 @@ pub fn print_setting(gpu: &Gpu, config: &RunConfig, texts: &Texts) {
     );
 }
 
-/// Runs all steps of a fresh run.
-pub fn train(trainer: &mut Trainer, text: &[u8]) -> Result<(), Failure> {
+/// Runs some steps of a run.
+pub fn train(trainer: &mut Trainer, text: &[u8], steps: RangeInclusive<u64>) -> Result<(), Failure> {
     let config = trainer.config().clone();
     let batches = Batches::new(text, config.train.batch, config.train.seq, config.seed)?;
-    for step in 1..=config.train.steps {
+    for step in steps {
         trainer.step(&[batches.batch(step, 0)])?;
         block_on(trainer.reports(false))?;
     }
