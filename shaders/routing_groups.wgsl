@@ -1,5 +1,5 @@
-// The scores of each token's experts, with those outside its groups of largest value lowered below all others; one token a
-// thread.
+// The scores of each token's experts, with those outside its groups of largest value lowered below all others but those that
+// are switched off, which are lower still; one token a thread.
 //
 // needs: lib/grid.wgsl
 
@@ -62,7 +62,8 @@ fn routing_groups(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
             before += u32(theirs > value || (theirs == value && other < g));
         }
         for (var e = g * size; e < (g + 1u) * size; e++) {
-            chosen[row + e] = select(LOWEST, score(row, e), before < params.kept);
+            let value = score(row, e);
+            chosen[row + e] = select(min(params.outside, value), value, before < params.kept);
         }
     }
 }

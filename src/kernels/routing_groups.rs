@@ -13,6 +13,9 @@ use crate::tensor::{DType, Tensor};
 pub static ROUTING_GROUPS: Kernel =
     Kernel::new("routing_groups", wgsl!["routing_groups.wgsl"]).params::<GroupsParams>();
 
+/// The score of an expert outside a token's groups, far below what scores can be; an expert that is switched off has a lower one.
+pub const OUTSIDE: f32 = -1e30;
+
 /// The kernels of this module.
 pub fn kernels() -> Vec<Variant> {
     vec![(&ROUTING_GROUPS).into()]
@@ -27,6 +30,7 @@ crate::params! {
         biased: u32,
         /// 1 where a group's value is the sum of its two largest scores, 0 where it is the largest.
         two: u32,
+        outside: f32,
     }
 }
 
@@ -52,7 +56,7 @@ pub struct GroupChoice {
     pub score: GroupScore,
 }
 
-/// Returns `scores + bias`, `f32 [T, E]`, with the lowest number in place of those outside the kept groups. Equal groups: the lower
+/// Returns `scores + bias`, `f32 [T, E]`, with at most [`OUTSIDE`] for those outside the kept groups. Equal groups: the lower
 /// one is kept.
 ///
 /// # Errors
@@ -80,6 +84,7 @@ pub fn keep_groups(scores: &Tensor, bias: Option<&Tensor>, choice: GroupChoice) 
                 kept: kept as u32,
                 biased: u32::from(bias.is_some()),
                 two: u32::from(score == GroupScore::TwoLargest),
+                outside: OUTSIDE,
             })
             .read("scores", &part)
             // Without a bias nothing is read from here, but something must be bound.

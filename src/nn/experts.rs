@@ -32,11 +32,12 @@ impl Experts {
         self.banks
     }
 
-    /// `x: [tokens, d_model]` to the sum of each token's experts, weighted, of the same shape.
+    /// `x: [tokens, d_model]` to the outputs of the chosen experts, `[capacity, d_model]` by the rows of the routing, and to the sum of each
+    /// token's experts, weighted, `[tokens, d_model]`.
     ///
     /// # Errors
     /// The errors of the ops.
-    pub fn forward(&self, tape: &mut Tape, pass: &Pass<'_>, routed: &Routed, x: Var) -> Result<Var> {
+    pub fn forward(&self, tape: &mut Tape, pass: &Pass<'_>, routed: &Routed, x: Var) -> Result<[Var; 2]> {
         let Routed { routing, weights, .. } = routed;
         let slot = tape.constant(&routing.slot);
         let source = tape.constant(&routing.source);
@@ -59,7 +60,7 @@ impl Experts {
         tape.release(&[hidden]);
         let output = tape.apply(Combine, &[down, *weights, slot, source])?;
         tape.release(&[down, *weights, slot, source]);
-        Ok(output)
+        Ok([down, output])
     }
 }
 

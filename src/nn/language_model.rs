@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::kernels::routing::Routing;
 use crate::nn::params::ParamSet;
 use crate::nn::pass::Pass;
-use crate::nn::router::Routed;
+use crate::nn::router::{ExpertOutputs, Routed};
 use crate::tensor::Tensor;
 
 /// A model that gives logits of the next token. A [`Trainer`](crate::Trainer) takes any.
@@ -68,7 +68,8 @@ impl Output {
     pub fn routed(&mut self, input: Var, routed: Routed) {
         self.losses.extend(routed.losses);
         self.routings.push(routed.routing);
-        self.experts.push(ExpertVars { input, logits: routed.logits, weights: routed.weights });
+        let Routed { logits, weights, outputs, .. } = routed;
+        self.experts.push(ExpertVars { input, logits, weights, outputs });
     }
 }
 
@@ -82,6 +83,8 @@ pub struct ExpertVars {
     pub logits: Var,
     /// Combine weights, `[tokens, K]`.
     pub weights: Var,
+    /// The results of the experts, where they ran.
+    pub outputs: Option<ExpertOutputs>,
 }
 
 /// The intermediate results of one layer, `[tokens, d_model]` each.

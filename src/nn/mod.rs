@@ -14,6 +14,7 @@ pub mod families;
 pub mod generate;
 pub mod language_model;
 pub mod linear;
+pub mod mask;
 pub mod model;
 pub mod moe;
 pub mod norm;

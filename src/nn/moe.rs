@@ -10,7 +10,7 @@ use crate::nn::experts::{ExpertSizes, Experts};
 use crate::nn::linear::Linear;
 use crate::nn::params::{Init, ParamBuilder};
 use crate::nn::pass::{Mode, Pass};
-use crate::nn::router::{Routed, Router};
+use crate::nn::router::{ExpertOutputs, Routed, Router};
 use crate::nn::swiglu::SwiGluLayer;
 use crate::ops::{Add, SigmoidGate};
 
@@ -36,7 +36,8 @@ impl MoeLayer {
     /// Registers the parameters under `prefix`. `layer` counts the layers that have experts.
     pub fn new(params: &mut ParamBuilder, prefix: &str, layer: usize, config: &ModelConfig) -> Self {
         let (d, moe, depth) = (config.d_model, &config.moe, config.depth_scale());
-        let router = Router::new(params, format!("{prefix}.router"), format!("{prefix}.balance_bias"), d, moe);
+        let names = ["router", "balance_bias"].map(|name| format!("{prefix}.{name}"));
+        let router = Router::new(params, names, layer, d, moe);
         let sizes = ExpertSizes { experts: moe.experts, d_model: d, hidden: moe.d_expert };
         let experts = Experts::new(params, &format!("{prefix}.experts"), layer, sizes, depth);
         let shared = format!("{prefix}.shared");
@@ -62,13 +63,16 @@ impl MoeLayer {
     /// # Errors
     /// The errors of the ops.
     pub fn forward(&self, tape: &mut Tape, pass: &Pass<'_>, x: Var) -> Result<MoeOutput> {
-        let routed = self.router.forward(tape, pass, x)?;
-        let mut output = self.experts.forward(tape, pass, &routed, x)?;
+        let mut routed = self.router.forward(tape, pass, x)?;
+        let [pairs, mut output] = self.experts.forward(tape, pass, &routed, x)?;
+        let mut outputs = ExpertOutputs { pairs, sum: output, shared: None };
         if let Some(shared) = self.shared {
             let (own, shared) = (output, self.shared_output(tape, pass, &shared, x)?);
+            outputs.shared = Some(shared);
             output = tape.apply(Add, &[own, shared])?;
             tape.release(&[own, shared]);
         }
+        routed.outputs = Some(outputs);
         tape.release(&[routed.logits]);
         if pass.mode == Mode::Inference || !self.router.balances_with_others() {
             tape.release(&[routed.scores]);

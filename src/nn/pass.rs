@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::kernels::token_space::TokenSpace;
 use crate::nn::cache::KvCache;
 use crate::nn::config::ExpertMatrix;
+use crate::nn::mask::ExpertMask;
 use crate::nn::params::{Param, ParamId, ParamSet};
 use crate::tensor::Tensor;
 
@@ -39,12 +40,15 @@ pub struct Pass<'a> {
     pub last_only: bool,
     /// Experts that a token visits, in place of the model's own number, in inference.
     pub top_k: Option<usize>,
+    /// Experts that are switched off, in inference.
+    pub mask: Option<&'a ExpertMask>,
 }
 
 impl<'a> Pass<'a> {
     /// A pass whose gradients, if any, are not split.
     pub fn plain(params: &'a ParamSet, seq: usize, mode: Mode) -> Self {
-        Self { params, seq, mode, token_space: &|_, _| Ok(None), cache: None, last_only: false, top_k: None }
+        let (cache, last_only, top_k, mask) = (None, false, None, None);
+        Self { params, seq, mode, token_space: &|_, _| Ok(None), cache, last_only, top_k, mask }
     }
 
     /// An inference pass over the next `tokens` tokens of the sequence that `cache` holds, which gives the last one's logits.

@@ -2,6 +2,7 @@
 
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
+use crate::kernels::elementwise::axpby;
 use crate::kernels::grouped::tile_rows;
 use crate::kernels::routing::{Routing, route, update_bias};
 use crate::kernels::routing_groups::{GroupChoice, keep_groups};
@@ -9,12 +10,14 @@ use crate::nn::config::{BalanceScope, MoeConfig};
 use crate::nn::linear::Linear;
 use crate::nn::params::{Init, ParamBuilder, ParamId, ParamSet, StateId};
 use crate::nn::pass::{Mode, Pass};
-use crate::ops::{CombineWeights, LoadBalance, RouterScores, ZLoss};
+use crate::ops::{Bias, CombineWeights, LoadBalance, RouterScores, ZLoss};
 use crate::tensor::Tensor;
 
 /// Scores of experts from a linear layer, the choice of K experts a token, and their weights.
 #[derive(Clone, Debug)]
 pub struct Router {
+    /// The number of the layer among those with experts.
+    layer: usize,
     linear: Linear,
     /// The bias of the choice, `[E]`, where there is one.
     bias: Option<StateId>,
@@ -23,7 +26,7 @@ pub struct Router {
 
 /// The decisions of a router about the tokens of a pass.
 pub struct Routed {
-    /// The output of the linear layer, `[tokens, E]`.
+    /// The output of the linear layer, `[tokens, E]`; far below all others for experts that are switched off.
     pub logits: Var,
     /// Softmax or sigmoid of the logits, `[tokens, E]`.
     pub scores: Var,
@@ -33,15 +36,36 @@ pub struct Routed {
     pub routing: Routing,
     /// Auxiliary losses, `[1]` each, their weights applied.
     pub losses: Vec<Var>,
+    /// The results of the experts, once they have run.
+    pub outputs: Option<ExpertOutputs>,
+}
+
+/// The results of one layer's experts.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct ExpertOutputs {
+    /// Each expert's output for the tokens that chose it, before its weight, `[capacity, d_model]`: row `slot[t, j]` of the routing belongs to the
+    /// j-th choice of token t.
+    pub pairs: Var,
+    /// The weighted sum of each token's routed experts, `[tokens, d_model]`.
+    pub sum: Var,
+    /// The output of the shared expert, its gate applied, `[tokens, d_model]`; none where there is no such expert.
+    pub shared: Option<Var>,
 }
 
 impl Router {
     /// Registers the linear layer under `name`, with a start so small that the first routing is close to uniform, and the bias
-    /// of the choice under `bias` where `config` has one.
-    pub fn new(params: &mut ParamBuilder, name: String, bias: String, d_model: usize, config: &MoeConfig) -> Self {
+    /// of the choice under `bias` where `config` has one. `layer` counts the layers that have experts.
+    pub fn new(
+        params: &mut ParamBuilder,
+        [name, bias]: [String; 2],
+        layer: usize,
+        d_model: usize,
+        config: &MoeConfig,
+    ) -> Self {
         let linear = Linear::new(params, name, [d_model, config.experts], Init::Normal(super::SMALL_STD));
         let bias = config.biases_choice().then(|| params.add_state(bias, &[config.experts]));
-        Self { linear, bias, config: config.clone() }
+        Self { layer, linear, bias, config: config.clone() }
     }
 
     /// The weight, `[d_model, E]`.
@@ -55,10 +79,26 @@ impl Router {
     /// The errors of the ops.
     pub fn forward(&self, tape: &mut Tape, pass: &Pass<'_>, x: Var) -> Result<Routed> {
         let config = &self.config;
-        let logits = self.linear.forward_f32(tape, pass, x)?;
+        let mut logits = self.linear.forward_f32(tape, pass, x)?;
+        let mask = pass.mask.and_then(|mask| mask.of(self.layer));
+        if let Some(mask) = mask {
+            let (all, mask) = (logits, tape.constant(mask));
+            logits = tape.apply(Bias, &[all, mask])?;
+            tape.release(&[all, mask]);
+        }
         let scores = tape.apply(RouterScores { score: config.score }, &[logits])?;
         let top_k = pass.top_k.unwrap_or(config.top_k);
-        let routing = self.choose(tape.value(scores), self.bias.map(|id| pass.params.state(id)), top_k)?;
+        let bias = self.bias.map(|id| pass.params.state(id));
+        let masked = match (bias, mask) {
+            // A score is at least 0: the logit alone does not keep an expert from being chosen.
+            (Some(bias), Some(mask)) => {
+                let sum = bias.duplicate()?;
+                axpby(1.0, mask, 1.0, &sum)?;
+                Some(sum)
+            }
+            _ => mask.cloned(),
+        };
+        let routing = self.choose(tape.value(scores), masked.as_ref().or(bias), top_k)?;
         let index = tape.constant(&routing.index);
         let combine = CombineWeights { renormalize: config.renormalize, scaling: config.scaling };
         let weights = tape.apply(combine, &[scores, index])?;
@@ -72,7 +112,7 @@ impl Router {
                 losses.push(tape.apply(ZLoss { coefficient: config.z_loss }, &[logits])?);
             }
         }
-        Ok(Routed { logits, scores, weights, routing, losses })
+        Ok(Routed { logits, scores, weights, routing, losses, outputs: None })
     }
 
     /// Whether the load-balance loss is one over all layers: then the scores are needed until the last of them.

@@ -4,7 +4,7 @@ use pollster::block_on;
 use sdmoe::gpu::Gpu;
 use sdmoe::low_level::kernels::grouped::{Groups, NONE};
 use sdmoe::low_level::kernels::routing::{route, update_bias};
-use sdmoe::low_level::kernels::routing_groups::{GroupChoice, GroupScore, keep_groups};
+use sdmoe::low_level::kernels::routing_groups::{GroupChoice, GroupScore, OUTSIDE, keep_groups};
 use sdmoe::tensor::Tensor;
 
 /// Everything that `route` gives, on the host.
@@ -233,7 +233,7 @@ fn kept(scores: &[f32], bias: Option<&[f32]>, experts: usize, choice: GroupChoic
         // A stable sort keeps the lower group first.
         order.sort_by(|&a, &b| value(b).total_cmp(&value(a)));
         let kept = &order[..choice.kept];
-        all.extend((0..experts).map(|e| if kept.contains(&(e / size)) { row[e] } else { f32::MIN }));
+        all.extend((0..experts).map(|e| if kept.contains(&(e / size)) { row[e] } else { OUTSIDE.min(row[e]) }));
     }
     all
 }

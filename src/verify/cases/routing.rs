@@ -5,7 +5,7 @@ use pollster::block_on;
 use super::routed::{Routed, route as on_host};
 use crate::error::Result;
 use crate::kernels::routing::{route, sum_counts, update_bias};
-use crate::kernels::routing_groups::{GroupChoice, GroupScore, keep_groups};
+use crate::kernels::routing_groups::{GroupChoice, GroupScore, OUTSIDE, keep_groups};
 use crate::tensor::Tensor;
 use crate::verify::Level::{self, Full, Quick, Usual};
 use crate::verify::context::{Case, Context, Findings};
@@ -168,7 +168,7 @@ fn groups(context: &Context) -> Result<Findings> {
             let mut order: Vec<usize> = (0..groups).collect();
             order.sort_by(|&a, &b| value(b).total_cmp(&value(a)));
             let kept = &order[..kept];
-            want.extend((0..experts).map(|e| if kept.contains(&(e / size)) { row[e] } else { f32::MIN }));
+            want.extend((0..experts).map(|e| if kept.contains(&(e / size)) { row[e] } else { OUTSIDE.min(row[e]) }));
         }
         let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
         found.same(&format!("{experts} experts in {groups} groups"), &bits(&block_on(chosen.to_f32())?), &bits(&want));
