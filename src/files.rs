@@ -108,6 +108,41 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// A file beside `path` that has no name of its own yet, readable as a new file is.
+#[cfg(feature = "analysis")]
+fn beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o666));
+    }
+    builder.tempfile_in(folder)
+}
+
+/// Tries whether [`replace_with`] could write at `path`, and leaves nothing behind.
+///
+/// # Errors
+/// The reason why not.
+#[cfg(feature = "analysis")]
+pub(crate) fn replaceable(path: &Path) -> io::Result<()> {
+    beside(path).map(drop)
+}
+
+/// Replaces the file at `path`, whose folder exists, in one step by what `content` writes, and flushes it to the disk first.
+///
+/// # Errors
+/// The reason why it cannot be written; what was at `path` is then as before.
+#[cfg(feature = "analysis")]
+pub(crate) fn replace_with(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let mut file = beside(path)?;
+    content(&mut file)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,8 @@
 //! The part of an analysis that is added where there is a text and a model that runs: load, routed PCA, Jacobians,
-//! activations, what the router follows of the input, and gradients.
+//! outputs, activations, what the router follows of the input, and gradients.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use super::control::Controls;
 use super::decoupling::{CommonBasis, gradient_share};
@@ -9,12 +10,15 @@ use super::gates::{Router, with_data};
 use super::jacobian::{Experts, JacobianOptions, jacobians};
 use super::load::{Choices, Sources, load};
 use super::observe::{LayerView, gradients, observe};
+use super::outputs::compare;
 use super::positions;
 use super::record::{Analysis, Jacobians, Of};
 use super::routed::Routed;
 use super::routed_pca::{PcaOptions, components, routed_pca};
+use super::saliency::saliency;
 use super::spectra::{Elements, Stack};
 use super::tokens::{Kind, activations, experts, samples};
+use super::trace;
 use super::weights::analyze_experts;
 use super::whole::{AnalysisOptions, Event, Listener, Weighed};
 use crate::checkpoint::ExpertCheckpoint;
@@ -29,6 +33,8 @@ const EXACT_WIDTH: usize = 512;
 /// Probes of a token: the cosine of two Jacobians is then good to 0.1 at worst, of which the mean over tokens takes
 /// most.
 const PROBES: usize = 64;
+/// Tokens at which experts' outputs are compared: a mean of so many cosines is good to a few per cent of their spread.
+const COMPARED: usize = 256;
 /// Dimensions of the subspaces that routed PCA compares: enough to hold more than the mean's neighbours, few enough for
 /// an expert with a dozen tokens.
 const PCA_DIMENSIONS: usize = 8;
@@ -46,6 +52,8 @@ pub struct DataOptions<'a> {
     pub label: &'a str,
     /// Tokens at which Jacobians are taken, a few dozen.
     pub jacobians: usize,
+    /// The file for the choices of each token, if they are wanted ([`trace::write`]).
+    pub trace: Option<&'a Path>,
 }
 
 /// Adds to what the weights in `checkpoint` gave, with their directions, what the same weights in `model` do with a
@@ -73,18 +81,27 @@ pub async fn add_data(
     }
     listener(Event::Begin("reading the text"));
     let observed = observe(gpu, model, text.seq, text.windows, seed).await?;
+    if let Some(path) = text.trace {
+        let layers: Vec<usize> = chosen.iter().map(|l| l.number).collect();
+        trace::write(path, &observed, &layers, &text.windows.batch.tokens, text.seq)?;
+    }
     analysis.settings.tokens = observed.source.len();
     analysis.settings.data = Some(text.label.to_owned());
     let sources = Sources { of_token: &observed.source, names: text.names };
     for (layer, detail) in chosen.iter().map(|l| (l.number, options.detail(l))) {
         listener(Event::Begin(&format!("layer {layer}, at work on the text")));
         let (view, routed) = (&observed.layers[layer], observed.routed(layer).check()?);
-        let Routed { experts, top_k, index, weight, .. } = routed;
-        let choices = Choices { experts, top_k, index, weight };
+        let Routed { experts: count, top_k, index, weight, .. } = routed;
+        let choices = Choices { experts: count, top_k, index, weight };
         analysis.load.push(load(layer, choices, Some(sources), seed));
         let pca = PcaOptions::default().r(PCA_DIMENSIONS.min(routed.d)).seed(seed);
         analysis.routed_pca.push(routed_pca(gpu, layer, routed, pca).await?);
         analysis.jacobians.push(at_tokens(gpu, model, layer, routed, text, seed).await?);
+        let active = config.moe.d_shared as f64 / (config.moe.d_shared + top_k * config.moe.d_expert) as f64;
+        let mut outputs = saliency(layer, view, routed, active);
+        let tokens = positions::spread(text.windows.source.len(), text.seq, COMPARED, seed);
+        compare(gpu, experts_of(model, layer)?, (routed.x, &tokens), seed, &mut outputs).await?;
+        analysis.outputs.push(outputs);
         for matrix in ExpertMatrix::ALL {
             let kind = Kind { layer, matrix, directions: directions.remove(&(layer, matrix)).unwrap_or_default() };
             analysis.activations.extend(activations(gpu, model, kind, view, routed, &options.spectrum).await?);
@@ -132,11 +149,16 @@ async fn at_tokens(
     let x = super::activations::rows(gpu, routed.x, routed.d, tokens.iter().copied())?;
     let exact = routed.d <= EXACT_WIDTH;
     let options = JacobianOptions::default().probes((!exact).then_some(PROBES)).spectra(exact).seed(seed);
-    let [gate, up, down] = ExpertMatrix::ALL.map(|m| experts(model, layer, m));
-    let found = jacobians(gpu, layer, Experts { gate: gate?, up: up?, down: down? }, &x, options).await?;
+    let found = jacobians(gpu, layer, experts_of(model, layer)?, &x, options).await?;
     let sources: BTreeSet<u32> = tokens.iter().map(|t| text.windows.source[t / text.seq]).collect();
     let positions = tokens.iter().map(|t| t % text.seq).collect();
     Ok(Jacobians { positions, window: text.seq, sources: sources.len(), ..found })
+}
+
+/// The experts of a layer.
+fn experts_of(model: &Model, layer: usize) -> Result<Experts<'_>> {
+    let [gate, up, down] = ExpertMatrix::ALL.map(|m| experts(model, layer, m));
+    Ok(Experts { gate: gate?, up: up?, down: down? })
 }
 
 /// Adds to the layer's gates their alignment with the leading directions of its input, of which the mean is not

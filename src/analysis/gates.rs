@@ -6,6 +6,8 @@
 //! the others, a ratio of means, whose chance is 1; the mean or median of the experts' own ratios has another, below 1,
 //! which depends on r, d and E. A zero router vector and an expert whose gate matrix has less than r dimensions have no
 //! score.
+//!
+//! The router's stable rank `|R|_F^2 / |R|_2^2` says in about how many directions of the input it tells tokens apart.
 
 use faer::MatRef;
 
@@ -18,6 +20,8 @@ use crate::linalg::statistics::{deviation, mean};
 
 /// Random routers, of one vector for each expert, that the controls are means over.
 const CONTROL_ROUTERS: usize = 16;
+/// Of those, routers whose stable rank is the control: one deviates from another by a few per cent.
+const RANK_ROUTERS: usize = 2;
 /// Their stream of random numbers, away from those of matrices.
 const CONTROL_STREAM: u32 = 1 << 30;
 
@@ -87,13 +91,17 @@ pub(super) fn gates(
         let stream = CONTROL_STREAM + (layer * CONTROL_ROUTERS + router) as u32;
         (0..d).map(|j| f64::from(normal(seed, stream, (expert * d + j) as u32))).collect()
     };
-    let (mut alignments, mut specificities) = (Vec::new(), Vec::new());
+    let (mut alignments, mut specificities, mut ranks) = (Vec::new(), Vec::new(), Vec::new());
     for router in 0..CONTROL_ROUTERS {
         let vectors: Vec<Vec<f64>> = (0..experts).map(|expert| random_vector(router, expert)).collect();
         let cross = alignment(&vectors, bases);
         alignments.extend(own_mean(&cross));
         specificities.extend(ratio_of_means(&cross));
+        if router < RANK_ROUTERS {
+            ranks.extend(stable_rank(&vectors)?);
+        }
     }
+    let (width, count) = (d as f64, experts as f64);
     Ok(Gates {
         layer,
         r,
@@ -106,9 +114,22 @@ pub(super) fn gates(
         spread: deviation(&own.iter().flatten().copied().collect::<Vec<f64>>()),
         control: mean(alignments.iter().copied()),
         control_spread: deviation(&alignments),
+        stable_rank: stable_rank(&vectors)?,
+        stable_rank_null: Some(width * count / (width.sqrt() + count.sqrt()).powi(2)),
+        stable_rank_control: mean(ranks.into_iter()),
         own,
         cross: cross.into(),
     })
+}
+
+/// The stable rank of the matrix of these vectors; none where all are zero.
+fn stable_rank(vectors: &[Vec<f64>]) -> Result<Option<f64>> {
+    let (d, all) = (vectors.first().map_or(0, Vec::len), vectors.concat());
+    let matrix = MatRef::from_column_major_slice(&all, d, vectors.len());
+    let narrow = if d < vectors.len() { matrix.transpose() } else { matrix };
+    let (energies, _) = dense::gram_eigen(narrow, 0)?;
+    let largest = energies.first().copied().filter(|largest| *largest > 0.0);
+    Ok(largest.map(|largest| energies.iter().sum::<f64>() / largest))
 }
 
 /// Mean alignment of router vectors with their own experts.
@@ -188,5 +209,9 @@ mod tests {
         assert!(found.own.iter().all(|x| (x.unwrap() - 0.5).abs() < 1e-6), "{found:?}");
         assert!((found.mean_specificity.unwrap() - 0.5 / (0.25 / 3.0)).abs() < 1e-5, "{found:?}");
         assert!(found.spread.unwrap() < 1e-6);
+        // The vectors' products are positive and circulant, so the leading direction is that of their sum.
+        let square = |v: &[f32]| v.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
+        let sums: Vec<f32> = (0..16).map(|i| (0..4).map(|e| vectors[e * 16 + i]).sum::<f32>() / 2.0).collect();
+        assert!((found.stable_rank.unwrap() - square(&vectors) / square(&sums)).abs() < 1e-6, "{found:?}");
     }
 }

@@ -70,7 +70,8 @@ pub struct JacobianOptions {
 setters!(JacobianOptions { probes: impl Into<Option<usize>>, spectra: bool, seed: u64 });
 
 impl<'a> Experts<'a> {
-    fn sizes(&self) -> Result<[usize; 3]> {
+    /// E, d and f.
+    pub(super) fn sizes(&self) -> Result<[usize; 3]> {
         let [e, d, f] = *self.gate.dims() else {
             return Err(Error::shape("Jacobians", "gate [E, d, f]", format!("{:?}", self.gate)));
         };
@@ -153,8 +154,8 @@ fn pair_products(j: &Tensor) -> Result<Tensor> {
     Ok(products)
 }
 
-/// `p_ab / sqrt(p_aa p_bb)`; none where an expert's Jacobian is zero.
-fn cosines(products: &[f32], e: usize) -> Pairs {
+/// `p_ab / sqrt(p_aa p_bb)` of the inner products `[E, E]`; none where p_aa or p_bb is zero.
+pub(super) fn cosines(products: &[f32], e: usize) -> Pairs {
     let at = |a: usize, b: usize| f64::from(products[a * e + b]);
     let cosine = |a, b| {
         let norm = (at(a, a) * at(b, b)).sqrt();
@@ -268,12 +269,12 @@ async fn spectra(experts: Experts<'_>, x: &Tensor) -> Result<(Vec<Vec<f64>>, Vec
 }
 
 /// A random stream of its own for each layer and use.
-fn stream(layer: usize, part: u32) -> u32 {
+pub(super) fn stream(layer: usize, part: u32) -> u32 {
     words(0, layer as u32, part)[0]
 }
 
 /// Gaussian matrices of the size of `w: [E, m, n]`, each with the norm of its model.
-async fn matched(w: &Tensor, seed: u64, stream: u32) -> Result<Tensor> {
+pub(super) async fn matched(w: &Tensor, seed: u64, stream: u32) -> Result<Tensor> {
     let [e, m, n] = *w.dims() else { return Err(Error::shape("Jacobians", "[E, m, n]", format!("{w:?}"))) };
     let norms = crate::kernels::spectral::square_norms(w, 0)?.to_f32().await?;
     let random = Tensor::empty_f32(w.gpu(), [e, m, n])?;

@@ -1,4 +1,4 @@
-//! A model at work on a text: the input, the choices and the combine weights of each layer's experts, the same with
+//! A model at work on a text: the input, the choices, the combine weights and the outputs' norms of each layer's experts, the same with
 //! permuted sequences, and the experts' gradients.
 
 use super::routed::{Routed, permutation};
@@ -6,6 +6,7 @@ use crate::autograd::Tape;
 use crate::data::sources::SourceWindows;
 use crate::error::Result;
 use crate::gpu::Gpu;
+use crate::kernels::spectral::square_norms;
 use crate::nn::model::Model;
 use crate::nn::pass::{Mode, Pass};
 use crate::ops::CrossEntropy;
@@ -25,6 +26,12 @@ pub struct LayerView {
     pub index: Vec<u32>,
     /// Combine weights, `[tokens, K]`.
     pub weight: Vec<f32>,
+    /// Norms of the chosen experts' outputs before their weights, `[tokens, K]`.
+    pub norms: Vec<f32>,
+    /// Squared norms of the weighted sums of the chosen experts, `[tokens]`.
+    pub routed_energy: Vec<f32>,
+    /// Squared norms of the shared expert's outputs, `[tokens]`; empty without one.
+    pub shared_energy: Vec<f32>,
 }
 
 /// A model at work on a text.
@@ -67,6 +74,9 @@ pub async fn observe(gpu: &Gpu, model: &Model, seq: usize, text: &SourceWindows,
             layer.x.extend(seen.x);
             layer.index.extend(seen.index);
             layer.weight.extend(seen.weight);
+            layer.norms.extend(seen.norms);
+            layer.routed_energy.extend(seen.routed_energy);
+            layer.shared_energy.extend(seen.shared_energy);
         }
         let permuted: Vec<u32> = tokens.chunks(seq).flat_map(|s| order.iter().map(|&i| s[i])).collect();
         for (&number, seen) in with_experts.iter().zip(forward(gpu, model, seq, &permuted).await?) {
@@ -90,14 +100,29 @@ async fn forward(gpu: &Gpu, model: &Model, seq: usize, tokens: &[u32]) -> Result
     let output = model.forward(&mut tape, &pass, &Tensor::from_u32(gpu, [tokens.len()], tokens)?)?;
     let mut layers = Vec::new();
     for (vars, routing) in output.experts.iter().zip(&output.routings) {
-        layers.push(LayerView {
+        let mut view = LayerView {
             x: tape.value(vars.input).to_f32().await?,
-            permuted: Vec::new(),
             index: routing.index.to_u32().await?,
             weight: tape.value(vars.weights).to_f32().await?,
-        });
+            ..LayerView::default()
+        };
+        if let Some(outputs) = vars.outputs {
+            let pairs = row_energies(tape.value(outputs.pairs)).await?;
+            let slot = routing.slot.to_u32().await?;
+            view.norms = slot.into_iter().map(|row| pairs[row as usize].sqrt()).collect();
+            view.routed_energy = row_energies(tape.value(outputs.sum)).await?;
+            if let Some(shared) = outputs.shared {
+                view.shared_energy = row_energies(tape.value(shared)).await?;
+            }
+        }
+        layers.push(view);
     }
     Ok(layers)
+}
+
+/// Squared norms of the rows.
+async fn row_energies(x: &Tensor) -> Result<Vec<f32>> {
+    square_norms(&x.reshape([x.rows(), 1, x.cols()])?, 0)?.to_f32().await
 }
 
 /// Leaves the gradient of the mean loss over the windows in the model's gradient buffers.

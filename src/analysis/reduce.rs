@@ -26,6 +26,7 @@ impl Analysis {
                 j.spectrum_control.iter_mut().for_each(|x| *x = rounded(*x, DIGITS));
             }
         }
+        self.outputs.iter_mut().filter(|o| o.layer == layer).for_each(|o| o.cosine.keep(detail, Diagonal::Trivial));
         for p in self.routed_pca.iter_mut().filter(|p| p.layer == layer) {
             for pairs in [&mut p.similarity, &mut p.geodesic, &mut p.chordal, &mut p.projection] {
                 pairs.keep(detail, Diagonal::Trivial);

@@ -9,6 +9,7 @@ use crate::analysis::data::{DataOptions, add_data};
 use crate::analysis::pairs::Detail;
 use crate::analysis::record::{Analysis, OtherStack};
 use crate::analysis::spectra::SpectrumOptions;
+use crate::analysis::trace;
 use crate::analysis::whole::{AnalysisOptions, analyze_weights, target_name};
 use crate::checkpoint::experts::Source;
 use crate::checkpoint::{ExpertCheckpoint, ExpertStack};
@@ -73,6 +74,10 @@ pub(super) struct Args {
     /// Seed of sketches, probes and controls
     #[arg(long, value_name = "S", default_value_t = 0, value_parser = whole::<u64>)]
     seed: u64,
+    /// Write the choices of each token of the text as a table, a line for each token and layer: its experts in the order of
+    /// the choice, and their weights
+    #[arg(long, value_name = "FILE.csv", requires = "data", conflicts_with = "compare")]
+    trace: Option<PathBuf>,
     /// Share of the singular values that is computed, or all
     #[arg(long, value_name = "SHARE|all", default_value = "10%", value_parser = values)]
     values: f64,
@@ -177,6 +182,17 @@ impl Text {
     }
 }
 
+/// What is asked about the text.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    /// Its name in the report.
+    label: &'a str,
+    /// Tokens at which Jacobians are taken.
+    jacobians: usize,
+    /// The file for the choices of each token.
+    trace: Option<&'a Path>,
+}
+
 /// A target, opened and checked, and the text for it.
 struct Subject {
     path: PathBuf,
@@ -231,7 +247,7 @@ impl Subject {
         &self,
         gpu: &Gpu,
         options: &AnalysisOptions,
-        (label, jacobians): (&str, usize),
+        asked: Asked<'_>,
         display: Display,
     ) -> Result<Analysis> {
         let bar = AnalysisBar::start(display, options.matrices(&self.checkpoint)?, &self.name());
@@ -254,7 +270,8 @@ impl Subject {
         }
         if let Some(Text { model, seq, names, windows }) = &self.text {
             let model = model.load(gpu)?;
-            let text = DataOptions { seq: *seq, windows, names, label, jacobians };
+            let Asked { label, jacobians, trace } = asked;
+            let text = DataOptions { seq: *seq, windows, names, label, jacobians, trace };
             add_data(gpu, &model, &self.checkpoint, &text, options, &mut controls, &listener, &mut found).await?;
         }
         Ok(found.analysis)
@@ -269,11 +286,11 @@ const RUN_JACOBIANS: usize = 8;
 /// Writes the report of a run that has just finished on `gpu`, whose kernels are compiled, into its folder, with the
 /// held-out part of its data as text; gives the page's path.
 pub(super) fn report_run(gpu: &Gpu, dir: &Path, held_out: &[u8], display: Display) -> Result<PathBuf> {
-    let label = "the held-out part of the run's data";
+    let asked = Asked { label: "the held-out part of the run's data", jacobians: RUN_JACOBIANS, trace: None };
     let text = [sources::Source { name: "held-out".into(), bytes: held_out.to_vec() }];
     let subject = Subject::open(dir, Some(&text), RUN_TOKENS)?;
     let options = AnalysisOptions::default();
-    let found = pollster::block_on(subject.analyze(gpu, &options, (label, RUN_JACOBIANS), display))?;
+    let found = pollster::block_on(subject.analyze(gpu, &options, asked, display))?;
     let folder = dir.join(FOLDER);
     report::write(&folder, &found)?;
     Ok(folder.join(report::PAGE))
@@ -317,6 +334,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let subjects = targets.map(open_one).collect::<Result<Vec<Subject>>>()?;
     let dir = folder(args.out.as_deref(), &subjects)?;
     let label = args.data.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
+    let asked = Asked { label: &label, jacobians: JACOBIANS, trace: args.trace.as_deref() };
+    asked.trace.map_or(Ok(()), trace::check)?;
 
     // Numbers of layers are those of the model's own stack, and two targets are compared in these.
     let others = match &subjects[..] {
@@ -330,13 +349,13 @@ pub(super) fn run(args: &Args) -> Result<()> {
         let _notice = CompileNotice::start(&gpu, say);
         let (mut found, mut beside) = (Vec::new(), Vec::new());
         for subject in &subjects {
-            let mut record = subject.analyze(&gpu, &options, (&label, JACOBIANS), display).await?;
+            let mut record = subject.analyze(&gpu, &options, asked, display).await?;
             subject.leave_out(1 + others.len(), &mut record);
             record.coverage.other_stacks = others.iter().map(|(other, _)| other.clone()).collect();
             found.push(record);
         }
         for (other, subject) in &others {
-            beside.push((other, subject.analyze(&gpu, &options, (&label, JACOBIANS), display).await?));
+            beside.push((other, subject.analyze(&gpu, &options, asked, display).await?));
         }
         Ok::<_, Error>((found, beside))
     })?;

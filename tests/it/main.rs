@@ -12,6 +12,7 @@ macro_rules! with {
     (@value $field:ident $value:expr) => { $value };
 }
 
+mod analysis_outputs;
 mod analysis_tokens;
 mod analysis_weights;
 mod analyze;

@@ -5,6 +5,7 @@
 //! tokens of the same sizes). What is undefined (an expert without tokens, too few tokens for a subspace) is `None`, in
 //! JSON `null`, never NaN.
 
+mod outputs;
 mod tokens;
 mod weights;
 
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use super::pairs::{KeptPairs, Pairs, Reduced};
 use crate::train::warnings::Warning;
 
+pub use outputs::Outputs;
 pub(super) use tokens::mean_relative;
 pub use tokens::{ActivationMeans, Activations, Jacobians, Load, RoutedPca};
 pub use weights::{Decoupling, Gates, Similarity, Spectrum, SpectrumControl, SpectrumOverExperts};
@@ -50,6 +52,8 @@ pub struct Analysis {
     pub routed_pca: Vec<RoutedPca>,
     /// Who gets how many tokens, from where.
     pub load: Vec<Load>,
+    /// What experts add to the output of their layer.
+    pub outputs: Vec<Outputs>,
     /// Drift of decoupled experts out of their complement, and the share of the gradient that is common.
     pub decoupling: Vec<Decoupling>,
     /// The run's curves, where the target is a run.

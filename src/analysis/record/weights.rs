@@ -147,6 +147,15 @@ pub struct Gates {
     /// Standard deviation over draws of the mean that as many random router vectors as there are experts have.
     #[serde(default)]
     pub control_spread: Option<f64>,
+    /// `|R|_F^2 / |R|_2^2` of the router's matrix: in how many directions it tells tokens apart, about. None of a zero router.
+    #[serde(default)]
+    pub stable_rank: Option<f64>,
+    /// The stable rank of a Gaussian matrix whose sizes are large: `d E / (sqrt d + sqrt E)^2`.
+    #[serde(default)]
+    pub stable_rank_null: Option<f64>,
+    /// The mean stable rank of two random routers.
+    #[serde(default)]
+    pub stable_rank_control: Option<f64>,
 }
 
 /// How well decoupled experts stay decoupled (METHOD §5).
