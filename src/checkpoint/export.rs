@@ -13,8 +13,7 @@ use serde_json::json;
 
 use super::MODEL_FILE;
 use super::blocks::transpose;
-use super::folder::write_atomically;
-use super::foreign::there;
+use super::folder::create_atomically;
 use super::target::INDEX_FILE;
 use crate::error::{Error, Result};
 use crate::nn::families::{FamilyModel, HubTensor, Layout, Parameter, TensorMap};
@@ -41,11 +40,19 @@ pub struct ExportOptions {
     pub shard_bytes: u64,
     /// Files that are copied into the folder: a tokenizer's.
     pub copies: Vec<PathBuf>,
+    /// The text of a `config.json` of which the written one has all fields: that of the folder which the model came from.
+    pub like: Option<String>,
 }
 
 impl Default for ExportOptions {
     fn default() -> Self {
-        Self { dtype: ExportType::F32, layout: Layout::PerExpert, shard_bytes: 5_000_000_000, copies: Vec::new() }
+        Self {
+            dtype: ExportType::F32,
+            layout: Layout::PerExpert,
+            shard_bytes: 5_000_000_000,
+            copies: Vec::new(),
+            like: None,
+        }
     }
 }
 
@@ -55,21 +62,22 @@ impl Default for ExportOptions {
 ///
 /// # Errors
 /// [`Error::Checkpoint`] when something stands at `dir`, or a number is not finite in the type that is written;
-/// [`Error::Config`] when the family cannot have the model's settings; [`Error::Io`]; those of `values`.
+/// [`Error::Config`] when the family cannot have the model's settings, or `like` describes another model; [`Error::Io`]; those of `values`.
 pub fn export(
     dir: &Path,
     model: &FamilyModel,
     options: &ExportOptions,
     mut values: impl FnMut(&Parameter, usize, &mut [f32]) -> Result<()>,
 ) -> Result<()> {
-    if there(dir) {
-        return Err(Error::checkpoint(dir, "expected a place for a new folder, found something there"));
-    }
     let dtype = if options.dtype == ExportType::Bf16 { "bfloat16" } else { "float32" };
-    let config = FamilyModel { dtype: Some(dtype.into()), ..model.clone() }.to_json()?;
+    let model = &FamilyModel { dtype: Some(dtype.into()), ..model.clone() };
+    let config = match &options.like {
+        Some(source) => model.to_json_like(source)?,
+        None => model.to_json()?,
+    };
     let map = TensorMap::new(model.family, &model.config, options.layout);
     let shards = shards(&map, options);
-    write_atomically(dir, |folder| {
+    create_atomically(dir, |folder| {
         let write = |name: &str, content: &[u8]| {
             let path = folder.join(name);
             fs::write(&path, content).map_err(Error::io("writing", &path))

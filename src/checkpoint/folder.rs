@@ -54,6 +54,10 @@ fn sync_folder(folder: &Path) -> Result<()> {
 fn sync_files(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).map_err(Error::io("reading", folder))? {
         let path = entry.map_err(Error::io("reading", folder))?.path();
+        if path.is_dir() {
+            sync_files(&path)?;
+            continue;
+        }
         // Windows flushes only what is open for writing.
         let open = fs::OpenOptions::new().write(true).open(&path);
         open.and_then(|f| f.sync_all()).map_err(Error::io("flushing", &path))?;
@@ -87,6 +91,29 @@ pub fn write_atomically(dir: &Path, files: impl FnOnce(&Path) -> Result<()>) -> 
     rename(&temporary, dir)?;
     sync_folder(parent(dir))?;
     remove(&old)
+}
+
+/// Makes the folder `dir`, where nothing may be yet, of what `files` writes into the folder that it is handed: it is there as a
+/// whole, or not at all. Nothing else is touched, whatever its name.
+///
+/// # Errors
+/// [`Error::Checkpoint`] when something stands at `dir`; those of `files`; [`Error::Io`].
+pub fn create_atomically(dir: &Path, files: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let require_free = || match dir.symlink_metadata() {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        _ => Err(Error::checkpoint(dir, "expected a place for a new folder, found something there")),
+    };
+    require_free()?;
+    // A name of this process alone: what stands beside `dir` is somebody else's.
+    let temporary = sibling(dir, &format!(".{}.tmp", std::process::id()));
+    fs::create_dir(&temporary).map_err(Error::io("creating", &temporary))?;
+    let made = files(&temporary).and_then(|()| sync_files(&temporary)).and_then(|()| require_free());
+    if let Err(e) = made.and_then(|()| rename(&temporary, dir)) {
+        // The failure that matters is `e`.
+        let _ = fs::remove_dir_all(&temporary);
+        return Err(e);
+    }
+    sync_folder(parent(dir))
 }
 
 /// The complete checkpoint that belongs to the name `dir`: `dir` itself, or `dir.old` after a crash between two renames.
@@ -180,6 +207,30 @@ mod tests {
         write_atomically(&dir, put("2")).unwrap();
         assert_eq!(fs::read_to_string(locate(&dir).unwrap().join("a")).unwrap(), "2");
         assert_eq!(names(run.path()), ["checkpoint"]);
+    }
+
+    #[test]
+    fn a_new_folder_is_there_as_a_whole_or_not_at_all_and_its_neighbours_stay() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = place.path().join("new");
+        for neighbour in ["new.old", "new.tmp"] {
+            fs::create_dir(place.path().join(neighbour)).unwrap();
+        }
+        create_atomically(&dir, |part| {
+            put("half")(part)?;
+            Err(Error::checkpoint(part, "injected"))
+        })
+        .unwrap_err();
+        assert_eq!(names(place.path()), ["new.old", "new.tmp"]);
+        let nested = |part: &Path| {
+            fs::create_dir(part.join("inner")).unwrap();
+            put("1")(&part.join("inner"))
+        };
+        create_atomically(&dir, nested).unwrap();
+        assert_eq!(fs::read_to_string(dir.join("inner/a")).unwrap(), "1");
+        let message = create_atomically(&dir, put("2")).unwrap_err().to_string();
+        assert!(message.contains("expected a place for a new folder, found something there"), "{message}");
+        assert_eq!(names(place.path()), ["new", "new.old", "new.tmp"]);
     }
 
     #[test]

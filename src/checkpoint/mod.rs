@@ -11,6 +11,7 @@ mod family;
 mod folder;
 mod foreign;
 mod header;
+mod hub_files;
 pub mod inspect;
 mod inventory;
 mod layer;
@@ -26,10 +27,12 @@ mod widen;
 pub use experts::{Common, ExpertCheckpoint, ExpertLayer, ExpertStack, Family};
 pub use export::{ExportOptions, ExportType, export};
 pub use folder::write_file_atomically;
-pub(crate) use folder::{locate, write_atomically};
+pub(crate) use folder::{create_atomically, locate, write_atomically};
+pub use hub_files::HubFiles;
 #[cfg(feature = "cli")]
 pub(crate) use names::others;
 pub use pretrained::{Coverage, FamilyCheckpoint};
+pub(crate) use pretrained::{eos_of, model_of};
 pub use tensors::{TensorFile, TensorToSave, load_tensors, save_tensors};
 
 /// The file of the model's parameters within a checkpoint folder.

@@ -128,7 +128,7 @@ impl FamilyCheckpoint {
             (file, info.map_or(0, |info| info.data_offsets.0))
         };
         comparison.used.sort_by_key(place);
-        let eos = generation_eos(&target).unwrap_or_else(|| model.eos.clone());
+        let eos = eos_of(&target.directory(), &model);
         Ok(Self { model, layout, map, used: comparison.used, skipped: comparison.skipped, eos, target })
     }
 
@@ -243,7 +243,15 @@ impl FamilyCheckpoint {
 
 /// The content of the `config.json` of a target.
 pub(super) fn family_model(target: &Target) -> Result<FamilyModel> {
-    let path = target.directory().join("config.json");
+    model_of(&target.directory()).map(|(model, _)| model)
+}
+
+/// The content of the `config.json` of a folder, and its text.
+///
+/// # Errors
+/// [`Error::Checkpoint`] when there is none, or it describes nothing that is known; [`Error::Io`].
+pub(crate) fn model_of(folder: &Path) -> Result<(FamilyModel, String)> {
+    let path = folder.join("config.json");
     let bad = |message: String| Error::checkpoint(&path, message);
     if !there(&path) {
         return Err(bad("expected a config.json, which says what the model is, found none".into()));
@@ -254,17 +262,24 @@ pub(super) fn family_model(target: &Target) -> Result<FamilyModel> {
     }
     let text = fs::read(&path).map_err(Error::io("reading", &path))?;
     let text = String::from_utf8(text).map_err(|_| bad("expected a text in UTF-8, got other bytes".into()))?;
-    FamilyModel::parse(&text).map_err(|error| match error {
+    let model = FamilyModel::parse(&text).map_err(|error| match error {
         Error::Config { field, message } if field == "config.json" => bad(message),
         Error::Config { field, message } => bad(format!("{field}: {message}")),
         other => other,
-    })
+    })?;
+    Ok((model, text))
 }
 
-/// The tokens that end a text by the `generation_config.json` of a target. One that cannot be read is passed over, as it only
+/// The tokens that end a text: by the `generation_config.json` of the folder of `model` where there is one, else by its
+/// `config.json`.
+pub(crate) fn eos_of(folder: &Path, model: &FamilyModel) -> Vec<u32> {
+    generation_eos(folder).unwrap_or_else(|| model.eos.clone())
+}
+
+/// The tokens that end a text by the `generation_config.json` of a folder. One that cannot be read is passed over, as it only
 /// sets defaults.
-fn generation_eos(target: &Target) -> Option<Vec<u32>> {
-    let text = files::read_small(&target.directory().join("generation_config.json"), MAX_CONFIG).ok()?;
+fn generation_eos(folder: &Path) -> Option<Vec<u32>> {
+    let text = files::read_small(&folder.join("generation_config.json"), MAX_CONFIG).ok()?;
     let config: serde_json::Value = serde_json::from_slice(&text).ok()?;
     let id = |value: &serde_json::Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
     let eos = config.get("eos_token_id")?;

@@ -160,9 +160,9 @@ impl Text {
     fn new(path: &Path, sources: &[sources::Source], tokens: usize) -> Result<Self> {
         let model = Pretrained::open(path)?;
         model.complete()?;
-        let seq = match model {
-            Pretrained::Family(_) => model.context().min(USUAL_CONTEXT),
-            _ => model.context(),
+        let seq = match &model {
+            Pretrained::Saved(saved) if saved.hub_folder().is_none() => model.context(),
+            _ => model.context().min(USUAL_CONTEXT),
         };
         let tokenizer = model.tokenizer()?;
         let count = tokens.div_ceil(seq);

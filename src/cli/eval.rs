@@ -46,9 +46,10 @@ pub(super) struct Args {
 /// Evaluates.
 pub(super) fn run(args: &Args) -> Result<()> {
     let model = Pretrained::open(&args.model)?;
+    let tokenizer = model.tokenizer()?;
     let text = corpus::read(&args.data)?;
     // A run's own measure: windows of its training length, behind each other.
-    if let Pretrained::Saved(saved) = &model
+    if let (Pretrained::Saved(saved), TextTokenizer::Bytes) = (&model, &tokenizer)
         && args.context.is_none()
         && args.stride.is_none()
         && args.top_k.is_empty()
@@ -87,7 +88,6 @@ pub(super) fn run(args: &Args) -> Result<()> {
         let message = format!("expected at least 1 and at most the {reach} experts that a token can visit, got {k}");
         return Err(Error::config("--top-k", message));
     }
-    let tokenizer = model.tokenizer()?;
     let tokens = tokenizer.encode(&text.bytes, true)?;
     pollster::block_on(async {
         let gpu = Gpu::open(&args.device.options()).await?;

@@ -18,6 +18,7 @@ use crate::train::progress::{plain, say, without_controls};
 mod analysis_bar;
 mod analyze;
 mod bench;
+mod decouple;
 mod device;
 mod devices;
 mod eval;
@@ -53,7 +54,9 @@ enum Command {
     Generate(generate::Args),
     /// Measure the loss of a run, a checkpoint or a Hugging Face folder on a text
     Eval(eval::Args),
-    /// Write a run's model as a Hugging Face folder
+    /// Split the experts of a model into a common part and unique ones, without changing what it computes
+    Decouple(decouple::Args),
+    /// Write a model as a Hugging Face folder
     Export(export::Args),
     /// Analyse how specialised the experts of a run, a checkpoint or a published model are, as a report
     Analyze(Box<analyze::Args>),
@@ -88,6 +91,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Train(args) => train::run(&args),
         Command::Generate(args) => generate::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Eval(args) => eval::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Decouple(args) => decouple::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Export(args) => export::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Analyze(args) => analyze::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Inspect(args) => inspect::run(&args).map(|()| ExitCode::SUCCESS),

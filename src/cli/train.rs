@@ -165,7 +165,7 @@ impl Args {
         }
         let tokenizer = match (&config.data.tokenizer, &self.resume) {
             (None, _) => TextTokenizer::Bytes,
-            (Some(_), Some(dir)) => TextTokenizer::open(&dir.join(TOKENIZER_FILE))?,
+            (Some(_), Some(dir)) => TextTokenizer::open(&RunFolder::resume(dir)?.hub_path().join(TOKENIZER_FILE))?,
             (Some(path), None) => TextTokenizer::open(path)?,
         };
         if self.resume.is_none() {

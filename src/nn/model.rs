@@ -59,6 +59,13 @@ impl Model {
         params.shapes().map(|(name, shape)| (name.to_owned(), shape.to_vec())).collect()
     }
 
+    /// Names and shapes of the state beside them ([`Model::state`]).
+    pub fn state_shapes(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
+        let mut params = ParamBuilder::default();
+        Self::registered(&mut params, config);
+        params.state_shapes().to_vec()
+    }
+
     /// The model before it has buffers.
     fn registered(params: &mut ParamBuilder, config: &ModelConfig) -> Self {
         let d = config.d_model;

@@ -172,6 +172,11 @@ impl ParamBuilder {
         self.entries.iter().map(|entry| (entry.name.as_str(), entry.shape.as_slice()))
     }
 
+    /// Names and shapes of the tensors beside the parameters, in order.
+    pub fn state_shapes(&self) -> &[(String, Vec<usize>)] {
+        &self.state
+    }
+
     /// Makes the buffers in f32, zeroed.
     ///
     /// # Errors

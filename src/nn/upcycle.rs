@@ -171,7 +171,8 @@ mod tests {
 
     fn parameters(config: &ModelConfig) -> BTreeMap<String, Vec<f32>> {
         let numbers = |(name, shape): (String, Vec<usize>)| {
-            let values = (0..shape.iter().product()).map(|i: usize| (i as f32 * 0.7).sin() + name.len() as f32);
+            let first = name.len() as f32;
+            let values = (0..shape.iter().product()).map(|i: usize| (i as f32 * 0.7).sin() + first);
             (name, values.collect())
         };
         Model::shapes(config).into_iter().map(numbers).collect()

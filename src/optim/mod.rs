@@ -11,7 +11,9 @@ pub mod spectral;
 pub use clip::LossScale;
 pub use config::OptimizerConfig;
 pub use schedule::LearningRate;
-pub use spectral::{MatrixMetrics, MetricOptions, PendingMetrics, SideSimilarity, SpectralInit, SpectralSetup};
+pub use spectral::{
+    CommonPart, MatrixMetrics, MetricOptions, PendingMetrics, SideSimilarity, SpectralInit, SpectralSetup,
+};
 
 use crate::error::Result;
 use crate::gpu::Gpu;

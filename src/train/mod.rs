@@ -10,6 +10,7 @@ mod bar;
 mod clock;
 pub(crate) mod compiling;
 pub mod config;
+pub mod decouple;
 pub mod evaluate;
 mod figures;
 pub mod load;

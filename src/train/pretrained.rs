@@ -1,16 +1,34 @@
 //! A trained model on disk, of this program or of a published family, with its tokenizer.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
+use super::config::RunConfig;
+use super::saved::{HUB_FOLDER, same_model};
 use crate::checkpoint::experts::Source;
-use crate::checkpoint::{ExpertCheckpoint, FamilyCheckpoint};
+use crate::checkpoint::{ExpertCheckpoint, FamilyCheckpoint, HubFiles, TensorFile, eos_of, model_of};
 use crate::data::text_tokenizer::{TOKENIZER_FILE, TextTokenizer};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::nn::config::{ModelConfig, Precision};
+use crate::nn::families::{FamilyModel, Parameter};
 use crate::nn::model::Model;
 use crate::train::resume::restore_model;
 use crate::train::saved::SavedModel;
+
+/// A parameter, or state beside the parameters, in host memory.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct HostParameter {
+    /// Its name in this program's checkpoints.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Whether it is state that no gradient moves.
+    pub state: bool,
+    /// Its elements, row-major.
+    pub values: Vec<f32>,
+}
 
 /// A model whose files are opened and checked, as far as that needs no device.
 #[derive(Debug)]
@@ -72,9 +90,89 @@ impl Pretrained {
     /// The longest sequence that the model was made for, tokens.
     pub fn context(&self) -> usize {
         match self {
-            Self::Saved(saved) => saved.config.train.seq,
+            Self::Saved(saved) => {
+                let family = saved.family().ok().flatten();
+                family.map_or(saved.config.train.seq, |(model, _)| model.context)
+            }
             Self::Family(family) => family.model().context,
         }
+    }
+
+    /// The published model that it is, or goes back to, with the text of its `config.json`; none for a run whose model was drawn.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] when a `config.json` is damaged; [`Error::Io`].
+    pub fn family_model(&self) -> Result<Option<(FamilyModel, String)>> {
+        match self {
+            Self::Saved(saved) => saved.family(),
+            Self::Family(family) => model_of(&family.directory()).map(Some),
+        }
+    }
+
+    /// The folder of its tokenizer and other small files; none for a run whose model was drawn.
+    fn hub_folder(&self) -> Option<PathBuf> {
+        match self {
+            Self::Saved(saved) => saved.hub_folder(),
+            Self::Family(family) => Some(family.directory()),
+        }
+    }
+
+    /// The small files that came with it from a Hugging Face folder: `config.json`, the tokenizer's.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] names one that is too long; [`Error::Io`].
+    pub fn hub_files(&self) -> Result<HubFiles> {
+        self.hub_folder().map_or_else(|| Ok(HubFiles::default()), |folder| HubFiles::read(&folder))
+    }
+
+    /// The settings with which training goes on with it, from [`RunConfig::continuing`]; a decoupled one keeps its settings of the
+    /// decoupling.
+    pub fn run_config(&self) -> RunConfig {
+        let mut config = RunConfig::continuing(self.config(), self.context());
+        if let Self::Saved(saved) = self
+            && saved.config.spectral.decouples()
+        {
+            config.spectral = saved.config.spectral.clone();
+        }
+        config
+    }
+
+    /// Checks that settings are of this model, and of its rank where both are decoupled.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names the setting that differs.
+    pub fn accepts(&self, config: &RunConfig) -> Result<()> {
+        match self {
+            Self::Saved(saved) => saved.same_parts(config),
+            Self::Family(family) => same_model(family.config(), &config.model),
+        }
+    }
+
+    /// Reads all parameters, and the state beside them, into host memory, as f32.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] for a number that is not finite, and for a tensor that is missing or of another shape;
+    /// [`Error::Io`].
+    pub fn read(&self) -> Result<Vec<HostParameter>> {
+        let saved = match self {
+            Self::Saved(saved) => saved,
+            Self::Family(family) => return read_family(family),
+        };
+        saved.complete()?;
+        let parameter = |file: &TensorFile, (name, shape): (String, Vec<usize>), state| {
+            let values = file.expect_f32(&name, &shape)?;
+            Ok(HostParameter { name, shape, state, values })
+        };
+        let own = Model::shapes(&saved.config.model).into_iter();
+        let mut all: Vec<_> = own.map(|named| parameter(&saved.tensors, named, false)).collect::<Result<_>>()?;
+        let states = Model::state_shapes(&saved.config.model);
+        if !states.is_empty() {
+            let optimizer = saved.optimizer()?;
+            for named in states {
+                all.push(parameter(&optimizer, named, true)?);
+            }
+        }
+        Ok(all)
     }
 
     /// Its tokenizer: bytes where there is none.
@@ -93,10 +191,13 @@ impl Pretrained {
     /// The tokens that end a text: those of `generation_config.json` or else `config.json`, and the tokenizer's.
     pub fn stops(&self, tokenizer: &TextTokenizer) -> Vec<u32> {
         let named = match self {
-            Self::Saved(_) => &[][..],
-            Self::Family(family) => family.eos(),
+            Self::Saved(saved) => {
+                let family = saved.hub_folder().zip(saved.family().ok().flatten());
+                family.map_or(Vec::new(), |(folder, (model, _))| eos_of(&folder, &model))
+            }
+            Self::Family(family) => family.eos().to_vec(),
         };
-        named.iter().copied().chain(tokenizer.eos()).collect()
+        named.into_iter().chain(tokenizer.eos()).collect()
     }
 
     /// Loads the model, in f32.
@@ -118,18 +219,30 @@ impl Pretrained {
     }
 }
 
-/// The tokenizer of a run, which lies in its folder, or in that of the checkpoint; bytes where its settings name none.
-fn tokenizer_of(saved: &SavedModel) -> Result<TextTokenizer> {
-    if saved.config.data.tokenizer.is_none() {
-        return Ok(TextTokenizer::Bytes);
-    }
-    let folders = [Some(saved.path.as_path()), saved.path.parent()];
-    match folders.into_iter().flatten().find(|folder| folder.join(TOKENIZER_FILE).is_file()) {
-        Some(folder) => TextTokenizer::of_folder(folder),
-        None => {
-            let message =
-                format!("expected the tokenizer of the run, {TOKENIZER_FILE}, in its folder or that of the checkpoint");
-            Err(Error::checkpoint(&saved.path, message))
+fn read_family(family: &FamilyCheckpoint) -> Result<Vec<HostParameter>> {
+    let host = |p: &Parameter| HostParameter {
+        name: p.name.clone(),
+        shape: p.shape.clone(),
+        state: p.state,
+        values: vec![0.0; p.numel()],
+    };
+    let mut all: Vec<_> = family.map().parameters.iter().map(host).collect();
+    let numbers: BTreeMap<String, usize> = all.iter().enumerate().map(|(i, p)| (p.name.clone(), i)).collect();
+    family.read(|parameter, first, values| {
+        if let Some(&i) = numbers.get(&parameter.name) {
+            all[i].values[first..first + values.len()].copy_from_slice(values);
         }
+        Ok(())
+    })?;
+    Ok(all)
+}
+
+/// The tokenizer of a run, which lies in its folder beside the checkpoint; bytes where it has none.
+fn tokenizer_of(saved: &SavedModel) -> Result<TextTokenizer> {
+    let found = saved.hub_folder().map_or(Ok(TextTokenizer::Bytes), |folder| TextTokenizer::of_folder(&folder))?;
+    if saved.config.data.tokenizer.is_some() && matches!(found, TextTokenizer::Bytes) {
+        let message = format!("expected the run's tokenizer beside it, {HUB_FOLDER}/{TOKENIZER_FILE}, found none");
+        return Err(Error::checkpoint(&saved.path, message));
     }
+    Ok(found)
 }

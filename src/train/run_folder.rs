@@ -1,5 +1,5 @@
-//! The folder of a run: `config.toml`, `metrics.jsonl`, `summary.json`, `checkpoint/`, and `run.lock`, which the process that
-//! trains in it holds.
+//! The folder of a run: `config.toml`, `metrics.jsonl`, `summary.json`, `checkpoint/`, `hub/` where its model came from a Hugging
+//! Face folder (the small files of that one) or has a tokenizer, and `run.lock`, which the process that trains in it holds.
 //!
 //! Finding out whether a folder can be used writes nothing; [`RunFolder::begin`] is called when everything else that can
 //! fail (data, settings, device) is known to be good, so that a failed start leaves nothing behind (but an empty `run.lock`
@@ -14,7 +14,7 @@ use same_file::Handle;
 
 use super::config::RunConfig;
 use super::metrics::MetricsWriter;
-use super::saved::too_few_steps;
+use super::saved::{CHECKPOINT, HUB_FOLDER, too_few_steps};
 use crate::checkpoint::{locate, write_file_atomically};
 use crate::data::text_tokenizer::{TOKENIZER_FILE, TextTokenizer};
 use crate::error::{Error, Result};
@@ -55,7 +55,7 @@ impl RunFolder {
             return Err(Error::checkpoint(dir, message));
         }
         if dir.join(CONFIG_FILE).exists() {
-            if locate(&dir.join("checkpoint")).is_err() {
+            if locate(&dir.join(CHECKPOINT)).is_err() {
                 let message = "holds a run that ended before its first checkpoint; delete it, or choose another --out";
                 return Err(Error::checkpoint(dir, message));
             }
@@ -103,15 +103,19 @@ impl RunFolder {
         self.dir.join("tokens.safetensors")
     }
 
-    /// Keeps copies of a tokenizer's files, its own under the usual name.
+    /// Keeps copies of a tokenizer's files, its own under the usual name, where nothing of a Hugging Face folder is kept.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub(crate) fn keep_tokenizer(&self, tokenizer: &TextTokenizer) -> Result<()> {
-        let files = tokenizer.files();
+        let (files, folder) = (tokenizer.files(), self.hub_path());
+        if files.is_empty() || folder.exists() {
+            return Ok(());
+        }
+        fs::create_dir(&folder).map_err(Error::io("creating", &folder))?;
         for (i, file) in files.iter().enumerate() {
             let name = if i == 0 { Some(TOKENIZER_FILE.as_ref()) } else { file.file_name() };
-            write_file_atomically(&self.dir.join(name.unwrap_or_default()), &files::read(file)?)?;
+            write_file_atomically(&folder.join(name.unwrap_or_default()), &files::read(file)?)?;
         }
         Ok(())
     }
@@ -128,7 +132,12 @@ impl RunFolder {
 
     /// Where the checkpoint is; `checkpoint::folder` locates and replaces it under this name.
     pub fn checkpoint_path(&self) -> PathBuf {
-        self.dir.join("checkpoint")
+        self.dir.join(CHECKPOINT)
+    }
+
+    /// Where the small files are that came with the model from a Hugging Face folder.
+    pub(crate) fn hub_path(&self) -> PathBuf {
+        self.dir.join(HUB_FOLDER)
     }
 
     /// Keeps other processes from training in the folder, until the last clone of this is dropped. Where the file system has

@@ -13,12 +13,14 @@ use toml::Value;
 use super::config::RunConfig;
 use crate::checkpoint::write_atomically;
 use crate::checkpoint::{
-    IDENTITY, MODEL_FILE, OPTIMIZER_FILE, OTHER_CHECKPOINT, TensorFile, TensorToSave, load_tensors, locate,
+    IDENTITY, MODEL_FILE, OPTIMIZER_FILE, OTHER_CHECKPOINT, TensorFile, TensorToSave, load_tensors, locate, model_of,
     save_tensors,
 };
 use crate::data::offsets::hash;
 use crate::data::text_tokenizer::TOKENIZER_FILE;
 use crate::error::{Error, Result};
+use crate::nn::config::ModelConfig;
+use crate::nn::families::FamilyModel;
 use crate::nn::model::Model;
 
 /// The parameters of a run at one step, in host memory.
@@ -46,6 +48,12 @@ pub struct SavedRun {
     /// The optimizer's state.
     pub optimizer: TensorFile,
 }
+
+/// The name of the checkpoint in a run's folder.
+pub(super) const CHECKPOINT: &str = "checkpoint";
+
+/// The folder within a run's folder of the small files that came with its model from a Hugging Face folder.
+pub(super) const HUB_FOLDER: &str = "hub";
 
 /// The metadata entry of the data's [`crate::data::Corpus::fingerprint`], in hexadecimal.
 const DATA: &str = "data";
@@ -130,7 +138,7 @@ impl SavedModel {
     /// [`Error::Checkpoint`] when there is none, it is truncated, damaged or foreign, or holds a number that is not finite;
     /// [`Error::Io`].
     pub fn open(dir: &Path) -> Result<Self> {
-        let of_run = locate(&dir.join("checkpoint")).ok().filter(|_| !dir.join(MODEL_FILE).exists());
+        let of_run = locate(&dir.join(CHECKPOINT)).ok().filter(|_| !dir.join(MODEL_FILE).exists());
         let path = of_run.map_or_else(|| locate(dir), Ok)?;
         let file = part(&path, MODEL_FILE)?;
         let tensors = load_tensors(&file)?;
@@ -180,21 +188,42 @@ impl SavedModel {
     /// # Errors
     /// [`Error::Config`] names the setting that was changed, with the checkpoint's value and the other one.
     pub fn accepts(&self, config: &RunConfig) -> Result<()> {
-        let (old, new) = (&self.config, config);
-        let mut model = new.model.clone();
-        // What only weighs the losses may change on the way.
-        model.moe.balance_loss = old.model.moe.balance_loss;
-        model.moe.z_loss = old.model.moe.z_loss;
-        model.moe.balance_bias = old.model.moe.balance_bias;
-        same("model", &old.model, &model)?;
-        if old.spectral.decouples() && new.spectral.decouples() {
-            same("spectral.rank", &old.spectral.rank, &new.spectral.rank)?;
-            same("spectral.matrices", &old.spectral.matrices, &new.spectral.matrices)?;
-        }
-        if new.train.steps < self.step {
-            return Err(too_few_steps(self.step, new.train.steps));
+        self.same_parts(config)?;
+        if config.train.steps < self.step {
+            return Err(too_few_steps(self.step, config.train.steps));
         }
         Ok(())
+    }
+
+    /// Checks that settings have the same model, and the same rank if both are decoupled.
+    ///
+    /// # Errors
+    /// As [`SavedModel::accepts`].
+    pub(super) fn same_parts(&self, config: &RunConfig) -> Result<()> {
+        same_model(&self.config.model, &config.model)?;
+        let (old, new) = (&self.config.spectral, &config.spectral);
+        if old.decouples() && new.decouples() {
+            same("spectral.rank", &old.rank, &new.rank)?;
+            same("spectral.matrices", &old.matrices, &new.matrices)?;
+        }
+        Ok(())
+    }
+
+    /// The folder of the files that came with the model from a Hugging Face folder, beside the checkpoint in its run's folder;
+    /// none where there is none.
+    pub fn hub_folder(&self) -> Option<PathBuf> {
+        let of_run = self.path.file_name()?.to_str()?.starts_with(CHECKPOINT);
+        let folder = self.path.parent().filter(|_| of_run)?.join(HUB_FOLDER);
+        folder.is_dir().then_some(folder)
+    }
+
+    /// What the `config.json` says that came with the model, and its text; none where there is none.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] when it is damaged; [`Error::Io`].
+    pub fn family(&self) -> Result<Option<(FamilyModel, String)>> {
+        let folder = self.hub_folder().filter(|folder| folder.join("config.json").is_file());
+        folder.map(|folder| model_of(&folder)).transpose()
     }
 
     /// The learning rates of the last step and of the next one, where more steps than the checkpoint's make it rise: the
@@ -205,6 +234,15 @@ impl SavedModel {
         let rises = config.train.steps > self.config.train.steps && next > planned;
         rises.then(|| (lr(&self.config, self.step), next))
     }
+}
+
+/// Checks that two models differ at most in what only weighs the losses, which may change on the way.
+pub(super) fn same_model(old: &ModelConfig, new: &ModelConfig) -> Result<()> {
+    let mut model = new.clone();
+    model.moe.balance_loss = old.moe.balance_loss;
+    model.moe.z_loss = old.moe.z_loss;
+    model.moe.balance_bias = old.moe.balance_bias;
+    same("model", old, &model)
 }
 
 /// There is nothing left to do.

@@ -33,7 +33,7 @@ fn a_run_on_tokens_goes_on_evaluates_and_generates_from_its_own_folder() {
     }
     let config = place.read("run/config.toml");
     assert!(config.contains("vocab = 1000") && config.contains("tokenizer = \"own\""), "{config}");
-    assert_eq!(place.read("run/tokenizer.json"), place.read("own/tokenizer.json"));
+    assert_eq!(place.read("run/hub/tokenizer.json"), place.read("own/tokenizer.json"));
     // A held-out token stands for more than a byte, and bits are per byte.
     let summary: serde_json::Value = serde_json::from_str(&place.read("run/summary.json")).unwrap();
     let [loss, bits] = ["val_loss", "bits_per_byte"].map(|key| summary[key].as_f64().unwrap());

@@ -26,16 +26,45 @@ impl FamilyModel {
     /// [`Error::Config`] names a setting that no model of the family has.
     pub fn to_json(&self) -> Result<String> {
         let text = format!("{:#}\n", Value::Object(self.fields()));
-        let read = Self::parse(&text)?;
-        let (wanted, got) = (compared(&self.config), compared(&read.config));
+        self.require_described(&Self::parse(&text)?)?;
+        Ok(text)
+    }
+
+    /// As [`FamilyModel::to_json`], with all that `source` says, the text of the `config.json` of the same model: only the type
+    /// of the weights is this one's, and layers that predict later tokens are none, because no parameter is theirs.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names what is wrong with `source`, or a setting in which it describes another model.
+    pub fn to_json_like(&self, source: &str) -> Result<String> {
+        self.require_described(&Self::parse(source)?)?;
+        // What was parsed is an object.
+        let mut fields: Map<String, Value> =
+            serde_json::from_str(source).map_err(|e| Error::config("config.json", e.to_string()))?;
+        let dtype = json!(self.dtype.as_deref().unwrap_or("float32"));
+        let names = ["dtype", "torch_dtype"];
+        for name in names.into_iter().filter(|name| fields.contains_key(*name)).collect::<Vec<_>>() {
+            fields.insert(name.to_owned(), dtype.clone());
+        }
+        if !names.iter().any(|name| fields.contains_key(*name)) {
+            fields.insert("torch_dtype".to_owned(), dtype);
+        }
+        if self.later_layers > 0 {
+            fields.insert("num_nextn_predict_layers".to_owned(), json!(0));
+        }
+        Ok(format!("{:#}\n", Value::Object(fields)))
+    }
+
+    /// Checks that another description is that of this model, as far as a forward pass depends on it.
+    fn require_described(&self, other: &Self) -> Result<()> {
+        let (wanted, got) = (compared(&self.config), compared(&other.config));
         if wanted == got {
-            return Ok(text);
+            return Ok(());
         }
         let value = |config: &ModelConfig| serde_json::to_value(config).unwrap_or_default();
-        let (field, own, other) = difference("model", &value(&wanted), &value(&got))
+        let (field, own, there) = difference("model", &value(&wanted), &value(&got))
             .unwrap_or_else(|| ("model".into(), "something else".into(), String::new()));
-        let family = self.family.name();
-        Err(Error::config(field, format!("a {family} model would have {other} in its place, got {own}")))
+        let family = other.family.name();
+        Err(Error::config(field, format!("a {family} model would have {there} in its place, got {own}")))
     }
 
     fn fields(&self) -> Map<String, Value> {

@@ -3,18 +3,16 @@
 use std::ops::Range;
 
 use super::chosen_form;
+use super::common::CommonPart;
 use super::record::RefreshRecord;
-use super::refresh::svd_options;
 use super::state::{Moments, OP, SpectralBank, SpectralStack, TokenSums};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::kernels::gemm::{Trans, gemm};
 use crate::kernels::spectral::{Basis, initial_common, sizes, square_norms, sum_experts};
 use crate::kernels::spectral_shared::add_shared;
 use crate::kernels::spectral_update::{Move, apply};
 use crate::linalg::qr::orthonormalize;
 use crate::linalg::random::fill_normal;
-use crate::linalg::svd::randomized_svd;
 use crate::nn::config::{ExpertMatrix, SpectralConfig};
 use crate::nn::params::{Group, ParamSet};
 use crate::tensor::{DType, Tensor};
@@ -153,19 +151,12 @@ impl SpectralStack {
 
     fn take_weights(&self, config: &SpectralConfig, seed: u64) -> Result<()> {
         let [l, experts, m, n] = sizes(OP, &self.w)?;
-        let (k, gpu) = (self.basis.rank(), self.w.gpu());
         let mean = sum_experts(&self.w, 1.0 / experts as f32)?.reshape([l, m, n])?;
-        let svd = randomized_svd(&mean, k, svd_options(config, seed, 0, false), None)?;
-        self.basis.u.copy_from(&svd.u)?;
-        self.basis.v.copy_from(&svd.v)?;
+        let part = CommonPart::of(&mean, config, seed)?;
+        self.basis.u.copy_from(&part.u)?;
+        self.basis.v.copy_from(&part.v)?;
         self.basis.update_transpose()?;
-        // W_c = U (U^T mean V) V^T
-        let a = Tensor::empty_f32(gpu, [l, k, n])?;
-        let inner = Tensor::empty_f32(gpu, [l, k, k])?;
-        gemm(Trans::T, Trans::N, 1.0, &self.basis.u, &mean, 0.0, &a)?;
-        gemm(Trans::N, Trans::N, 1.0, &a, &self.basis.v, 0.0, &inner)?;
-        gemm(Trans::N, Trans::N, 1.0, &inner, &self.basis.vt, 0.0, &a)?;
-        gemm(Trans::N, Trans::N, 1.0, &self.basis.u, &a, 0.0, &self.matrices_c()?)
+        self.matrices_c()?.copy_from(&part.w_c)
     }
 }
 

@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `state` | what is kept from step to step, with its names in checkpoints |
 //! | `record` | what a refresh has measured, by name |
+//! | `common` | the common part of plain experts |
 //! | `init` | the state at the start of a run, or where it is switched on |
 //! | `split` | the split of the gradient into its common and its unique part |
 //! | `step` | AdamW on both parts, the projected update and the merge |
 //! | `refresh` | new bases by a randomized SVD, and the realignment of `W_u` |
 //! | `metrics`, `similarity` | the figures of a training log |
 
+mod common;
 mod init;
 mod metrics;
 mod record;
@@ -19,6 +21,7 @@ mod split;
 mod state;
 mod step;
 
+pub use common::CommonPart;
 pub use init::{SpectralInit, SpectralSetup};
 pub use metrics::{MatrixMetrics, MetricOptions, PendingMetrics, RefreshMetrics};
 pub use record::RefreshRecord;

@@ -23,12 +23,7 @@ impl RunConfig {
     /// # Errors
     /// [`Error::Config`].
     pub fn from_toml(text: &str, origin: &str, preset: Option<Preset>) -> Result<Self> {
-        let mut file: Table = toml::from_str(text).map_err(|e| {
-            let start = e.span().map_or(0, |s| s.start.min(text.len()));
-            let number = text[..start].matches('\n').count() + 1;
-            let line: String = text.lines().nth(number - 1).unwrap_or_default().trim().chars().take(120).collect();
-            Error::config(format!("{origin}, line {number}"), format!("{} in `{line}`", one_line(e.message())))
-        })?;
+        let mut file = Self::table(text, origin)?;
         let preset = match (preset, file.get("preset")) {
             (Some(preset), _) => preset,
             (None, Some(name)) => {
@@ -37,10 +32,36 @@ impl RunConfig {
             (None, None) => Preset::Tiny,
         };
         file.remove("preset");
-        let mut table = Self::preset(preset).to_table()?;
+        Self::preset(preset).with_table(file, origin)
+    }
+
+    /// Reads a file of settings over these; what it says of a preset has no meaning here.
+    ///
+    /// # Errors
+    /// As [`RunConfig::from_file`].
+    pub fn with_file(&self, path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io("reading", path))?;
+        let origin = path.display().to_string();
+        let mut file = Self::table(&text, &origin)?;
+        file.remove("preset");
+        self.with_table(file, &origin)
+    }
+
+    fn table(text: &str, origin: &str) -> Result<Table> {
+        toml::from_str(text).map_err(|e| {
+            let start = e.span().map_or(0, |s| s.start.min(text.len()));
+            let number = text[..start].matches('\n').count() + 1;
+            let line: String = text.lines().nth(number - 1).unwrap_or_default().trim().chars().take(120).collect();
+            Error::config(format!("{origin}, line {number}"), format!("{} in `{line}`", one_line(e.message())))
+        })
+    }
+
+    /// Settings over these.
+    fn with_table(&self, file: Table, origin: &str) -> Result<Self> {
+        let mut table = self.to_table()?;
         // What a complete file may lack has to be known too.
         let model = ModelConfig::with_every_setting();
-        let mut every = Self { adapter: Some(String::new()), model, ..Self::preset(preset) };
+        let mut every = Self { adapter: Some(String::new()), model, ..Self::default() };
         every.data.tokenizer = Some(Default::default());
         reject_unknown(&file, &every.to_table()?, "")?;
         let preset = table.clone();

@@ -149,6 +149,19 @@ impl RunConfig {
         }
     }
 
+    /// Settings for going on with a model that is there, made for sequences of up to `context` tokens: 4 sequences of at most 256
+    /// tokens a step and a learning rate of 1e-4, low enough for weights that have been trained. Its experts are not decoupled
+    /// before that is asked for. The rest is the smallest preset's.
+    pub fn continuing(model: &ModelConfig, context: usize) -> Self {
+        let mut config = Self::preset(Preset::Tiny);
+        config.model = model.clone();
+        (config.train.batch, config.train.seq) = (4, context.clamp(1, 256));
+        config.optimizer.lr = 1e-4;
+        config.spectral.enabled = false;
+        config.spectral.rank = config.spectral.rank.min(model.d_model).min(model.moe.d_expert);
+        config
+    }
+
     /// Shortens the warm-up with the run: where the warm-up is the preset's and the run has fewer steps than the preset's,
     /// the warm-up keeps its share of the run (at least one step). A warm-up of another length was chosen, and stays. The
     /// program does it once, when a run begins; `config.toml` has the outcome.

@@ -10,4 +10,5 @@ mod watcher;
 
 pub use kind::{Kind, Warning};
 pub use settings::settings_warnings;
+pub(crate) use watcher::CLOSED_GAP;
 pub use watcher::{Watcher, of_metrics};

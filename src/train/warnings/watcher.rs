@@ -20,7 +20,7 @@ const OVERLOAD: f32 = 3.0;
 const COLLAPSED: f64 = 0.25;
 /// `sigma_k / sigma_(k+1)` of `W_c` below which the k-th common direction is not determined: what training adds to `W_c` between
 /// two refreshes is some percent of `sigma_k`, and a change of the gap's size exchanges the two directions (Wedin 1972).
-const CLOSED_GAP: f32 = 1.1;
+pub(crate) const CLOSED_GAP: f32 = 1.1;
 /// The part of what a random matrix has inside the common basis, `sqrt(k / width)`, from which on `W_u` counts as drifted: with
 /// `realign` it stays below 1e-3, as published it ends at nine tenths (docs/experiments.md).
 const DRIFTED: f64 = 0.5;

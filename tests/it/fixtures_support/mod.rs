@@ -2,6 +2,7 @@
 //! scalars come from the files.
 
 pub mod block;
+pub mod decouple;
 pub mod hf;
 pub mod linalg;
 pub mod metrics;

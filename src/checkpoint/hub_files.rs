@@ -1,0 +1,77 @@
+//! The small files of a Hugging Face folder beside its weights, which a run of this program keeps so that its model can be
+//! written back as what it was.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::files;
+
+/// The files that are kept, where there are such.
+const NAMES: &[&str] = &[
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+];
+
+/// The longest of them that is read, bytes: as the longest tokenizer.
+const MAX_FILE: u64 = 200_000_000;
+
+/// Names and contents of such files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HubFiles {
+    files: Vec<(&'static str, Vec<u8>)>,
+}
+
+impl HubFiles {
+    /// Reads the files that `folder` has.
+    ///
+    /// # Errors
+    /// [`Error::Io`] names one that cannot be read; [`Error::Checkpoint`] one that is too long.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let mut read = Vec::new();
+        for (name, path) in Self::paths(folder) {
+            let length = files::regular(&path)?.len();
+            if length > MAX_FILE {
+                return Err(Error::checkpoint(&path, format!("expected at most {MAX_FILE} bytes, got {length}")));
+            }
+            read.push((name, files::read(&path)?));
+        }
+        Ok(Self { files: read })
+    }
+
+    /// The files that `folder` has, with their names.
+    pub fn paths(folder: &Path) -> Vec<(&'static str, PathBuf)> {
+        let all = NAMES.iter().map(|&name| (name, folder.join(name)));
+        all.filter(|(_, path)| path.symlink_metadata().is_ok()).collect()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// Writes them into the new folder `folder`; nothing is made where there are none.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        fs::create_dir_all(folder).map_err(Error::io("creating", folder))?;
+        for (name, content) in &self.files {
+            let path = folder.join(name);
+            fs::write(&path, content).map_err(Error::io("writing", &path))?;
+        }
+        Ok(())
+    }
+}

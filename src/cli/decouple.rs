@@ -1,0 +1,75 @@
+//! `sdmoe decouple`: the experts of a model as a common part and unique ones, without changing what the model computes.
+
+use std::path::PathBuf;
+
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::nn::config::SpectralConfig;
+use crate::train::decouple::{DecoupledMatrix, decouple, settings};
+use crate::train::pretrained::Pretrained;
+use crate::train::warnings::CLOSED_GAP;
+
+use super::device::DeviceArgs;
+use super::usage::whole;
+use super::{shown, warn};
+
+/// Flags of `sdmoe decouple`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// A Hugging Face folder, a run or a checkpoint
+    #[arg(value_name = "DIR")]
+    model: PathBuf,
+    /// Rank k of the experts' common part
+    #[arg(long, value_name = "K", value_parser = whole::<usize>)]
+    rank: usize,
+    /// The folder of the decoupled model, which must not be there yet
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// Decouples.
+pub(super) fn run(args: &Args) -> Result<()> {
+    if args.out.symlink_metadata().is_ok() {
+        return Err(Error::checkpoint(&args.out, "expected a place for a new folder, found something there"));
+    }
+    let spectral = SpectralConfig { rank: args.rank, ..SpectralConfig::default() };
+    let source = Pretrained::open(&args.model)?;
+    settings(&source, &spectral)?;
+    source.complete()?;
+    // A tokenizer that does not fit is found before the work.
+    source.tokenizer()?;
+    let decoupled = pollster::block_on(async {
+        let gpu = Gpu::open(&args.device.options()).await?;
+        decouple(&gpu, &source, &spectral, 1).await
+    })?;
+    decoupled.save(&args.out)?;
+    super::print(&table(decoupled.matrices(), args.rank))?;
+    let flat = decoupled.matrices().iter().filter(|m| m.gap < f64::from(CLOSED_GAP)).count();
+    if flat > 0 {
+        warn(&format!(
+            "sigma_k / sigma_(k+1) is below {CLOSED_GAP} in {flat} of {}: which {} directions are common is hardly defined there",
+            decoupled.matrices().len(),
+            args.rank
+        ));
+    }
+    super::print(&format!("decoupled model: {}\n", shown(&args.out)))
+}
+
+/// A line for each layer and kind.
+fn table(matrices: &[DecoupledMatrix], rank: usize) -> String {
+    let title = format!("common, k = {rank}");
+    let mut text = format!("layer  matrix  experts' mean  {title:>14}  sigma_k / sigma_(k+1)\n");
+    for m in matrices {
+        let gap = if m.gap.is_finite() { format!("{:.3}", m.gap) } else { "-".into() };
+        text += &format!(
+            "{:5}  {:<6}  {:11.2} %  {:12.2} %  {gap:>21}\n",
+            m.layer,
+            m.matrix.name(),
+            100.0 * m.mean_share,
+            100.0 * m.common_share
+        );
+    }
+    text + "(percent of the experts' energy, the sum of all squares; the rest is their unique parts)\n"
+}
