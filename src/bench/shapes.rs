@@ -19,6 +19,26 @@ pub fn d1024(accumulate: u64) -> RunConfig {
     steady(config)
 }
 
+/// A dense model that others publish steps of, with the shape of SmolLM-135M: d = 576, 30 layers, f = 1536, 134.5M parameters; one
+/// sequence of 128 tokens.
+pub fn dense135m() -> RunConfig {
+    let mut config = RunConfig::preset(Preset::Small);
+    let layers = 30;
+    config.model = ModelConfig {
+        vocab: 49_152,
+        d_model: 576,
+        layers,
+        heads: 9,
+        kv_heads: 3,
+        head_dim: 64,
+        dense_layers: (0..layers).collect(),
+        d_dense: 1536,
+        ..Preset::Small.model()
+    };
+    (config.train.batch, config.train.seq) = (1, 128);
+    steady(config)
+}
+
 /// So small a learning rate that all steps, with and without decoupling, route alike.
 fn steady(mut config: RunConfig) -> RunConfig {
     config.optimizer.lr = 1e-9;

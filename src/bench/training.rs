@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::case::{Case, Group, Record};
-use super::shapes::{d256, d1024};
+use super::shapes::{d256, d1024, dense135m};
 use crate::data::{Batch, Batches};
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, Gpu, GpuOptions};
@@ -151,7 +151,8 @@ pub(super) fn spectral() -> Vec<Group> {
     ]
 }
 
-/// `step.*`: default settings, no refresh in it, keeping what backward reads and recomputing the experts' part of it;
+/// `step.*`: default settings, no refresh in it, keeping what backward reads and recomputing the experts' part of it, and a
+/// dense model that other frameworks publish steps of;
 /// and `startup.tiny`: from nothing to the first finished step, but for the start of the process and the driver's,
 /// which has been loaded; `.pipeline_cache` with compiled pipelines kept from the run before, in a folder of its own.
 pub(super) fn steps() -> Group {
@@ -168,6 +169,9 @@ pub(super) fn steps() -> Group {
         group.push(case(&name, &config));
         group.push(case(&recompute, &again).against(&name, 1.0));
     }
+    let dense = dense135m();
+    let record = Shared::new(dense.clone()).case(Session::step);
+    group.push(Case::new("step.dense135m", record).tokens(tokens(&dense)).long(true));
     group.push(Case::new("startup.tiny", |gpu| {
         let options = own_device(gpu);
         Ok(Box::new(move || startup(&options)))
