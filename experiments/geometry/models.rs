@@ -11,7 +11,7 @@
 use sdmoe::Result;
 use sdmoe::analysis::routed::{Routed, permutation, permuted};
 use sdmoe::gpu::Gpu;
-use sdmoe::nn::config::{ExpertMatrix, ModelConfig, Routing};
+use sdmoe::nn::config::{ExpertMatrix, ModelConfig};
 use sdmoe::nn::model::Model;
 use sdmoe::tensor::Tensor;
 use serde::{Deserialize, Serialize};
@@ -62,7 +62,7 @@ impl Kind {
                 (moe.balance_loss, moe.z_loss) = (0.0, 0.0);
             }
             Kind::TopK => {}
-            Kind::Soft => (moe.routing, moe.top_k) = (Routing::Soft, moe.experts),
+            Kind::Soft => moe.top_k = moe.experts,
         }
         model
     }

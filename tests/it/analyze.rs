@@ -5,7 +5,7 @@ use std::fs;
 use crate::common::checkpoints::{Names, Sizes, Stored, model, write, write_shards};
 use crate::common::place::Place;
 use sdmoe::analysis::record::{Analysis, KeptPairs, Of, Part};
-use sdmoe::nn::config::{Preset, Routing};
+use sdmoe::nn::config::Preset;
 use sdmoe::report::{PAGE, RECORD, RECORDS};
 use sdmoe::train::config::RunConfig;
 
@@ -181,7 +181,7 @@ fn with_text(config: &RunConfig, train: &str, tokens: usize) -> (Place, Analysis
 #[test]
 fn soft_routing_gives_every_token_to_every_expert() {
     let mut config = tiny(true);
-    (config.model.moe.routing, config.model.moe.top_k) = (Routing::Soft, config.model.moe.experts);
+    config.model.moe.top_k = config.model.moe.experts;
     let (_, found) = with_text(&config, "", 128);
     assert!(found.activations.len() == 24 && found.activations.iter().all(|a| a.tokens == 128));
     for (load, pca) in found.load.iter().zip(&found.routed_pca) {

@@ -19,7 +19,7 @@ use sdmoe::analysis::jacobian::{Experts, Prepared};
 use sdmoe::data::sources::{self, Source};
 use sdmoe::gpu::{Gpu, GpuOptions};
 use sdmoe::linalg::random::fill_normal;
-use sdmoe::nn::config::{ModelConfig, Routing};
+use sdmoe::nn::config::ModelConfig;
 use sdmoe::nn::model::Model;
 use sdmoe::tensor::Tensor;
 use sdmoe::train::config::RunConfig;
@@ -46,7 +46,7 @@ fn capacities_are_matched_as_they_are_said_to_be() {
     assert_eq!(soft.params().numel(), top_k.params().numel());
     assert_eq!(soft.active_parameters(), soft.params().numel());
     assert_eq!(narrow.active_parameters() + routers, top_k.active_parameters());
-    assert_eq!((soft.config().moe.routing, wide.config().moe.experts), (Routing::Soft, 1));
+    assert_eq!((soft.config().moe.top_k, wide.config().moe.experts), (base.moe.experts, 1));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::common::training::{config, micro_batches, trainer};
 use crate::reference::{Adam, Array, SpectralState, Trainer as Reference};
 use pollster::block_on;
 use sdmoe::data::Batches;
-use sdmoe::nn::config::{CommonGradient, ExpertMatrix, GradientForm, Routing, Score, SharedGate};
+use sdmoe::nn::config::{CommonGradient, ExpertMatrix, GradientForm, Score, SharedGate};
 use sdmoe::tensor::Tensor;
 use sdmoe::train::config::RunConfig;
 use sdmoe::train::trainer::Trainer;
@@ -139,7 +139,6 @@ fn ten_steps_agree_with_f64_for_every_kind_of_router() {
         c.model.moe.z_loss = 0.0;
     });
     compare("soft routing", |c| {
-        c.model.moe.routing = Routing::Soft;
         c.model.moe.top_k = c.model.moe.experts;
     });
 }

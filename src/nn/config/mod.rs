@@ -11,5 +11,5 @@ pub use crate::kernels::routing_groups::GroupScore;
 pub use crate::ops::{Pairing, Score};
 pub use attention::{AttentionConfig, LatentConfig, QkNorm, YarnConfig};
 pub(crate) use bounds::MAX_STEPS;
-pub use model::{BalanceScope, ExpertMatrix, ModelConfig, MoeConfig, Precision, Preset, Routing, SharedGate};
+pub use model::{BalanceScope, ExpertMatrix, ModelConfig, MoeConfig, Precision, Preset, SharedGate};
 pub use spectral::{CommonGradient, GradientForm, Realign, SpectralConfig};

@@ -44,16 +44,6 @@ pub struct ModelConfig {
     pub moe: MoeConfig,
 }
 
-/// Which experts a token visits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Routing {
-    /// The `top_k` experts of highest score; ties go to the lower index. No token is dropped.
-    TopK,
-    /// All experts, weighted by their scores.
-    Soft,
-}
-
 /// The always-on expert beside the routed ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -83,7 +73,8 @@ pub enum BalanceScope {
 pub struct MoeConfig {
     /// Routed experts *E*.
     pub experts: usize,
-    /// Experts a token visits, *K*; with soft routing it must equal `experts`.
+    /// Experts a token visits, *K*: those of highest score, ties go to the lower index, and no token is dropped. As many as
+    /// `experts` is soft routing: all of them, weighted by their scores.
     pub top_k: usize,
     /// Hidden width *f* of a routed expert.
     pub d_expert: usize,
@@ -93,8 +84,6 @@ pub struct MoeConfig {
     pub shared_gate: SharedGate,
     /// Scores from logits.
     pub score: Score,
-    /// Top-K or soft.
-    pub routing: Routing,
     /// Whether the K combine weights are renormalised to sum 1 (Mixtral).
     pub renormalize: bool,
     /// Factor on the combine weights (DeepSeek's `routed_scaling_factor`).
@@ -184,7 +173,6 @@ impl Default for MoeConfig {
             d_shared: 128,
             shared_gate: SharedGate::None,
             score: Score::Softmax,
-            routing: Routing::TopK,
             renormalize: true,
             scaling: 1.0,
             balance_loss: 0.01,
@@ -300,9 +288,6 @@ impl MoeConfig {
         within("model.moe.d_shared", self.d_shared as u64, 0, MAX_HIDDEN)?;
         require(self.top_k <= self.experts, "model.moe.top_k", || {
             format!("expected at most model.moe.experts = {}, got {}", self.experts, self.top_k)
-        })?;
-        require(self.routing == Routing::TopK || self.top_k == self.experts, "model.moe.top_k", || {
-            format!("model.moe.routing = \"soft\" visits every expert: expected {}, got {}", self.experts, self.top_k)
         })?;
         within("model.moe.top_k", self.top_k as u64, 1, 64)?;
         self.validate_groups()?;

@@ -3,9 +3,7 @@
 use super::fields::Fields;
 use super::rope::rope;
 use crate::error::{Error, Result};
-use crate::nn::config::{
-    AttentionConfig, BalanceScope, GroupScore, ModelConfig, MoeConfig, Routing, Score, SharedGate,
-};
+use crate::nn::config::{AttentionConfig, BalanceScope, GroupScore, ModelConfig, MoeConfig, Score, SharedGate};
 
 /// The most decoder layers.
 pub(super) const MAX_LAYERS: usize = 1 << 12;
@@ -82,7 +80,6 @@ fn no_experts() -> MoeConfig {
         d_shared: 0,
         shared_gate: SharedGate::None,
         score: Score::Softmax,
-        routing: Routing::TopK,
         renormalize: false,
         scaling: 1.0,
         balance_loss: 0.0,

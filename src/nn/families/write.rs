@@ -211,10 +211,6 @@ fn compared(config: &ModelConfig) -> ModelConfig {
     if c.moe_layers().is_empty() {
         c.moe = MoeConfig::default();
     }
-    if c.moe.top_k == c.moe.experts {
-        // All experts, whichever way they are chosen.
-        c.moe.routing = crate::nn::config::Routing::TopK;
-    }
     c
 }
 

@@ -57,8 +57,9 @@ impl RunConfig {
     }
 
     /// Settings over these.
-    fn with_table(&self, file: Table, origin: &str) -> Result<Self> {
+    fn with_table(&self, mut file: Table, origin: &str) -> Result<Self> {
         let mut table = self.to_table()?;
+        let soft = take_routing(&mut file);
         // What a complete file may lack has to be known too.
         let model = ModelConfig::with_every_setting();
         let mut every = Self { adapter: Some(String::new()), model, ..Self::default() };
@@ -66,10 +67,19 @@ impl RunConfig {
         reject_unknown(&file, &every.to_table()?, "")?;
         let preset = table.clone();
         merge(&mut table, file.clone());
-        Value::Table(table).try_into().map_err(|e: toml::de::Error| {
+        let config: Self = Value::Table(table).try_into().map_err(|e: toml::de::Error| {
             // Which setting it is, the error of the whole does not tell.
             blame(&file, &preset, &[]).unwrap_or_else(|| Error::config(origin, one_line(e.message())))
-        })
+        })?;
+        let moe = &config.model.moe;
+        if soft && moe.top_k != moe.experts {
+            let message = format!(
+                "model.moe.routing = \"soft\" visits every expert: expected {}, got {}",
+                moe.experts, moe.top_k
+            );
+            return Err(Error::config("model.moe.top_k", message));
+        }
+        Ok(config)
     }
 
     /// The complete settings as the text of `config.toml`.
@@ -83,6 +93,19 @@ impl RunConfig {
     fn to_table(&self) -> Result<Table> {
         Table::try_from(self).map_err(|e| Error::config("config.toml", one_line(&e.to_string())))
     }
+}
+
+/// Removes `model.moe.routing`, which older programs wrote: `top_k` says as much. Whether it was soft, that is all experts.
+fn take_routing(file: &mut Table) -> bool {
+    let moe = file.get_mut("model").and_then(Value::as_table_mut).and_then(|model| model.get_mut("moe"));
+    let Some(moe) = moe.and_then(Value::as_table_mut) else { return false };
+    let soft = match moe.get("routing").and_then(Value::as_str) {
+        Some("top_k") => false,
+        Some("soft") => true,
+        _ => return false,
+    };
+    moe.remove("routing");
+    soft
 }
 
 fn one_line(message: &str) -> String {
@@ -203,6 +226,20 @@ mod tests {
         assert_eq!(fitted("[train]\nsteps = 3000"), 30);
         assert_eq!(fitted("[train]\nsteps = 100\n[optimizer]\nwarmup_steps = 50"), 50);
         assert_eq!(fitted("preset = \"base\"\n[train]\nsteps = 1000"), 50);
+    }
+
+    #[test]
+    fn files_of_older_programs_that_name_the_routing_are_read() {
+        let read = |routing: &str, k: usize| {
+            RunConfig::from_toml(&format!("[model.moe]\nexperts = 4\ntop_k = {k}\nrouting = \"{routing}\""), "x", None)
+        };
+        assert_eq!(read("top_k", 2).unwrap().model.moe.top_k, 2);
+        assert_eq!(read("soft", 4).unwrap(), read("top_k", 4).unwrap());
+        let message = read("soft", 2).unwrap_err().to_string();
+        assert!(
+            message.contains("model.moe.top_k: model.moe.routing = \"soft\" visits every expert: expected 4, got 2")
+        );
+        assert!(read("hard", 2).unwrap_err().to_string().contains("model.moe.routing: unknown setting"));
     }
 
     #[test]

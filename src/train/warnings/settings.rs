@@ -1,7 +1,7 @@
 //! Settings that are allowed and have no effect or do harm.
 
 use super::kind::{Kind, Warning};
-use crate::nn::config::{ExpertMatrix, Routing, SharedGate, SpectralConfig};
+use crate::nn::config::{ExpertMatrix, SharedGate, SpectralConfig};
 use crate::train::config::RunConfig;
 
 /// Settings that are allowed and have no effect or do harm. Each message begins with the setting.
@@ -13,7 +13,7 @@ pub fn settings_warnings(config: &RunConfig) -> Vec<Warning> {
         }
     };
     let moe = &config.model.moe;
-    let chooses = moe.routing == Routing::TopK && moe.top_k < moe.experts;
+    let chooses = moe.top_k < moe.experts;
     let rest = if moe.balance_loss > 0.0 || moe.z_loss > 0.0 {
         "only its auxiliary losses train it"
     } else {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sdmoe::nn::config::{ModelConfig, Routing, Score, SharedGate};
+use sdmoe::nn::config::{ModelConfig, Score, SharedGate};
 
 use super::tape::{Mat, Tape, Var};
 
@@ -185,14 +185,13 @@ pub fn moe<'a>(
 ) -> (Var, Option<Var>, Routed) {
     let m = &c.moe;
     let tokens = t.value(x).nrows();
-    let chosen = if m.routing == Routing::Soft { m.experts } else { m.top_k };
 
     let logits = t.matmul(x, weights("router")[0]);
     let scores = match m.score {
         Score::Softmax => t.softmax(logits),
         Score::Sigmoid => t.sigmoid(logits),
     };
-    let (mask, routed) = choose(t.value(scores), bias, chosen);
+    let (mask, routed) = choose(t.value(scores), bias, m.top_k);
     let mask = t.leaf(mask);
     let mut combine = t.mul(scores, mask);
     if m.renormalize {
@@ -221,7 +220,7 @@ pub fn moe<'a>(
 
     let mut aux = None;
     if m.balance_loss > 0.0 {
-        let slots = (tokens * chosen) as f64;
+        let slots = (tokens * m.top_k) as f64;
         let shares = t.leaf(Mat::from_fn(m.experts, 1, |e, _| routed.picks[e] as f64 / slots));
         let means = t.column_means(scores);
         let dot = t.matmul(means, shares);

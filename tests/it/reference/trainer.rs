@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sdmoe::nn::config::{CommonGradient, ExpertMatrix, ModelConfig, Routing, SpectralConfig};
+use sdmoe::nn::config::{CommonGradient, ExpertMatrix, ModelConfig, SpectralConfig};
 
 use super::model::{Batch, Params, Pass, Routed, forward, shapes};
 use super::spectral::{Decoupled, Drift, SpectralState};
@@ -206,8 +206,7 @@ impl Trainer {
     /// The loss-free balancing: an expert with less than its share becomes easier to choose.
     fn balance(&mut self, routed: &[Routed], tokens: usize) {
         let m = &self.model.moe;
-        let chosen = if m.routing == Routing::Soft { m.experts } else { m.top_k };
-        let share = (tokens * chosen) as f64 / m.experts as f64;
+        let share = (tokens * m.top_k) as f64 / m.experts as f64;
         for (bias, layer) in self.biases.iter_mut().zip(routed) {
             for (b, &picks) in bias.iter_mut().zip(&layer.picks) {
                 let missing = share - picks as f64;
