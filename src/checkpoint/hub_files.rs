@@ -54,6 +54,12 @@ impl HubFiles {
         all.filter(|(_, path)| path.symlink_metadata().is_ok()).collect()
     }
 
+    /// Without the file that says what the model is.
+    pub fn without_model(mut self) -> Self {
+        self.files.retain(|(name, _)| *name != "config.json");
+        self
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.files.is_empty()

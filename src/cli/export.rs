@@ -29,12 +29,21 @@ pub(super) struct Args {
 }
 
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
-enum Dtype {
+pub(super) enum Dtype {
     /// As they are
     #[default]
     F32,
     /// Rounded to 16 bits
     Bf16,
+}
+
+impl From<Dtype> for ExportType {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => ExportType::F32,
+            Dtype::Bf16 => ExportType::Bf16,
+        }
+    }
 }
 
 fn family(name: &str) -> std::result::Result<Family, String> {
@@ -51,10 +60,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         Some(family) => FamilyModel::new(family, config, saved.config.train.seq)?,
         None => fitting(config, saved.config.train.seq)?,
     };
-    let dtype = match args.dtype {
-        Dtype::F32 => ExportType::F32,
-        Dtype::Bf16 => ExportType::Bf16,
-    };
+    let dtype = args.dtype.into();
     let layout = if args.fused { Layout::Fused } else { Layout::PerExpert };
     let options = ExportOptions { dtype, layout, ..ExportOptions::default() };
     let state = config.moe.biases_choice().then(|| saved.optimizer()).transpose()?;

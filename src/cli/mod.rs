@@ -29,6 +29,7 @@ mod panic;
 mod stop;
 mod train;
 mod tune;
+mod upcycle;
 mod usage;
 mod verify;
 mod verify_shader;
@@ -56,6 +57,8 @@ enum Command {
     Eval(eval::Args),
     /// Split the experts of a model into a common part and unique ones, without changing what it computes
     Decouple(decouple::Args),
+    /// Make every expert of a new model a copy of a dense one's feed-forward network
+    Upcycle(upcycle::Args),
     /// Write a model as a Hugging Face folder
     Export(export::Args),
     /// Analyse how specialised the experts of a run, a checkpoint or a published model are, as a report
@@ -92,6 +95,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Generate(args) => generate::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Eval(args) => eval::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Decouple(args) => decouple::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Upcycle(args) => upcycle::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Export(args) => export::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Analyze(args) => analyze::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Inspect(args) => inspect::run(&args).map(|()| ExitCode::SUCCESS),

@@ -21,8 +21,8 @@ use std::path::Path;
 
 use super::config::RunConfig;
 use super::pretrained::{HostParameter, Pretrained};
-use super::saved::{self, CHECKPOINT, HUB_FOLDER, Position};
-use crate::checkpoint::{Common, HubFiles, TensorToSave, create_atomically};
+use super::saved;
+use crate::checkpoint::{Common, HubFiles, TensorToSave};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::nn::config::{ExpertMatrix, SpectralConfig};
@@ -179,9 +179,6 @@ impl Decoupled {
         };
         let (model, mut optimizer) = (tensors(false), tensors(true));
         optimizer.extend(spectral.iter().map(|(name, shape, x)| TensorToSave::f32(name, shape, x)));
-        create_atomically(dir, |folder| {
-            saved::save(&folder.join(CHECKPOINT), &self.config, Position::default(), &model, &optimizer)?;
-            self.hub.write(&folder.join(HUB_FOLDER))
-        })
+        saved::create(dir, &self.config, &model, &optimizer, &self.hub)
     }
 }

@@ -27,6 +27,7 @@ pub(crate) mod size;
 pub mod specialisation;
 pub mod summary;
 pub mod trainer;
+pub mod upcycle;
 pub mod warnings;
 
 use config::RunConfig;

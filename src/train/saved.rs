@@ -11,10 +11,9 @@ use serde::Serialize;
 use toml::Value;
 
 use super::config::RunConfig;
-use crate::checkpoint::write_atomically;
 use crate::checkpoint::{
-    IDENTITY, MODEL_FILE, OPTIMIZER_FILE, OTHER_CHECKPOINT, TensorFile, TensorToSave, load_tensors, locate, model_of,
-    save_tensors,
+    HubFiles, IDENTITY, MODEL_FILE, OPTIMIZER_FILE, OTHER_CHECKPOINT, TensorFile, TensorToSave, create_atomically,
+    load_tensors, locate, model_of, save_tensors, write_atomically,
 };
 use crate::data::offsets::hash;
 use crate::data::text_tokenizer::TOKENIZER_FILE;
@@ -116,6 +115,24 @@ pub fn save(
     write_atomically(dir, |temporary| {
         save_tensors(&temporary.join(MODEL_FILE), model, &metadata)?;
         save_tensors(&temporary.join(OPTIMIZER_FILE), optimizer, &metadata)
+    })
+}
+
+/// Writes the new folder `dir` of a model that no step has moved: a checkpoint of step 0, and the small files that came with the
+/// model. It is there as a whole, or not at all.
+///
+/// # Errors
+/// [`Error::Checkpoint`] when something stands at `dir`; [`Error::Io`].
+pub fn create(
+    dir: &Path,
+    config: &RunConfig,
+    model: &[TensorToSave<'_>],
+    optimizer: &[TensorToSave<'_>],
+    hub: &HubFiles,
+) -> Result<()> {
+    create_atomically(dir, |folder| {
+        save(&folder.join(CHECKPOINT), config, Position::default(), model, optimizer)?;
+        hub.write(&folder.join(HUB_FOLDER))
     })
 }
 

@@ -158,7 +158,7 @@ fn usage_mistakes_are_one_line() {
     crate::common::place::failed(
         "nothing",
         &output,
-        "error: expected a command: train, generate, eval, decouple, export, analyze, inspect, bench, tune, verify, devices",
+        "error: expected a command: train, generate, eval, decouple, upcycle, export, analyze, inspect, bench, tune, verify, devices",
     );
     // What is asked for is no mistake.
     for (args, expected) in [("--help", "Commands:"), ("train --help", "--precision"), ("--version", "sdmoe ")] {

@@ -72,4 +72,5 @@ mod training;
 mod transformer_ops;
 mod tune;
 mod u64_loads;
+mod upcycle;
 mod verify;
