@@ -28,7 +28,7 @@ use crate::train::warnings;
 
 use super::analysis_bar::AnalysisBar;
 use super::device::DeviceArgs;
-use super::usage::whole;
+use super::usage::{Layers, layers, whole};
 use super::{shown, warn};
 
 /// Tokens looked at, where nothing else is said: seconds on a CPU for a tiny model.
@@ -105,28 +105,6 @@ impl From<PairsArg> for Detail {
             PairsArg::None => Detail::None,
         }
     }
-}
-
-/// Numbers of layers.
-#[derive(Clone, Debug, PartialEq)]
-struct Layers(Vec<usize>);
-
-fn layers(text: &str) -> Result<Layers, String> {
-    let wrong = || format!("expected numbers and ranges such as 0-3,7, got {text}");
-    let mut found = Vec::new();
-    for part in text.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let number = |s: &str| s.trim().parse::<usize>().map_err(|_| wrong());
-        let (first, last) = (number(first)?, number(last)?);
-        // Nobody has more layers; a typing error should not take the memory.
-        if first > last || last >= 100_000 {
-            return Err(wrong());
-        }
-        found.extend(first..=last);
-    }
-    found.sort_unstable();
-    found.dedup();
-    Ok(Layers(found))
 }
 
 /// `1%` or `0.01`.

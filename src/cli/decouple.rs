@@ -10,7 +10,7 @@ use crate::train::pretrained::Pretrained;
 use crate::train::warnings::CLOSED_GAP;
 
 use super::device::DeviceArgs;
-use super::usage::whole;
+use super::usage::{Layers, layers, whole};
 use super::{shown, warn};
 
 /// Flags of `sdmoe decouple`.
@@ -22,6 +22,9 @@ pub(super) struct Args {
     /// Rank k of the experts' common part
     #[arg(long, value_name = "K", value_parser = whole::<usize>)]
     rank: usize,
+    /// Layers to decouple, such as 0-3,7 [default: all that have experts]
+    #[arg(long, value_name = "LAYERS", value_parser = layers)]
+    layers: Option<Layers>,
     /// The folder of the decoupled model, which must not be there yet
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -34,7 +37,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     if args.out.symlink_metadata().is_ok() {
         return Err(Error::checkpoint(&args.out, "expected a place for a new folder, found something there"));
     }
-    let spectral = SpectralConfig { rank: args.rank, ..SpectralConfig::default() };
+    let layers = args.layers.clone().map_or(Vec::new(), |layers| layers.0);
+    let spectral = SpectralConfig { rank: args.rank, layers, ..SpectralConfig::default() };
     let source = Pretrained::open(&args.model)?;
     settings(&source, &spectral)?;
     source.complete()?;

@@ -11,6 +11,7 @@ use crate::gpu::Gpu;
 use crate::nn::config::{Precision, Preset};
 use crate::train::config::{Recompute, RunConfig};
 use crate::train::metrics::{Side, Similarity};
+use crate::train::pretrained::Pretrained;
 use crate::train::progress::{Display, say};
 use crate::train::run::run_on;
 use crate::train::run_folder::RunFolder;
@@ -21,7 +22,7 @@ use crate::train::{Outcome, Plan};
 
 use super::device::DeviceArgs;
 use super::stop::{INTERRUPTED, Stop};
-use super::usage::whole;
+use super::usage::{Layers, layers, whole};
 use super::{shown, warn};
 
 /// Flags of `sdmoe train`.
@@ -70,6 +71,12 @@ pub(super) struct Args {
     /// Rank k of the experts' common bases
     #[arg(long, value_name = "K", value_parser = whole::<usize>)]
     rank: Option<usize>,
+    /// Decouple the experts of these layers only: 0-3,7
+    #[arg(long, value_name = "LIST", value_parser = layers)]
+    spectral_layers: Option<Layers>,
+    /// Parameters that do not move, by names or patterns: embed, experts, layers.*.attn; without any, everything moves
+    #[arg(long, value_name = "PATTERN", num_args = 0..)]
+    freeze: Option<Vec<String>>,
     /// What backward makes again instead of keeping it: `experts` saves about half of the activations' memory
     #[arg(long, value_parser = recompute, value_name = "none|experts")]
     recompute: Option<Recompute>,
@@ -85,6 +92,10 @@ pub(super) struct Args {
     /// Go on with the run in this folder, from its last checkpoint; its own settings hold, flags go over them
     #[arg(long, value_name = "DIR")]
     resume: Option<PathBuf>,
+    /// Begin a new run with the model of a Hugging Face folder, of another run, or of `sdmoe decouple`; only --seq, --batch, --lr
+    /// and the decoupling begin as suits it, and a --config file may not change it
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["resume", "preset", "tokenizer"])]
+    from: Option<PathBuf>,
     /// The report on the experts at the end, in the run's folder (see `sdmoe analyze`) [default: on]
     #[arg(long, value_name = "on|off")]
     report: Option<Switch>,
@@ -133,12 +144,15 @@ fn preset_name(preset: Preset) -> &'static str {
 }
 
 impl Args {
-    /// The settings: preset, file, flags, each over the last; for a resumed run its own settings, then flags.
-    fn settings(&self) -> Result<(RunConfig, TextTokenizer)> {
-        let mut config = match (&self.resume, &self.config) {
-            (Some(dir), _) => RunConfig::from_file(&RunFolder::resume(dir)?.config_path(), None)?,
-            (None, Some(file)) => RunConfig::from_file(file, self.preset)?,
-            (None, None) => RunConfig::preset(self.preset.unwrap_or(Preset::Tiny)),
+    /// The settings: preset or those for a model that is there, file, flags, each over the last; for a resumed run its own
+    /// settings, then flags.
+    fn settings(&self, from: Option<&Pretrained>) -> Result<(RunConfig, TextTokenizer)> {
+        let mut config = match (&self.resume, from, &self.config) {
+            (Some(dir), ..) => RunConfig::from_file(&RunFolder::resume(dir)?.config_path(), None)?,
+            (None, Some(source), Some(file)) => source.run_config().with_file(file)?,
+            (None, Some(source), None) => source.run_config(),
+            (None, None, Some(file)) => RunConfig::from_file(file, self.preset)?,
+            (None, None, None) => RunConfig::preset(self.preset.unwrap_or(Preset::Tiny)),
         };
         fn set<T: Clone>(setting: &mut T, flag: &Option<T>) {
             if let Some(value) = flag {
@@ -153,6 +167,8 @@ impl Args {
         set(&mut config.seed, &self.seed);
         set(&mut config.spectral.enabled, &self.spectral.map(|s| matches!(s, Switch::On)));
         set(&mut config.spectral.rank, &self.rank);
+        set(&mut config.spectral.layers, &self.spectral_layers.as_ref().map(|layers| layers.0.clone()));
+        set(&mut config.optimizer.freeze, &self.freeze);
         set(&mut config.train.recompute, &self.recompute);
         if self.device.choice.adapter.is_some() {
             config.adapter.clone_from(&self.device.choice.adapter);
@@ -163,6 +179,10 @@ impl Args {
         if self.tokenizer.is_some() {
             config.data.tokenizer.clone_from(&self.tokenizer);
         }
+        if let Some(source) = from {
+            // The text is read as the model reads it.
+            config.data.tokenizer = source.tokenizer_file();
+        }
         let tokenizer = match (&config.data.tokenizer, &self.resume) {
             (None, _) => TextTokenizer::Bytes,
             (Some(_), Some(dir)) => TextTokenizer::open(&RunFolder::resume(dir)?.hub_path().join(TOKENIZER_FILE))?,
@@ -170,12 +190,16 @@ impl Args {
         };
         if self.resume.is_none() {
             config.fit_warmup();
-            if config.data.tokenizer.is_some() {
+            if config.data.tokenizer.is_some() && from.is_none() {
                 config.model.vocab = config.model.vocab.max(tokenizer.vocab());
             }
         }
         tokenizer.require_vocab(config.model.vocab)?;
         config.validate()?;
+        config.require_frozen()?;
+        if let Some(source) = from {
+            source.accepts(&config)?;
+        }
         if self.matrix_units && config.train.precision != Precision::F16 {
             return Err(Error::config("--matrix-units", "expected --precision f16, whose products use them, got f32"));
         }
@@ -184,11 +208,14 @@ impl Args {
 
     /// Checks everything that needs no device; writes nothing.
     fn plan(&self) -> Result<Plan> {
-        let (config, tokenizer) = self.settings()?;
+        let from = self.from.as_deref().map(Pretrained::open).transpose()?;
+        let (config, tokenizer) = self.settings(from.as_ref())?;
+        let family = from.as_ref().map(Pretrained::family_model).transpose()?.flatten();
+        let name = family.map_or(preset_name(config.preset), |(model, _)| model.family.name());
         let folder = match (&self.resume, &self.out) {
             (Some(dir), _) => RunFolder::resume(dir)?,
             (None, Some(dir)) => RunFolder::create(dir)?,
-            (None, None) => RunFolder::first_free(Path::new("runs"), preset_name(config.preset)),
+            (None, None) => RunFolder::first_free(Path::new("runs"), name),
         };
         let mut resume = None;
         if self.resume.is_some() {
@@ -205,7 +232,10 @@ impl Args {
         if let Some(saved) = &resume {
             saved.model.complete()?;
         }
-        Ok(Plan { config, corpus, tokenizer, folder, resume })
+        if let Some(source) = &from {
+            source.complete()?;
+        }
+        Ok(Plan { config, corpus, tokenizer, folder, resume, from })
     }
 }
 
@@ -220,6 +250,13 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     if !args.quiet {
         say(&format!("data: {}", plan.corpus.description()));
         say(&format!("run:  {}", plan.folder.dir().display()));
+        if let Some(source) = &plan.from {
+            say(&format!("from: {}", begun(source, &plan.config)));
+        }
+    }
+    if let Some(source) = plan.from.as_ref().filter(|source| source.context() < plan.config.train.seq) {
+        let (seq, context) = (plan.config.train.seq, source.context());
+        warn(&format!("train.seq = {seq} is more than the {context} tokens that the model was made for"));
     }
     if plan.resume.as_ref().is_some_and(|saved| !saved.model.trained_on(plan.corpus.fingerprint())) {
         say("note: the data are not those that this run was started with");
@@ -238,8 +275,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let dir = folder.dir().to_owned();
     let doubtful = settings_warnings(&plan.config);
     doubtful.iter().for_each(|warning| warn(&warning.message));
-    if args.rank.is_some() && !plan.config.spectral.enabled {
-        warn("--rank has no effect: spectral decoupling is off");
+    for (flag, given) in [("--rank", args.rank.is_some()), ("--spectral-layers", args.spectral_layers.is_some())] {
+        if given && !plan.config.spectral.enabled {
+            warn(&format!("{flag} has no effect: spectral decoupling is off"));
+        }
     }
     // A model without experts has nothing to report on.
     let with_experts = !plan.config.model.moe_layers().is_empty();
@@ -271,6 +310,19 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             Ok(ExitCode::from(INTERRUPTED))
         }
     }
+}
+
+/// What a run begins with, and the settings that were chosen for it, for a person.
+fn begun(source: &Pretrained, config: &RunConfig) -> String {
+    let decoupled = match source {
+        _ if source.config().moe_layers().is_empty() => String::new(),
+        Pretrained::Saved(saved) if saved.config.spectral.decouples() && config.spectral.decouples() => String::new(),
+        _ if config.spectral.decouples() => format!(", which is decoupled now with rank {}", config.spectral.rank),
+        _ => ", whose experts train merged (--spectral on decouples them)".into(),
+    };
+    let (train, lr) = (&config.train, config.optimizer.lr);
+    let what = source.description();
+    format!("{what}{decoupled}; {} sequences of {} tokens a step, learning rate {lr:e}", train.batch, train.seq)
 }
 
 /// The final figures for a person.

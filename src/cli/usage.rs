@@ -46,6 +46,29 @@ pub(super) fn whole<T: std::str::FromStr>(text: &str) -> Result<T, String> {
     text.parse().map_err(|_| format!("expected a whole number of at least 0 and below 2^64, got {text}"))
 }
 
+/// Numbers of layers, ascending.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Layers(pub(super) Vec<usize>);
+
+/// Numbers and ranges: `0-3,7`.
+pub(super) fn layers(text: &str) -> Result<Layers, String> {
+    let wrong = || format!("expected numbers and ranges such as 0-3,7, got {text}");
+    let mut found = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let number = |s: &str| s.trim().parse::<usize>().map_err(|_| wrong());
+        let (first, last) = (number(first)?, number(last)?);
+        // Nobody has more layers; a typing error should not take the memory.
+        if first > last || last >= 100_000 {
+            return Err(wrong());
+        }
+        found.extend(first..=last);
+    }
+    found.sort_unstable();
+    found.dedup();
+    Ok(Layers(found))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,6 +3,8 @@
 //! Parameters of one [`Group`] lie behind each other in one buffer, and so do their gradients. An expert matrix kind is a
 //! group of its own over all layers, `[layers, E, m, n]`, because spectral decoupling treats all of it at once.
 
+use std::ops::Range;
+
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::kernels::elementwise::{fill, round_into};
@@ -319,14 +321,22 @@ impl ParamSet {
         self.groups.iter().find(|g| g.group == group)
     }
 
+    /// The members of `group` in their order, with the elements of its buffers that are theirs, padding included.
+    pub(crate) fn members(&self, group: Group) -> Vec<(&Param, Range<usize>)> {
+        let mut end = 0;
+        let members = self.params.iter().filter(|p| p.group == group);
+        members
+            .map(|param| {
+                let start = end;
+                end += param.value.numel().next_multiple_of(self.align);
+                (param, start..end)
+            })
+            .collect()
+    }
+
     /// The type in which activations are stored, and whether matrices have an f16 copy.
     pub fn precision(&self) -> Precision {
         self.precision
-    }
-
-    /// Elements to a multiple of which each parameter is padded in its group.
-    pub(crate) fn align(&self) -> usize {
-        self.align
     }
 
     /// Writes weights: `values` is called with name and shape of each parameter and returns its elements, or none for one that

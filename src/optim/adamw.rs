@@ -9,6 +9,8 @@
 //!
 //! The decay is decoupled from the moments and spares vectors ([`Group::NoDecay`]).
 
+use std::ops::Range;
+
 use super::config::OptimizerConfig;
 use crate::error::Result;
 use crate::gpu::Parts;
@@ -60,10 +62,12 @@ crate::params! {
     }
 }
 
-/// A group's weights and gradients (the model's own buffers) with AdamW's moments.
+/// Weights and gradients of a group or a part of it (the model's own buffers) with AdamW's moments.
 #[derive(Clone, Debug)]
 pub struct AdamGroup {
     group: Group,
+    /// The elements of the group's buffers.
+    range: Range<usize>,
     values: Tensor,
     gradients: Tensor,
     /// First moment, `[n]`.
@@ -78,14 +82,32 @@ impl AdamGroup {
     /// # Errors
     /// [`crate::Error::Device`] when memory is short.
     pub fn new(buffers: &GroupBuffers) -> Result<Self> {
-        let (gpu, n) = (buffers.values.gpu(), buffers.values.numel());
+        Self::part(buffers, 0..buffers.values.numel())
+    }
+
+    /// Zero moments for the elements `range` of `buffers`, whole parameters with their padding.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when memory is short.
+    pub(super) fn part(buffers: &GroupBuffers, range: Range<usize>) -> Result<Self> {
+        let (gpu, n) = (buffers.values.gpu(), range.len());
         Ok(Self {
             group: buffers.group,
-            values: buffers.values.clone(),
-            gradients: buffers.gradients.clone(),
+            values: buffers.values.slice(range.clone())?,
+            gradients: buffers.gradients.slice(range.clone())?,
             m: Tensor::persistent(gpu, [n], DType::F32)?,
             v: Tensor::persistent(gpu, [n], DType::F32)?,
+            range,
         })
+    }
+
+    /// The moments of the elements `range` of the group's buffers, first and second; none where they are not all its own.
+    pub(super) fn moments(&self, range: Range<usize>) -> Result<Option<[Tensor; 2]>> {
+        if range.start < self.range.start || range.end > self.range.end {
+            return Ok(None);
+        }
+        let own = range.start - self.range.start..range.end - self.range.start;
+        Ok(Some([self.m.slice(own.clone())?, self.v.slice(own)?]))
     }
 
     /// The group.
@@ -93,7 +115,7 @@ impl AdamGroup {
         self.group
     }
 
-    /// All its gradients, `[n]`.
+    /// Its gradients, `[n]`.
     pub fn gradients(&self) -> &Tensor {
         &self.gradients
     }

@@ -32,6 +32,10 @@ pub struct OptimizerConfig {
     pub loss_scale_every: u32,
     /// The last step's learning rate as a share of `lr`; the way there is half a cosine.
     pub min_lr_ratio: f32,
+    /// Parameters that do not move, by names or patterns of names: `embed`, `experts`, `layers.*.attn` (see
+    /// [`Frozen`](super::Frozen)). They take no part in the gradient's norm, and decoupled ones keep their parts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub freeze: Vec<String>,
 }
 
 impl Default for OptimizerConfig {
@@ -50,6 +54,7 @@ impl Default for OptimizerConfig {
             loss_scale: 65_536.0,
             loss_scale_every: 2_000,
             min_lr_ratio: 0.1,
+            freeze: Vec::new(),
         }
     }
 }
@@ -84,6 +89,7 @@ impl OptimizerConfig {
         check(every >= 1, "loss_scale_every", "at least 1", every as f32)?;
         let warmup = self.warmup_steps;
         check(warmup <= MAX_STEPS, "warmup_steps", "at most 10^12", warmup as f32)?;
+        super::freeze::validate(&self.freeze)?;
         let (decay, clip) = (self.weight_decay, self.clip);
         check((0.0..=1e3).contains(&decay), "weight_decay", "a number of at least 0 and at most 1000", decay)?;
         check((0.0..=1e9).contains(&clip), "clip", "a number of at least 0 and at most 1e9", clip)?;

@@ -5,17 +5,21 @@
 pub mod adamw;
 pub mod clip;
 mod config;
+mod freeze;
 mod schedule;
 pub mod spectral;
 
 pub use clip::LossScale;
 pub use config::OptimizerConfig;
+pub use freeze::Frozen;
 pub use schedule::LearningRate;
 pub use spectral::{
     CommonPart, MatrixMetrics, MetricOptions, PendingMetrics, SideSimilarity, SpectralInit, SpectralSetup,
 };
 
-use crate::error::Result;
+use std::ops::Range;
+
+use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::kernels::token_space::TokenSpace;
 use crate::nn::config::{ExpertMatrix, Precision, SpectralConfig};
@@ -61,19 +65,50 @@ pub struct StepOutput {
     pub norm: Tensor,
 }
 
+/// What moves by AdamW as it is: contiguous parts of the groups, without decoupled experts and what is frozen.
+fn plain_groups(params: &ParamSet, banks: &[SpectralBank], frozen: &Frozen) -> Result<Vec<AdamGroup>> {
+    let mut groups = Vec::new();
+    for buffers in params.groups() {
+        let decoupled = |i: usize| {
+            let banks = banks.iter().filter(|b| Group::Experts(b.matrix) == buffers.group);
+            banks.flat_map(|b| &b.stacks).any(|stack| stack.layers.contains(&i))
+        };
+        let mut parts: Vec<Range<usize>> = Vec::new();
+        for (i, (param, range)) in params.members(buffers.group).into_iter().enumerate() {
+            if decoupled(i) || frozen.contains(&param.name) {
+                continue;
+            }
+            match parts.last_mut() {
+                Some(last) if last.end == range.start => last.end = range.end,
+                _ => parts.push(range),
+            }
+        }
+        for part in parts {
+            groups.push(AdamGroup::part(buffers, part)?);
+        }
+    }
+    Ok(groups)
+}
+
 impl Optimizer {
     /// Zero moments for `params`, and for the expert matrices that `spectral` covers the parts that its `init` says. The
     /// weights must have been drawn or loaded before.
     ///
     /// # Errors
-    /// [`crate::Error::Config`] when a setting is out of range; [`crate::Error::Device`].
+    /// [`crate::Error::Config`] when a setting is out of range, or a pattern of `freeze` has no parameter; [`crate::Error::Device`].
     pub fn new(gpu: &Gpu, params: &ParamSet, adam: &OptimizerConfig, spectral: SpectralSetup<'_>) -> Result<Self> {
         adam.validate()?;
         let SpectralSetup { init, seed, .. } = spectral;
         let config = spectral.config.resolved();
-        let banks = SpectralBank::all(params, SpectralSetup { config: &config, ..spectral })?;
-        let plain = |group: Group| !banks.iter().any(|b| Group::Experts(b.matrix) == group);
-        let groups = params.groups().iter().filter(|g| plain(g.group)).map(AdamGroup::new).collect::<Result<_>>()?;
+        let frozen = Frozen::new(&adam.freeze);
+        let states = params.states().iter().map(|(name, _)| name.as_str());
+        frozen.require_matches(&params.iter().map(|p| p.name.as_str()).chain(states).collect::<Vec<_>>())?;
+        let banks = SpectralBank::all(params, SpectralSetup { config: &config, ..spectral }, &frozen)?;
+        let groups = plain_groups(params, &banks, &frozen)?;
+        let still = groups.is_empty() && banks.iter().flat_map(|bank| &bank.stacks).all(|stack| stack.frozen);
+        if still && !adam.freeze.is_empty() {
+            return Err(Error::config("optimizer.freeze", "expected something that moves, got patterns of everything"));
+        }
         let clip = Tensor::persistent(gpu, [4], DType::F32)?;
         let params = params.clone();
         let since = Tensor::persistent(gpu, [1], DType::F32)?;
@@ -162,6 +197,7 @@ impl Optimizer {
     /// The split gradients of all stacks; their norm is added to `norm`.
     fn split(&self, norm: &mut GradientNorm) -> Result<Vec<(&SpectralStack, Split)>> {
         let stacks = self.banks.iter().flat_map(|bank| bank.stacks.iter().map(move |stack| (bank.form, stack)));
+        let stacks = stacks.filter(|(_, stack)| !stack.frozen);
         stacks.map(|(form, stack)| Ok((stack, stack.split(form, self.spectral.common_gradient, norm)?))).collect()
     }
 
@@ -185,7 +221,7 @@ impl Optimizer {
     }
 
     fn refresh(&self, step: u64) -> Result<()> {
-        let mut stacks = self.banks.iter().flat_map(|b| &b.stacks);
+        let mut stacks = self.banks.iter().flat_map(|b| &b.stacks).filter(|stack| !stack.frozen);
         stacks.try_for_each(|stack| stack.refresh(&self.spectral, self.seed, step, &self.clip))
     }
 
@@ -197,17 +233,15 @@ impl Optimizer {
     /// [`crate::Error::Device`].
     pub fn state(&self) -> Result<Vec<(String, Tensor)>> {
         let mut state = Vec::new();
-        for group in &self.groups {
-            // As `ParamBuilder` lays a group out.
-            let align = self.params.align();
-            let mut start = 0;
-            for param in self.params.iter().filter(|p| p.group == group.group()) {
-                let size = param.value.numel();
-                for (name, moment) in [("m", &group.m), ("v", &group.v)] {
-                    let part = moment.slice(start..start + size)?.reshape(param.value.shape())?;
-                    state.push((format!("adam.{}.{name}", param.name), part));
+        for group in self.params.groups() {
+            for (param, range) in self.params.members(group.group) {
+                let start = range.start;
+                for moving in self.groups.iter().filter(|g| g.group() == group.group) {
+                    let moments = moving.moments(start..start + param.value.numel())?;
+                    for (name, moment) in ["m", "v"].into_iter().zip(moments.into_iter().flatten()) {
+                        state.push((format!("adam.{}.{name}", param.name), moment.reshape(param.value.shape())?));
+                    }
                 }
-                start += size.next_multiple_of(align);
             }
         }
         for bank in &self.banks {

@@ -67,7 +67,7 @@ pub async fn decouple(gpu: &Gpu, source: &Pretrained, spectral: &SpectralConfig,
     let hub = source.hub_files()?;
     let parameters = source.read()?;
     let mut matrices = Vec::new();
-    for layer in config.model.moe_layers() {
+    for layer in config.model.moe_layers().into_iter().filter(|&layer| config.spectral.covers_layer(layer)) {
         for matrix in ExpertMatrix::ALL.into_iter().filter(|&matrix| config.spectral.covers(matrix)) {
             let name = format!("layers.{layer}.moe.experts.{}", matrix.name());
             let experts = parameters.iter().find(|p| p.name == name);
@@ -168,8 +168,8 @@ impl Decoupled {
             let Common { rank, w_c, u, v } = common;
             let (m, n) = (u.len() / rank, v.len() / rank);
             for (name, rows, columns, values) in [("w_c", m, n, w_c), ("u", m, *rank, u), ("v", n, *rank, v)] {
-                // A leading 1 is not stored, as in a trainer's state.
-                let shape = if rows == 1 { vec![columns] } else { vec![rows, columns] };
+                // As a trainer's state has them: a basis of one row is stored without it.
+                let shape = if rows == 1 && name != "w_c" { vec![columns] } else { vec![rows, columns] };
                 spectral.push((format!("spectral.{}.{layer}.{name}", matrix.name()), shape, values));
             }
         }

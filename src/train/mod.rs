@@ -7,6 +7,7 @@ use crate::data::Corpus;
 use crate::data::text_tokenizer::TextTokenizer;
 
 mod bar;
+pub mod begin;
 mod clock;
 pub(crate) mod compiling;
 pub mod config;
@@ -31,6 +32,7 @@ pub mod upcycle;
 pub mod warnings;
 
 use config::RunConfig;
+use pretrained::Pretrained;
 use run_folder::RunFolder;
 use saved::SavedRun;
 use summary::Summary;
@@ -48,6 +50,8 @@ pub struct Plan {
     pub folder: RunFolder,
     /// Where to go on, for a run that is resumed.
     pub resume: Option<SavedRun>,
+    /// The model to begin with, for a new run of one that is there.
+    pub from: Option<Pretrained>,
 }
 
 /// How a run ended.

@@ -110,7 +110,7 @@ impl Pretrained {
     }
 
     /// The folder of its tokenizer and other small files; none for a run whose model was drawn.
-    fn hub_folder(&self) -> Option<PathBuf> {
+    pub fn hub_folder(&self) -> Option<PathBuf> {
         match self {
             Self::Saved(saved) => saved.hub_folder(),
             Self::Family(family) => Some(family.directory()),
@@ -123,6 +123,12 @@ impl Pretrained {
     /// [`Error::Checkpoint`] names one that is too long; [`Error::Io`].
     pub fn hub_files(&self) -> Result<HubFiles> {
         self.hub_folder().map_or_else(|| Ok(HubFiles::default()), |folder| HubFiles::read(&folder))
+    }
+
+    /// Its `tokenizer.json`; none for a model of bytes.
+    pub fn tokenizer_file(&self) -> Option<PathBuf> {
+        let file = self.hub_folder()?.join(TOKENIZER_FILE);
+        file.exists().then_some(file)
     }
 
     /// The settings with which training goes on with it, from [`RunConfig::continuing`]; a decoupled one keeps its settings of the
@@ -145,6 +151,17 @@ impl Pretrained {
         match self {
             Self::Saved(saved) => saved.same_parts(config),
             Self::Family(family) => same_model(family.config(), &config.model),
+        }
+    }
+
+    /// What it is, for a person: `qwen2_moe model`.
+    pub fn description(&self) -> String {
+        let family = self.family_model().ok().flatten().map_or("own", |(model, _)| model.family.name());
+        match self {
+            Self::Saved(saved) if saved.config.spectral.decouples() => {
+                format!("{family} model, decoupled with rank {}", saved.config.spectral.rank)
+            }
+            _ => format!("{family} model"),
         }
     }
 
@@ -208,7 +225,7 @@ impl Pretrained {
     pub fn load(&self, gpu: &Gpu) -> Result<Model> {
         match self {
             // In f32 on every adapter: the weights of a run in f16 are saved in f32.
-            Self::Saved(saved) => restore_model(gpu, saved, Precision::F32),
+            Self::Saved(saved) => restore_model(gpu, saved, &saved.config.model, Precision::F32),
             Self::Family(family) => {
                 let model = Model::new(gpu, family.config())?;
                 let coverage = family.load_into(&model)?;

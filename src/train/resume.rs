@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::nn::config::{ModelConfig, Precision};
 use crate::nn::model::Model;
-use crate::optim::{LOSS_SCALE, SpectralInit};
+use crate::optim::{Frozen, LOSS_SCALE, SpectralInit};
 use crate::tensor::Tensor;
 use crate::train::config::RunConfig;
 use crate::train::size;
@@ -16,12 +16,13 @@ pub(super) fn parameters(model: &Model) -> impl Iterator<Item = (String, Tensor)
     model.params().iter().map(|p| (p.name.clone(), p.value.clone()))
 }
 
-/// The model of a checkpoint, with the biases of the choice of experts where it has such, computing in `precision`.
+/// The model of a checkpoint, with the biases of the choice of experts where it has such, computing in `precision`; `config` is its
+/// own, or differs from it in what weighs the losses.
 ///
 /// # Errors
 /// [`crate::Error::Checkpoint`] when a tensor is missing or of another shape; [`crate::Error::Device`].
-pub fn restore_model(gpu: &Gpu, saved: &SavedModel, precision: Precision) -> Result<Model> {
-    let model = with_parameters(gpu, saved, &saved.config.model, precision)?;
+pub fn restore_model(gpu: &Gpu, saved: &SavedModel, config: &ModelConfig, precision: Precision) -> Result<Model> {
+    let model = with_parameters(gpu, saved, config, precision)?;
     if saved.config.model.moe.biases_choice() {
         let optimizer = saved.optimizer()?;
         for (name, tensor) in model.params().states() {
@@ -44,7 +45,7 @@ fn with_parameters(gpu: &Gpu, saved: &SavedModel, config: &ModelConfig, precisio
 /// Where the spectral decoupling is switched on on the way, the common part comes from the experts' mean and the merged
 /// weights stay as they are; the moments of *W_u* are those that *W* had, those of *W_c* start at zero, and their bias correction at this step. Where it is
 /// switched off, the merged experts train on with the moments of *W_u*. Bias balancing that is switched on on the way
-/// starts from zero biases, mixed precision from the first loss scale of `config`.
+/// starts from zero biases, what was frozen from zero moments, mixed precision from the first loss scale of `config`.
 ///
 /// # Errors
 /// [`crate::Error::Checkpoint`] when a tensor is missing or of another shape; [`crate::Error::Device`].
@@ -56,6 +57,8 @@ pub fn restore(gpu: &Gpu, config: &RunConfig, saved: &SavedRun) -> Result<Traine
     let decoupled = saved.model.config.spectral.decouples();
     let balanced = saved.model.config.model.moe.biases_choice();
     let mixed = saved.model.config.train.precision == Precision::F16;
+    let frozen = Frozen::new(&saved.model.config.optimizer.freeze);
+    let was_frozen = |name: &str| moment_of(name).is_some_and(|parameter| frozen.contains(parameter));
     let step = saved.model.step;
     let init = if decoupled { SpectralInit::Restored } else { SpectralInit::FromWeights { step } };
     let mut trainer = Trainer::with_model(gpu, config, model, init)?;
@@ -68,6 +71,7 @@ pub fn restore(gpu: &Gpu, config: &RunConfig, saved: &SavedRun) -> Result<Traine
         } else if name.starts_with("spectral.") && !decoupled
             || name.ends_with(".balance_bias") && !balanced
             || name == LOSS_SCALE && !mixed
+            || was_frozen(name)
         {
             // Switched on on the way: as it begins.
             Ok(None)
@@ -77,6 +81,11 @@ pub fn restore(gpu: &Gpu, config: &RunConfig, saved: &SavedRun) -> Result<Traine
         }
     })?;
     Ok(trainer)
+}
+
+/// The parameter of a moment: `embed.weight` of `adam.embed.weight.m`.
+fn moment_of(name: &str) -> Option<&str> {
+    name.strip_prefix("adam.")?.rsplit_once('.').map(|(parameter, _)| parameter)
 }
 
 /// The moment in a plain run that belongs to a moment of *W_u*, and the other way round:

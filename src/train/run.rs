@@ -4,10 +4,12 @@ use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use super::begin::begin_from;
 use super::clock::Clock;
 use super::compiling::CompileNotice;
 use super::evaluate::evaluate;
 use super::metrics::{MetricsWriter, StepMetrics};
+use super::pretrained::Pretrained;
 use super::progress::{Display, Progress, say};
 use super::resume::{parameters, restore, restore_model};
 use super::saved::{self, Position, SavedModel};
@@ -96,20 +98,23 @@ pub async fn run_on(gpu: &Gpu, plan: Plan, display: Display, stop: &AtomicBool) 
 }
 
 async fn run_with(gpu: &Gpu, plan: Plan, progress: &Progress, stop: &AtomicBool) -> Result<Outcome> {
-    let Plan { config, corpus, tokenizer, folder, resume } = plan;
+    let Plan { config, corpus, tokenizer, folder, resume, from } = plan;
     size::check(gpu, &config)?;
-    let trainer = match &resume {
-        Some(saved) => restore(gpu, &config, saved),
-        None => Trainer::new(gpu, &config),
+    let hub = from.as_ref().map(Pretrained::hub_files).transpose()?.unwrap_or_default();
+    let trainer = match (&resume, &from) {
+        (Some(saved), _) => restore(gpu, &config, saved),
+        (None, Some(source)) => begin_from(gpu, &config, source),
+        (None, None) => Trainer::new(gpu, &config),
     };
     // A device that could not hold the model says so when it is asked, not before.
     let trainer = trainer.and_then(|t| gpu.check().map(|()| t)).map_err(|e| size::explain(&config, e))?;
     let begun = resume.as_ref().map_or((0, 0), |saved| (saved.model.step, saved.model.tokens));
     // The files' tensors are on the device now.
-    drop(resume);
+    drop((resume, from));
     let (first, last) = (trainer.step_number(), config.train.steps);
     folder.require_work(first, last)?;
     let metrics = folder.begin(&config, first)?;
+    hub.write(&folder.hub_path())?;
     if first == 0 {
         folder.keep_tokenizer(&tokenizer)?;
     }
@@ -333,6 +338,6 @@ pub async fn evaluate_text(saved: &SavedModel, device: &GpuOptions, tokens: Toke
     let _notice = CompileNotice::start(&gpu, say);
     size::check_activations(&gpu, &saved.config.windows(tokens.len().div_ceil(train.seq), train.seq))?;
     // In f32 on every adapter: the weights of a run in f16 are saved in f32.
-    let model = restore_model(&gpu, saved, Precision::F32)?;
+    let model = restore_model(&gpu, saved, &saved.config.model, Precision::F32)?;
     evaluate(&gpu, &model, train.seq, windows.iter()).await
 }

@@ -222,6 +222,7 @@ impl SavedModel {
         if old.decouples() && new.decouples() {
             same("spectral.rank", &old.rank, &new.rank)?;
             same("spectral.matrices", &old.matrices, &new.matrices)?;
+            same("spectral.layers", &old.layers, &new.layers)?;
         }
         Ok(())
     }

@@ -77,7 +77,8 @@ fn least(config: &RunConfig) -> Vec<Need> {
     let f = Factor::new("model.moe.d_expert", c.moe.d_expert, 8192);
     let covered = ExpertMatrix::ALL.into_iter().filter(|&m| config.spectral.covers(m)).count() as u64;
     // W_c and its two moments.
-    let with_experts = Factor::new("model.layers", c.moe_layers().len(), 64);
+    let decoupled = c.moe_layers().into_iter().filter(|&layer| config.spectral.covers_layer(layer)).count();
+    let with_experts = Factor::new("model.layers", decoupled, 64);
     needs.push(Need::new("the common matrices", 12 * covered, &[with_experts, d, f]));
     let (batch, seq) = (Factor::new("train.batch", train.batch, 64), Factor::new("train.seq", train.seq, 8192));
     let vocab = Factor::new("model.vocab", c.vocab, 131_072);

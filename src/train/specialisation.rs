@@ -50,19 +50,27 @@ async fn all(trainer: &Trainer, decoupled: &[MatrixMetrics]) -> Result<Vec<Simil
     }
     for matrix in ExpertMatrix::ALL {
         let buffers = trainer.model().params().group(Group::Experts(matrix));
-        if let (Some(buffers), false) = (buffers, decoupled.iter().any(|m| m.matrix == matrix)) {
+        if let Some(buffers) = buffers {
             let (params, mut first) = (trainer.model().params(), 0);
+            let plain = |i: usize| {
+                let layer = params.expert_layer(i);
+                !decoupled.iter().any(|m| (m.matrix, m.layer) == (matrix, layer))
+            };
             for (w, _) in &buffers.stacks {
-                let &[_, _, m, n] = w.dims() else { continue };
+                let &[count, _, m, n] = w.dims() else { continue };
+                if !(first..first + count).any(plain) {
+                    first += count;
+                    continue;
+                }
                 let r = leading(m, n);
                 if let Some(pending) = PendingSimilarity::start(matrix, w, r)? {
                     let chance = similarity_chance(matrix, m, n, r);
-                    let merged = pending.read().await?.into_iter().zip(first..);
+                    let merged = pending.read().await?.into_iter().zip(first..).filter(|(_, i)| plain(*i));
                     all.extend(
                         merged.flat_map(|(merged, i)| by_side(params.expert_layer(i), matrix, merged, None, chance)),
                     );
                 }
-                first += w.dims()[0];
+                first += count;
             }
         }
     }

@@ -16,7 +16,7 @@ use crate::nn::language_model::{ExpertCount, LanguageModel, Output};
 use crate::nn::model::Model;
 use crate::nn::pass::{Mode, Pass};
 use crate::ops::CrossEntropy;
-use crate::optim::{Optimizer, SpectralInit, SpectralSetup};
+use crate::optim::{Frozen, Optimizer, SpectralInit, SpectralSetup};
 use crate::tensor::{DType, Tensor};
 use crate::train::config::{Recompute, RunConfig};
 use crate::train::evaluate::evaluate;
@@ -63,6 +63,8 @@ pub struct Trainer<M = Model> {
     share: Tensor,
     figures: Figures,
     counts: ExpertCounts,
+    /// The layers, counted among those with experts, whose balance bias does not move.
+    unbalanced: Vec<usize>,
     /// The most bytes of activations that a forward pass has held for backward.
     activations: u64,
     /// Step and learning rate, with the figures that are on their way.
@@ -98,6 +100,12 @@ impl<M: LanguageModel> Trainer<M> {
         let tokens_per_expert = routed as f64 / experts.max(1) as f64;
         let spectral = SpectralSetup { config: &config.spectral, init, seed: config.seed, tokens_per_expert };
         let optimizer = Optimizer::new(gpu, model.params(), &config.optimizer, spectral)?;
+        let frozen = Frozen::new(&config.optimizer.freeze);
+        let still = |layer: &usize| {
+            let prefix = format!("layers.{}.", model.params().expert_layer(*layer));
+            model.params().states().iter().any(|(name, _)| name.starts_with(&prefix) && frozen.contains(name))
+        };
+        let unbalanced = (0..layers).filter(still).collect();
         let share = Tensor::persistent(gpu, [1], DType::F32)?;
         fill(&share, 1.0 / train.accumulate as f32)?;
         Ok(Self {
@@ -107,6 +115,7 @@ impl<M: LanguageModel> Trainer<M> {
             share,
             figures: Figures::new(gpu, IN_FLIGHT)?,
             counts: ExpertCounts::new(gpu, layers, experts)?,
+            unbalanced,
             config: config.clone(),
             model,
             optimizer,
@@ -213,7 +222,7 @@ impl<M: LanguageModel> Trainer<M> {
             drop(tape.backward(&seeds)?);
         }
         let lr = self.config.optimizer.schedule(self.config.train.steps).lr(self.step);
-        for layer in 0..self.model.experts().layers {
+        for layer in (0..self.model.experts().layers).filter(|layer| !self.unbalanced.contains(layer)) {
             self.model.balance(layer, &self.counts.layer(layer)?)?;
         }
         // Nothing of the forward passes is held here: a step with a refresh finds the pool as any other step does.

@@ -178,7 +178,7 @@ fn a_run_is_read_with_its_decoupled_parts() {
     let dir = temp.path().join("run");
     let corpus = Corpus::from_bytes(b"one and two and three. ".repeat(90), 0.1, "a text".into());
     let folder = RunFolder::create(&dir).unwrap();
-    let plan = Plan { config, corpus, tokenizer: TextTokenizer::Bytes, folder, resume: None };
+    let plan = Plan { config, corpus, tokenizer: TextTokenizer::Bytes, folder, resume: None, from: None };
     pollster::block_on(run(plan, Display::Quiet, &AtomicBool::new(false))).unwrap_or_else(|e| panic!("{e}"));
 
     let model = load_tensors(&dir.join("checkpoint/model.safetensors")).unwrap();

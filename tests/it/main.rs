@@ -35,6 +35,7 @@ mod families;
 mod fixtures;
 mod fixtures_support;
 mod foreign_device;
+mod from;
 mod gemm;
 mod general_ops;
 mod geometry;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::attention::listed;
 use super::bounds::{MAX_STEPS, MAX_WIDTH, require, within};
 use super::model::{ExpertMatrix, ModelConfig};
 use crate::error::Result;
@@ -64,6 +65,10 @@ pub struct SpectralConfig {
     pub project_update: bool,
     /// Which of the experts' matrices are decoupled; all three in the paper.
     pub matrices: Vec<ExpertMatrix>,
+    /// The numbers of the layers whose experts are decoupled, in ascending order; empty for all that have experts. Those of the
+    /// others train as they are.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<usize>,
     /// Which form of the gradient split runs. The forms agree to rounding; the paper describes the direct one.
     pub gradient_form: GradientForm,
     /// Oversampling *p* of the randomized SVD (the paper does not say how it finds U and V). Nothing is oversampled where
@@ -91,6 +96,7 @@ impl Default for SpectralConfig {
             realign: Realign::Absorb,
             project_update: true,
             matrices: ExpertMatrix::ALL.to_vec(),
+            layers: Vec::new(),
             gradient_form: GradientForm::Auto,
             oversampling: 8,
             power_iterations: 2,
@@ -122,6 +128,11 @@ impl SpectralConfig {
         self.decouples() && self.matrices.contains(&matrix)
     }
 
+    /// Whether the experts of the layer of that number are decoupled.
+    pub fn covers_layer(&self, layer: usize) -> bool {
+        self.decouples() && (self.layers.is_empty() || self.layers.contains(&layer))
+    }
+
     /// Checks the settings against a model.
     ///
     /// # Errors
@@ -133,6 +144,11 @@ impl SpectralConfig {
         within("spectral.power_iterations", self.power_iterations as u64, 0, 100)?;
         within("spectral.rank", self.rank as u64, 0, MAX_WIDTH)?;
         within("spectral.oversampling", self.oversampling as u64, 0, MAX_WIDTH)?;
+        listed("spectral.layers", &self.layers, model.layers)?;
+        let dense = self.layers.iter().find(|layer| model.dense_layers.contains(layer));
+        require(dense.is_none(), "spectral.layers", || {
+            format!("expected layers with experts, got {}, which is dense", dense.copied().unwrap_or_default())
+        })?;
         if !ExpertMatrix::ALL.into_iter().any(|m| self.covers(m)) {
             return Ok(());
         }

@@ -15,6 +15,7 @@ use crate::linalg::qr::orthonormalize;
 use crate::linalg::random::fill_normal;
 use crate::nn::config::{ExpertMatrix, SpectralConfig};
 use crate::nn::params::{Group, ParamSet};
+use crate::optim::freeze::Frozen;
 use crate::tensor::{DType, Tensor};
 
 /// Where the parts come from.
@@ -53,11 +54,18 @@ impl SpectralBank {
     ///
     /// # Errors
     /// [`Error::Config`] when the rank exceeds a matrix's sizes; [`Error::Device`].
-    pub(in crate::optim) fn all(params: &ParamSet, setup: SpectralSetup<'_>) -> Result<Vec<Self>> {
+    pub(in crate::optim) fn all(params: &ParamSet, setup: SpectralSetup<'_>, frozen: &Frozen) -> Result<Vec<Self>> {
         let SpectralSetup { config, init, seed, tokens_per_expert } = setup;
         let mut banks = Vec::new();
         for matrix in ExpertMatrix::ALL.into_iter().filter(|&m| config.covers(m)) {
             let Some(group) = params.group(Group::Experts(matrix)) else { continue };
+            // Of each layer whether it is decoupled, and then whether it does not move.
+            let members = params.members(group.group).into_iter().enumerate();
+            let treated: Vec<Option<bool>> = members
+                .map(|(i, (param, _))| {
+                    config.covers_layer(params.expert_layer(i)).then(|| frozen.contains(&param.name))
+                })
+                .collect();
             let mut stacks: Vec<SpectralStack> = Vec::new();
             let mut layer = 0;
             for (w, gradient) in &group.stacks {
@@ -69,12 +77,13 @@ impl SpectralBank {
                 }
                 let align = (w.gpu().offset_alignment() / 4) as usize;
                 let together = [m * n, m * k, n * k, k * k].iter().all(|size| size.is_multiple_of(align));
-                let step = if together { count } else { 1 };
-                for start in (0..count).step_by(step) {
-                    let view = |x: &Tensor| x.slice(start..start + step);
-                    let layers = layer + start..layer + start + step;
+                for part in alike(&treated[layer..layer + count], if together { count } else { 1 }) {
+                    let Some(frozen) = treated[layer + part.start] else { continue };
+                    let view = |x: &Tensor| x.slice(part.clone());
+                    let layers = layer + part.start..layer + part.end;
                     let numbers = layers.clone().map(|i| params.expert_layer(i)).collect();
-                    let stack = SpectralStack::zeroed(layers, numbers, view(w)?, view(gradient)?, config)?;
+                    let mut stack = SpectralStack::zeroed(layers, numbers, view(w)?, view(gradient)?, config)?;
+                    stack.frozen = frozen;
                     // Distinct streams for U and V of each kind; the layers are further streams.
                     stack.fill(config, seed ^ ((matrix as u64 + 1) << 56), init)?;
                     stacks.push(stack);
@@ -87,6 +96,18 @@ impl SpectralBank {
         }
         Ok(banks)
     }
+}
+
+/// Contiguous ranges of equal elements, of at most `most` each.
+fn alike<T: PartialEq>(list: &[T], most: usize) -> Vec<Range<usize>> {
+    let mut ranges: Vec<Range<usize>> = Vec::new();
+    for (i, x) in list.iter().enumerate() {
+        match ranges.last_mut() {
+            Some(last) if last.len() < most && list[last.start] == *x => last.end = i + 1,
+            _ => ranges.push(i..i + 1),
+        }
+    }
+    ranges
 }
 
 /// A `clip` tensor that lets everything through, for moves that are no optimizer step.
@@ -107,6 +128,7 @@ impl SpectralStack {
         let new = |shape: &[usize]| Tensor::persistent(&gpu, shape, DType::F32);
         Ok(Self {
             layers,
+            frozen: false,
             numbers,
             w_c: new(&[l, 1, m, n])?,
             basis: Basis { u: new(&[l, m, k])?, v: new(&[l, n, k])?, vt: new(&[l, k, n])? },
@@ -164,4 +186,16 @@ impl SpectralStack {
 fn singular_values(m: usize, n: usize, config: &SpectralConfig) -> usize {
     let limit = crate::linalg::MAX_COLUMNS;
     if m.min(n) <= limit { m.min(n) } else { (config.rank + config.oversampling).min(limit) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_that_are_treated_alike_are_together() {
+        assert_eq!(alike(&[1, 1, 2, 1, 1, 1], 6), [0..2, 2..3, 3..6]);
+        assert_eq!(alike(&[1, 1, 2], 1), [0..1, 1..2, 2..3]);
+        assert!(alike::<u8>(&[], 1).is_empty());
+    }
 }

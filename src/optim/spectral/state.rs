@@ -39,6 +39,8 @@ pub struct SpectralBank {
 pub struct SpectralStack {
     /// The layers.
     pub layers: Range<usize>,
+    /// Whether they do not move, neither the merged weights nor what is kept here.
+    pub frozen: bool,
     /// Their numbers in the model, where layers without experts count, too.
     pub numbers: Vec<usize>,
     /// The merged weights *W*, the model's own buffer, `[layers, E, m, n]`.

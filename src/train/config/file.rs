@@ -61,8 +61,10 @@ impl RunConfig {
         let mut table = self.to_table()?;
         let soft = take_routing(&mut file);
         // What a complete file may lack has to be known too.
-        let model = ModelConfig::with_every_setting();
-        let mut every = Self { adapter: Some(String::new()), model, ..Self::default() };
+        let mut every = Self { adapter: Some(String::new()), ..Self::default() };
+        every.model = ModelConfig::with_every_setting();
+        every.optimizer.freeze = vec![String::new()];
+        every.spectral.layers = vec![0];
         every.data.tokenizer = Some(Default::default());
         reject_unknown(&file, &every.to_table()?, "")?;
         let preset = table.clone();

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::nn::config::{MAX_STEPS, ModelConfig, Precision, Preset, SpectralConfig};
-use crate::optim::OptimizerConfig;
+use crate::nn::model::Model;
+use crate::optim::{Frozen, OptimizerConfig};
 
 /// All settings of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -179,6 +180,16 @@ impl RunConfig {
         config.train.precision = Precision::F32;
         (config.train.batch, config.train.seq) = (self.train.batch.min(batch), self.train.seq.min(seq));
         config
+    }
+
+    /// Checks that each pattern of `optimizer.freeze` has a parameter of the model.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names the pattern, with examples of names.
+    pub fn require_frozen(&self) -> Result<()> {
+        let (shapes, states) = (Model::shapes(&self.model), Model::state_shapes(&self.model));
+        let names: Vec<&str> = shapes.iter().chain(&states).map(|(name, _)| name.as_str()).collect();
+        Frozen::new(&self.optimizer.freeze).require_matches(&names)
     }
 
     /// Checks every setting that can be checked without data and device.

@@ -73,7 +73,7 @@ fn session(config: &RunConfig, dir: &Path, stop: bool) -> Outcome {
         Ok(folder) => (folder, Some(SavedRun::open(dir).unwrap())),
         Err(_) => (RunFolder::create(dir).unwrap(), None),
     };
-    let plan = Plan { config: config.clone(), corpus, tokenizer: TextTokenizer::Bytes, folder, resume };
+    let plan = Plan { config: config.clone(), corpus, tokenizer: TextTokenizer::Bytes, folder, resume, from: None };
     block_on(run(plan, Display::Quiet, &AtomicBool::new(stop))).unwrap_or_else(|e| panic!("{e}"))
 }
 
