@@ -135,6 +135,7 @@ impl Pretrained {
     /// decoupling.
     pub fn run_config(&self) -> RunConfig {
         let mut config = RunConfig::continuing(self.config(), self.context());
+        config.data.tokenizer = self.tokenizer_file();
         if let Self::Saved(saved) = self
             && saved.config.spectral.decouples()
         {

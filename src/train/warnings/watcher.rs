@@ -138,6 +138,10 @@ impl Watcher {
                 ),
             );
         }
+        // Experts that were there before they were decoupled leave the common basis at the first refresh.
+        if block.common_gap.is_none() && block.common_energy_beyond_rank.is_none() {
+            return found;
+        }
         let sides = [("model", block.drift_model, model.d_model), ("hidden", block.drift_hidden, model.moe.d_expert)];
         for (side, drift, width) in sides {
             let random = (spectral.rank as f64 / width as f64).sqrt();
@@ -255,7 +259,9 @@ mod tests {
         bad.load_entropy = Some((3.4f32.ln()) / 8f32.ln());
         assert_eq!(heard(&mut watcher, &bad), [LoadCollapsed]);
         let block = bad.spectral.as_mut().unwrap();
-        (block.common_gap, block.drift_hidden) = (Some(1.05), Some(0.13));
+        (block.common_gap, block.drift_hidden) = (None, Some(0.13));
+        assert_eq!(heard(&mut watcher, &bad), [], "no refresh yet");
+        bad.spectral.as_mut().unwrap().common_gap = Some(1.05);
         assert_eq!(heard(&mut watcher, &bad), [GapClosed, Drifted]);
         let all: Vec<_> = watcher.warnings().iter().map(|w| (w.kind, w.step)).collect();
         assert_eq!(
