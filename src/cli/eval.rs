@@ -92,7 +92,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     pollster::block_on(async {
         let gpu = Gpu::open(&args.device.options()).await?;
         let _notice = CompileNotice::start(&gpu, say);
-        let loaded = model.load(&gpu)?;
+        let loaded = model.load_for_inference(&gpu)?;
         let measure = async |top_k| perplexity(&gpu, &loaded, &tokens, window, top_k).await;
         if args.top_k.is_empty() {
             let found = measure(None).await?;

@@ -121,7 +121,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     pollster::block_on(async {
         let gpu = Gpu::open(&args.device.options()).await?;
         let _notice = CompileNotice::start(&gpu, say);
-        let loaded = model.load(&gpu)?;
+        let loaded = model.load_for_inference(&gpu)?;
         // No cache is longer than the text.
         let longest = prompt.len().saturating_add(args.tokens);
         let mut generator = Generator::new(&gpu, &loaded, &prompt, context.min(longest))?;

@@ -39,6 +39,20 @@ impl Model {
         Self::with_precision(gpu, config, Precision::F32)
     }
 
+    /// As [`Model::new`], for generation and evaluation alone: without buffers for gradients, which take as much memory as the
+    /// weights.
+    ///
+    /// # Errors
+    /// As [`Model::new`].
+    pub fn for_inference(gpu: &Gpu, config: &ModelConfig) -> Result<Self> {
+        config.validate()?;
+        size::fits(config, gpu.device().limits().max_buffer_size)?;
+        let mut params = ParamBuilder::default();
+        let mut model = Self::registered(&mut params, config);
+        model.params = params.build_for_inference(gpu)?;
+        Ok(model)
+    }
+
     /// As [`Model::new`]; with f16 copies of the matrices where `precision` has them ([`ParamSet::write`]).
     ///
     /// # Errors
@@ -116,11 +130,11 @@ impl Model {
         Some(&self.params.get(moe.experts().banks()[matrix as usize]).value)
     }
 
-    /// The gradients of those matrices, `[E, m, n]`.
+    /// The gradients of those matrices, `[E, m, n]`; none in a model for inference alone.
     #[cfg(feature = "analysis")]
     pub(crate) fn expert_gradients(&self, layer: usize, matrix: ExpertMatrix) -> Option<&Tensor> {
         let moe = self.blocks.get(layer)?.moe()?;
-        Some(&self.params.get(moe.experts().banks()[matrix as usize]).gradient)
+        self.params.get(moe.experts().banks()[matrix as usize]).gradient.as_ref()
     }
 
     /// The router of layer `layer`, `[d_model, E]`; none in a layer without experts.

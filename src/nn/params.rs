@@ -100,8 +100,8 @@ pub struct Param {
     pub init: Init,
     /// The weights.
     pub value: Tensor,
-    /// Their gradient.
-    pub gradient: Tensor,
+    /// Their gradient; none in a model for inference alone.
+    pub gradient: Option<Tensor>,
     /// The f16 copy of a matrix in mixed precision; it follows the weights that [`ParamSet::write`] or an optimizer has written.
     pub half: Option<Tensor>,
 }
@@ -114,13 +114,22 @@ pub struct GroupBuffers {
     pub group: Group,
     /// All its weights, `[n]`.
     pub values: Tensor,
-    /// All its gradients, `[n]`.
-    pub gradients: Tensor,
+    /// All its gradients, `[n]`; none in a model for inference alone.
+    pub gradients: Option<Tensor>,
     /// For an expert group, weights and gradients again as stacks `[layers, E, m, n]`: one of all layers, or one of each
     /// layer where the matrices' size would leave the next layer misaligned.
-    pub stacks: Vec<(Tensor, Tensor)>,
+    pub stacks: Vec<(Tensor, Option<Tensor>)>,
     /// The f16 copy of `values`, for matrices in mixed precision.
     pub half: Option<Tensor>,
+}
+
+/// The gradients of a model that is to be trained.
+///
+/// # Errors
+/// [`Error::Config`] where it was made for inference alone.
+pub(crate) fn trained(gradients: &Option<Tensor>) -> Result<&Tensor> {
+    let message = "expected a model with gradients, got one for inference alone (`Model::for_inference`)";
+    gradients.as_ref().ok_or_else(|| Error::config("model", message))
 }
 
 /// Collects names and shapes before the buffers are made.
@@ -188,16 +197,28 @@ impl ParamBuilder {
         self.build_for(gpu, Precision::F32)
     }
 
+    /// As [`ParamBuilder::build`] without gradients, which take as much memory as the weights: for generation and evaluation.
+    ///
+    /// # Errors
+    /// As [`ParamBuilder::build`].
+    pub fn build_for_inference(self, gpu: &Gpu) -> Result<ParamSet> {
+        self.buffers(gpu, Precision::F32, false)
+    }
+
     /// Makes the buffers, zeroed, with those of the f16 copies where `precision` has them.
     ///
     /// # Errors
     /// [`Error::Device`] when a group exceeds the adapter's largest buffer, or when the adapter lacks f16;
     /// [`Error::Shape`] when the matrices of an expert group differ in shape.
     pub(crate) fn build_for(self, gpu: &Gpu, precision: Precision) -> Result<ParamSet> {
+        self.buffers(gpu, precision, true)
+    }
+
+    fn buffers(self, gpu: &Gpu, precision: Precision, trains: bool) -> Result<ParamSet> {
         let mixed = precision == Precision::F16;
         // A view must start aligned in every group, in f16 too.
         let align = gpu.offset_alignment() as usize / if mixed { 2 } else { 4 };
-        let mut views: Vec<Option<(Tensor, Tensor, Option<Tensor>)>> = vec![None; self.entries.len()];
+        let mut views: Vec<Option<(Tensor, Option<Tensor>, Option<Tensor>)>> = vec![None; self.entries.len()];
         let mut groups = Vec::new();
         for group in Group::ALL {
             let members: Vec<usize> = (0..self.entries.len()).filter(|&i| self.entries[i].group == group).collect();
@@ -214,7 +235,7 @@ impl ParamBuilder {
             let padded = |i: usize| self.entries[i].shape.iter().product::<usize>().next_multiple_of(align);
             let total: usize = members.iter().map(|&i| padded(i)).sum();
             let values = Tensor::persistent(gpu, [total], DType::F32)?;
-            let gradients = Tensor::persistent(gpu, [total], DType::F32)?;
+            let gradients = trains.then(|| Tensor::persistent(gpu, [total], DType::F32)).transpose()?;
             let half = (mixed && group != Group::NoDecay).then(|| Tensor::persistent(gpu, [total], DType::F16));
             let half = half.transpose()?;
             let mut start = 0;
@@ -222,7 +243,8 @@ impl ParamBuilder {
                 let shape = &self.entries[i].shape;
                 let size: usize = shape.iter().product();
                 let view = |flat: &Tensor| flat.slice(start..start + size)?.reshape(shape);
-                views[i] = Some((view(&values)?, view(&gradients)?, half.as_ref().map(view).transpose()?));
+                let optional = |flat: Option<&Tensor>| flat.map(view).transpose();
+                views[i] = Some((view(&values)?, optional(gradients.as_ref())?, optional(half.as_ref())?));
                 start += padded(i);
             }
             let mut stacks = Vec::new();
@@ -232,7 +254,7 @@ impl ParamBuilder {
                 let stacked: Vec<usize> = std::iter::once(count).chain(shape.iter().copied()).collect();
                 for start in (0..total).step_by(count * padded(first)) {
                     let view = |flat: &Tensor| flat.slice(start..start + count * size)?.reshape(&stacked);
-                    stacks.push((view(&values)?, view(&gradients)?));
+                    stacks.push((view(&values)?, gradients.as_ref().map(view).transpose()?));
                 }
             }
             groups.push(GroupBuffers { group, values, gradients, stacks, half });

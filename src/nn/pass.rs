@@ -69,9 +69,11 @@ impl<'a> Pass<'a> {
     }
 
     fn put(&self, tape: &mut Tape, param: &Param, value: &Tensor) -> Var {
-        match self.mode {
-            Mode::Inference => tape.constant(value),
-            mode => tape.parameter(value, &param.gradient, mode == Mode::Accumulate),
+        match &param.gradient {
+            Some(gradient) if self.mode != Mode::Inference => {
+                tape.parameter(value, gradient, self.mode == Mode::Accumulate)
+            }
+            _ => tape.constant(value),
         }
     }
 }

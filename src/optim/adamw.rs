@@ -18,7 +18,7 @@ use crate::kernels::octs::octs;
 use crate::kernels::software::loads;
 use crate::kernels::spectral_update::AdamFactors;
 use crate::kernels::{Variant, stretch};
-use crate::nn::params::{Group, GroupBuffers};
+use crate::nn::params::{Group, GroupBuffers, trained};
 use crate::tensor::{DType, Tensor};
 
 octs! { "AdamW over flat buffers, eight elements at a time.", ADAMW, "adamw", "adamw", "adamw.wgsl", AdamwParams }
@@ -80,7 +80,7 @@ impl AdamGroup {
     /// Zero moments for `buffers`.
     ///
     /// # Errors
-    /// [`crate::Error::Device`] when memory is short.
+    /// [`crate::Error::Config`] for a model without gradients; [`crate::Error::Device`] when memory is short.
     pub fn new(buffers: &GroupBuffers) -> Result<Self> {
         Self::part(buffers, 0..buffers.values.numel())
     }
@@ -94,7 +94,7 @@ impl AdamGroup {
         Ok(Self {
             group: buffers.group,
             values: buffers.values.slice(range.clone())?,
-            gradients: buffers.gradients.slice(range.clone())?,
+            gradients: trained(&buffers.gradients)?.slice(range.clone())?,
             m: Tensor::persistent(gpu, [n], DType::F32)?,
             v: Tensor::persistent(gpu, [n], DType::F32)?,
             range,

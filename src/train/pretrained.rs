@@ -13,7 +13,7 @@ use crate::gpu::Gpu;
 use crate::nn::config::{ModelConfig, Precision};
 use crate::nn::families::{FamilyModel, Parameter};
 use crate::nn::model::Model;
-use crate::train::resume::restore_model;
+use crate::train::resume::{restore_for_inference, restore_model};
 use crate::train::saved::SavedModel;
 
 /// A parameter, or state beside the parameters, in host memory.
@@ -227,14 +227,26 @@ impl Pretrained {
         match self {
             // In f32 on every adapter: the weights of a run in f16 are saved in f32.
             Self::Saved(saved) => restore_model(gpu, saved, &saved.config.model, Precision::F32),
-            Self::Family(family) => {
-                let model = Model::new(gpu, family.config())?;
-                let coverage = family.load_into(&model)?;
-                log::info!("{coverage}");
-                Ok(model)
-            }
+            Self::Family(family) => loaded(family, Model::new(gpu, family.config())?),
         }
     }
+
+    /// As [`Pretrained::load`], for generation and evaluation alone: half the memory ([`Model::for_inference`]).
+    ///
+    /// # Errors
+    /// As [`Pretrained::load`].
+    pub fn load_for_inference(&self, gpu: &Gpu) -> Result<Model> {
+        match self {
+            Self::Saved(saved) => restore_for_inference(gpu, saved),
+            Self::Family(family) => loaded(family, Model::for_inference(gpu, family.config())?),
+        }
+    }
+}
+
+fn loaded(family: &FamilyCheckpoint, model: Model) -> Result<Model> {
+    let coverage = family.load_into(&model)?;
+    log::info!("{coverage}");
+    Ok(model)
 }
 
 fn read_family(family: &FamilyCheckpoint) -> Result<Vec<HostParameter>> {

@@ -22,7 +22,23 @@ pub(super) fn parameters(model: &Model) -> impl Iterator<Item = (String, Tensor)
 /// # Errors
 /// [`crate::Error::Checkpoint`] when a tensor is missing or of another shape; [`crate::Error::Device`].
 pub fn restore_model(gpu: &Gpu, saved: &SavedModel, config: &ModelConfig, precision: Precision) -> Result<Model> {
-    let model = with_parameters(gpu, saved, config, precision)?;
+    saved.complete()?;
+    filled(Model::with_precision(gpu, config, precision)?, saved)
+}
+
+/// As [`restore_model`], in f32, for generation and evaluation alone ([`Model::for_inference`]).
+///
+/// # Errors
+/// As [`restore_model`].
+pub fn restore_for_inference(gpu: &Gpu, saved: &SavedModel) -> Result<Model> {
+    saved.complete()?;
+    // In f32 on every adapter: the weights of a run in f16 are saved in f32.
+    filled(Model::for_inference(gpu, &saved.config.model)?, saved)
+}
+
+/// The model with the parameters and the biases of a checkpoint.
+fn filled(model: Model, saved: &SavedModel) -> Result<Model> {
+    model.params().write(|name, shape| saved.tensors.expect_f32(name, shape).map(Some))?;
     if saved.config.model.moe.biases_choice() {
         let optimizer = saved.optimizer()?;
         for (name, tensor) in model.params().states() {

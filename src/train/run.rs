@@ -11,7 +11,7 @@ use super::evaluate::evaluate;
 use super::metrics::{MetricsWriter, StepMetrics};
 use super::pretrained::Pretrained;
 use super::progress::{Display, Progress, say};
-use super::resume::{parameters, restore, restore_model};
+use super::resume::{parameters, restore, restore_for_inference};
 use super::saved::{self, Position, SavedModel};
 use super::summary::Summary;
 use super::trainer::{StepReport, Trainer};
@@ -23,7 +23,6 @@ use crate::data::text_tokenizer::TextTokenizer;
 use crate::data::{Batches, Corpus, Tokens, Validation};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, GpuOptions};
-use crate::nn::config::Precision;
 use crate::nn::generate::Generator;
 use crate::nn::sample::Sampling;
 use crate::tensor::Tensor;
@@ -337,7 +336,6 @@ pub async fn evaluate_text(saved: &SavedModel, device: &GpuOptions, tokens: Toke
     let gpu = Gpu::open(device).await?;
     let _notice = CompileNotice::start(&gpu, say);
     size::check_activations(&gpu, &saved.config.windows(tokens.len().div_ceil(train.seq), train.seq))?;
-    // In f32 on every adapter: the weights of a run in f16 are saved in f32.
-    let model = restore_model(&gpu, saved, &saved.config.model, Precision::F32)?;
+    let model = restore_for_inference(&gpu, saved)?;
     evaluate(&gpu, &model, train.seq, windows.iter()).await
 }

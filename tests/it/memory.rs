@@ -7,9 +7,11 @@ use sdmoe::data::Batch;
 use sdmoe::low_level::kernels::grouped::{Groups, tile_rows};
 use sdmoe::nn::config::{GradientForm, Preset, SharedGate};
 use sdmoe::nn::model::Model;
+use sdmoe::optim::SpectralInit;
 use sdmoe::train::config::{Recompute, RunConfig};
 use sdmoe::train::evaluate::evaluate;
 use sdmoe::train::memory::MemoryReport;
+use sdmoe::train::trainer::Trainer;
 
 const BOTH: [Recompute; 2] = [Recompute::None, Recompute::Experts];
 
@@ -20,6 +22,19 @@ fn report(config: &RunConfig) -> MemoryReport {
     assert_eq!(trainer.memory().unwrap().activations, 0);
     train(&mut trainer, 1);
     trainer.memory().unwrap()
+}
+
+#[test]
+fn a_model_for_inference_takes_its_weights_and_little_more_and_cannot_be_trained() {
+    let gpu = gpu();
+    let config = RunConfig::preset(Preset::Tiny);
+    let before = gpu.counters().bytes_allocated;
+    let model = Model::for_inference(&gpu, &config.model).unwrap();
+    let taken = gpu.counters().bytes_allocated - before;
+    let weights = 4 * model.params().numel() as u64;
+    assert!(taken >= weights && taken as f64 <= 1.1 * weights as f64, "{taken} bytes for {weights}");
+    let message = Trainer::with_model(&gpu, &config, model, SpectralInit::Fresh).err().unwrap().to_string();
+    assert!(message.contains("expected a model with gradients, got one for inference alone"), "{message}");
 }
 
 #[test]

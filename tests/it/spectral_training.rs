@@ -127,7 +127,14 @@ fn gradients(gpu: &Gpu, run: &Trainer, batch: &Batch, split: bool) -> Vec<Array>
     tape.backward(&seeds).unwrap();
     let params = run.model().params();
     let experts = params.iter().filter(|p| p.name.contains("experts"));
-    experts.map(|p| Array::from_f32(p.gradient.dims(), &block_on(p.gradient.to_f32()).unwrap())).collect()
+    experts
+        .map(|p| {
+            Array::from_f32(
+                p.gradient.as_ref().unwrap().dims(),
+                &block_on(p.gradient.as_ref().unwrap().to_f32()).unwrap(),
+            )
+        })
+        .collect()
 }
 
 /// The direct split, on the device, of what the gradients hold: of each layer and matrix the common and the unique part of

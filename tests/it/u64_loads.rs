@@ -23,7 +23,7 @@ fn train(gpu: &Gpu, as_published: bool) -> (Vec<Vec<u32>>, Vec<&'static str>) {
     let fill = |seed: u64| {
         for (i, param) in set.iter().enumerate() {
             let x = Array::random(param.value.dims(), seed + i as u64);
-            if seed == 1 { &param.value } else { &param.gradient }.write_f32(&x.to_f32()).unwrap();
+            if seed == 1 { &param.value } else { param.gradient.as_ref().unwrap() }.write_f32(&x.to_f32()).unwrap();
         }
     };
     fill(1);

@@ -36,7 +36,7 @@ fn dense(dir: &Path, family: &str) {
 fn loss(dir: &Path) -> f64 {
     let model = Pretrained::open(dir).unwrap_or_else(|e| panic!("{e}"));
     let gpu = crate::common::gpu();
-    let loaded = model.load(&gpu).unwrap();
+    let loaded = model.load_for_inference(&gpu).unwrap();
     let text: Vec<u32> = (0..90).map(|i| (i * i + 3) % 256).collect();
     pollster::block_on(perplexity(&gpu, &loaded, &text, Window { context: 40, stride: 20 }, None)).unwrap().mean()
 }

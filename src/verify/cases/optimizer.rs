@@ -5,7 +5,7 @@ use pollster::block_on;
 use crate::autograd::Array;
 use crate::error::Result;
 use crate::nn::config::ExpertMatrix;
-use crate::nn::params::{Group, Init, ParamBuilder, ParamSet};
+use crate::nn::params::{Group, Init, ParamBuilder, ParamSet, trained};
 use crate::optim::OptimizerConfig;
 use crate::optim::adamw::AdamGroup;
 use crate::optim::clip::{GradientNorm, LossScale};
@@ -63,7 +63,7 @@ fn not_finite(context: &Context) -> Result<Findings> {
         param.value.write_f32(&p)?;
         let mut g = vec![0.5; p.len()];
         g[100] = bad;
-        param.gradient.write_f32(&g)?;
+        trained(&param.gradient)?.write_f32(&g)?;
         let Some(group) = set.group(Group::Decay) else { continue };
         let group = AdamGroup::new(group)?;
         let mut norm = GradientNorm::new();
@@ -126,7 +126,7 @@ fn adamw(context: &Context) -> Result<Findings> {
         let mut gradients = Vec::new();
         for (i, param) in set.iter().enumerate() {
             let g = random(param.value.dims(), t * 1000 + i as u64).map(|x| x * 0.05 * t as f64).to_f32();
-            param.gradient.write_f32(&g)?;
+            trained(&param.gradient)?.write_f32(&g)?;
             gradients.push(Array::from_f32(param.value.dims(), &g));
         }
         let mut norm = GradientNorm::new();

@@ -12,7 +12,7 @@ use super::sizes;
 use crate::autograd::Array;
 use crate::error::Result;
 use crate::nn::config::{CommonGradient, ExpertMatrix, Realign, SpectralConfig};
-use crate::nn::params::{Group, Init, Param, ParamBuilder, ParamSet};
+use crate::nn::params::{Group, Init, Param, ParamBuilder, ParamSet, trained};
 use crate::optim::{Optimizer, OptimizerConfig, SpectralInit, SpectralSetup};
 use crate::tensor::Tensor;
 use crate::verify::Level::{self, Quick, Usual};
@@ -168,7 +168,7 @@ fn steps(context: &Context, shape: Sizes, config: SpectralConfig) -> Result<Find
             let g = Array::from_fn(param.value.dims(), |j| {
                 step as f64 * (0.1 * noise.data[j] + 0.05 * shared.data[j % (m * n)])
             });
-            param.gradient.write_f32(&g.to_f32())?;
+            trained(&param.gradient)?.write_f32(&g.to_f32())?;
             let g: Vec<Mat> = g
                 .to_f32()
                 .chunks(m * n)

@@ -106,7 +106,7 @@ impl Rig {
                 size * (0.1 * noise.data[j] + 0.05 * shared.data[j % (m * n)])
             });
             let g = g.to_f32();
-            param.gradient.write_f32(&g).unwrap();
+            param.gradient.as_ref().unwrap().write_f32(&g).unwrap();
             if param.name.contains("gate") {
                 let wide: Vec<f64> = g.iter().map(|&x| f64::from(x)).collect();
                 all.push(wide.chunks(m * n).map(|c| Mat::from_row_slice(m, n, c)).collect::<Vec<_>>());
@@ -118,7 +118,7 @@ impl Rig {
 
     pub fn embedding_gradient(&self) -> f64 {
         let param = self.set.iter().find(|p| p.name == "embedding").unwrap();
-        block_on(param.gradient.to_f32()).unwrap().iter().map(|&x| f64::from(x).powi(2)).sum()
+        block_on(param.gradient.as_ref().unwrap().to_f32()).unwrap().iter().map(|&x| f64::from(x).powi(2)).sum()
     }
 }
 
