@@ -7,7 +7,6 @@
 mod support;
 
 use std::process::ExitCode;
-use std::time::Instant;
 
 use clap::Parser;
 use pollster::block_on;
@@ -110,27 +109,25 @@ fn compare(args: &Args) -> Result<(), Failure> {
     let gpu = block_on(Gpu::open(&GpuOptions::default()))?;
     println!("dense: {} steps at learning rate {}; then", dense.train.steps, dense.optimizer.lr);
     print_setting(&gpu, &config, &texts);
-    println!("| seed | what | step | validation loss | against off | merged | W_u | apart | s |");
-    println!("|---|---|---|---|---|---|---|---|---|");
+    println!("| seed | what | step | validation loss | against off | merged | W_u | apart |");
+    println!("|---|---|---|---|---|---|---|---|");
     let mut all = [const { Vec::new() }; MODES.len()];
     for seed in 1..=args.study.seeds {
         (dense.seed, config.seed) = (seed, seed);
-        let began = Instant::now();
         let mut trainer = Trainer::new(&gpu, &dense)?;
         let before = train(&mut trainer, &texts, &[dense.train.steps])?[0];
-        row(&seed.to_string(), "before", dense.train.steps, &before, None, began);
+        row(&seed.to_string(), "before", dense.train.steps, &before, None);
         // Other windows than those that the dense model has seen.
         config.seed = seed + 1000;
         let mut runs = Vec::new();
         for mode in MODES {
-            let began = Instant::now();
             let found = go_on(&gpu, &config, mode, args, &trainer, &texts, &marks)?;
-            runs.push((found, began));
+            runs.push(found);
         }
-        let off = runs[1].0.clone();
-        for ((mode, (found, began)), done) in MODES.iter().zip(&runs).zip(&mut all) {
+        let off = runs[1].clone();
+        for ((mode, found), done) in MODES.iter().zip(&runs).zip(&mut all) {
             for ((step, figures), off) in marks.iter().zip(found).zip(&off) {
-                row(&seed.to_string(), mode, *step, figures, Some(figures.loss - off.loss), *began);
+                row(&seed.to_string(), mode, *step, figures, Some(figures.loss - off.loss));
             }
             done.push(found.clone());
         }
@@ -146,7 +143,7 @@ fn compare(args: &Args) -> Result<(), Failure> {
                 apart: over(|f| f.apart),
             };
             let off = mean(all[1].iter().map(|run| run[i].loss)).unwrap_or(f64::NAN);
-            row("mean", mode, *step, &figures, Some(figures.loss - off), Instant::now());
+            row("mean", mode, *step, &figures, Some(figures.loss - off));
         }
     }
     let chance = all.iter().flatten().flatten().find_map(|f| f.chance);
@@ -193,15 +190,14 @@ fn go_on(
     train(&mut trainer, texts, marks)
 }
 
-fn row(seed: &str, what: &str, step: u64, f: &Figures, difference: Option<f64>, began: Instant) {
+fn row(seed: &str, what: &str, step: u64, f: &Figures, difference: Option<f64>) {
     let or_none = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.3}"));
     println!(
-        "| {seed} | {what} | {step} | {:.4} | {} | {} | {} | {} | {:.0} |",
+        "| {seed} | {what} | {step} | {:.4} | {} | {} | {} | {} |",
         f.loss,
         difference.map_or("-".into(), |d| format!("{d:+.4}")),
         or_none(f.merged),
         or_none(f.unique),
-        or_none(f.apart),
-        began.elapsed().as_secs_f64()
+        or_none(f.apart)
     );
 }

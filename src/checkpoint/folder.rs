@@ -93,21 +93,33 @@ pub fn write_atomically(dir: &Path, files: impl FnOnce(&Path) -> Result<()>) -> 
     remove(&old)
 }
 
+/// Checks that a new folder can be made at `dir`: nothing is there, and what it would be in is a folder.
+///
+/// # Errors
+/// [`Error::Checkpoint`].
+pub fn require_new(dir: &Path) -> Result<()> {
+    match dir.symlink_metadata() {
+        Err(e) if e.kind() == ErrorKind::NotFound => {}
+        _ => return Err(Error::checkpoint(dir, "expected no file or folder of this name yet, found one")),
+    }
+    if !parent(dir).is_dir() {
+        let message = format!("expected an existing folder to make it in, got {}", parent(dir).display());
+        return Err(Error::checkpoint(dir, message));
+    }
+    Ok(())
+}
+
 /// Makes the folder `dir`, where nothing may be yet, of what `files` writes into the folder that it is handed: it is there as a
 /// whole, or not at all. Nothing else is touched, whatever its name.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] when something stands at `dir`; those of `files`; [`Error::Io`].
+/// As [`require_new`]; those of `files`; [`Error::Io`].
 pub fn create_atomically(dir: &Path, files: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let require_free = || match dir.symlink_metadata() {
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-        _ => Err(Error::checkpoint(dir, "expected a place for a new folder, found something there")),
-    };
-    require_free()?;
+    require_new(dir)?;
     // A name of this process alone: what stands beside `dir` is somebody else's.
     let temporary = sibling(dir, &format!(".{}.tmp", std::process::id()));
     fs::create_dir(&temporary).map_err(Error::io("creating", &temporary))?;
-    let made = files(&temporary).and_then(|()| sync_files(&temporary)).and_then(|()| require_free());
+    let made = files(&temporary).and_then(|()| sync_files(&temporary)).and_then(|()| require_new(dir));
     if let Err(e) = made.and_then(|()| rename(&temporary, dir)) {
         // The failure that matters is `e`.
         let _ = fs::remove_dir_all(&temporary);
@@ -229,7 +241,7 @@ mod tests {
         create_atomically(&dir, nested).unwrap();
         assert_eq!(fs::read_to_string(dir.join("inner/a")).unwrap(), "1");
         let message = create_atomically(&dir, put("2")).unwrap_err().to_string();
-        assert!(message.contains("expected a place for a new folder, found something there"), "{message}");
+        assert!(message.contains("expected no file or folder of this name yet, found one"), "{message}");
         assert_eq!(names(place.path()), ["new", "new.old", "new.tmp"]);
     }
 

@@ -1,5 +1,5 @@
 //! The small files of a Hugging Face folder beside its weights, which a run of this program keeps so that its model can be
-//! written back as what it was.
+//! written back as what it was, and its text read.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,11 +7,14 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::files;
 
+/// The tokenizer itself.
+const TOKENIZER: &str = "tokenizer.json";
+
 /// The files that are kept, where there are such.
 const NAMES: &[&str] = &[
     "config.json",
     "generation_config.json",
-    "tokenizer.json",
+    TOKENIZER,
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -37,15 +40,22 @@ impl HubFiles {
     /// # Errors
     /// [`Error::Io`] names one that cannot be read; [`Error::Checkpoint`] one that is too long.
     pub fn read(folder: &Path) -> Result<Self> {
-        let mut read = Vec::new();
-        for (name, path) in Self::paths(folder) {
-            let length = files::regular(&path)?.len();
-            if length > MAX_FILE {
-                return Err(Error::checkpoint(&path, format!("expected at most {MAX_FILE} bytes, got {length}")));
-            }
-            read.push((name, files::read(&path)?));
+        let read = |(name, path): (&'static str, PathBuf)| Ok((name, content(&path)?));
+        Ok(Self { files: Self::paths(folder).into_iter().map(read).collect::<Result<_>>()? })
+    }
+
+    /// Reads a tokenizer, whose file may have another name than `tokenizer.json`, with the files of its folder but `config.json`.
+    ///
+    /// # Errors
+    /// As [`HubFiles::read`].
+    pub fn of_tokenizer(file: &Path) -> Result<Self> {
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let beside = Self::paths(folder).into_iter().filter(|(name, _)| !["config.json", TOKENIZER].contains(name));
+        let mut files = vec![(TOKENIZER, content(file)?)];
+        for (name, path) in beside {
+            files.push((name, content(&path)?));
         }
-        Ok(Self { files: read })
+        Ok(Self { files })
     }
 
     /// The files that `folder` has, with their names.
@@ -80,4 +90,12 @@ impl HubFiles {
         }
         Ok(())
     }
+}
+
+fn content(path: &Path) -> Result<Vec<u8>> {
+    let length = files::regular(path)?.len();
+    if length > MAX_FILE {
+        return Err(Error::checkpoint(path, format!("expected at most {MAX_FILE} bytes, got {length}")));
+    }
+    files::read(path)
 }

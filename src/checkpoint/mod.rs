@@ -26,8 +26,8 @@ mod widen;
 
 pub use experts::{Common, ExpertCheckpoint, ExpertLayer, ExpertStack, Family};
 pub use export::{ExportOptions, ExportType, export};
-pub use folder::write_file_atomically;
 pub(crate) use folder::{create_atomically, locate, write_atomically};
+pub use folder::{require_new, write_file_atomically};
 pub use hub_files::HubFiles;
 #[cfg(feature = "cli")]
 pub(crate) use names::others;

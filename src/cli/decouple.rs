@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::error::{Error, Result};
+use crate::checkpoint::require_new;
+use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::nn::config::SpectralConfig;
 use crate::train::decouple::{DecoupledMatrix, decouple, settings};
@@ -34,11 +35,15 @@ pub(super) struct Args {
 
 /// Decouples.
 pub(super) fn run(args: &Args) -> Result<()> {
-    if args.out.symlink_metadata().is_ok() {
-        return Err(Error::checkpoint(&args.out, "expected a place for a new folder, found something there"));
-    }
+    require_new(&args.out)?;
     let layers = args.layers.clone().map_or(Vec::new(), |layers| layers.0);
-    let spectral = SpectralConfig { rank: args.rank, layers, ..SpectralConfig::default() };
+    let spectral = SpectralConfig {
+        rank: args.rank,
+        // The small SVD has at most 64 columns.
+        oversampling: SpectralConfig::default().oversampling.min(64usize.saturating_sub(args.rank)),
+        layers,
+        ..SpectralConfig::default()
+    };
     let source = Pretrained::open(&args.model)?;
     settings(&source, &spectral)?;
     source.complete()?;
@@ -50,7 +55,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     })?;
     decoupled.save(&args.out)?;
     super::print(&table(decoupled.matrices(), args.rank))?;
-    let flat = decoupled.matrices().iter().filter(|m| m.gap < f64::from(CLOSED_GAP)).count();
+    let flat = decoupled.matrices().iter().filter(|m| m.gap.is_some_and(|gap| gap < f64::from(CLOSED_GAP))).count();
     if flat > 0 {
         warn(&format!(
             "sigma_k / sigma_(k+1) is below {CLOSED_GAP} in {flat} of {}: which {} directions are common is hardly defined there",
@@ -66,13 +71,17 @@ fn table(matrices: &[DecoupledMatrix], rank: usize) -> String {
     let title = format!("common, k = {rank}");
     let mut text = format!("layer  matrix  experts' mean  {title:>14}  sigma_k / sigma_(k+1)\n");
     for m in matrices {
-        let gap = if m.gap.is_finite() { format!("{:.3}", m.gap) } else { "-".into() };
+        let gap = match m.gap {
+            Some(gap) if gap.is_finite() => format!("{gap:.3}"),
+            Some(_) => "infinite".into(),
+            None => "not computed".into(),
+        };
         text += &format!(
             "{:5}  {:<6}  {:11.2} %  {:12.2} %  {gap:>21}\n",
             m.layer,
             m.matrix.name(),
-            100.0 * m.mean_share,
-            100.0 * m.common_share
+            100.0 * m.mean_fraction,
+            100.0 * m.common_fraction
         );
     }
     text + "(percent of the experts' energy, the sum of all squares; the rest is their unique parts)\n"

@@ -48,16 +48,18 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let model = Pretrained::open(&args.model)?;
     let tokenizer = model.tokenizer()?;
     let text = corpus::read(&args.data)?;
+    // Models of others have seen the tokens that their tokenizer puts around a text.
+    let published = model.family_model()?.is_some();
     // A run's own measure: windows of its training length, behind each other.
-    if let (Pretrained::Saved(saved), TextTokenizer::Bytes) = (&model, &tokenizer)
+    if let Pretrained::Saved(saved) = &model
+        && !published
         && args.context.is_none()
         && args.stride.is_none()
         && args.top_k.is_empty()
     {
-        let tokenizer = model.tokenizer()?;
         let (unit, bytes) = (tokenizer.unit(), text.bytes.len());
         let ids;
-        let tokens = match tokenizer {
+        let tokens = match &tokenizer {
             TextTokenizer::Bytes => Tokens::from(&text.bytes),
             _ => {
                 ids = tokenizer.encode(&text.bytes, false)?;
@@ -88,7 +90,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         let message = format!("expected at least 1 and at most the {reach} experts that a token can visit, got {k}");
         return Err(Error::config("--top-k", message));
     }
-    let tokens = tokenizer.encode(&text.bytes, true)?;
+    let tokens = tokenizer.encode(&text.bytes, published)?;
     pollster::block_on(async {
         let gpu = Gpu::open(&args.device.options()).await?;
         let _notice = CompileNotice::start(&gpu, say);

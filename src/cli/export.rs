@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::checkpoint::{ExportOptions, ExportType, HubFiles, TensorFile, export};
+use crate::checkpoint::{ExportOptions, ExportType, HubFiles, TensorFile, export, require_new};
 use crate::error::{Error, Result};
 use crate::nn::config::ModelConfig;
 use crate::nn::families::{Family, FamilyModel, Layout, Parameter};
@@ -54,6 +54,7 @@ fn family(name: &str) -> std::result::Result<Family, String> {
 
 /// Exports.
 pub(super) fn run(args: &Args) -> Result<()> {
+    require_new(&args.out)?;
     let source = Pretrained::open(&args.model)?;
     source.complete()?;
     let config = source.config();
@@ -101,7 +102,7 @@ impl<'a> Numbers<'a> {
         let (name, shape) = (&parameter.name, &parameter.shape);
         let values = match self {
             Numbers::All(all) => {
-                let missing = || Error::config("model", format!("expected a parameter `{name}`"));
+                let missing = || Error::config("model", format!("expected a parameter `{name}`, found none"));
                 all.get(name).ok_or_else(missing)?
             }
             Numbers::Files { model, state, held } => {

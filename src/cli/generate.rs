@@ -109,7 +109,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
         "-" => crate::data::read(&["-".into()])?.bytes,
         text => text.as_bytes().to_vec(),
     };
-    let prompt = if args.chat { tokenizer.chat(&given)? } else { tokenizer.encode(&given, true)? };
+    // Models of others have seen the tokens that their tokenizer puts around a text.
+    let published = model.family_model()?.is_some();
+    let prompt = if args.chat { tokenizer.chat(&given)? } else { tokenizer.encode(&given, published)? };
     // What a pipe brings is shown as what is generated: with nothing in it that a terminal obeys. Of a chat the answer is shown.
     let shown = match args.prompt.as_str() {
         _ if args.chat => String::new(),

@@ -65,7 +65,7 @@ pub(super) struct Args {
     /// Seed of the parameters and of the order of the data
     #[arg(long, value_name = "S", value_parser = whole::<u64>)]
     seed: Option<u64>,
-    /// Spectral decoupling of the experts [default: on]
+    /// Spectral decoupling of the experts [default: on; with --from as the model is]
     #[arg(long, value_name = "on|off")]
     spectral: Option<Switch>,
     /// Rank k of the experts' common bases
@@ -86,7 +86,7 @@ pub(super) struct Args {
     /// `sdmoe devices`); a resumed run needs it again
     #[arg(long)]
     matrix_units: bool,
-    /// Folder of the run [default: runs/<preset>-<n>, the first number that is free]
+    /// Folder of the run [default: runs/<preset or family>-<n>, the first number that is free]
     #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     out: Option<PathBuf>,
     /// Go on with the run in this folder, from its last checkpoint; its own settings hold, flags go over them
@@ -179,14 +179,18 @@ impl Args {
         if self.tokenizer.is_some() {
             config.data.tokenizer.clone_from(&self.tokenizer);
         }
-        if let Some(source) = from {
+        if let Some(given) = config.data.tokenizer.as_ref().filter(|given| {
             // The text is read as the model reads it.
-            config.data.tokenizer = source.tokenizer_file();
+            from.is_some_and(|source| source.tokenizer_file().as_ref() != Some(*given))
+        }) {
+            let message = format!("expected none with --from, whose tokenizer reads the text, got {}", given.display());
+            return Err(Error::config("data.tokenizer", message));
         }
-        let tokenizer = match (&config.data.tokenizer, &self.resume) {
-            (None, _) => TextTokenizer::Bytes,
-            (Some(_), Some(dir)) => TextTokenizer::open(&RunFolder::resume(dir)?.hub_path().join(TOKENIZER_FILE))?,
-            (Some(path), None) => TextTokenizer::open(path)?,
+        let tokenizer = match (&config.data.tokenizer, &self.resume, from) {
+            (_, None, Some(source)) => source.tokenizer()?,
+            (None, ..) => TextTokenizer::Bytes,
+            (Some(_), Some(dir), _) => TextTokenizer::open(&RunFolder::resume(dir)?.hub_path().join(TOKENIZER_FILE))?,
+            (Some(path), None, None) => TextTokenizer::open(path)?,
         };
         if self.resume.is_none() {
             config.fit_warmup();

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::error::{Error, Result};
+use crate::checkpoint::require_new;
+use crate::error::Result;
 use crate::nn::upcycle::Upcycle;
 use crate::train::pretrained::Pretrained;
 use crate::train::upcycle::UpcyclePlan;
@@ -40,9 +41,7 @@ pub(super) struct Args {
 
 /// Upcycles.
 pub(super) fn run(args: &Args) -> Result<()> {
-    if args.out.symlink_metadata().is_ok() {
-        return Err(Error::checkpoint(&args.out, "expected a place for a new folder, found something there"));
-    }
+    require_new(&args.out)?;
     let source = Pretrained::open(&args.model)?;
     let mut options = Upcycle::new(args.experts, args.top_k);
     (options.noise, options.seed) = (args.noise, args.seed);

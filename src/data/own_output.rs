@@ -22,7 +22,12 @@ const OF_RUN: &[&str] = &[
     "checkpoint.tmp",
     "checkpoint.old",
     "analysis",
+    "hub",
+    "tokens.safetensors",
+    "tokens.unfinished",
 ];
+/// Those of a folder that a model was made into before any step.
+const OF_MODEL: &[&str] = &["checkpoint", "hub"];
 /// The files that a report makes in its folder.
 const OF_REPORT: &[&str] = &["report.html", "analysis.json", "analysis-first.json", "analysis-second.json", "figures"];
 
@@ -33,7 +38,11 @@ const GENERATOR: &str = "<meta name=\"generator\" content=\"sdmoe\">";
 
 /// The names of the entries of `folder` that are this program's own; none where it holds neither a run nor a report.
 pub(super) fn own_entries(folder: &Path) -> Vec<&'static str> {
-    let run = if is_run(folder) { OF_RUN } else { &[] };
+    let run = match folder {
+        run if is_run(run) => OF_RUN,
+        model if is_model(model) => OF_MODEL,
+        _ => &[],
+    };
     let report = if is_report(folder) { OF_REPORT } else { &[] };
     [run, report].concat()
 }
@@ -49,6 +58,11 @@ fn is_run(folder: &Path) -> bool {
         return false;
     };
     ["data", "model", "optimizer", "train", "spectral"].iter().all(|t| settings.get(*t).is_some_and(|v| v.is_table()))
+}
+
+/// A checkpoint by itself, as `sdmoe decouple` and `sdmoe upcycle` make one.
+fn is_model(folder: &Path) -> bool {
+    ["model.safetensors", "optimizer.safetensors"].iter().all(|name| folder.join("checkpoint").join(name).is_file())
 }
 
 fn is_report(folder: &Path) -> bool {
@@ -79,6 +93,11 @@ mod tests {
         assert!(own_entries(dir.path()).contains(&"checkpoint"));
         put("config.toml", "[package]\nname = \"other\"\n[model]\n");
         assert!(own_entries(dir.path()).is_empty(), "the settings of another program");
+        std::fs::create_dir(dir.path().join("checkpoint")).unwrap();
+        put("checkpoint/model.safetensors", "");
+        put("checkpoint/optimizer.safetensors", "");
+        assert_eq!(own_entries(dir.path()), OF_MODEL);
+        std::fs::remove_dir_all(dir.path().join("checkpoint")).unwrap();
         put("report.html", "<!DOCTYPE html><html><head><meta name=\"generator\" content=\"other\">");
         assert!(own_entries(dir.path()).is_empty());
         put("report.html", &format!("<!DOCTYPE html><html><head>{GENERATOR}"));

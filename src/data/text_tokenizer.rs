@@ -1,6 +1,6 @@
 //! Text as tokens and back: bytes, or the tokenizer of a published model.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 #[cfg(feature = "tokenizer")]
 use super::hub_tokenizer::{HubTokenizer, Message, TextStream};
@@ -9,16 +9,6 @@ use crate::error::{Error, Result};
 
 /// The file of a tokenizer.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
-
-/// The files beside it that belong to a model's text.
-const BESIDE: [&str; 4] =
-    ["tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "generation_config.json"];
-
-/// The files of `folder` that a model's text needs: its tokenizer, with what lies beside it; none where it has no tokenizer.
-pub fn tokenizer_files(folder: &Path) -> Vec<PathBuf> {
-    let files: Vec<PathBuf> = [TOKENIZER_FILE].iter().chain(&BESIDE).map(|name| folder.join(name)).collect();
-    if files[0].is_file() { files.into_iter().filter(|file| file.is_file()).collect() } else { Vec::new() }
-}
 
 /// The tokenizer of a model.
 #[derive(Debug, Default)]
@@ -61,21 +51,12 @@ impl TextTokenizer {
         }
     }
 
-    /// Its files; none for bytes.
-    pub fn files(&self) -> Vec<PathBuf> {
+    /// Its `tokenizer.json`, which may have another name; none for bytes.
+    pub fn path(&self) -> Option<&Path> {
         match self {
-            TextTokenizer::Bytes => Vec::new(),
+            TextTokenizer::Bytes => None,
             #[cfg(feature = "tokenizer")]
-            TextTokenizer::Hub(hub) => {
-                let mut files = tokenizer_files(hub.path().parent().unwrap_or(Path::new("")));
-                // The tokenizer itself may have another name.
-                if let Some(first) = files.first_mut() {
-                    hub.path().clone_into(first);
-                } else {
-                    files.push(hub.path().to_owned());
-                }
-                files
-            }
+            TextTokenizer::Hub(hub) => Some(hub.path()),
         }
     }
 

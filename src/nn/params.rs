@@ -123,6 +123,9 @@ pub struct GroupBuffers {
     pub half: Option<Tensor>,
 }
 
+/// Weights, gradient and f16 copy of one parameter.
+type Views = (Tensor, Option<Tensor>, Option<Tensor>);
+
 /// The gradients of a model that is to be trained.
 ///
 /// # Errors
@@ -218,7 +221,7 @@ impl ParamBuilder {
         let mixed = precision == Precision::F16;
         // A view must start aligned in every group, in f16 too.
         let align = gpu.offset_alignment() as usize / if mixed { 2 } else { 4 };
-        let mut views: Vec<Option<(Tensor, Option<Tensor>, Option<Tensor>)>> = vec![None; self.entries.len()];
+        let mut views: Vec<Option<Views>> = vec![None; self.entries.len()];
         let mut groups = Vec::new();
         for group in Group::ALL {
             let members: Vec<usize> = (0..self.entries.len()).filter(|&i| self.entries[i].group == group).collect();

@@ -112,7 +112,9 @@ impl Upcycled {
     /// number of elements.
     pub fn values<'a>(&self, name: &str, dense: impl Fn(&str) -> Result<&'a [f32]>) -> Result<Vec<f32>> {
         let stream = self.shapes.iter().position(|(known, _)| known == name);
-        let stream = stream.ok_or_else(|| Error::config("model", format!("expected no parameter `{name}`")))?;
+        let stream = stream.ok_or_else(|| {
+            Error::config("model", format!("expected a parameter of the upcycled model, got `{name}`"))
+        })?;
         let shape = &self.shapes[stream].1;
         let (origin, count) = (origin(name, &self.config), shape.iter().product::<usize>());
         let draw = |i: usize| normal(self.options.seed, stream as u32, i as u32);

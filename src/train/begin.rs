@@ -5,7 +5,7 @@ use super::pretrained::Pretrained;
 use super::resume::restore_model;
 use super::size;
 use super::trainer::Trainer;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::nn::model::Model;
 use crate::optim::SpectralInit;
@@ -32,6 +32,10 @@ pub fn begin_from(gpu: &Gpu, config: &RunConfig, source: &Pretrained) -> Result<
             return Trainer::with_model(gpu, config, model, plain);
         }
     };
+    if saved.config.model.moe.biases_choice() && !config.model.moe.biases_choice() {
+        let message = "expected above 0, because the model's choice of experts has biases, got 0";
+        return Err(Error::config("model.moe.balance_bias", message));
+    }
     let model = restore_model(gpu, saved, &config.model, precision)?;
     if !(saved.config.spectral.decouples() && config.spectral.decouples()) {
         return Trainer::with_model(gpu, config, model, plain);

@@ -41,11 +41,11 @@ pub struct DecoupledMatrix {
     pub common: Common,
     /// The fraction of the experts' energy, `sum_i |W_i|_F^2`, that lies in their mean: `E |mean|_F^2`. Experts that have nothing
     /// in common have `1 / E` there.
-    pub mean_share: f64,
+    pub mean_fraction: f64,
     /// The fraction that lies in `W_c`; the rest is that of the `W_u,i`, because the two are orthogonal in sum.
-    pub common_share: f64,
-    /// `sigma_k / sigma_(k+1)` of the mean; infinite where the latter is zero or there is none.
-    pub gap: f64,
+    pub common_fraction: f64,
+    /// `sigma_k / sigma_(k+1)` of the mean; infinite where the latter is zero or there is none, no number where it was not computed.
+    pub gap: Option<f64>,
 }
 
 /// A model in host memory whose experts are decoupled.
@@ -71,7 +71,8 @@ pub async fn decouple(gpu: &Gpu, source: &Pretrained, spectral: &SpectralConfig,
         for matrix in ExpertMatrix::ALL.into_iter().filter(|&matrix| config.spectral.covers(matrix)) {
             let name = format!("layers.{layer}.moe.experts.{}", matrix.name());
             let experts = parameters.iter().find(|p| p.name == name);
-            let experts = experts.ok_or_else(|| Error::config("model", format!("expected a parameter `{name}`")))?;
+            let experts =
+                experts.ok_or_else(|| Error::config("model", format!("expected a parameter `{name}`, found none")))?;
             // A seed for each matrix, as a trainer has one for each kind.
             let seed = seed ^ ((matrix as u64 + 1) << 56) ^ layer as u64;
             matrices.push(of_experts(gpu, (layer, matrix), experts, &config.spectral, seed).await?);
@@ -85,7 +86,7 @@ pub async fn decouple(gpu: &Gpu, source: &Pretrained, spectral: &SpectralConfig,
 /// # Errors
 /// [`Error::Config`].
 pub fn settings(source: &Pretrained, spectral: &SpectralConfig) -> Result<RunConfig> {
-    let mut config = source.run_config();
+    let mut config = source.unmoved_config(source.run_config())?;
     config.spectral = SpectralConfig { enabled: true, ..spectral.clone() };
     if config.model.moe_layers().is_empty() {
         return Err(Error::config(
@@ -128,13 +129,14 @@ async fn of_experts(
         u: part.u.to_f32().await?,
         v: part.v.to_f32().await?,
     };
-    let share = |energy: f64| if all > 0.0 { count as f64 * energy / all } else { 0.0 };
+    let fraction = |energy: f64| if all > 0.0 { count as f64 * energy / all } else { 0.0 };
     let gap = match singular.get(config.rank) {
-        Some(&next) if next > 0.0 => f64::from(singular[config.rank - 1]) / f64::from(next),
-        _ => f64::INFINITY,
+        Some(&next) if next > 0.0 => Some(f64::from(singular[config.rank - 1]) / f64::from(next)),
+        None if config.rank < m.min(n) => None,
+        _ => Some(f64::INFINITY),
     };
-    let (mean_share, common_share) = (share(energy(&mean)), share(energy(&common.w_c)));
-    Ok(DecoupledMatrix { layer, matrix, common, mean_share, common_share, gap })
+    let (mean_fraction, common_fraction) = (fraction(energy(&mean)), fraction(energy(&common.w_c)));
+    Ok(DecoupledMatrix { layer, matrix, common, mean_fraction, common_fraction, gap })
 }
 
 fn energy(x: &[f32]) -> f64 {

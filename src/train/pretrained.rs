@@ -144,6 +144,15 @@ impl Pretrained {
         config
     }
 
+    /// The settings of a model that is made of it and that no step has moved: [`Pretrained::run_config`], with its context as the
+    /// length of sequences where no `config.json` says it.
+    pub(super) fn unmoved_config(&self, mut config: RunConfig) -> Result<RunConfig> {
+        if self.family_model()?.is_none() {
+            config.train.seq = self.context();
+        }
+        Ok(config)
+    }
+
     /// Checks that settings are of this model, and of its rank where both are decoupled.
     ///
     /// # Errors

@@ -9,7 +9,6 @@ use super::clock::Clock;
 use super::compiling::CompileNotice;
 use super::evaluate::evaluate;
 use super::metrics::{MetricsWriter, StepMetrics};
-use super::pretrained::Pretrained;
 use super::progress::{Display, Progress, say};
 use super::resume::{parameters, restore, restore_for_inference};
 use super::saved::{self, Position, SavedModel};
@@ -17,7 +16,7 @@ use super::summary::Summary;
 use super::trainer::{StepReport, Trainer};
 use super::warnings::{self, Watcher};
 use super::{Evaluation, Outcome, Plan, size};
-use crate::checkpoint::TensorToSave;
+use crate::checkpoint::{HubFiles, TensorToSave};
 use crate::data::offsets::uniform;
 use crate::data::text_tokenizer::TextTokenizer;
 use crate::data::{Batches, Corpus, Tokens, Validation};
@@ -99,7 +98,11 @@ pub async fn run_on(gpu: &Gpu, plan: Plan, display: Display, stop: &AtomicBool) 
 async fn run_with(gpu: &Gpu, plan: Plan, progress: &Progress, stop: &AtomicBool) -> Result<Outcome> {
     let Plan { config, corpus, tokenizer, folder, resume, from } = plan;
     size::check(gpu, &config)?;
-    let hub = from.as_ref().map(Pretrained::hub_files).transpose()?.unwrap_or_default();
+    let hub = match (&resume, &from, tokenizer.path()) {
+        (Some(_), ..) | (None, None, None) => HubFiles::default(),
+        (None, Some(source), _) => source.hub_files()?,
+        (None, None, Some(tokenizer)) => HubFiles::of_tokenizer(tokenizer)?,
+    };
     let trainer = match (&resume, &from) {
         (Some(saved), _) => restore(gpu, &config, saved),
         (None, Some(source)) => begin_from(gpu, &config, source),
@@ -112,12 +115,8 @@ async fn run_with(gpu: &Gpu, plan: Plan, progress: &Progress, stop: &AtomicBool)
     drop((resume, from));
     let (first, last) = (trainer.step_number(), config.train.steps);
     folder.require_work(first, last)?;
-    let metrics = folder.begin(&config, first)?;
-    hub.write(&folder.hub_path())?;
-    if first == 0 {
-        folder.keep_tokenizer(&tokenizer)?;
-    }
-    corpus.save_tokens(&folder.tokens_path())?;
+    let files = || hub.write(&folder.hub_path()).and_then(|()| corpus.save_tokens(&folder.tokens_path()));
+    let metrics = folder.begin_with(&config, first, files)?;
     let watcher = warnings::of_metrics(&config, &folder.metrics_path())?;
     let tokens_per_step = (config.train.batch * config.train.seq) as u64 * config.train.accumulate;
     let clock = Clock::new(tokens_per_step, first);

@@ -1,5 +1,5 @@
 //! The folder of a run: `config.toml`, `metrics.jsonl`, `summary.json`, `checkpoint/`, `hub/` where its model came from a Hugging
-//! Face folder (the small files of that one) or has a tokenizer, and `run.lock`, which the process that trains in it holds.
+//! Face folder (the small files of that one) or has a tokenizer, `tokens.safetensors` where it has, and `run.lock`, which the process that trains in it holds.
 //!
 //! Finding out whether a folder can be used writes nothing; [`RunFolder::begin`] is called when everything else that can
 //! fail (data, settings, device) is known to be good, so that a failed start leaves nothing behind (but an empty `run.lock`
@@ -16,7 +16,6 @@ use super::config::RunConfig;
 use super::metrics::MetricsWriter;
 use super::saved::{CHECKPOINT, HUB_FOLDER, too_few_steps};
 use crate::checkpoint::{locate, write_file_atomically};
-use crate::data::text_tokenizer::{TOKENIZER_FILE, TextTokenizer};
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -101,23 +100,6 @@ impl RunFolder {
     /// Where the tokens of the text are, where it is not of bytes.
     pub(crate) fn tokens_path(&self) -> PathBuf {
         self.dir.join("tokens.safetensors")
-    }
-
-    /// Keeps copies of a tokenizer's files, its own under the usual name, where nothing of a Hugging Face folder is kept.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub(crate) fn keep_tokenizer(&self, tokenizer: &TextTokenizer) -> Result<()> {
-        let (files, folder) = (tokenizer.files(), self.hub_path());
-        if files.is_empty() || folder.exists() {
-            return Ok(());
-        }
-        fs::create_dir(&folder).map_err(Error::io("creating", &folder))?;
-        for (i, file) in files.iter().enumerate() {
-            let name = if i == 0 { Some(TOKENIZER_FILE.as_ref()) } else { file.file_name() };
-            write_file_atomically(&folder.join(name.unwrap_or_default()), &files::read(file)?)?;
-        }
-        Ok(())
     }
 
     /// Where the lines of metrics are.
@@ -210,6 +192,19 @@ impl RunFolder {
     /// [`Error::Io`]; [`Error::Config`] for settings that have no form in TOML; [`Error::Checkpoint`] when another run has
     /// made or taken the folder meanwhile.
     pub fn begin(&self, config: &RunConfig, last_step: u64) -> Result<MetricsWriter> {
+        self.begin_with(config, last_step, || Ok(()))
+    }
+
+    /// As [`RunFolder::begin`], with what `files` writes: [`RunFolder::hub_path`] and [`RunFolder::tokens_path`].
+    ///
+    /// # Errors
+    /// As [`RunFolder::begin`], and those of `files`.
+    pub(crate) fn begin_with(
+        &self,
+        config: &RunConfig,
+        last_step: u64,
+        files: impl FnOnce() -> Result<()>,
+    ) -> Result<MetricsWriter> {
         let text = config.to_toml()?;
         let new = last_step == 0;
         let missing: Vec<_> = self.dir.ancestors().take_while(|d| !d.as_os_str().is_empty() && !d.exists()).collect();
@@ -218,9 +213,12 @@ impl RunFolder {
             .and_then(|()| self.hold())
             .and_then(|()| if new && self.config_path().exists() { Err(self.taken()) } else { Ok(()) })
             .and_then(|()| write_file_atomically(&self.config_path(), text.as_bytes()))
+            .and_then(|()| files())
             .and_then(|()| MetricsWriter::open(&self.metrics_path(), last_step));
         if begun.is_err() && new && !matches!(begun, Err(Error::Checkpoint { .. })) {
             // The failure that matters is the first one. What others have put there meanwhile stays.
+            let _ = fs::remove_dir_all(self.hub_path());
+            let _ = fs::remove_file(self.tokens_path());
             let _ = fs::remove_file(self.config_path());
             let _ = fs::remove_file(self.dir.join(LOCK_FILE));
             missing.iter().for_each(|dir| {
@@ -281,6 +279,19 @@ mod tests {
         let message = RunFolder::create(&link).unwrap_err().to_string();
         assert!(message.contains("tiny-1: a link to nowhere, which does not exist"), "{message}");
         assert_eq!(RunFolder::first_free(temp.path(), "tiny").dir(), temp.path().join("tiny-2"));
+    }
+
+    #[test]
+    fn a_start_that_fails_leaves_nothing() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = RunFolder::create(&temp.path().join("runs/a")).unwrap();
+        let failed = folder.begin_with(&RunConfig::default(), 0, || {
+            fs::create_dir(folder.hub_path()).unwrap();
+            fs::write(folder.tokens_path(), "half").unwrap();
+            Err(Error::Data("the disk is full".into()))
+        });
+        assert!(failed.unwrap_err().to_string().contains("the disk is full"));
+        assert!(!temp.path().join("runs").exists());
     }
 
     #[test]

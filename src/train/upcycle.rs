@@ -95,6 +95,7 @@ impl<'a> UpcyclePlan<'a> {
 
     fn write_run<'b>(&self, dir: &Path, value: impl Fn(&str) -> Result<&'b [f32]> + Copy) -> Result<()> {
         let mut config = RunConfig::continuing(self.upcycled.config(), self.source.context());
+        config.train.seq = self.source.context();
         config.data.tokenizer = self.source.run_config().data.tokenizer;
         let shapes = self.upcycled.shapes();
         let values = shapes.iter().map(|(name, _)| self.upcycled.values(name, value)).collect::<Result<Vec<_>>>()?;

@@ -123,7 +123,7 @@ fn a_failed_export_leaves_nothing_and_an_existing_folder_is_not_touched() {
     write_folder(&dir.path().join("in"), &config, &tensors(&config, "F32"), 1);
     let (model, mut all) = read(&dir.path().join("in"));
     let error = write(&dir.path().join("in"), &model, &ExportOptions::default(), &all).unwrap_err().to_string();
-    assert!(error.contains("expected a place for a new folder, found something there"), "{error}");
+    assert!(error.contains("expected no file or folder of this name yet, found one"), "{error}");
     all.get_mut("layers.1.moe.experts.up").unwrap()[3 * 64 * 80 + 81] = 3.4e38;
     let out = dir.path().join("out");
     write(&out, &model, &ExportOptions::default(), &all).unwrap();

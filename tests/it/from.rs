@@ -303,7 +303,7 @@ fn what_cannot_be_begun_with_or_decoupled_is_one_line() {
         "spectral.rank: expected at most min(d_model, d_expert) = 64, got 65",
     );
     place.fails("decouple model --rank 2 --layers 2 --out d", "spectral.layers: expected layers below 2");
-    place.fails("decouple model --rank 2 --out text", "text: expected a place for a new folder, found something there");
+    place.fails("decouple model --rank 2 --out text", "text: expected no file or folder of this name yet, found one");
     place.fails("decouple nowhere --rank 2 --out d", "nowhere: expected a checkpoint folder, found none");
     place.fails(&format!("{train} nowhere"), "nowhere: expected a checkpoint folder, found none");
     place.fails(&format!("{train} model --preset tiny"), "'--preset <NAME>'");

@@ -111,7 +111,7 @@ fn a_run_becomes_a_folder_that_computes_the_same() {
     place.runs("export run --out fused --fused --dtype bf16");
     let loss = |shown: &str| shown.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap();
     assert!((loss(&eval("fused")) - loss(&eval("run"))).abs() < 0.01, "{}", eval("fused"));
-    place.fails("export run --out hub", "hub: expected a place for a new folder, found something there");
+    place.fails("export run --out hub", "hub: expected no file or folder of this name yet, found one");
     place.fails(
         "export run --out other --family qwen2_moe",
         "shared_expert_intermediate_size: expected a whole number from 1",

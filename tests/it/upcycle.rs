@@ -70,7 +70,11 @@ fn a_dense_run_becomes_a_checkpoint_to_go_on_from() {
     place.runs("upcycle run --experts 4 --top-k 2 --out sparse");
     let (before, after) = (loss(&place.path("run")), loss(&place.path("sparse")));
     assert!((before - after).abs() < 1e-5, "{before} became {after}");
-    assert!(place.runs("analyze sparse --out report --values 50%").contains("report"));
+    place.runs("analyze sparse --out report --values 50%");
+    let record: Value = serde_json::from_str(&place.read("report/analysis.json")).unwrap();
+    // Copies are as alike as can be.
+    let pairs = record["similarity"].as_array().unwrap();
+    assert!(!pairs.is_empty() && pairs.iter().all(|p| p["layer"].as_u64().unwrap() < 2), "{record}");
 }
 
 #[test]
@@ -83,7 +87,8 @@ fn what_cannot_be_upcycled_is_told_and_leaves_nothing() {
     place.fails(&upcycle(sparse.to_str().unwrap(), "--experts 4 --top-k 2 --out new"), "expected a dense family");
     place.fails(&upcycle("dense", "--experts 2 --top-k 3 --out new"), "expected at most model.moe.experts = 2, got 3");
     place.fails(&upcycle("dense", "--experts 4 --top-k 2 --noise -1 --out new"), "--noise: expected a number from 0");
-    place.fails(&upcycle("dense", "--experts 4 --top-k 2 --out there"), "found something there");
+    place.fails(&upcycle("dense", "--experts 4 --top-k 2 --out there"), "expected no file or folder of this name yet");
+    place.fails(&upcycle("dense", "--experts 4 --top-k 2 --out no/where"), "expected an existing folder to make it in");
     let mut weights = fs::read(place.path("dense/model.safetensors")).unwrap();
     let end = weights.len();
     weights[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());

@@ -1,4 +1,5 @@
-//! The settings of a run: `config.toml`, complete, so that the file alone (and the data) reproduces the run.
+//! The settings of a run: `config.toml`, complete, so that the file alone (with the data, and the
+//! model that the run began with, where it was not drawn) reproduces the run.
 //!
 //! Layers, each over the last: the preset, the `--config` file, the flags. A file says only what it changes; what it
 //! leaves out comes from its preset.

@@ -10,5 +10,6 @@ mod watcher;
 
 pub use kind::{Kind, Warning};
 pub use settings::settings_warnings;
+#[cfg(feature = "cli")]
 pub(crate) use watcher::CLOSED_GAP;
 pub use watcher::{Watcher, of_metrics};
