@@ -130,7 +130,8 @@ pub(crate) fn replaceable(path: &Path) -> io::Result<()> {
     beside(path).map(drop)
 }
 
-/// Replaces the file at `path`, whose folder exists, in one step by what `content` writes, and flushes it to the disk first.
+/// Replaces the file at `path`, whose folder exists, in one step by what `content` writes, and flushes it to the disk
+/// first.
 ///
 /// # Errors
 /// The reason why it cannot be written; what was at `path` is then as before.

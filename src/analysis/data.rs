@@ -12,6 +12,7 @@ use super::load::{Choices, Sources, load};
 use super::observe::{LayerView, gradients, observe};
 use super::outputs::compare;
 use super::positions;
+use super::prune::{order, prune};
 use super::record::{Analysis, Jacobians, Of};
 use super::routed::Routed;
 use super::routed_pca::{PcaOptions, components, routed_pca};
@@ -54,6 +55,8 @@ pub struct DataOptions<'a> {
     pub jacobians: usize,
     /// The file for the choices of each token, if they are wanted ([`trace::write`]).
     pub trace: Option<&'a Path>,
+    /// Whether the loss without the least needed experts is wanted: some 16 further forward passes.
+    pub prune: bool,
 }
 
 /// Adds to what the weights in `checkpoint` gave, with their directions, what the same weights in `model` do with a
@@ -88,6 +91,7 @@ pub async fn add_data(
     analysis.settings.tokens = observed.source.len();
     analysis.settings.data = Some(text.label.to_owned());
     let sources = Sources { of_token: &observed.source, names: text.names };
+    let mut pruned = Vec::new();
     for (layer, detail) in chosen.iter().map(|l| (l.number, options.detail(l))) {
         listener(Event::Begin(&format!("layer {layer}, at work on the text")));
         let (view, routed) = (&observed.layers[layer], observed.routed(layer).check()?);
@@ -96,11 +100,16 @@ pub async fn add_data(
         analysis.load.push(load(layer, choices, Some(sources), seed));
         let pca = PcaOptions::default().r(PCA_DIMENSIONS.min(routed.d)).seed(seed);
         analysis.routed_pca.push(routed_pca(gpu, layer, routed, pca).await?);
-        analysis.jacobians.push(at_tokens(gpu, model, layer, routed, text, seed).await?);
+        let jacobians = at_tokens(gpu, model, layer, routed, text, seed).await?;
         let active = config.moe.d_shared as f64 / (config.moe.d_shared + top_k * config.moe.d_expert) as f64;
         let mut outputs = saliency(layer, view, routed, active);
         let tokens = positions::spread(text.windows.source.len(), text.seq, COMPARED, seed);
         compare(gpu, experts_of(model, layer)?, (routed.x, &tokens), seed, &mut outputs).await?;
+        if text.prune {
+            // Before the pairs are reduced.
+            pruned.push(order(&jacobians.mean_of_cosines, &outputs));
+        }
+        analysis.jacobians.push(jacobians);
         analysis.outputs.push(outputs);
         for matrix in ExpertMatrix::ALL {
             let kind = Kind { layer, matrix, directions: directions.remove(&(layer, matrix)).unwrap_or_default() };
@@ -110,6 +119,10 @@ pub async fn add_data(
         analysis.similarity.extend(samples(gpu, layer, &view.x, widths, &options.spectrum, controls).await?);
         gates(gpu, model, layer, view, routed, analysis).await?;
         analysis.keep(layer, detail);
+    }
+    if text.prune {
+        listener(Event::Begin("the loss without some experts"));
+        analysis.pruning = Some(prune(gpu, model, (text.seq, text.windows), pruned, seed).await?);
     }
     listener(Event::Begin("gradients"));
     gradients(gpu, model, text.seq, text.windows)?;

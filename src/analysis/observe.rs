@@ -1,5 +1,5 @@
-//! A model at work on a text: the input, the choices, the combine weights and the outputs' norms of each layer's experts, the same with
-//! permuted sequences, and the experts' gradients.
+//! A model at work on a text: the input, the choices, the combine weights and the outputs' norms of each layer's
+//! experts, the same with permuted sequences, and the experts' gradients.
 
 use super::routed::{Routed, permutation};
 use crate::autograd::Tape;

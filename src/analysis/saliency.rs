@@ -1,8 +1,9 @@
 //! What an expert adds to the output of its layer for the tokens that chose it (METHOD §7).
 //!
-//! The saliency of REAP (arXiv 2510.13999) is `S_j = mean over the tokens t that chose expert j of w_tj |f_j(x_t)|_2`, w the combine weight by
-//! which the model multiplies the expert's output f_j. If it did not matter which expert is chosen, each would have the mean over all choices, and
-//! the saliencies of experts with n_j tokens would deviate by `s sqrt(mean_j 1 / n_j)`, s the deviation of the products over all choices.
+//! The saliency of REAP (arXiv 2510.13999) is `S_j = mean over the tokens t that chose expert j of w_tj |f_j(x_t)|_2`,
+//! w the combine weight by which the model multiplies the expert's output f_j. If it did not matter which expert is
+//! chosen, each would have the mean over all choices, and the saliencies of experts with n_j tokens would deviate by `s
+//! sqrt(mean_j 1 / n_j)`, s the deviation of the products over all choices.
 
 use super::observe::LayerView;
 use super::record::Outputs;
@@ -18,8 +19,9 @@ struct Sums {
     product: f64,
 }
 
-/// The saliencies and energies of layer `layer`, whose shared expert has the share `shared` of the hidden units that a token meets.
-pub(super) fn saliency(layer: usize, view: &LayerView, routed: Routed<'_>, shared: f64) -> Outputs {
+/// The saliencies and energies of layer `layer`, without the cosines of outputs; its shared expert has the share
+/// `shared` of the hidden units that a token meets.
+pub fn saliency(layer: usize, view: &LayerView, routed: Routed<'_>, shared: f64) -> Outputs {
     let mut sums = vec![Sums::default(); routed.experts];
     let mut products = Vec::with_capacity(routed.index.len());
     for ((&expert, &weight), &norm) in routed.index.iter().zip(routed.weight).zip(&view.norms) {

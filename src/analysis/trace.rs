@@ -11,8 +11,8 @@ use crate::files;
 /// The first columns; those of the experts and of their weights follow.
 const START: &str = "sequence,offset,token,layer,expert_1";
 
-/// Refuses a path where no trace can be written: a folder, a device, a file that is none of this program's traces, or a folder that
-/// does not exist or is not writable.
+/// Refuses a path where no trace can be written: a folder, a device, a file that is none of this program's traces, or a
+/// folder that does not exist or is not writable.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -35,8 +35,9 @@ pub fn check(path: &Path) -> Result<()> {
     files::replaceable(path).map_err(Error::io("writing", path))
 }
 
-/// Writes the table of the layers `layers`, which have experts, of the tokens `tokens` in sequences of `seq`: the number of the sequence, the
-/// token's place in it from 0, its number in the vocabulary, the layer, its experts in the order of the choice, and their weights.
+/// Writes the table of the layers `layers`, which have experts, of the tokens `tokens` in sequences of `seq`: the
+/// number of the sequence, the token's place in it from 0, its number in the vocabulary, the layer, its experts in the
+/// order of the choice, and their weights.
 ///
 /// # Errors
 /// [`Error::Io`]; what was at `path` is then as before.

@@ -78,6 +78,10 @@ pub(super) struct Args {
     /// the choice, and their weights
     #[arg(long, value_name = "FILE.csv", requires = "data", conflicts_with = "compare")]
     trace: Option<PathBuf>,
+    /// Say which experts are needed least: the loss on the text without an eighth, a quarter and half of each layer's experts, by
+    /// two orders and at random, and the experts to keep as keep.json. It costs some 16 further forward passes over the text
+    #[arg(long, requires = "data")]
+    prune: bool,
     /// Share of the singular values that is computed, or all
     #[arg(long, value_name = "SHARE|all", default_value = "10%", value_parser = values)]
     values: f64,
@@ -169,6 +173,8 @@ struct Asked<'a> {
     jacobians: usize,
     /// The file for the choices of each token.
     trace: Option<&'a Path>,
+    /// Whether the loss without some experts is wanted.
+    prune: bool,
 }
 
 /// A target, opened and checked, and the text for it.
@@ -248,8 +254,8 @@ impl Subject {
         }
         if let Some(Text { model, seq, names, windows }) = &self.text {
             let model = model.load(gpu)?;
-            let Asked { label, jacobians, trace } = asked;
-            let text = DataOptions { seq: *seq, windows, names, label, jacobians, trace };
+            let Asked { label, jacobians, trace, prune } = asked;
+            let text = DataOptions { seq: *seq, windows, names, label, jacobians, trace, prune };
             add_data(gpu, &model, &self.checkpoint, &text, options, &mut controls, &listener, &mut found).await?;
         }
         Ok(found.analysis)
@@ -264,7 +270,8 @@ const RUN_JACOBIANS: usize = 8;
 /// Writes the report of a run that has just finished on `gpu`, whose kernels are compiled, into its folder, with the
 /// held-out part of its data as text; gives the page's path.
 pub(super) fn report_run(gpu: &Gpu, dir: &Path, held_out: &[u8], display: Display) -> Result<PathBuf> {
-    let asked = Asked { label: "the held-out part of the run's data", jacobians: RUN_JACOBIANS, trace: None };
+    let asked =
+        Asked { label: "the held-out part of the run's data", jacobians: RUN_JACOBIANS, trace: None, prune: false };
     let text = [sources::Source { name: "held-out".into(), bytes: held_out.to_vec() }];
     let subject = Subject::open(dir, Some(&text), RUN_TOKENS)?;
     let options = AnalysisOptions::default();
@@ -307,12 +314,17 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let open_one = |path: &PathBuf| {
         let subject = Subject::open(path, text.as_deref(), args.tokens.unwrap_or(TOKENS))?;
         options.chosen(&subject.checkpoint)?;
+        let experts = subject.text.as_ref().map(|text| text.model.config().moe.experts);
+        if let Some(experts) = experts.filter(|&experts| args.prune && experts < 2) {
+            let message = format!("expected at least 2 experts in a layer, got {experts}");
+            return Err(Error::config("--prune", format!("{}: {message}", path.display())));
+        }
         Ok(subject)
     };
     let subjects = targets.map(open_one).collect::<Result<Vec<Subject>>>()?;
     let dir = folder(args.out.as_deref(), &subjects)?;
     let label = args.data.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
-    let asked = Asked { label: &label, jacobians: JACOBIANS, trace: args.trace.as_deref() };
+    let asked = Asked { label: &label, jacobians: JACOBIANS, trace: args.trace.as_deref(), prune: args.prune };
     asked.trace.map_or(Ok(()), trace::check)?;
 
     // Numbers of layers are those of the model's own stack, and two targets are compared in these.
@@ -356,6 +368,12 @@ pub(super) fn run(args: &Args) -> Result<()> {
             plain(&other.name),
             shown(&dir.join(&other.folder).join(report::PAGE))
         ))?;
+    }
+    if args.prune {
+        let names = if found.len() > 1 { report::KEEPS.as_slice() } else { &[report::KEEP] };
+        for name in names {
+            super::print(&format!("experts to keep: {}\n", shown(&dir.join(name))))?;
+        }
     }
     super::print(&format!("report: {}\n", shown(&dir.join(report::PAGE))))
 }

@@ -13,7 +13,8 @@ use crate::tensor::{DType, Tensor};
 pub static ROUTING_GROUPS: Kernel =
     Kernel::new("routing_groups", wgsl!["routing_groups.wgsl"]).params::<GroupsParams>();
 
-/// The score of an expert outside a token's groups, far below what scores can be; an expert that is switched off has a lower one.
+/// The score of an expert outside a token's groups, far below what scores can be; an expert that is switched off has a
+/// lower one.
 pub const OUTSIDE: f32 = -1e30;
 
 /// The kernels of this module.
@@ -56,8 +57,8 @@ pub struct GroupChoice {
     pub score: GroupScore,
 }
 
-/// Returns `scores + bias`, `f32 [T, E]`, with at most [`OUTSIDE`] for those outside the kept groups. Equal groups: the lower
-/// one is kept.
+/// Returns `scores + bias`, `f32 [T, E]`, with at most [`OUTSIDE`] for those outside the kept groups. Equal groups: the
+/// lower one is kept.
 ///
 /// # Errors
 /// [`Error::Shape`] unless `groups` divides E, is at most 64 and at least `kept`; [`Error::Device`].

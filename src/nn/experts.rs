@@ -32,8 +32,8 @@ impl Experts {
         self.banks
     }
 
-    /// `x: [tokens, d_model]` to the outputs of the chosen experts, `[capacity, d_model]` by the rows of the routing, and to the sum of each
-    /// token's experts, weighted, `[tokens, d_model]`.
+    /// `x: [tokens, d_model]` to the outputs of the chosen experts, `[capacity, d_model]` by the rows of the routing,
+    /// and to the sum of each token's experts, weighted, `[tokens, d_model]`.
     ///
     /// # Errors
     /// The errors of the ops.

@@ -44,8 +44,8 @@ pub struct Routed {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct ExpertOutputs {
-    /// Each expert's output for the tokens that chose it, before its weight, `[capacity, d_model]`: row `slot[t, j]` of the routing belongs to the
-    /// j-th choice of token t.
+    /// Each expert's output for the tokens that chose it, before its weight, `[capacity, d_model]`: row `slot[t, j]` of
+    /// the routing belongs to the j-th choice of token t.
     pub pairs: Var,
     /// The weighted sum of each token's routed experts, `[tokens, d_model]`.
     pub sum: Var,

@@ -18,6 +18,9 @@ const OURS: [(&str, &str); 3] = [
     ("html", "name=\"generator\" content=\"sdmoe\""),
     ("json", "{\"target\":{\"name\":"),
 ];
+/// Records and the experts to keep, of one analysis and of two.
+const RECORDS: [&str; 6] =
+    [super::RECORD, super::KEEP, super::RECORDS[0], super::RECORDS[1], super::KEEPS[0], super::KEEPS[1]];
 /// Bytes of a file in which that stands.
 const START: u64 = 1024;
 
@@ -56,7 +59,7 @@ pub fn check(dir: &Path) -> Result<()> {
     for entry in fs::read_dir(dir).map_err(Error::io("reading", dir))? {
         let path = entry.map_err(Error::io("reading", dir))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name == super::PAGE || name == super::RECORD || super::RECORDS.contains(&&*name) {
+        if name == super::PAGE || RECORDS.contains(&&*name) {
             if !is_ours(&path) {
                 return taken(&name);
             }
@@ -88,7 +91,7 @@ pub fn check(dir: &Path) -> Result<()> {
     }
 }
 
-/// Writes `outputs` into `dir`, the last one last: where it is, all are. Older figures of ours without a successor go.
+/// Writes `outputs` into `dir`, the last one last: where it is, all are. Older files of ours without a successor go.
 ///
 /// # Errors
 /// As [`check`], also for each figure; [`Error::Io`]. Then `dir` is as before, and not there if it was not.
@@ -108,7 +111,7 @@ pub fn write_all(dir: &Path, outputs: &[Output]) -> Result<()> {
         let _ = fs::remove_dir_all(dir);
     }
     result?;
-    remove_older_figures(dir, outputs)
+    remove_older(dir, outputs)
 }
 
 fn stage_all(dir: &Path, stage: &Path, outputs: &[Output]) -> Result<()> {
@@ -140,7 +143,13 @@ fn place_all(dir: &Path, stage: &Path, outputs: &[Output]) -> Result<()> {
     Ok(())
 }
 
-fn remove_older_figures(dir: &Path, outputs: &[Output]) -> Result<()> {
+fn remove_older(dir: &Path, outputs: &[Output]) -> Result<()> {
+    for path in RECORDS.map(|name| dir.join(name)) {
+        let known = outputs.iter().any(|(output, _)| dir.join(output) == path);
+        if !known && is_ours(&path) {
+            fs::remove_file(&path).map_err(Error::io("removing", &path))?;
+        }
+    }
     let folder = dir.join(super::FIGURES);
     if !folder.exists() {
         return Ok(());

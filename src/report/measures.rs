@@ -2,7 +2,7 @@
 
 use super::number::{brief, finite, largest, mean, percent, pooled, show, with_spread};
 use super::subject::{SIDES, Shared, Subject, side};
-use crate::analysis::record::{Decoupling, Gates, Jacobians, Load, Of, Part, RoutedPca};
+use crate::analysis::record::{Decoupling, Gates, Jacobians, Load, Of, Outputs, Part, RoutedPca};
 
 /// One figure of a subject, for tiles, tables and the terminal.
 #[derive(Debug)]
@@ -91,6 +91,10 @@ pub fn measures(s: &Subject) -> Vec<Measure> {
         );
         let draws = a.gates.iter().map(|g| (g.specificity_control, g.specificity_control_spread));
         all.push(measure.spread(None, pooled(draws)));
+        let (rank, null) = (of(|g| g.stable_rank), of(|g| g.stable_rank_null));
+        if rank.is_some() {
+            all.push(Measure::new("Stable rank of the router", rank, null, of(|g| g.stable_rank_control)));
+        }
     }
     if !a.jacobians.is_empty() {
         let of = |f: fn(&Jacobians) -> Option<f64>| mean(a.jacobians.iter().map(f));
@@ -131,6 +135,20 @@ pub fn measures(s: &Subject) -> Vec<Measure> {
             all.push(measure.spread(None, pooled(a.load.iter().map(|l| (l.control, l.control_spread)))));
         }
     }
+    if !a.outputs.is_empty() {
+        all.extend(outputs(&a.outputs));
+    }
+    if let Some(p) = &a.pruning {
+        all.push(Measure::new("Loss on the text (nats a token)", Some(p.loss), None, None));
+        for step in &p.steps {
+            for (by, loss) in [("redundancy", step.redundancy), ("saliency", step.saliency)] {
+                let name = format!("Loss added without {} of {}, by {by}", step.off, p.experts);
+                let random = step.random_mean().map(|random| random - p.loss);
+                let measure = Measure::new(name, Some(loss - p.loss), None, random);
+                all.push(measure.spread(None, step.random_spread()));
+            }
+        }
+    }
     if !a.decoupling.is_empty() {
         let of = |f: fn(&Decoupling) -> Option<f64>| mean(a.decoupling.iter().map(f));
         all.push(Measure::new("Drift, model side", of(|d| Some(d.drift_model)), of(|d| Some(d.null_model)), None));
@@ -139,6 +157,30 @@ pub fn measures(s: &Subject) -> Vec<Measure> {
     if let Some(t) = &a.training {
         let last = t.val_loss.iter().rev().copied().find_map(finite);
         all.push(Measure::new("Validation loss at the end (nats per token)", last, None, None));
+    }
+    all
+}
+
+/// What experts add to the output.
+fn outputs(rows: &[Outputs]) -> Vec<Measure> {
+    let of = |f: fn(&Outputs) -> Option<f64>| mean(rows.iter().map(f));
+    let saliency = mean(rows.iter().map(|o| o.over_mean(o.saliency_spread)));
+    let by_chance = mean(rows.iter().map(|o| o.over_mean(o.null_saliency_spread)));
+    let cosine = Measure::new(
+        "Cosine of expert outputs",
+        of(|o| o.mean_cosine),
+        of(|o| Some(o.null_cosine)),
+        of(|o| o.cosine_control),
+    );
+    let spread = pooled(rows.iter().map(|o| (o.mean_cosine, o.cosine_spread)));
+    let control = pooled(rows.iter().map(|o| (o.cosine_control, o.cosine_control_spread)));
+    let mut all = vec![
+        cosine.spread(spread, control),
+        Measure::new("Spread of saliency over experts (/ its mean)", saliency, by_chance, None),
+    ];
+    if rows.iter().any(|o| o.shared_share.is_some()) {
+        let (share, null) = (of(|o| o.shared_share), of(|o| o.null_shared_share));
+        all.push(Measure::new("Share of the shared expert in the output", share, null, None));
     }
     all
 }

@@ -43,6 +43,7 @@ pub fn terminal_table(analysis: &Analysis) -> String {
         let cells = |m: &Measure| [show(m.value), cell(m.spread), cell(m.null), cell(m.control)];
         lines.extend(others.iter().map(|m| row(&m.what, &cells(m))));
     }
+    lines.extend(analysis.pruning.iter().flat_map(|p| p.left_out.iter().cloned()));
     // Names of folders and tensors may hold anything.
     let lines: Vec<_> = lines.iter().map(|line| plain(line)).collect();
     (lines.join("\n") + "\n").replace('\u{a0}', " ")

@@ -191,7 +191,7 @@ fn tiles(s: &Subject) -> Vec<Tile> {
         "unique parts W_u, top",
         "Energy",
         "Router spec",
-        "Cosine",
+        "Jacobian",
         "routed",
         "Information",
         "without a token",

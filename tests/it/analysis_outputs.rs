@@ -1,4 +1,5 @@
-//! What `sdmoe analyze --data` says of experts' outputs and of each token's choice, against the same figures in f64 on the host.
+//! What `sdmoe analyze --data` says of experts' outputs and of each token's choice, against the same figures in f64 on
+//! the host.
 
 use std::path::Path;
 
@@ -198,7 +199,8 @@ fn cosines_hold(outputs: &Outputs, routed: &[Expert], x: &Rows, tokens: Vec<usiz
     let (spread, mean) = deviation(&pairs);
     assert!((outputs.mean_cosine.unwrap() - mean).abs() < 1e-5);
     assert!((outputs.cosine_spread.unwrap() - spread).abs() < 1e-5);
-    // Independent outputs in d dimensions: a token's cosine deviates by 1 / sqrt(d), and experts' mean outputs are not quite zero.
+    // Independent outputs in d dimensions: a token's cosine deviates by 1 / sqrt(d), and experts' mean outputs are not
+    // quite zero.
     assert!(outputs.cosine_control.unwrap().abs() < 0.1, "{:?}", outputs.cosine_control);
 }
 

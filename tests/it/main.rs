@@ -51,6 +51,7 @@ mod own_op;
 mod pipeline_cache;
 mod precision;
 mod precision_ops;
+mod pruning;
 mod random;
 mod reference;
 mod reference_self;

@@ -6,6 +6,7 @@
 //! JSON `null`, never NaN.
 
 mod outputs;
+mod pruning;
 mod tokens;
 mod weights;
 
@@ -15,6 +16,7 @@ pub use super::pairs::{KeptPairs, Pairs, Reduced};
 use crate::train::warnings::Warning;
 
 pub use outputs::Outputs;
+pub use pruning::{PrunedLayer, Pruning, PruningStep, Redundant};
 pub(super) use tokens::mean_relative;
 pub use tokens::{ActivationMeans, Activations, Jacobians, Load, RoutedPca};
 pub use weights::{Decoupling, Gates, Similarity, Spectrum, SpectrumControl, SpectrumOverExperts};
@@ -54,6 +56,9 @@ pub struct Analysis {
     pub load: Vec<Load>,
     /// What experts add to the output of their layer.
     pub outputs: Vec<Outputs>,
+    /// Which experts are needed least, where that was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pruning: Option<Pruning>,
     /// Drift of decoupled experts out of their complement, and the share of the gradient that is common.
     pub decoupling: Vec<Decoupling>,
     /// The run's curves, where the target is a run.

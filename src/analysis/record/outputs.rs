@@ -48,3 +48,16 @@ pub struct Outputs {
     /// Standard deviation of that control over its pairs.
     pub cosine_control_spread: Option<f64>,
 }
+
+impl Outputs {
+    /// A saliency, or a deviation of saliencies, over the mean over all choices; none where that is zero or not known.
+    pub fn over_mean(&self, saliency: Option<f64>) -> Option<f64> {
+        let known = |x: Option<f64>| x.filter(|x| x.is_finite());
+        Some(known(saliency)? / known(self.null_saliency).filter(|mean| *mean > 0.0)?)
+    }
+
+    /// The saliency of each expert over the mean over all choices.
+    pub fn relative_saliency(&self) -> Vec<Option<f64>> {
+        self.saliency.iter().map(|&x| self.over_mean(x)).collect()
+    }
+}

@@ -1,5 +1,6 @@
 //! The alignment of the router with the experts.
 
+use super::pairs::trend;
 use crate::analysis::pairs::Diagonal;
 use crate::analysis::record::Gates;
 use crate::report::blocks::{self, Drawn, Entry};
@@ -13,7 +14,7 @@ const SOURCE: &str = "METHOD \u{a7}6; arXiv 2602.12556, figure 2b";
 
 /// Figures of the router.
 pub fn gates(subjects: &[Subject]) -> Vec<Option<Figure>> {
-    vec![cross(subjects), alignment(subjects), specificity(subjects)]
+    vec![cross(subjects), alignment(subjects), specificity(subjects), stable_rank(subjects)]
 }
 
 fn cross(subjects: &[Subject]) -> Option<Figure> {
@@ -83,6 +84,28 @@ fn alignment(subjects: &[Subject]) -> Option<Figure> {
         source: SOURCE,
     };
     Figure::charts(about, 2, &x, &y, &charts)
+}
+
+fn stable_rank(subjects: &[Subject]) -> Option<Figure> {
+    let about = About {
+        id: "gates-rank",
+        title: "Stable rank of the router",
+        shows: "In about how many directions of the layer's input the router tells tokens apart: the energy of its matrix over that of its largest singular value. At most the number of experts.".into(),
+        chance: "Broken: a Gaussian matrix, d E / (\u{221a}d + \u{221a}E)\u{b2}. Dotted: random routers of the same size.".into(),
+        source: "METHOD \u{a7}6",
+    };
+    let rows = |s: &Subject| s.analysis.gates.iter().map(|g| (g.layer, g.clone())).collect();
+    trend(
+        about,
+        subjects,
+        "stable rank",
+        rows,
+        &[
+            ("router", Look::Colour(0), |g: &Gates| g.stable_rank),
+            ("chance", Look::Chance, |g| g.stable_rank_null),
+            ("control", Look::Control, |g| g.stable_rank_control),
+        ],
+    )
 }
 
 fn specificity(subjects: &[Subject]) -> Option<Figure> {

@@ -5,7 +5,9 @@ mod first;
 mod gates;
 mod jacobians;
 mod load;
+mod outputs;
 mod pairs;
+mod pruning;
 mod routed_pca;
 mod similarity;
 mod spectra;
@@ -64,6 +66,13 @@ pub fn all(subjects: &[Subject]) -> Vec<Section> {
         section("jacobians", "Do experts compute different functions?", jacobians::jacobians(subjects), DATA),
         section("routed-pca", "Do experts get different tokens?", routed_pca::routed_pca(subjects), DATA),
         section("load", "Who gets how many tokens, and from where?", load::load(subjects), DATA),
+        section("outputs", "How much does each expert add?", outputs::outputs(subjects), DATA),
+        section(
+            "pruning",
+            "Which experts could go?",
+            pruning::pruning(subjects),
+            "it takes some 16 further passes over the text: add --prune to --data PATH",
+        ),
         section(
             "decoupling",
             "Do decoupled experts stay decoupled?",

@@ -2,8 +2,8 @@
 
 use sdmoe::analysis::pairs::Detail;
 use sdmoe::analysis::record::{
-    Activations, Analysis, Coverage, Decoupling, Gates, Jacobians, Load, Of, Pairs, Part, RoutedPca, Settings,
-    Similarity, Spectrum, SpectrumControl, Target, Training,
+    Activations, Analysis, Coverage, Decoupling, Gates, Jacobians, Load, Of, Outputs, Pairs, Part, PrunedLayer,
+    Pruning, PruningStep, Redundant, RoutedPca, Settings, Similarity, Spectrum, SpectrumControl, Target, Training,
 };
 use sdmoe::nn::config::ExpertMatrix;
 use sdmoe::train::metrics::Side;
@@ -218,6 +218,9 @@ impl Plant {
             spread: Some(2.0 * null),
             control: Some(null * 1.01),
             control_spread: Some(0.2 * null),
+            stable_rank: Some(2.5),
+            stable_rank_null: Some(5.1),
+            stable_rank_control: Some(5.3),
         })
     }
 
@@ -338,6 +341,61 @@ impl Plant {
         })
     }
 
+    fn outputs(&self, layer: usize) -> Outputs {
+        let dead = self.dead(layer);
+        let of = |scale: f64, key: usize| -> Vec<Option<f64>> {
+            (0..self.experts).map(|e| (Some(e) != dead).then(|| scale * (0.4 + noise(&[e, layer, key])))).collect()
+        };
+        let cosine = pairs(self.experts, 0.15, 1.0, dead, [layer, 9, 1]);
+        record!(Outputs {
+            layer,
+            tokens: (0..self.experts).map(|e| if Some(e) == dead { 0 } else { 900 + e }).collect(),
+            saliency: of(1.2, 31),
+            weight: of(0.5, 32),
+            norm: of(2.4, 33),
+            null_saliency: Some(1.1),
+            saliency_spread: Some(0.3),
+            null_saliency_spread: Some(0.02),
+            routed_energy: Some(3.0),
+            shared_energy: Some(1.0 + layer as f64),
+            shared_share: Some((1.0 + layer as f64) / (4.0 + layer as f64)),
+            null_shared_share: Some(0.5),
+            compared: 256,
+            mean_cosine: mean(&off(&cosine)),
+            cosine_spread: spread(&off(&cosine)),
+            null_cosine: 0.0,
+            cosine_control: Some(0.002),
+            cosine_control_spread: Some(0.03),
+            cosine: cosine.into(),
+        })
+    }
+
+    fn pruning(&self) -> Pruning {
+        let row = |e: usize| {
+            let like = (e + 1 < self.experts).then_some(e + 1);
+            record!(Redundant { expert: e, like, alignment: like.map(|_| 0.4), saliency: (e != 3).then_some(0.8) })
+        };
+        let layer = |layer: usize| {
+            record!(PrunedLayer {
+                layer,
+                redundancy: (0..self.experts).map(row).collect(),
+                saliency: (0..self.experts).rev().collect(),
+            })
+        };
+        let step = |off: usize| {
+            let random = [0.06, 0.09, 0.12].map(|x| 1.7 + x * off as f64).into();
+            record!(PruningStep { off, redundancy: 1.7 + 0.02 * off as f64, saliency: 1.7 + 0.03 * off as f64, random })
+        };
+        record!(Pruning {
+            experts: self.experts,
+            top_k: 2,
+            layers: (0..self.layers).map(layer).collect(),
+            loss: 1.7,
+            steps: [self.experts / 8, self.experts / 4].map(step).into(),
+            left_out: vec!["4 of 8 experts off were left out: 4 would remain, and a token visits 6".into()],
+        })
+    }
+
     fn decoupling(&self, layer: usize, matrix: ExpertMatrix) -> Decoupling {
         let (k, d, f) = (8.0, self.d as f64, self.f as f64);
         record!(Decoupling {
@@ -396,6 +454,7 @@ impl Plant {
                 found.jacobians.push(self.jacobians(layer));
                 found.routed_pca.push(self.routed_pca(layer));
                 found.load.push(self.load(layer));
+                found.outputs.push(self.outputs(layer));
             }
             if self.spectral {
                 found.decoupling.extend(ExpertMatrix::ALL.map(|m| self.decoupling(layer, m)));
@@ -442,6 +501,7 @@ impl Plant {
             }),
             spectra_controls: ExpertMatrix::ALL.map(|m| self.spectrum_control(m)).into(),
             training: self.data.then(|| self.training()),
+            pruning: self.data.then(|| self.pruning()),
         })
     }
 }

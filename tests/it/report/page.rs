@@ -5,7 +5,7 @@ use crate::common::plant::{BASELINE, HOSTILE, LARGE, SMALL};
 use sdmoe::analysis::record::{KeptPairs, Of};
 use sdmoe::report::terminal_table;
 
-const SECTIONS: [&str; 10] = [
+const SECTIONS: [&str; 12] = [
     "weights",
     "spectra",
     "gradients",
@@ -14,6 +14,8 @@ const SECTIONS: [&str; 10] = [
     "jacobians",
     "routed-pca",
     "load",
+    "outputs",
+    "pruning",
     "decoupling",
     "training",
 ];
@@ -24,7 +26,20 @@ fn every_section_is_there_and_the_missing_ones_say_what_gives_them() {
     let weights = LARGE.analysis("large");
     for (analysis, missing) in [
         (&whole, &[][..]),
-        (&weights, &["gradients", "activations", "jacobians", "routed-pca", "load", "decoupling", "training"]),
+        (
+            &weights,
+            &[
+                "gradients",
+                "activations",
+                "jacobians",
+                "routed-pca",
+                "load",
+                "outputs",
+                "pruning",
+                "decoupling",
+                "training",
+            ],
+        ),
     ] {
         let (dir, page) = report(&[analysis]);
         let text = markup(&page);
