@@ -18,7 +18,7 @@ pub enum Error {
     /// `--adapter` named something that does not exist.
     #[error("adapter `{wanted}` not found; available: {available}")]
     UnknownAdapter {
-        /// What was asked for: a part of a name, or an index.
+        /// The adapter that was asked for: a part of a name, or an index.
         wanted: String,
         /// The adapters that exist, as `index: name`.
         available: String,
@@ -38,9 +38,9 @@ pub enum Error {
     Shape {
         /// The operation, e.g. `gemm`.
         op: &'static str,
-        /// What it needs.
+        /// Its need.
         expected: String,
-        /// What it was given.
+        /// The value that it was given.
         got: String,
     },
     /// A kernel's WGSL, its bindings or its parameters do not agree with the launch.
@@ -48,7 +48,7 @@ pub enum Error {
     Kernel {
         /// The kernel's name.
         kernel: String,
-        /// What does not agree.
+        /// The contradiction.
         message: String,
     },
     /// A setting is impossible or unknown.
@@ -56,7 +56,7 @@ pub enum Error {
     Config {
         /// The setting, as written in `config.toml`, e.g. `model.top_k`.
         field: String,
-        /// What was expected and what came.
+        /// The expectation, and what came.
         message: String,
     },
     /// The training or evaluation text cannot be used.
@@ -65,7 +65,7 @@ pub enum Error {
     /// A file could not be read or written.
     #[error("{action} {}: {source}", path.display())]
     Io {
-        /// What was being done, e.g. `writing`.
+        /// The action that failed, e.g. `writing`.
         action: &'static str,
         /// The file.
         path: PathBuf,
@@ -77,7 +77,7 @@ pub enum Error {
     Checkpoint {
         /// The file or folder.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault in it.
         message: String,
     },
     /// A number that must be finite is not.
@@ -97,7 +97,7 @@ pub enum Error {
     Undefined {
         /// The operation, e.g. `svd`.
         op: &'static str,
-        /// What it met or made of it: NaN or infinite.
+        /// The value that it met or made: NaN or infinite.
         value: f32,
     },
 }

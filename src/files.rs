@@ -8,7 +8,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// What stands at a path, for a person: `a file`, `a folder`, `a named pipe`, `a device` ...
+/// The kind of what stands at a path, for a person: `a file`, `a folder`, `a named pipe`, `a device` ...
 pub(crate) fn kind(about: &Metadata) -> &'static str {
     let what = about.file_type();
     #[cfg(unix)]
@@ -31,7 +31,7 @@ pub(crate) fn kind(about: &Metadata) -> &'static str {
     }
 }
 
-/// What is known of a path, after its links.
+/// Metadata of a path, after its links.
 ///
 /// # Errors
 /// [`Error::Io`], which distinguishes a link that leads nowhere or in a circle from a path where nothing is.
@@ -55,7 +55,7 @@ pub(crate) fn broken_link(path: &Path, error: &io::Error) -> Option<String> {
     })
 }
 
-/// What is known of a regular file.
+/// Metadata of a regular file.
 ///
 /// # Errors
 /// [`Error::Io`] when it cannot be looked at, or is a folder, a pipe, a device or a socket.
@@ -75,6 +75,19 @@ pub(crate) fn regular(path: &Path) -> Result<Metadata> {
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
     regular(path)?;
     fs::read(path).map_err(Error::io("reading", path))
+}
+
+/// Reads a regular file whole, unless it is longer than `most` bytes.
+///
+/// # Errors
+/// As [`regular`], and [`Error::Io`] with both lengths.
+pub(crate) fn read_at_most(path: &Path, most: u64) -> Result<Vec<u8>> {
+    let bytes = regular(path)?.len();
+    if bytes > most {
+        let message = format!("expected at most {most} bytes, got {bytes}");
+        return Err(Error::io("reading", path)(io::Error::new(ErrorKind::InvalidInput, message)));
+    }
+    read(path)
 }
 
 /// Reads a regular file of at most `most` bytes whole, for callers to whom it is no error that it is missing or

@@ -20,7 +20,7 @@ use crate::linalg::statistics::{deviation, mean};
 
 /// Random routers, of one vector for each expert, that the controls are means over.
 const CONTROL_ROUTERS: usize = 16;
-/// Of those, routers whose stable rank is the control: one deviates from another by a few per cent.
+/// Routers, among those, whose stable rank is the control: one deviates from another by a few per cent.
 const RANK_ROUTERS: usize = 2;
 /// Their stream of random numbers, away from those of matrices.
 const CONTROL_STREAM: u32 = 1 << 30;

@@ -1,4 +1,4 @@
-//! What an expert adds to the output of its layer for the tokens that chose it (METHOD §7).
+//! Measures of what an expert adds to the output of its layer for the tokens that chose it (METHOD §7).
 //!
 //! The saliency of REAP (arXiv 2510.13999) is `S_j = mean over the tokens t that chose expert j of w_tj |f_j(x_t)|_2`,
 //! w the combine weight by which the model multiplies the expert's output f_j. If it did not matter which expert is

@@ -37,7 +37,7 @@ impl Input {
         matches!(self, Input::Half(_) | Input::HalfWeight(_))
     }
 
-    /// What the device sees.
+    /// The input that the device sees.
     fn seen(&self) -> Array {
         if self.is_half() { round_to_f16(self.array()) } else { self.array().clone() }
     }
@@ -50,9 +50,9 @@ fn round_to_f16(x: &Array) -> Array {
 /// How far device and reference may differ, in units of the largest absolute value of what is compared.
 #[derive(Clone, Copy, Debug)]
 pub struct Tolerance {
-    /// Of the output.
+    /// The tolerance of the output.
     pub forward: f64,
-    /// Of a directional derivative, relative to `|gradient| |direction|`.
+    /// The tolerance of a directional derivative, relative to `|gradient| |direction|`.
     pub backward: f64,
 }
 

@@ -23,7 +23,7 @@ pub struct TensorCoverage {
     pub unread_experts: Vec<String>,
 }
 
-/// What speaks for experts that are not among `layers`, a sentence each without its full stop: one shard of several,
+/// The signs of experts that are not among `layers`, a sentence each without its full stop: one shard of several,
 /// names that look like experts, a configuration with more of them.
 pub(super) fn gaps(target: &Target, coverage: &TensorCoverage, layers: &[ExpertLayer]) -> Vec<String> {
     let mut gaps: Vec<String> = target.part.iter().cloned().collect();

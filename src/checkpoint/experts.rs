@@ -95,7 +95,7 @@ pub struct ExpertCheckpoint {
     stack: usize,
 }
 
-/// What all stacks of a checkpoint have in common.
+/// The parts that all stacks of a checkpoint have in common.
 #[derive(Debug)]
 struct Opened {
     target: Target,
@@ -144,18 +144,18 @@ impl ExpertCheckpoint {
         self.stack
     }
 
-    /// The same checkpoint with the layers of another stack; `None` where there are fewer.
+    /// Returns the checkpoint with the layers of another stack; `None` where there are fewer.
     pub fn with_stack(&self, stack: usize) -> Option<Self> {
         (stack < self.stacks().len()).then(|| Self { opened: self.opened.clone(), stack })
     }
 
-    /// What speaks for experts that are not among the layers of any stack, a sentence each: one shard of several, names that
+    /// The signs of experts that are not among the layers of any stack, a sentence each: one shard of several, names that
     /// look like experts, a `config.json` with more of them than the model's own layers have. Empty where nothing does.
     pub fn gaps(&self) -> Vec<String> {
         gaps(&self.opened.target, &self.opened.coverage, if self.stack == 0 { self.layers() } else { &[] })
     }
 
-    /// What was pointed at.
+    /// The path that was given.
     pub fn source(&self) -> Source {
         self.opened.target.source
     }
@@ -175,7 +175,7 @@ impl ExpertCheckpoint {
         &self.opened.coverage
     }
 
-    /// What this program saved beside the tensors (`config`, `step`, `tokens` ...); empty for others' files.
+    /// The entries that this program saved beside the tensors (`config`, `step`, `tokens` ...); empty for others' files.
     pub fn entries(&self) -> &BTreeMap<String, String> {
         &self.opened.target.entries
     }
@@ -239,7 +239,7 @@ impl ExpertCheckpoint {
         Ok(Some((0..experts * d).map(|i| stored[i % d * experts + i / d]).collect()))
     }
 
-    /// What decoupled experts share; `None` where they are not decoupled.
+    /// The common part of decoupled experts; `None` where they are not decoupled.
     ///
     /// # Errors
     /// As [`ExpertCheckpoint::read`].

@@ -71,7 +71,7 @@ fn sync_files(folder: &Path) -> Result<()> {
 /// was removed or renamed meanwhile is not made anew.
 ///
 /// # Errors
-/// What `files` returns, or [`Error::Io`].
+/// The errors of `files`, or [`Error::Io`].
 pub fn write_atomically(dir: &Path, files: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let (temporary, old) = (sibling(dir, ".tmp"), sibling(dir, ".old"));
     if !dir.exists() && old.exists() {

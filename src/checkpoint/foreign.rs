@@ -15,7 +15,7 @@ pub(super) fn there(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
 }
 
-/// What the system knows of a plain file.
+/// Metadata of a plain file.
 ///
 /// # Errors
 /// [`Error::Checkpoint`] names what else is there: a folder, a pipe, a device, a link that leads nowhere or in a circle;
@@ -29,7 +29,7 @@ pub(super) fn plain_file(path: &Path) -> Result<Metadata> {
     if about.is_file() { Ok(about) } else { Err(found(files::kind(&about))) }
 }
 
-/// What a file that is no safetensors file is, by its first bytes.
+/// The kind of a file that is no safetensors file, by its first bytes.
 pub(super) fn by_content(start: &[u8]) -> Option<String> {
     if start.starts_with(b"version https://git-lfs.github.com/spec/") {
         return Some(lfs_pointer(start));

@@ -38,9 +38,9 @@ impl HubFiles {
     /// Reads the files that `folder` has.
     ///
     /// # Errors
-    /// [`Error::Io`] names one that cannot be read; [`Error::Checkpoint`] one that is too long.
+    /// [`Error::Io`] names one that cannot be read, or is too long.
     pub fn read(folder: &Path) -> Result<Self> {
-        let read = |(name, path): (&'static str, PathBuf)| Ok((name, content(&path)?));
+        let read = |(name, path): (&'static str, PathBuf)| Ok((name, files::read_at_most(&path, MAX_FILE)?));
         Ok(Self { files: Self::paths(folder).into_iter().map(read).collect::<Result<_>>()? })
     }
 
@@ -51,9 +51,9 @@ impl HubFiles {
     pub fn of_tokenizer(file: &Path) -> Result<Self> {
         let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let beside = Self::paths(folder).into_iter().filter(|(name, _)| !["config.json", TOKENIZER].contains(name));
-        let mut files = vec![(TOKENIZER, content(file)?)];
+        let mut files = vec![(TOKENIZER, files::read_at_most(file, MAX_FILE)?)];
         for (name, path) in beside {
-            files.push((name, content(&path)?));
+            files.push((name, files::read_at_most(&path, MAX_FILE)?));
         }
         Ok(Self { files })
     }
@@ -90,12 +90,4 @@ impl HubFiles {
         }
         Ok(())
     }
-}
-
-fn content(path: &Path) -> Result<Vec<u8>> {
-    let length = files::regular(path)?.len();
-    if length > MAX_FILE {
-        return Err(Error::checkpoint(path, format!("expected at most {MAX_FILE} bytes, got {length}")));
-    }
-    files::read(path)
 }

@@ -93,7 +93,7 @@ impl ExpertLayer {
 /// Layers that are numbered together: a model's own, those of an encoder, a copy of averaged weights.
 #[derive(Clone, Debug)]
 pub struct ExpertStack {
-    /// What stands before `layers.` in the tensors' names, without the full stop: `model`, `mtp`, or nothing. Layers that a
+    /// The part before `layers.` in the tensors' names, without the full stop: `model`, `mtp`, or nothing. Layers that a
     /// `config.json` numbers after the model's own are called so behind it.
     pub name: String,
     /// The layers that have experts, by number.

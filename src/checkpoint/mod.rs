@@ -44,6 +44,6 @@ pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 /// The metadata entry that both files of a checkpoint share and no other checkpoint has; files of older programs lack it.
 pub(crate) const IDENTITY: &str = "identity";
 
-/// What is said of an optimizer's file whose [`IDENTITY`] is not the model's.
+/// The error for an optimizer's file whose [`IDENTITY`] is not the model's.
 pub(crate) const OTHER_CHECKPOINT: &str =
     "expected the state that was saved with the model beside it, got that of another checkpoint or run";

@@ -28,7 +28,7 @@ pub(super) enum SpectralPart {
     V,
 }
 
-/// What a name says.
+/// The meaning of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     /// One expert's matrix, `[out, in]`.
@@ -41,7 +41,7 @@ pub(super) enum Role {
     Stack { layer: usize, matrix: ExpertMatrix },
     /// `[E, d]`, or `[d, E]` if `own`.
     Router { layer: usize, own: bool },
-    /// What decoupling adds.
+    /// A part that decoupling adds.
     Spectral { layer: usize, matrix: ExpertMatrix, part: SpectralPart },
     /// Attention, norms, embeddings, dense layers, shared experts, the optimizer's moments.
     Other,
@@ -72,7 +72,7 @@ fn mixtral_matrix(name: &str) -> Option<ExpertMatrix> {
     }
 }
 
-/// What the tensor `name` is.
+/// Returns the meaning of the tensor `name`.
 pub(super) fn role(name: &str) -> Role {
     let parts: Vec<&str> = name.split('.').collect();
     match &parts[..] {

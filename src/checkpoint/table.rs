@@ -55,7 +55,7 @@ impl TensorTable {
         self.header.info(name)
     }
 
-    /// What this program saved beside the tensors; `None` for a file that others wrote.
+    /// The entries that this program saved beside the tensors; `None` for a file that others wrote.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] when it belongs to another version of this program.

@@ -25,7 +25,7 @@ const MAX_INDEX: u64 = 100_000_000;
 /// The longest `config.json` that is read, bytes: a thousand times what models have.
 pub(super) const MAX_CONFIG: u64 = 10_000_000;
 
-/// What was pointed at.
+/// The path that was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The folder of one of this program's runs.
@@ -54,14 +54,14 @@ impl Source {
 #[derive(Debug)]
 pub(super) struct Target {
     pub source: Source,
-    /// What errors about the whole name: the folder, the index or the file.
+    /// The path that errors about the whole name: the folder, the index or the file.
     pub root: PathBuf,
     pub files: Vec<TensorTable>,
     /// Each tensor's file.
     pub tensors: BTreeMap<String, usize>,
-    /// What this program saved beside the tensors.
+    /// The entries that this program saved beside the tensors.
     pub entries: BTreeMap<String, String>,
-    /// What the `config.json` beside the files says, where there is one.
+    /// The settings of the `config.json` beside the files, where there is one.
     pub config: Config,
     /// Where one file was opened that is a part of a whole: which part, in words.
     pub part: Option<String>,
@@ -268,7 +268,7 @@ fn numbered(name: &str) -> Option<(u64, u64)> {
     Some((before[number..].parse().ok()?, after[..count].parse().ok()?))
 }
 
-/// What is used of a `config.json`.
+/// The fields of a `config.json` that are used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Config {
     /// `model_type`.

@@ -107,7 +107,7 @@ pub fn load_tensors(path: &Path) -> Result<TensorFile> {
     Ok(TensorFile { path: path.to_owned(), data_start: data_start as usize, bytes, header, metadata })
 }
 
-/// What [`save_tensors`] wrote beside the tensors, from a file's whole metadata; `None` where it did not write the file.
+/// The entries that [`save_tensors`] wrote beside the tensors, from a file's whole metadata; `None` where it did not write the file.
 ///
 /// # Errors
 /// [`Error::Checkpoint`] when another version of this program wrote it, or it is damaged.
@@ -148,7 +148,7 @@ impl TensorFile {
         self.header.info(name).map(|info| info.shape.as_slice())
     }
 
-    /// What was saved beside the tensors, with `format` and `version`.
+    /// The entries that were saved beside the tensors, with `format` and `version`.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }

@@ -37,7 +37,7 @@ const TOKENS: usize = 8192;
 const MOST_TOKENS: usize = 1 << 24;
 /// The longest sequences of a published model: what attention costs grows with them.
 const USUAL_CONTEXT: usize = 256;
-/// Of the tokens looked at, those at which Jacobians are taken.
+/// Tokens, among those looked at, at which Jacobians are taken.
 const JACOBIANS: usize = 32;
 
 /// A run's report within its folder.
@@ -164,7 +164,7 @@ impl Text {
     }
 }
 
-/// What is asked about the text.
+/// The questions about the text.
 #[derive(Clone, Copy)]
 struct Asked<'a> {
     /// Its name in the report.
@@ -264,7 +264,7 @@ impl Subject {
 
 /// Tokens that a finished run's report looks at.
 const RUN_TOKENS: usize = 1024;
-/// Of those, tokens at which Jacobians are taken.
+/// Tokens, among those, at which Jacobians are taken.
 const RUN_JACOBIANS: usize = 8;
 
 /// Writes the report of a run that has just finished on `gpu`, whose kernels are compiled, into its folder, with the

@@ -316,7 +316,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     }
 }
 
-/// What a run begins with, and the settings that were chosen for it, for a person.
+/// The model that a run begins with, and the settings that were chosen for it, for a person.
 fn begun(source: &Pretrained, config: &RunConfig) -> String {
     let decoupled = match source {
         _ if source.config().moe_layers().is_empty() => String::new(),

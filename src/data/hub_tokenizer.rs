@@ -10,7 +10,7 @@ use tokenizers::Tokenizer;
 
 use super::fingerprint::fnv;
 use crate::error::{Error, Result};
-use crate::files::{read, regular};
+use crate::files::read_at_most;
 
 /// The longest `tokenizer.json` that is read, bytes: ten times that of the largest vocabularies.
 const MAX_TOKENIZER: u64 = 200_000_000;
@@ -56,21 +56,21 @@ impl HubTokenizer {
     /// # Errors
     /// As [`HubTokenizer::of_folder`].
     pub fn open(path: &Path) -> Result<Self> {
-        let bytes = read_limited(path, MAX_TOKENIZER)?;
+        let bytes = read_at_most(path, MAX_TOKENIZER)?;
         let mut inner = Tokenizer::from_bytes(&bytes).map_err(|e| bad(path, format!("expected a tokenizer: {e}")))?;
         // As transformers has it where nobody asks for them.
         inner.with_truncation(None).map_err(|e| bad(path, e))?.with_padding(None);
         let folder = path.parent().unwrap_or(Path::new(""));
         let beside = folder.join("tokenizer_config.json");
         let config = if beside.exists() {
-            let bytes = read_limited(&beside, MAX_CONFIG)?;
+            let bytes = read_at_most(&beside, MAX_CONFIG)?;
             serde_json::from_slice(&bytes).map_err(|e| bad(&beside, format!("expected JSON: {e}")))?
         } else {
             Value::Null
         };
         let file = folder.join("chat_template.jinja");
         let template = if file.exists() {
-            let bytes = read_limited(&file, MAX_CONFIG)?;
+            let bytes = read_at_most(&file, MAX_CONFIG)?;
             Some(String::from_utf8(bytes).map_err(|_| bad(&file, "expected UTF-8"))?)
         } else {
             template_of(&config)
@@ -230,15 +230,6 @@ fn template_of(config: &Value) -> Option<String> {
     }
     let named = entry.as_array()?.iter().find(|one| one["name"] == "default")?;
     named["template"].as_str().map(str::to_owned)
-}
-
-/// Reads a regular file of at most `most` bytes.
-fn read_limited(path: &Path, most: u64) -> Result<Vec<u8>> {
-    let bytes = regular(path)?.len();
-    if bytes > most {
-        return Err(bad(path, format!("expected at most {most} bytes, found {bytes}")));
-    }
-    read(path)
 }
 
 fn bad(path: &Path, message: impl std::fmt::Display) -> Error {

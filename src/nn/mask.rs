@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::tensor::Tensor;
 
-/// What is added to logit and score of an expert that is switched off: below whatever a score can be, also below the
+/// The number that is added to logit and score of an expert that is switched off: below whatever a score can be, also below the
 /// scores of experts outside a token's groups, and of which the sum of two is finite. The exponential of such a logit
 /// is 0.
 const OFF: f32 = -1e38;
@@ -48,7 +48,7 @@ impl ExpertMask {
         Ok(Self { layers: off.iter().map(layer).collect::<Result<_>>()? })
     }
 
-    /// What is added to logits and scores in the `layer`-th layer that has experts, `[E]`; none where all are on.
+    /// Returns the numbers that are added to logits and scores in the `layer`-th layer that has experts, `[E]`; none where all are on.
     pub(super) fn of(&self, layer: usize) -> Option<&Tensor> {
         self.layers.get(layer)?.as_ref()
     }

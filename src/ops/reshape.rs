@@ -1,4 +1,4 @@
-//! The same elements in another shape.
+//! Gives a tensor another shape, its elements in their order.
 
 use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};

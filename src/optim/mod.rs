@@ -65,7 +65,7 @@ pub struct StepOutput {
     pub norm: Tensor,
 }
 
-/// What moves by AdamW as it is: contiguous parts of the groups, without decoupled experts and what is frozen.
+/// The parameters that move by AdamW as they are: contiguous parts of the groups, without decoupled experts and what is frozen.
 fn plain_groups(params: &ParamSet, banks: &[SpectralBank], frozen: &Frozen) -> Result<Vec<AdamGroup>> {
     let mut groups = Vec::new();
     for buffers in params.groups() {

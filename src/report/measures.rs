@@ -161,7 +161,7 @@ pub fn measures(s: &Subject) -> Vec<Measure> {
     all
 }
 
-/// What experts add to the output.
+/// Measures of what experts add to the output.
 fn outputs(rows: &[Outputs]) -> Vec<Measure> {
     let of = |f: fn(&Outputs) -> Option<f64>| mean(rows.iter().map(f));
     let saliency = mean(rows.iter().map(|o| o.over_mean(o.saliency_spread)));

@@ -47,7 +47,7 @@ pub const RECORD: &str = "analysis.json";
 pub const RECORDS: [&str; 2] = ["analysis-first.json", "analysis-second.json"];
 /// The experts to keep, where it was asked which could go.
 pub const KEEP: &str = "keep.json";
-/// The same of a comparison.
+/// The names of these files of a comparison.
 pub const KEEPS: [&str; 2] = ["keep-first.json", "keep-second.json"];
 /// The folder of the figures.
 pub const FIGURES: &str = "figures";

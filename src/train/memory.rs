@@ -22,9 +22,9 @@ pub struct MemoryReport {
     pub weights: u64,
     /// Their gradients.
     pub gradients: u64,
-    /// What the optimizer keeps from step to step: AdamW's moments, `W_c`, `W_u`, their moments and the bases.
+    /// State that the optimizer keeps from step to step: AdamW's moments, `W_c`, `W_u`, their moments and the bases.
     pub optimizer: u64,
-    /// What backward needs of the forward: the values that it reads and what ops saved, at the end of the forward, without
+    /// Values that backward needs of the forward: the values that it reads and what ops saved, at the end of the forward, without
     /// rounding. 0 before the first step.
     pub activations: u64,
     /// Buffers for what lives within a step: activations, their gradients, temporaries. In use and free.
@@ -59,12 +59,12 @@ impl MemoryReport {
         })
     }
 
-    /// What a step cannot do without: weights, gradients, optimizer state and activations.
+    /// The bytes that a step cannot do without: weights, gradients, optimizer state and activations.
     pub fn needed(&self) -> u64 {
         self.weights + self.gradients + self.optimizer + self.activations
     }
 
-    /// What there is to say, in order: the kinds that a step needs, their sum, what comes on top, the peak. Bytes.
+    /// The lines of the report, in order: the kinds that a step needs, their sum, what comes on top, the peak. Bytes.
     pub fn kinds(&self) -> [(&'static str, u64); 8] {
         [
             ("weights", self.weights),

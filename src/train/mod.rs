@@ -6,6 +6,7 @@
 use crate::data::Corpus;
 use crate::data::text_tokenizer::TextTokenizer;
 
+mod accepts;
 mod bar;
 pub mod begin;
 mod clock;
@@ -44,7 +45,7 @@ pub struct Plan {
     pub config: RunConfig,
     /// The data.
     pub corpus: Corpus,
-    /// What its tokens stand for.
+    /// The meaning of its tokens.
     pub tokenizer: TextTokenizer,
     /// Where the run is kept; nothing is written before [`RunFolder::begin`].
     pub folder: RunFolder,

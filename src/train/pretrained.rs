@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::accepts::same_model;
 use super::config::RunConfig;
-use super::saved::{HUB_FOLDER, same_model};
+use super::saved::HUB_FOLDER;
 use crate::checkpoint::experts::Source;
 use crate::checkpoint::{ExpertCheckpoint, FamilyCheckpoint, HubFiles, TensorFile, eos_of, model_of};
 use crate::data::text_tokenizer::{TOKENIZER_FILE, TextTokenizer};
@@ -120,7 +121,7 @@ impl Pretrained {
     /// The small files that came with it from a Hugging Face folder: `config.json`, the tokenizer's.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] names one that is too long; [`Error::Io`].
+    /// [`Error::Io`] names one that cannot be read, or is too long.
     pub fn hub_files(&self) -> Result<HubFiles> {
         self.hub_folder().map_or_else(|| Ok(HubFiles::default()), |folder| HubFiles::read(&folder))
     }
@@ -164,7 +165,7 @@ impl Pretrained {
         }
     }
 
-    /// What it is, for a person: `qwen2_moe model`.
+    /// A description for a person: `qwen2_moe model`.
     pub fn description(&self) -> String {
         let family = self.family_model().ok().flatten().map_or("own", |(model, _)| model.family.name());
         match self {

@@ -200,7 +200,7 @@ impl Run<'_> {
         self.metrics.write(line)
     }
 
-    /// What a run lacks that was killed behind its last checkpoint: no step is left to do.
+    /// Completes a run that was killed behind its last checkpoint: no step is left to do.
     async fn close(&mut self) -> Result<Outcome> {
         let mut line = StepMetrics { step: self.trainer.step_number(), ..StepMetrics::default() };
         self.evaluate(&mut line).await?;

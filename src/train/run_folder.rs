@@ -12,9 +12,10 @@ use std::sync::{Arc, OnceLock};
 
 use same_file::Handle;
 
+use super::accepts::too_few_steps;
 use super::config::RunConfig;
 use super::metrics::MetricsWriter;
-use super::saved::{CHECKPOINT, HUB_FOLDER, too_few_steps};
+use super::saved::{CHECKPOINT, HUB_FOLDER};
 use crate::checkpoint::{locate, write_file_atomically};
 use crate::error::{Error, Result};
 use crate::files;

@@ -36,7 +36,7 @@ pub struct Summary {
     pub peak_gpu_bytes: u64,
     /// Similarity of the experts, per layer, matrix and side.
     pub similarity: Vec<Similarity>,
-    /// What is doubtful in the settings and in what training measured, each told once.
+    /// Findings that are doubtful in the settings and in what training measured, each told once.
     #[serde(default)]
     pub warnings: Vec<Warning>,
 }

@@ -19,7 +19,7 @@ const LEAST_SHARED: usize = 64;
 pub struct UpcyclePlan<'a> {
     source: &'a Pretrained,
     upcycled: Upcycled,
-    /// What it becomes, of a published one.
+    /// The model that a published one becomes.
     family: Option<FamilyModel>,
 }
 

@@ -54,7 +54,7 @@ pub struct Analysis {
     pub routed_pca: Vec<RoutedPca>,
     /// Who gets how many tokens, from where.
     pub load: Vec<Load>,
-    /// What experts add to the output of their layer.
+    /// Measures of what experts add to the output of their layer.
     pub outputs: Vec<Outputs>,
     /// Which experts are needed least, where that was asked.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::KeptPairs;
 
-/// What the experts of one layer add to its output, and how alike that is (METHOD §7).
+/// Measures of what the experts of one layer add to its output, and how alike that is (METHOD §7).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 #[serde(default)]

@@ -44,7 +44,7 @@ pub enum CommonGradient {
 
 /// Settings of the spectral decoupling (SD-MoE, arXiv 2602.12556).
 ///
-/// What the paper leaves open and is no setting here: `W_c` decays like every matrix, as `W_u` does; AdamW's moments stay
+/// The paper leaves more open, which is no setting here: `W_c` decays like every matrix, as `W_u` does; AdamW's moments stay
 /// as they are when a refresh turns the basis; at the start `W_c` has the energy that the projection takes from the
 /// experts, its singular values graded evenly from 1.25 to 0.75 of their mean, so that runs with and without decoupling
 /// start alike and the leading directions are distinct. With k = min(m, n) all of the gradient is common, and `W_u` moves

@@ -250,7 +250,7 @@ impl CachedAttention {
         }
     }
 
-    /// The same in f64 on the host.
+    /// Computes it in f64 on the host.
     pub fn reference(&self, q: &Array, k: &Array, v: &Array, past: usize) -> Array {
         let CachedAttention { heads, kv_heads, k_dim, v_dim, .. } = *self;
         let scale = self.scale.map_or_else(|| (k_dim as f64).sqrt().recip(), f64::from);

@@ -1,4 +1,4 @@
-//! What experts add to the output of their layer.
+//! The section on what experts add to the output of their layer.
 
 use std::collections::BTreeMap;
 

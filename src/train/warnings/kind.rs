@@ -42,11 +42,11 @@ pub enum Kind {
 /// Something that is doubtful, in one line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Warning {
-    /// What it is about.
+    /// Its subject.
     pub kind: Kind,
     /// The step whose figures say so; none for the settings.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step: Option<u64>,
-    /// What it is and what it means, for a person.
+    /// The finding and its meaning, for a person.
     pub message: String,
 }

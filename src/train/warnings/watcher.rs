@@ -30,7 +30,7 @@ const DRIFTED: f64 = 0.5;
 pub struct Watcher {
     config: RunConfig,
     told: BTreeSet<Kind>,
-    /// What the last measurement of the load, and of the decoupling, gave reason for.
+    /// The warnings that the last measurement of the load, and of the decoupling, gave reason for.
     before: [BTreeSet<Kind>; 2],
     warnings: Vec<Warning>,
 }
@@ -210,7 +210,7 @@ mod tests {
         }
     }
 
-    /// What is told where two measurements in a row say the same.
+    /// The warning where two measurements in a row say the same.
     fn heard(watcher: &mut Watcher, line: &StepMetrics) -> Vec<Kind> {
         let told = [watcher.hear(line), watcher.hear(line)].concat();
         told.into_iter().map(|w| w.kind).collect()

@@ -32,12 +32,12 @@ struct Block {
 }
 
 impl Block {
-    /// Of the products. One walk after the other adds to the same sums, so that they are small.
+    /// The rows of a walk of the products. One walk after the other adds to the same sums, so that they are small.
     const PRODUCTS: Block = Block { rows: 32, walks: 4 };
-    /// Of AdamW's pass with the direction's products: with 32 rows a walk its loop is more code than a processor's first cache
+    /// The rows of a walk of AdamW's pass with the direction's products: with 32 rows a walk its loop is more code than a processor's first cache
     /// of instructions holds.
     const ADAM: Block = Block { rows: 16, walks: 8 };
-    /// Of AdamW's pass without.
+    /// The rows of a walk of AdamW's pass without them.
     const FOLLOW: Block = Block { rows: 16, walks: 1 };
     /// Where a common part is added, and of the factors.
     const APPLY: Block = Block { rows: 32, walks: 1 };
