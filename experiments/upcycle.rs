@@ -1,5 +1,5 @@
 //! Does spectral decoupling help where experts overlap from the start? A dense model is trained, upcycled, and trained on:
-//! dense, and with experts, decoupled and not; several seeds, paired; prints the tables of `docs/experiments.md`.
+//! dense, and with experts, decoupled and not; several seeds, paired.
 //!
 //! `cargo run --release --example upcycle -- [--dense-steps N] [--steps N] [--seeds N] [--lr LR] [--noise X] TEXT...`. Of each
 //! text the last tenth is held out; training draws from all of them.
