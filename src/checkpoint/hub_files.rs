@@ -7,12 +7,15 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::files;
 
+/// The file that says what the model is.
+const MODEL: &str = "config.json";
+
 /// The tokenizer itself.
 const TOKENIZER: &str = "tokenizer.json";
 
 /// The files that are kept, where there are such.
 const NAMES: &[&str] = &[
-    "config.json",
+    MODEL,
     "generation_config.json",
     TOKENIZER,
     "tokenizer_config.json",
@@ -40,8 +43,7 @@ impl HubFiles {
     /// # Errors
     /// [`Error::Io`] names one that cannot be read, or is too long.
     pub fn read(folder: &Path) -> Result<Self> {
-        let read = |(name, path): (&'static str, PathBuf)| Ok((name, files::read_at_most(&path, MAX_FILE)?));
-        Ok(Self { files: Self::paths(folder).into_iter().map(read).collect::<Result<_>>()? })
+        Self::contents(Self::paths(folder))
     }
 
     /// Reads a tokenizer, whose file may have another name than `tokenizer.json`, with the files of its folder but `config.json`.
@@ -50,12 +52,13 @@ impl HubFiles {
     /// As [`HubFiles::read`].
     pub fn of_tokenizer(file: &Path) -> Result<Self> {
         let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let beside = Self::paths(folder).into_iter().filter(|(name, _)| !["config.json", TOKENIZER].contains(name));
-        let mut files = vec![(TOKENIZER, files::read_at_most(file, MAX_FILE)?)];
-        for (name, path) in beside {
-            files.push((name, files::read_at_most(&path, MAX_FILE)?));
-        }
-        Ok(Self { files })
+        let beside = Self::paths_without_model(folder).into_iter().filter(|(name, _)| *name != TOKENIZER);
+        Self::contents(std::iter::once((TOKENIZER, file.to_owned())).chain(beside))
+    }
+
+    fn contents(paths: impl IntoIterator<Item = (&'static str, PathBuf)>) -> Result<Self> {
+        let read = |(name, path): (&'static str, PathBuf)| Ok((name, files::read_at_most(&path, MAX_FILE)?));
+        Ok(Self { files: paths.into_iter().map(read).collect::<Result<_>>()? })
     }
 
     /// The files that `folder` has, with their names.
@@ -64,9 +67,14 @@ impl HubFiles {
         all.filter(|(_, path)| path.symlink_metadata().is_ok()).collect()
     }
 
+    /// As [`HubFiles::paths`], without the file that says what the model is.
+    pub fn paths_without_model(folder: &Path) -> Vec<(&'static str, PathBuf)> {
+        Self::paths(folder).into_iter().filter(|(name, _)| *name != MODEL).collect()
+    }
+
     /// Without the file that says what the model is.
     pub fn without_model(mut self) -> Self {
-        self.files.retain(|(name, _)| *name != "config.json");
+        self.files.retain(|(name, _)| *name != MODEL);
         self
     }
 

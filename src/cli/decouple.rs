@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::checkpoint::require_new;
 use crate::error::Result;
 use crate::gpu::Gpu;
+use crate::linalg::MAX_COLUMNS;
 use crate::nn::config::SpectralConfig;
 use crate::train::decouple::{DecoupledMatrix, decouple, settings};
 use crate::train::pretrained::Pretrained;
@@ -39,8 +40,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let layers = args.layers.clone().map_or(Vec::new(), |layers| layers.0);
     let spectral = SpectralConfig {
         rank: args.rank,
-        // The small SVD has at most 64 columns.
-        oversampling: SpectralConfig::default().oversampling.min(64usize.saturating_sub(args.rank)),
+        oversampling: SpectralConfig::default().oversampling.min(MAX_COLUMNS.saturating_sub(args.rank)),
         layers,
         ..SpectralConfig::default()
     };

@@ -59,8 +59,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     source.complete()?;
     let config = source.config();
     let came_from = source.family_model()?;
-    let copies = source.hub_folder().map_or(Vec::new(), |folder| HubFiles::paths(&folder));
-    let copies = copies.into_iter().filter(|(name, _)| *name != "config.json").map(|(_, path)| path).collect();
+    let copies = source.hub_folder().map_or(Vec::new(), |folder| HubFiles::paths_without_model(&folder));
+    let copies = copies.into_iter().map(|(_, path)| path).collect();
     let (model, like) = match (args.family, came_from) {
         // With all that its config.json said.
         (family, Some((model, text))) if family.is_none_or(|family| family == model.family) => {

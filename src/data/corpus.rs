@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::fingerprint::fnv;
 pub use super::text::{Text, read};
 use super::text_tokenizer::TextTokenizer;
-use super::token_ids::TokenIds;
+use super::token_ids::{TokenIds, character_rest};
 use super::tokens::Tokens;
 use crate::error::{Error, Result};
 
@@ -190,9 +190,7 @@ fn byte(_: &[u8], held_out: usize) -> usize {
 
 /// Before a character of UTF-8.
 fn character(bytes: &[u8], held_out: usize) -> usize {
-    let first = bytes.len() - held_out;
-    let behind = bytes[first..].iter().take_while(|b| **b & 0xC0 == 0x80).count();
-    held_out - behind
+    held_out - character_rest(&bytes[bytes.len() - held_out..])
 }
 
 /// How many of a file's bytes are held out.

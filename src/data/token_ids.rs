@@ -96,6 +96,11 @@ fn entries((text, tokenizer): (u64, u64)) -> BTreeMap<String, String> {
     BTreeMap::from([("text".to_owned(), hexadecimal(text)), ("tokenizer".to_owned(), hexadecimal(tokenizer))])
 }
 
+/// The bytes at the beginning of a text that belong to a character of UTF-8 before it.
+pub(super) fn character_rest(text: &[u8]) -> usize {
+    text.iter().take_while(|b| **b & 0xC0 == 0x80).count()
+}
+
 /// The length of the first piece of a text that is not empty: at least `least` bytes where there are so many, up to the end of
 /// a line, or else of a character.
 fn piece(text: &[u8], least: usize) -> usize {
@@ -103,7 +108,7 @@ fn piece(text: &[u8], least: usize) -> usize {
     if let Some(line) = rest.iter().take(least).position(|b| *b == b'\n') {
         return least + line + 1;
     }
-    least + rest.iter().take_while(|b| **b & 0xC0 == 0x80).count()
+    least + character_rest(rest)
 }
 
 #[cfg(test)]

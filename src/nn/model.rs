@@ -45,12 +45,7 @@ impl Model {
     /// # Errors
     /// As [`Model::new`].
     pub fn for_inference(gpu: &Gpu, config: &ModelConfig) -> Result<Self> {
-        config.validate()?;
-        size::fits(config, gpu.device().limits().max_buffer_size)?;
-        let mut params = ParamBuilder::default();
-        let mut model = Self::registered(&mut params, config);
-        model.params = params.build_for_inference(gpu)?;
-        Ok(model)
+        Self::built(gpu, config, |params| params.build_for_inference(gpu))
     }
 
     /// As [`Model::new`]; with f16 copies of the matrices where `precision` has them ([`ParamSet::write`]).
@@ -58,11 +53,15 @@ impl Model {
     /// # Errors
     /// As [`Model::new`], and [`Error::Device`] when the adapter lacks f16.
     pub fn with_precision(gpu: &Gpu, config: &ModelConfig, precision: Precision) -> Result<Self> {
+        Self::built(gpu, config, |params| params.build_for(gpu, precision))
+    }
+
+    fn built(gpu: &Gpu, config: &ModelConfig, build: impl FnOnce(ParamBuilder) -> Result<ParamSet>) -> Result<Self> {
         config.validate()?;
         size::fits(config, gpu.device().limits().max_buffer_size)?;
         let mut params = ParamBuilder::default();
         let mut model = Self::registered(&mut params, config);
-        model.params = params.build_for(gpu, precision)?;
+        model.params = build(params)?;
         Ok(model)
     }
 

@@ -23,7 +23,8 @@ pub(super) fn parameters(model: &Model) -> impl Iterator<Item = (String, Tensor)
 /// [`crate::Error::Checkpoint`] when a tensor is missing or of another shape; [`crate::Error::Device`].
 pub fn restore_model(gpu: &Gpu, saved: &SavedModel, config: &ModelConfig, precision: Precision) -> Result<Model> {
     saved.complete()?;
-    filled(Model::with_precision(gpu, config, precision)?, saved)
+    let model = with_parameters(Model::with_precision(gpu, config, precision)?, saved)?;
+    with_biases(model, saved)
 }
 
 /// As [`restore_model`], in f32, for generation and evaluation alone ([`Model::for_inference`]).
@@ -33,12 +34,11 @@ pub fn restore_model(gpu: &Gpu, saved: &SavedModel, config: &ModelConfig, precis
 pub fn restore_for_inference(gpu: &Gpu, saved: &SavedModel) -> Result<Model> {
     saved.complete()?;
     // In f32 on every adapter: the weights of a run in f16 are saved in f32.
-    filled(Model::for_inference(gpu, &saved.config.model)?, saved)
+    with_biases(with_parameters(Model::for_inference(gpu, &saved.config.model)?, saved)?, saved)
 }
 
-/// The model with the parameters and the biases of a checkpoint.
-fn filled(model: Model, saved: &SavedModel) -> Result<Model> {
-    model.params().write(|name, shape| saved.tensors.expect_f32(name, shape).map(Some))?;
+/// The model with the biases of a checkpoint's choice of experts, where it has such.
+fn with_biases(model: Model, saved: &SavedModel) -> Result<Model> {
     if saved.config.model.moe.biases_choice() {
         let optimizer = saved.optimizer()?;
         for (name, tensor) in model.params().states() {
@@ -48,10 +48,8 @@ fn filled(model: Model, saved: &SavedModel) -> Result<Model> {
     Ok(model)
 }
 
-/// A model of `config` with the parameters of a checkpoint; what it has beside them is zero.
-fn with_parameters(gpu: &Gpu, saved: &SavedModel, config: &ModelConfig, precision: Precision) -> Result<Model> {
-    saved.complete()?;
-    let model = Model::with_precision(gpu, config, precision)?;
+/// The model with the parameters of a checkpoint.
+fn with_parameters(model: Model, saved: &SavedModel) -> Result<Model> {
     model.params().write(|name, shape| saved.tensors.expect_f32(name, shape).map(Some))?;
     Ok(model)
 }
@@ -68,7 +66,8 @@ fn with_parameters(gpu: &Gpu, saved: &SavedModel, config: &ModelConfig, precisio
 pub fn restore(gpu: &Gpu, config: &RunConfig, saved: &SavedRun) -> Result<Trainer> {
     config.validate()?;
     size::check(gpu, config)?;
-    let model = with_parameters(gpu, &saved.model, &config.model, config.train.precision)?;
+    saved.model.complete()?;
+    let model = with_parameters(Model::with_precision(gpu, &config.model, config.train.precision)?, &saved.model)?;
     let file = &saved.optimizer;
     let decoupled = saved.model.config.spectral.decouples();
     let balanced = saved.model.config.model.moe.biases_choice();

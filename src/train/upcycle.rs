@@ -108,11 +108,7 @@ impl<'a> UpcyclePlan<'a> {
     /// The files that are copied.
     fn copies(&self) -> Vec<PathBuf> {
         let Pretrained::Family(folder) = self.source else { return Vec::new() };
-        HubFiles::paths(&folder.directory())
-            .into_iter()
-            .filter(|(name, _)| *name != "config.json")
-            .map(|(_, p)| p)
-            .collect()
+        HubFiles::paths_without_model(&folder.directory()).into_iter().map(|(_, path)| path).collect()
     }
 }
 
