@@ -67,6 +67,14 @@ impl Block {
         }
     }
 
+    /// As [`Block::moe`], to change its settings.
+    pub(super) fn moe_mut(&mut self) -> Option<&mut MoeLayer> {
+        match &mut self.ffn {
+            Ffn::Moe(moe) => Some(moe),
+            Ffn::Dense(_) => None,
+        }
+    }
+
     /// `x: [tokens, d_model]`, whole sequences behind each other. Nobody may read `x` afterwards.
     ///
     /// # Errors

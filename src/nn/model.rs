@@ -106,6 +106,12 @@ impl Model {
         &self.config
     }
 
+    /// Changes the weight of the load-balance loss in every router.
+    pub(crate) fn set_balance_loss(&mut self, weight: f32) {
+        self.config.moe.balance_loss = weight;
+        self.blocks.iter_mut().filter_map(Block::moe_mut).for_each(|moe| moe.router_mut().set_balance_loss(weight));
+    }
+
     /// The parameters.
     pub fn params(&self) -> &ParamSet {
         &self.params

@@ -53,6 +53,11 @@ impl MoeLayer {
         &self.router
     }
 
+    /// The router, to change its settings.
+    pub(super) fn router_mut(&mut self) -> &mut Router {
+        &mut self.router
+    }
+
     /// The routed experts.
     pub fn experts(&self) -> &Experts {
         &self.experts

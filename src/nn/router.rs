@@ -73,6 +73,11 @@ impl Router {
         self.linear.weight()
     }
 
+    /// Changes the weight of the load-balance loss.
+    pub(super) fn set_balance_loss(&mut self, weight: f32) {
+        self.config.balance_loss = weight;
+    }
+
     /// `x: [tokens, d_model]`. Choices and logits are in f32 whatever the activations are stored in.
     ///
     /// # Errors

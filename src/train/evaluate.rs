@@ -20,13 +20,25 @@ pub async fn evaluate(
     seq: usize,
     batches: impl IntoIterator<Item = Batch>,
 ) -> Result<Evaluation> {
+    evaluate_pass(gpu, model, &Pass::plain(model.params(), seq, Mode::Inference), batches).await
+}
+
+/// As [`evaluate`], by forward passes as `pass` has them: with experts switched off, or another number of them a token.
+///
+/// # Errors
+/// As [`evaluate`].
+pub async fn evaluate_pass(
+    gpu: &Gpu,
+    model: &impl LanguageModel,
+    pass: &Pass<'_>,
+    batches: impl IntoIterator<Item = Batch>,
+) -> Result<Evaluation> {
     let (mut sum, mut targets) = (0.0, 0);
     for batch in batches {
         let tokens = Tensor::from_u32(gpu, [batch.tokens.len()], &batch.tokens)?;
         let wanted = Tensor::from_u32(gpu, [batch.targets.len()], &batch.targets)?;
         let mut tape = Tape::new(gpu);
-        let pass = Pass::plain(model.params(), seq, Mode::Inference);
-        let output = model.forward(&mut tape, &pass, &tokens)?;
+        let output = model.forward(&mut tape, pass, &tokens)?;
         let losses = token_losses(tape.value(output.logits), &wanted)?;
         // Tokens without a target add nothing to the mean over all of them.
         sum += f64::from(mean(&losses)?.to_f32().await?[0]) * batch.targets.len() as f64;

@@ -38,12 +38,16 @@ impl ExpertCounts {
         row.slice(0..self.experts)
     }
 
-    /// Reads the counts.
-    pub(super) async fn load(&self) -> Result<Load> {
+    /// Reads the counts, by layer.
+    pub(super) async fn read(&self) -> Result<Vec<Vec<u32>>> {
         let counts = self.rows.to_u32().await?;
+        Ok(counts.chunks(self.rows.cols().max(1)).map(|row| row[..self.experts].to_vec()).collect())
+    }
+
+    /// Reads how evenly the experts are used.
+    pub(super) async fn load(&self) -> Result<Load> {
         let mut load = Load { entropy: 1.0, ..Load::default() };
-        for row in counts.chunks(self.rows.cols().max(1)) {
-            let row = &row[..self.experts];
+        for row in &self.read().await? {
             let total: u64 = row.iter().map(|&c| u64::from(c)).sum();
             let most = row.iter().copied().max().unwrap_or(0);
             let violation = f64::from(most) * self.experts as f64 / total.max(1) as f64 - 1.0;

@@ -83,6 +83,19 @@ impl Trainer {
         model.init(config.seed)?;
         Self::with_model(gpu, config, model, SpectralInit::Fresh)
     }
+
+    /// Changes the weight of the load-balance loss, `model.moe.balance_loss`, from the next step on.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a weight that is negative or not finite; it then stays as it was.
+    pub fn set_balance_loss(&mut self, weight: f32) -> Result<()> {
+        let mut config = self.config.clone();
+        config.model.moe.balance_loss = weight;
+        config.validate()?;
+        self.model.set_balance_loss(weight);
+        self.config = config;
+        Ok(())
+    }
 }
 
 impl<M: LanguageModel> Trainer<M> {
@@ -294,6 +307,14 @@ impl<M: LanguageModel> Trainer<M> {
     /// [`Error::Device`].
     pub async fn load(&self) -> Result<Load> {
         self.counts.load().await
+    }
+
+    /// The tokens that each expert got in the last step, by layer, counted among those with experts.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub async fn expert_counts(&self) -> Result<Vec<Vec<u32>>> {
+        self.counts.read().await
     }
 
     /// Mean cross-entropy over batches of the training length, nats per token.

@@ -7,12 +7,15 @@ mod tape {
 }
 
 use crate::common::place::Place;
+use pollster::block_on;
 use sdmoe::analysis::record::{Analysis, Of, Part};
 use sdmoe::checkpoint::{TensorFile, load_tensors};
 use sdmoe::nn::config::{ExpertMatrix, Preset};
 use sdmoe::train::config::RunConfig;
 use sdmoe::train::metrics::{Side, Similarity, StepMetrics};
+use sdmoe::train::specialisation::{pair_similarities, similarities};
 use sdmoe::train::summary::Summary;
+use sdmoe::train::trainer::Trainer;
 use tape::Mat;
 
 /// The digits that are shown: 3 decimals, of which the last may be rounded either way.
@@ -135,6 +138,31 @@ fn the_similarity_of_a_run_is_one_number_everywhere() {
                 line += &format!(", unique parts {:.3}", of_summary(side, |s| s.unique));
             }
             assert!(said.contains(&line), "{line} in\n{said}");
+        }
+    }
+}
+
+#[test]
+fn the_pairs_of_experts_have_the_means_that_a_run_reports() {
+    let gpu = crate::common::gpu();
+    for spectral in [true, false] {
+        let trainer = Trainer::new(&gpu, &config(spectral)).unwrap();
+        let means = block_on(similarities(&trainer)).unwrap();
+        let pairs = block_on(pair_similarities(&trainer)).unwrap();
+        assert_eq!((pairs.len(), means.len()), (6, 6));
+        for (pairs, means) in pairs.iter().zip(&means) {
+            assert_eq!((pairs.layer, pairs.matrix, pairs.side), (means.layer, means.matrix, means.side));
+            assert_eq!((pairs.chance, pairs.unique.is_some()), (means.chance, spectral));
+            for (table, wanted) in [(Some(&pairs.merged), Some(means.merged)), (pairs.unique.as_ref(), means.unique)] {
+                let Some((table, wanted)) = table.zip(wanted) else { continue };
+                let at = |a: usize, b: usize| f64::from(table[a * EXPERTS + b]);
+                let all = || (0..EXPERTS).flat_map(|a| (0..EXPERTS).map(move |b| (a, b)));
+                let off = mean(all().filter(|(a, b)| a != b).map(|(a, b)| at(a, b)));
+                assert!((off - f64::from(wanted)).abs() < 1e-6, "{off} {wanted}");
+                // Orthonormal to rounding; rows of a symmetric product.
+                assert!(all().all(|(a, b)| (at(a, b) - at(b, a)).abs() < 1e-6));
+                assert!((0..EXPERTS).all(|a| (at(a, a) - 1.0).abs() < 1e-5), "{table:?}");
+            }
         }
     }
 }

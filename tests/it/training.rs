@@ -157,6 +157,30 @@ fn rank_zero_trains_like_spectral_off() {
 }
 
 #[test]
+fn a_changed_balance_loss_counts_from_the_next_step_on() {
+    let gpu = gpu();
+    let mut config = config();
+    config.model.moe.z_loss = 0.0;
+    let mut trainer = trainer(&gpu, &config);
+    let layers = config.model.layers as f32;
+    let mut auxiliary = |weight: f32| {
+        trainer.set_balance_loss(weight).unwrap();
+        assert_eq!(trainer.set_balance_loss(-1.0).unwrap_err().kind(), sdmoe::ErrorKind::Config);
+        assert_eq!(trainer.config().model.moe.balance_loss, weight);
+        let reports = crate::common::training::train(&mut trainer, 1);
+        let counts = block_on(trainer.expert_counts()).unwrap();
+        let tokens = config.train.batch * config.train.seq * config.model.moe.top_k;
+        assert!(counts.iter().all(|layer| layer.iter().sum::<u32>() as usize == tokens), "{counts:?}");
+        reports[0].aux_loss
+    };
+    for weight in [0.5, 0.0, 0.25] {
+        // The loss of a layer is 1 where load and scores are even, as they nearly are at the start.
+        let (got, wanted) = (auxiliary(weight), weight * layers);
+        assert!((got - wanted).abs() <= 0.2 * wanted, "{weight}: {got}, about {wanted}");
+    }
+}
+
+#[test]
 fn the_losses_that_verify_expects_are_those_of_f64() {
     let (config, text, losses) = sdmoe::verify::training_reference();
     let device = trainer(&gpu(), &config);

@@ -28,6 +28,8 @@ impl Default for MetricOptions {
     }
 }
 
+setters!(MetricOptions { similarity: bool, subspace: usize });
+
 /// One layer's matrix kind.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]

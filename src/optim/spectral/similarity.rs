@@ -91,28 +91,55 @@ impl PendingSimilarity {
         Ok(Some(Self { matrix, layers: l, experts: e, subspace: r, overlaps: [left, right] }))
     }
 
+    /// The similarity of each pair, by layer.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`].
+    pub(crate) async fn read_pairs(self) -> Result<Vec<SidePairs>> {
+        let (e, r) = (self.experts, self.subspace as f64);
+        let [left, right] = self.overlaps;
+        let (left, right) = (floats(left).await?, floats(right).await?);
+        let side = |x: &[f64], layer: usize| x[layer * e * e..][..e * e].iter().map(|x| x / r).collect();
+        let layer = |layer| {
+            let (model, hidden) = sides(self.matrix, side(&left, layer), side(&right, layer));
+            SidePairs { experts: e, model, hidden }
+        };
+        Ok((0..self.layers).map(layer).collect())
+    }
+
     /// The means over pairs, by layer.
     ///
     /// # Errors
     /// [`crate::Error::Device`].
     pub(crate) async fn read(self) -> Result<Vec<SideSimilarity>> {
-        let (layers, e) = (self.layers, self.experts);
-        let [left, right] = self.overlaps;
-        let (left, right) = (floats(left).await?, floats(right).await?);
-        let side = |x: &[f64], layer: usize| {
-            let pairs = off_diagonal(&x[layer * e * e..][..e * e], e, self.subspace);
-            (mean(pairs.iter().copied()).unwrap_or_default(), deviation(&pairs))
-        };
-        let layer = |layer| {
-            let (model, hidden) = sides(self.matrix, side(&left, layer), side(&right, layer));
-            let spread = model.1.zip(hidden.1).map(|(model, hidden)| [model, hidden]);
-            SideSimilarity { model: model.0, hidden: hidden.0, spread }
-        };
-        Ok((0..layers).map(layer).collect())
+        Ok(self.read_pairs().await?.iter().map(SidePairs::means).collect())
     }
 }
 
-/// The symmetric `x: [E, E]` over r, of each pair of different experts once.
-fn off_diagonal(x: &[f64], e: usize, r: usize) -> Vec<f64> {
-    (0..e).flat_map(|a| (a + 1..e).map(move |b| x[a * e + b] / r as f64)).collect()
+/// The similarity of each pair of a layer's experts by side, `[E, E]`, symmetric.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct SidePairs {
+    experts: usize,
+    /// Model side.
+    pub(crate) model: Vec<f64>,
+    /// Hidden side.
+    pub(crate) hidden: Vec<f64>,
+}
+
+impl SidePairs {
+    /// Returns mean and deviation over pairs of different experts.
+    fn means(&self) -> SideSimilarity {
+        let side = |x: &[f64]| {
+            let pairs = off_diagonal(x, self.experts);
+            (mean(pairs.iter().copied()).unwrap_or_default(), deviation(&pairs))
+        };
+        let (model, hidden) = (side(&self.model), side(&self.hidden));
+        let spread = model.1.zip(hidden.1).map(|(model, hidden)| [model, hidden]);
+        SideSimilarity { model: model.0, hidden: hidden.0, spread }
+    }
+}
+
+/// The elements of the symmetric `x: [E, E]` for each pair of different experts once.
+fn off_diagonal(x: &[f64], e: usize) -> Vec<f64> {
+    (0..e).flat_map(|a| (a + 1..e).map(move |b| x[a * e + b])).collect()
 }
