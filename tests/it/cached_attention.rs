@@ -1,6 +1,6 @@
 //! Attention to a cache of keys and values against f64, and what a step of generation may make.
 
-use crate::common::{download, gpu, open, small_bindings, tiers};
+use crate::common::{download, gpu, open, own_tiers, small_bindings, tiers};
 use sdmoe::autograd::check::{Tolerance, compare};
 use sdmoe::autograd::{Array, Op};
 use sdmoe::gpu::{Gpu, GpuOptions};
@@ -99,7 +99,7 @@ fn without_a_past_it_is_the_attention_of_training() {
 
 #[test]
 fn a_step_makes_no_pipeline_no_buffer_and_no_bind_group() {
-    for gpu in tiers() {
+    for gpu in own_tiers() {
         let op = CachedAttention::new(8, 2, 32, 32);
         let cache = [64, 64].map(|width| Tensor::persistent(&gpu, [700, width], DType::F32).unwrap());
         let new = |width| stored(&gpu, &Array::random(&[1, width], 1), DType::F32);

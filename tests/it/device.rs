@@ -1,6 +1,6 @@
 //! The device layer: buffers bound by name, clear errors, pooled buffers, deferred commands.
 
-use crate::common::gpu;
+use crate::common::own_gpu as gpu;
 use pollster::block_on;
 use sdmoe::autograd::{Array, check::compare};
 use sdmoe::gpu::{Kernel, Launch};

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::common::gpu;
+use crate::common::own_gpu as gpu;
 use pollster::block_on;
 use sdmoe::Error;
 use sdmoe::gpu::{Gpu, GpuOptions, Kernel, Launch, NEEDS, OPTIONAL_FEATURES};

@@ -1,7 +1,7 @@
 //! Matrix products, dense and grouped by expert: every tier, every transpose form, awkward shapes, small bindings.
 
 use crate::common::groups::{HostGroups, groups};
-use crate::common::{download, gpu, small_bindings, tiers, untested, upload};
+use crate::common::{download, gpu, own_gpu, own_tiers, small_bindings, tiers, untested, upload};
 use pollster::block_on;
 use sdmoe::autograd::check::{Input, Tolerance, check};
 use sdmoe::autograd::{Array, Op, Tape};
@@ -93,7 +93,7 @@ fn a_product_of_any_shape_equals_the_reference_in_every_tier_and_form() {
 
 #[test]
 fn every_shape_of_a_tile_equals_the_reference_with_sums_whole_and_cut() {
-    let Some(gpu) = tiers().into_iter().find(|gpu| gpu.tier() == Tier::Gpu) else {
+    let Some(gpu) = own_tiers().into_iter().find(|gpu| gpu.tier() == Tier::Gpu) else {
         return untested("no kernels for GPUs");
     };
     let run = |forms: &[(Trans, Trans)], sizes: &[[usize; 3]], splits: usize| {
@@ -216,7 +216,7 @@ fn large_products_of_few_steps_write_nothing_beyond_a_matrix() {
 
 #[test]
 fn odd_tensors_that_end_with_their_buffer_are_padded_too() {
-    let gpu = gpu();
+    let gpu = own_gpu();
     if !gpu.adapter().timestamps || gpu.tier() != Tier::Software {
         return untested("no kernels for software adapters or no timestamps");
     }

@@ -1,7 +1,7 @@
 //! Tall-skinny QR, small and randomized SVD, subspaces: against f64, by what does not depend on signs
 //! and rotations: orthonormality, residuals, singular values, projectors.
 
-use crate::common::{gpu, open, tiers};
+use crate::common::{gpu, open, own_gpu, tiers};
 use nalgebra::DMatrix;
 use pollster::block_on;
 use sdmoe::autograd::Array;
@@ -267,7 +267,7 @@ fn a_warm_start_needs_no_power_iteration() {
 
 #[test]
 fn a_refresh_writes_to_its_targets_and_allocates_nothing_new() {
-    let gpu = gpu();
+    let gpu = own_gpu();
     let w = upload(&gpu, &Array::random(&[3, 96, 80], 2));
     let u = Tensor::persistent(&gpu, [3, 96, 8], DType::F32).unwrap();
     let v = Tensor::persistent(&gpu, [3, 80, 8], DType::F32).unwrap();

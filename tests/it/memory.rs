@@ -1,7 +1,7 @@
 //! Where a training step's memory is: counted by hand, near what is needed, less with recomputation and still the same
 //! bits, and in inference independent of the depth.
 
-use crate::common::gpu;
+use crate::common::own_gpu as gpu;
 use crate::common::training::{config, micro_batches, snapshot, train, trainer};
 use sdmoe::data::Batch;
 use sdmoe::low_level::kernels::grouped::{Groups, tile_rows};

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::common::place::{Place, tree};
-use crate::common::{download, gpu, open, untested};
+use crate::common::{download, open, own_gpu as gpu, untested};
 use sdmoe::gpu::{Gpu, GpuOptions};
 use sdmoe::low_level::kernels::elementwise::add_into;
 use sdmoe::tensor::Tensor;

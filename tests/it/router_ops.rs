@@ -211,7 +211,7 @@ fn wrong_shapes_are_named() {
 
 #[test]
 fn a_repeated_layer_creates_nothing_and_waits_for_nothing() {
-    let gpu = crate::common::gpu();
+    let gpu = crate::common::own_gpu();
     let logits = Tensor::from_f32(&gpu, [300, 8], &Array::random(&[300, 8], 1).to_f32()).unwrap();
     let x = Tensor::from_f32(&gpu, [300, 16], &Array::random(&[300, 16], 2).to_f32()).unwrap();
     let step = || {

@@ -1,7 +1,7 @@
 //! After the first steps a training step allocates nothing, binds nothing new, compiles nothing and never lets the device
 //! run dry; and repeated runs give the same bits.
 
-use crate::common::gpu;
+use crate::common::own_gpu as gpu;
 use crate::common::training::{config, micro_batches, snapshot, train, trainer};
 use sdmoe::gpu::{Counters, GpuOptions};
 use sdmoe::nn::config::GradientForm;

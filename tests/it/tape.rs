@@ -1,6 +1,6 @@
 //! What a tape keeps, what it frees, and what it makes again.
 
-use crate::common::{download, gpu, upload};
+use crate::common::{download, own_gpu as gpu, upload};
 use sdmoe::Result;
 use sdmoe::autograd::{Array, Backward, Forward, Op, Reads, Tape, Var};
 use sdmoe::gpu::Gpu;

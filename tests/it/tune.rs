@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::common::{tiers, untested, upload};
+use crate::common::{own_tiers as tiers, untested, upload};
 use pollster::block_on;
 use sdmoe::autograd::Array;
 use sdmoe::bench::tune::tune;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::common::groups::groups;
-use crate::common::{download, gpu, open, untested, upload, with_features};
+use crate::common::{download, open, own_gpu as gpu, untested, upload, with_features};
 use pollster::block_on;
 use sdmoe::autograd::Array;
 use sdmoe::gpu::{Gpu, GpuOptions, OPTIONAL_FEATURES, Tier};

@@ -8,14 +8,38 @@ pub mod plant;
 pub mod training;
 
 use std::io::Write;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use sdmoe::autograd::Array;
 use sdmoe::gpu::{Gpu, GpuOptions, Tier};
 use sdmoe::tensor::Tensor;
 
-/// The device of the tests, in the adapter's own tier, or the one that the variable SDMOE_TIER asks for.
+/// The device of the tests, in the adapter's own tier, or the one that the variable SDMOE_TIER asks for. Tests share it, so that
+/// each kernel is compiled once: who counts, times or breaks something takes [`own_gpu`].
 pub fn gpu() -> Gpu {
+    shared(wanted_tier())
+}
+
+/// As [`gpu`], a device that no other test uses.
+pub fn own_gpu() -> Gpu {
     open(&GpuOptions::default().tier(wanted_tier()))
+}
+
+/// The one device of a tier, or of the adapter's own.
+fn shared(tier: Option<Tier>) -> Gpu {
+    static DEVICES: Mutex<Vec<Gpu>> = Mutex::new(Vec::new());
+    static OWN: OnceLock<Tier> = OnceLock::new();
+    let mut devices = DEVICES.lock().unwrap_or_else(PoisonError::into_inner);
+    let wanted = tier.or(OWN.get().copied());
+    if let Some(gpu) = devices.iter().find(|gpu| Some(gpu.tier()) == wanted) {
+        return gpu.clone();
+    }
+    let gpu = open(&GpuOptions::default().tier(tier));
+    if tier.is_none() {
+        OWN.get_or_init(|| gpu.tier());
+    }
+    devices.push(gpu.clone());
+    gpu
 }
 
 /// A device with other options.
@@ -44,12 +68,21 @@ pub fn with_features(wanted: wgpu::Features) -> Gpu {
     Gpu::from_device(device, queue, &GpuOptions::default()).unwrap()
 }
 
-/// The device once in each tier that its adapter can run, or in the one that the variable SDMOE_TIER asks for.
+/// The device once in each tier that its adapter can run, or in the one that the variable SDMOE_TIER asks for. Tests share
+/// them as they share [`gpu`].
 pub fn tiers() -> Vec<Gpu> {
-    let own = gpu();
+    tiers_to_run().map(|tier| shared(Some(tier))).collect()
+}
+
+/// As [`tiers`], devices that no other test uses.
+pub fn own_tiers() -> Vec<Gpu> {
+    tiers_to_run().map(|tier| open(&GpuOptions::default().tier(tier))).collect()
+}
+
+fn tiers_to_run() -> impl Iterator<Item = Tier> {
     let wanted = wanted_tier();
-    let runs = |tier: &Tier| own.adapter().runs(*tier) && wanted.is_none_or(|wanted| wanted == *tier);
-    Tier::ALL.into_iter().filter(runs).map(|tier| open(&GpuOptions::default().tier(tier))).collect()
+    let adapter = gpu().adapter().clone();
+    Tier::ALL.into_iter().filter(move |tier| adapter.runs(*tier) && wanted.is_none_or(|wanted| wanted == *tier))
 }
 
 /// Says on standard error that the running test tests nothing here, and why. The test harness hides what a passing test prints, but

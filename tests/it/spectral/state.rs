@@ -1,7 +1,7 @@
 //! What is kept from step to step, and what a failed step leaves alone.
 
 use super::rig::Rig;
-use crate::common::gpu;
+use crate::common::own_gpu as gpu;
 use pollster::block_on;
 use sdmoe::nn::config::SpectralConfig;
 use sdmoe::optim::SpectralInit;
