@@ -125,6 +125,7 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
 #[cfg(feature = "analysis")]
 fn beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    #[cfg_attr(not(unix), allow(unused_mut, reason = "only Unix has permissions to set"))]
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
     {

@@ -44,10 +44,12 @@
 //!
 //! # Features
 //!
-//! All are on by default. `default-features = false` leaves the library that trains, without the crates of the others.
+//! All are on by default. `default-features = false` leaves the library that trains, without the crates of the others:
+//! it touches no files, and builds for `wasm32-unknown-unknown`, as it does with `analysis`.
 //!
 //! | feature | what it adds |
 //! |---|---|
+//! | `files` | what is kept on a disk, implied by all below: `checkpoint`, the corpora of [`data`], runs in [`train`], published models (`nn::families`), settings as TOML, caches of compiled pipelines |
 //! | `analysis` | the analysis of experts, and its report as a page: `analysis`, `report` |
 //! | `bench` | how fast kernels and training steps are, and the choice of the fastest shapes: `bench` |
 //! | `tokenizer` | tokenizers and chat templates of published models: `data::hub_tokenizer` |
@@ -83,7 +85,7 @@
 //! | [`linalg`] | random numbers, tall-skinny QR, small SVD, randomized SVD, subspaces |
 //! | [`nn`] | layers, the models they make, their configuration, families of published models, generation |
 //! | [`optim`] | AdamW, clipping, the spectral state of the experts: gradient split, refresh of the bases |
-//! | [`checkpoint`], [`data`] | safetensors, folders replaced as a whole, published models and the experts of any checkpoint; corpus and batches |
+//! | `checkpoint`, [`data`] | safetensors, folders replaced as a whole, published models and the experts of any checkpoint; corpus and batches |
 //! | [`train`] | the trainer, and a whole run with its metrics; models that are there: opened, decoupled, trained on |
 //! | `analysis` | how specialised experts are, each figure beside what chance gives |
 //! | `report` | what an analysis found, as a page, figures and a table for the terminal |
@@ -104,11 +106,13 @@ pub mod analysis;
 pub mod autograd;
 #[cfg(feature = "bench")]
 pub mod bench;
+#[cfg(feature = "files")]
 pub mod checkpoint;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod data;
 pub mod error;
+#[cfg(feature = "files")]
 mod files;
 pub mod gpu;
 pub mod linalg;

@@ -251,13 +251,14 @@ pub(super) async fn measure(gpu: &Gpu, stack: &Stack<'_>, plan: Plan, key: u64) 
     let draw = |i: usize| Draw { seed, stream: i as u32 };
     let extent = |size| Extent { keep: plan.keep, vectors: if plan.directions { plan.keep } else { plan.r }, size };
     let Some(size) = plan.krylov.filter(|_| !plan.products.on_host(gpu)) else {
+        let transposed = stack.transposed;
         let one = |i: usize, w: &[f32]| {
             let energy = energy(i, w)?;
             let found = match plan.krylov {
                 None => whole(rows, columns, w),
                 Some(size) => lanczos::leading_on_host(w, [rows, columns], draw(i), extent(size), energy.sqrt()),
             };
-            Ok(Measured::new(found?, energy, plan, stack.transposed))
+            Ok(Measured::new(found?, energy, plan, transposed))
         };
         return stack.on_host(one).await;
     };

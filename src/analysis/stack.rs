@@ -53,6 +53,31 @@ pub struct Stack<'a> {
     pub elements: Elements<'a>,
 }
 
+/// Matrices of `size` elements on the host.
+struct Matrices<'a> {
+    size: usize,
+    source: Source<'a>,
+}
+
+enum Source<'a> {
+    AtHand(&'a [f32]),
+    Read(ReadMatrices<'a>),
+}
+
+impl Matrices<'_> {
+    /// The matrices of `range`, read into `buffer` unless they are at hand.
+    fn part<'b>(&'b self, range: Range<usize>, buffer: &'b mut Vec<f32>) -> Result<&'b [f32]> {
+        match self.source {
+            Source::AtHand(matrices) => Ok(&matrices[range.start * self.size..range.end * self.size]),
+            Source::Read(read) => {
+                buffer.resize(range.len() * self.size, 0.0);
+                read(range, buffer)?;
+                Ok(buffer)
+            }
+        }
+    }
+}
+
 impl Stack<'_> {
     /// The side that the rows are on.
     pub fn row_side(&self, matrix: ExpertMatrix) -> Side {
@@ -73,15 +98,13 @@ impl Stack<'_> {
         Ok(Some(x))
     }
 
-    /// The matrices of `range`, read into `buffer` unless they are at hand.
-    fn part<'a>(&self, at_hand: Option<&'a [f32]>, range: Range<usize>, buffer: &'a mut Vec<f32>) -> Result<&'a [f32]> {
-        let size = self.rows * self.columns;
-        if let Elements::Read(read) = self.elements {
-            buffer.resize(range.len() * size, 0.0);
-            read(range, buffer)?;
-            return Ok(buffer);
-        }
-        Ok(&at_hand.unwrap_or_default()[range.start * size..range.end * size])
+    /// The matrices on the host: those that are at hand, or else the way to read them.
+    fn matrices<'a>(&'a self, at_hand: Option<&'a [f32]>) -> Matrices<'a> {
+        let source = match self.elements {
+            Elements::Read(read) => Source::Read(read),
+            _ => Source::AtHand(at_hand.unwrap_or_default()),
+        };
+        Matrices { size: self.rows * self.columns, source }
     }
 
     /// Calls `f` with the matrices of each part that fits a binding, and the number of its first.
@@ -89,10 +112,11 @@ impl Stack<'_> {
         let size = self.rows * self.columns;
         let at_once = (gpu.max_binding_bytes().min(AT_ONCE) / (size as u64 * 4).max(1)).max(1) as usize;
         let at_hand = self.at_hand().await?;
+        let matrices = self.matrices(at_hand.as_deref());
         let mut buffer = Vec::new();
         for first in (0..self.count).step_by(at_once) {
             let range = first..self.count.min(first + at_once);
-            f(first, self.part(at_hand.as_deref(), range, &mut buffer)?).await?;
+            f(first, matrices.part(range, &mut buffer)?).await?;
         }
         Ok(())
     }
@@ -101,7 +125,9 @@ impl Stack<'_> {
     /// on, so that the others work meanwhile, and no more than one matrix a thread is in memory.
     pub(super) async fn on_host<T: Send>(&self, f: impl Fn(usize, &[f32]) -> Result<T> + Sync) -> Result<Vec<T>> {
         let at_hand = self.at_hand().await?;
-        let one = |buffer: &mut Vec<f32>, i| f(i, self.part(at_hand.as_deref(), i..i + 1, buffer)?);
+        // Threads get no handle of the device: in a browser none may leave its own.
+        let matrices = self.matrices(at_hand.as_deref());
+        let one = |buffer: &mut Vec<f32>, i| f(i, matrices.part(i..i + 1, buffer)?);
         (0..self.count).into_par_iter().with_max_len(1).map_init(Vec::new, one).collect()
     }
 }

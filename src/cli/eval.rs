@@ -66,7 +66,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
                 Tokens::from(&ids)
             }
         };
-        corpus::require(tokens, saved.config.train.seq, "the text to evaluate on")?;
+        tokens.require(saved.config.train.seq, "the text to evaluate on")?;
         let result = pollster::block_on(evaluate_text(saved, &args.device.options(), tokens))?;
         let per_token = if unit == "byte" { 1.0 } else { bytes as f64 / result.targets as f64 };
         return super::print(&format!(

@@ -2,7 +2,6 @@
 //!
 //! A batch is `tokens: [batch, seq]` and `targets: [batch, seq]`, the same window one token later, both row-major.
 
-use super::corpus;
 use super::offsets::offsets;
 use super::tokens::Tokens;
 use crate::error::Result;
@@ -60,7 +59,7 @@ impl<'a> Batches<'a> {
     /// [`crate::Error::Data`] when there are fewer than `seq + 1` tokens.
     pub fn new(tokens: impl Into<Tokens<'a>>, batch: usize, seq: usize, seed: u64) -> Result<Self> {
         let tokens = tokens.into();
-        corpus::require(tokens, seq, "the part to train on")?;
+        tokens.require(seq, "the part to train on")?;
         Ok(Self { tokens, batch, seq, seed })
     }
 
@@ -78,7 +77,7 @@ impl<'a> Validation<'a> {
     /// [`crate::Error::Data`] when there are fewer than `seq + 1` tokens.
     pub fn new(tokens: impl Into<Tokens<'a>>, batch: usize, seq: usize, limit: usize) -> Result<Self> {
         let tokens = tokens.into();
-        corpus::require(tokens, seq, "the text to evaluate on")?;
+        tokens.require(seq, "the text to evaluate on")?;
         let last = tokens.len() - seq - 1;
         let whole = (tokens.len() - 1) / seq / batch;
         let windows = batch * whole.min(limit).max(1);
@@ -92,7 +91,7 @@ impl<'a> Validation<'a> {
     /// [`crate::Error::Data`] when there are fewer than `seq + 1` tokens.
     pub fn all(tokens: impl Into<Tokens<'a>>, batch: usize, seq: usize) -> Result<Self> {
         let tokens = tokens.into();
-        corpus::require(tokens, seq, "the text to evaluate on")?;
+        tokens.require(seq, "the text to evaluate on")?;
         Ok(Self { tokens, starts: (0..tokens.len() - 1).step_by(seq).collect(), batch, seq })
     }
 

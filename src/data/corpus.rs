@@ -8,7 +8,7 @@ pub use super::text::{Text, read};
 use super::text_tokenizer::TextTokenizer;
 use super::token_ids::{TokenIds, character_rest};
 use super::tokens::Tokens;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// The shortest end of a file that is held out: fewer bytes say little, as their context is cut off.
 const SHORTEST_END: usize = 64;
@@ -175,8 +175,8 @@ impl Corpus {
     /// # Errors
     /// [`Error::Data`] with what is needed and what there is.
     pub fn require(&self, seq: usize) -> Result<()> {
-        require(self.train(), seq, "the part to train on")?;
-        require(self.validation(), seq, "the held-out part (data.validation_fraction)")
+        self.train().require(seq, "the part to train on")?;
+        self.validation().require(seq, "the held-out part (data.validation_fraction)")
     }
 }
 
@@ -197,21 +197,6 @@ fn character(bytes: &[u8], held_out: usize) -> usize {
 fn end(length: usize, validation_fraction: f64) -> usize {
     let held_out = (length as f64 * validation_fraction.clamp(0.0, 1.0)).round() as usize;
     held_out.min(length)
-}
-
-/// Checks that `tokens` hold one sequence and the token after it.
-///
-/// # Errors
-/// [`Error::Data`] with what is needed and what there is.
-pub fn require<'a>(tokens: impl Into<Tokens<'a>>, seq: usize, part: &str) -> Result<()> {
-    let tokens = tokens.into();
-    let (got, needed, unit) = (tokens.len(), seq + 1, tokens.unit());
-    if got < needed {
-        return Err(Error::Data(format!(
-            "{part} is shorter than one sequence: expected at least {needed} {unit} (seq + 1), got {got}"
-        )));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

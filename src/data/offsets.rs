@@ -19,6 +19,7 @@ fn mix(x: u64) -> u64 {
 }
 
 /// A number in [0, 1) with 53 random bits.
+#[cfg(any(test, feature = "files"))]
 pub fn uniform(seed: u64, counter: &[u64]) -> f64 {
     (hash(seed, counter) >> 11) as f64 / (1u64 << 53) as f64
 }

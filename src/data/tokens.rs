@@ -1,5 +1,7 @@
 //! A text as numbers, from which batches are cut.
 
+use crate::error::{Error, Result};
+
 /// The tokens of a text: its bytes, or numbers of a larger vocabulary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tokens<'a> {
@@ -37,6 +39,20 @@ impl Tokens<'_> {
             Tokens::Bytes(_) => "bytes",
             Tokens::Ids(_) => "tokens",
         }
+    }
+
+    /// Checks that they hold one sequence of `seq` tokens and the token after it; `part` says what they are.
+    ///
+    /// # Errors
+    /// [`Error::Data`] with what is needed and what there is.
+    pub fn require(&self, seq: usize, part: &str) -> Result<()> {
+        let (got, needed, unit) = (self.len(), seq + 1, self.unit());
+        if got < needed {
+            return Err(Error::Data(format!(
+                "{part} is shorter than one sequence: expected at least {needed} {unit} (seq + 1), got {got}"
+            )));
+        }
+        Ok(())
     }
 }
 

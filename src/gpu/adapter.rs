@@ -3,7 +3,9 @@
 use serde::Serialize;
 
 use super::failure::caught;
-use super::{needs, no_adapter};
+use super::needs;
+#[cfg(not(feature = "files"))]
+use crate::error::INSTALL_HINT;
 use crate::error::{Error, Result};
 
 /// A family of kernels. Every op runs in every tier that an adapter can run, and is tested there.
@@ -271,7 +273,18 @@ async fn enumerate() -> Result<Vec<(wgpu::Adapter, AdapterReport)>> {
         found.into_iter().enumerate().map(report).collect::<Vec<_>>()
     };
     let found = caught("looking for adapters", search).await?;
-    if found.is_empty() { Err(Error::NoAdapter(no_adapter::reason())) } else { Ok(found) }
+    if found.is_empty() { Err(Error::NoAdapter(why_none())) } else { Ok(found) }
+}
+
+/// Why there is no adapter: on Linux from the files of the Vulkan loader and its drivers.
+fn why_none() -> String {
+    if cfg!(target_arch = "wasm32") {
+        return "this browser has no WebGPU, or has switched it off".into();
+    }
+    #[cfg(feature = "files")]
+    return super::no_adapter::reason();
+    #[cfg(not(feature = "files"))]
+    INSTALL_HINT.into()
 }
 
 /// Every adapter of the machine, one at least.

@@ -132,6 +132,7 @@ impl Pipeline {
     }
 
     /// How it is made, here or on another device.
+    #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn recipe(&self) -> &Recipe {
         &self.recipe
     }

@@ -15,10 +15,13 @@ mod fast_hash;
 mod kernel;
 mod launch;
 mod needs;
+#[cfg(feature = "files")]
 mod no_adapter;
 mod open;
 mod parts;
+#[cfg_attr(not(feature = "files"), path = "no_pipeline_cache.rs")]
 mod pipeline_cache;
+#[cfg(feature = "files")]
 mod pipeline_file;
 mod pool;
 mod profile;
@@ -27,7 +30,10 @@ mod readback;
 mod recorder;
 mod reflect;
 mod shapes;
+#[cfg(feature = "files")]
+mod shapes_file;
 pub(crate) mod unsafe_code;
+#[cfg_attr(target_arch = "wasm32", path = "no_warm_up.rs")]
 mod warm_up;
 mod wgsl;
 
@@ -51,7 +57,7 @@ pub use reflect::{Binding, BindingKind, Reflection, reflect, reflect_half};
 pub use shapes::Measured;
 pub(crate) use shapes::Resolved;
 #[cfg(feature = "bench")]
-pub(crate) use shapes::keep as keep_shapes;
+pub(crate) use shapes_file::keep as keep_shapes;
 pub use wgsl::{compose_half, sources};
 
 use crate::error::{Error, Result};

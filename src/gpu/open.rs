@@ -1,12 +1,16 @@
 //! Opening a device: which of the adapter's features it gets, and what it begins with.
 
+#[cfg(feature = "files")]
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use super::failure::{Failures, caught};
+#[cfg(feature = "files")]
 use super::pipeline_cache::PipelineCache;
 use super::progress::Compilation;
 use super::shapes::Shapes;
+#[cfg(feature = "files")]
+use super::shapes_file;
 use super::warm_up::WarmUp;
 use super::{AdapterChoice, AdapterReport, Gpu, Inner, Tier, adapter, pool, recorder, unsafe_code};
 use crate::error::{Error, Result};
@@ -45,10 +49,12 @@ pub struct GpuOptions {
     /// fit is replaced, and a folder that cannot be written does no harm; both are logged. Without a folder, and where
     /// the device has no feature `PIPELINE_CACHE` (only Vulkan has it), nothing is read or written. Most drivers have
     /// such a cache of their own.
+    #[cfg(feature = "files")]
     pub pipeline_cache: Option<PathBuf>,
     /// A folder with the shapes of products that `sdmoe tune` or `bench::tune::tune` found to be the fastest, a file
     /// for each adapter. One that is missing, damaged or made with another driver or version is as none: then a table
     /// chooses.
+    #[cfg(feature = "files")]
     pub tuned: Option<PathBuf>,
 }
 
@@ -59,6 +65,10 @@ setters!(GpuOptions {
     max_binding_bytes: impl Into<Option<u64>>,
     matrix_units: bool,
     cooperative_matrix: Vec<wgpu::CooperativeMatrixProperties>,
+});
+
+#[cfg(feature = "files")]
+setters!(GpuOptions {
     pipeline_cache: impl Into<Option<PathBuf>>,
     tuned: impl Into<Option<PathBuf>>,
 });
@@ -72,6 +82,7 @@ impl Gpu {
     pub async fn open(options: &GpuOptions) -> Result<Self> {
         let (adapter, report) = adapter::choose(&options.adapter).await?;
         let mut wanted = OPTIONAL_FEATURES;
+        #[cfg(feature = "files")]
         wanted.set(wgpu::Features::PIPELINE_CACHE, options.pipeline_cache.is_some());
         if options.matrix_units {
             let lacks = report.lacks_for_matrix_units(adapter.features(), &adapter.cooperative_matrix_properties());
@@ -147,7 +158,10 @@ impl Gpu {
         let offset_alignment =
             limits.min_storage_buffer_offset_alignment.max(limits.min_uniform_buffer_offset_alignment).max(32).into();
         let pool = Arc::new(pool::Pool::new(limits.max_buffer_size, failures.clone()));
+        #[cfg(feature = "files")]
         let cache = options.pipeline_cache.as_deref().and_then(|folder| PipelineCache::open(&device, folder));
+        #[cfg(not(feature = "files"))]
+        let cache = None;
         let compilation = Arc::<Compilation>::default();
         let warm_up = adapter.and_then(|a| WarmUp::new(a, &report, device.features(), compilation.clone()));
         let state = recorder::State::new(
@@ -160,7 +174,10 @@ impl Gpu {
             warm_up,
         );
         let state = Mutex::new(state);
-        let shapes = Shapes::new(options.tuned.as_deref(), &report);
+        #[cfg(feature = "files")]
+        let shapes = Shapes::new(options.tuned.as_deref().map(|folder| shapes_file::measured(folder, &report)));
+        #[cfg(not(feature = "files"))]
+        let shapes = Shapes::default();
         failures.check()?;
         Ok(Gpu(Arc::new(Inner {
             device,

@@ -1,8 +1,10 @@
 //! All `unsafe` of the crate: what wgpu cannot check for its callers, each with the reason why it holds here.
 #![allow(unsafe_code, reason = "the one module where it is allowed")]
 
+#[cfg(feature = "files")]
 use std::path::Path;
 
+#[cfg(feature = "files")]
 use super::pipeline_file::Data;
 
 /// wgpu's token for its experimental features, where it is `wanted`.
@@ -18,6 +20,7 @@ pub(super) fn experimental_features(wanted: bool) -> wgpu::ExperimentalFeatures 
 }
 
 /// A cache that begins with `data`, empty where there is none or the driver does not take it.
+#[cfg(feature = "files")]
 pub(super) fn pipeline_cache(device: &wgpu::Device, data: Option<&Data>) -> wgpu::PipelineCache {
     let data = data.map(Data::bytes);
     // SAFETY: wgpu asks for data that `PipelineCache::get_data` returned, and takes it only from an adapter with the
@@ -32,7 +35,7 @@ pub(super) fn pipeline_cache(device: &wgpu::Device, data: Option<&Data>) -> wgpu
 }
 
 /// Loads a shared library, by its name or path, and unloads it; or returns why that is not possible.
-#[cfg(target_os = "linux")]
+#[cfg(all(feature = "files", target_os = "linux"))]
 pub(super) fn try_library(library: &Path) -> Result<(), String> {
     // SAFETY: a library's initialisers and finalisers run, and must not rely on more than a process that loads a
     // library gives. Only libraries come here that the Vulkan loader has loaded into this process, or tried to, a
@@ -42,7 +45,7 @@ pub(super) fn try_library(library: &Path) -> Result<(), String> {
 }
 
 /// Elsewhere nothing is asked.
-#[cfg(not(target_os = "linux"))]
+#[cfg(all(feature = "files", not(target_os = "linux")))]
 pub(super) fn try_library(_: &Path) -> Result<(), String> {
     Ok(())
 }

@@ -10,6 +10,7 @@ pub mod block;
 pub mod cache;
 pub mod config;
 pub mod experts;
+#[cfg(feature = "files")]
 pub mod families;
 pub mod generate;
 pub mod language_model;

@@ -1,44 +1,71 @@
 //! The training loop and what surrounds it: settings, run folder, metrics, progress.
 //!
+//! Without the feature `files` there are the trainer, its settings and its figures alone.
+//!
 //! The program hands over what is already checked ([`Plan`], [`saved::SavedModel`]); everything that can be wrong without
 //! a device is found before one is opened.
 
+#[cfg(feature = "files")]
 use crate::data::Corpus;
+#[cfg(feature = "files")]
 use crate::data::text_tokenizer::TextTokenizer;
 
+#[cfg(feature = "files")]
 mod accepts;
+#[cfg(feature = "files")]
 mod bar;
+#[cfg(feature = "files")]
 pub mod begin;
+#[cfg(feature = "files")]
 mod clock;
+#[cfg(feature = "files")]
+#[cfg_attr(target_arch = "wasm32", path = "no_compiling.rs")]
 pub(crate) mod compiling;
 pub mod config;
+#[cfg(feature = "files")]
 pub mod decouple;
 pub mod evaluate;
 mod figures;
 pub mod load;
 pub mod memory;
 pub mod metrics;
+#[cfg(feature = "files")]
+pub mod metrics_file;
 pub mod perplexity;
+#[cfg(feature = "files")]
 pub mod pretrained;
+#[cfg(feature = "files")]
 pub mod progress;
+#[cfg(feature = "files")]
 pub mod resume;
+#[cfg(feature = "files")]
 pub mod run;
+#[cfg(feature = "files")]
 pub mod run_folder;
+#[cfg(feature = "files")]
 pub mod saved;
 pub(crate) mod size;
 pub mod specialisation;
+#[cfg(feature = "files")]
 pub mod summary;
 pub mod trainer;
+#[cfg(feature = "files")]
 pub mod upcycle;
 pub mod warnings;
 
+#[cfg(feature = "files")]
 use config::RunConfig;
+#[cfg(feature = "files")]
 use pretrained::Pretrained;
+#[cfg(feature = "files")]
 use run_folder::RunFolder;
+#[cfg(feature = "files")]
 use saved::SavedRun;
+#[cfg(feature = "files")]
 use summary::Summary;
 
 /// A run, checked and ready to start.
+#[cfg(feature = "files")]
 #[derive(Debug)]
 pub struct Plan {
     /// The settings.
@@ -56,6 +83,7 @@ pub struct Plan {
 }
 
 /// How a run ended.
+#[cfg(feature = "files")]
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Outcome {

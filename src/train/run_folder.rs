@@ -14,7 +14,7 @@ use same_file::Handle;
 
 use super::accepts::too_few_steps;
 use super::config::RunConfig;
-use super::metrics::MetricsWriter;
+use super::metrics_file::MetricsWriter;
 use super::saved::{CHECKPOINT, HUB_FOLDER};
 use crate::checkpoint::{locate, write_file_atomically};
 use crate::error::{Error, Result};

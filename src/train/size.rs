@@ -111,6 +111,7 @@ fn too_much(needs: &[Need], but: &str) -> Error {
 }
 
 /// The error of a device that a run was set up on: where its memory did not suffice, with the setting that takes most of it.
+#[cfg(any(test, feature = "files"))]
 pub(crate) fn explain(config: &RunConfig, error: Error) -> Error {
     match error {
         Error::OutOfMemory(message) => too_much(&least(config), &format!("the device says: {message}")),

@@ -122,6 +122,7 @@ impl YarnConfig {
 
 impl AttentionConfig {
     /// Settings that all differ from the defaults.
+    #[cfg(feature = "files")]
     pub(super) fn with_every_setting() -> Self {
         Self {
             qkv_bias: true,

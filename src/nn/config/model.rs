@@ -260,6 +260,7 @@ impl ModelConfig {
     }
 
     /// Settings that all differ from the defaults, so that every one of them is written; no model that can be made.
+    #[cfg(feature = "files")]
     pub(crate) fn with_every_setting() -> Self {
         let mut config = Preset::Tiny.model();
         (config.dense_layers, config.d_dense, config.attention) = (vec![0], 1, AttentionConfig::with_every_setting());

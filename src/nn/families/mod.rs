@@ -40,8 +40,8 @@ pub use self::tensors::{HubTensor, Layout, Parameter, Part, Piece, TensorMap};
 use crate::error::{Error, Result};
 use crate::nn::config::ModelConfig;
 
-/// The longest context that a config may name, tokens.
-const MAX_CONTEXT: usize = 1 << 40;
+/// The longest context that a config may name, tokens; 2^40 where sizes have 64 bits.
+const MAX_CONTEXT: usize = 1 << (usize::BITS / 2 + 8);
 
 /// Models whose `config.json` and tensors have the same meaning; the name is that of `model_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

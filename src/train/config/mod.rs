@@ -4,6 +4,7 @@
 //! Layers, each over the last: the preset, the `--config` file, the flags. A file says only what it changes; what it
 //! leaves out comes from its preset.
 
+#[cfg(feature = "files")]
 mod file;
 
 use std::path::PathBuf;
@@ -176,6 +177,7 @@ impl RunConfig {
     }
 
     /// The settings of a pass in f32 over at most `batch` windows of at most `seq` tokens.
+    #[cfg(feature = "files")]
     pub(crate) fn windows(&self, batch: usize, seq: usize) -> Self {
         let mut config = self.clone();
         config.train.precision = Precision::F32;

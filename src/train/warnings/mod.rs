@@ -12,4 +12,6 @@ pub use kind::{Kind, Warning};
 pub use settings::settings_warnings;
 #[cfg(feature = "cli")]
 pub(crate) use watcher::CLOSED_GAP;
-pub use watcher::{Watcher, of_metrics};
+pub use watcher::Watcher;
+#[cfg(feature = "files")]
+pub use watcher::of_metrics;

@@ -1,11 +1,12 @@
 //! Warnings for which the lines of `metrics.jsonl` give reason.
 
 use std::collections::BTreeSet;
-use std::fs;
+#[cfg(feature = "files")]
 use std::path::Path;
 
 use super::kind::{Kind, Warning};
 use super::settings::settings_warnings;
+#[cfg(feature = "files")]
 use crate::error::{Error, Result};
 use crate::train::config::RunConfig;
 use crate::train::metrics::StepMetrics;
@@ -175,8 +176,9 @@ fn confirmed(before: &mut BTreeSet<Kind>, last: bool, found: Vec<Warning>) -> Ve
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Checkpoint`] for a whole line that is none of a run's.
+#[cfg(feature = "files")]
 pub fn of_metrics(config: &RunConfig, path: &Path) -> Result<Watcher> {
-    let text = fs::read_to_string(path).map_err(Error::io("reading", path))?;
+    let text = std::fs::read_to_string(path).map_err(Error::io("reading", path))?;
     let mut watcher = Watcher::new(config);
     for (number, line) in text.split_inclusive('\n').enumerate().filter(|(_, line)| line.ends_with('\n')) {
         let line = serde_json::from_str(line).map_err(|e| {
