@@ -4,7 +4,7 @@
 
 use crate::error::Result;
 use crate::gpu::{Gpu, Readback};
-use crate::kernels::elementwise::axpby;
+use crate::kernels::elementwise::{axpby, fill};
 use crate::optim::{LossScale, StepOutput};
 use crate::tensor::{DType, Tensor};
 
@@ -66,10 +66,13 @@ impl Figures {
     ) -> Result<()> {
         let keep = if first { 0.0 } else { 1.0 };
         axpby(share, loss, keep, &self.first(Row::Loss, 1)?)?;
-        for (j, aux) in auxiliary.into_iter().enumerate() {
-            axpby(share, aux, if j == 0 { keep } else { 1.0 }, &self.first(Row::AuxLoss, 1)?)?;
+        let (sum, mut keep) = (self.first(Row::AuxLoss, 1)?, keep);
+        for aux in auxiliary {
+            axpby(share, aux, keep, &sum)?;
+            keep = 1.0;
         }
-        Ok(())
+        // Without any there may be some of an earlier step, as weights of losses can change.
+        if keep == 0.0 { fill(&sum, 0.0) } else { Ok(()) }
     }
 
     /// Records what the optimizer has to say, in mixed precision with its loss scale, and starts reading all figures.
