@@ -1,0 +1,541 @@
+//! Two trainers from one seed on the same batches, in lock step, with decoupling and without; the looks at them; and what
+//! the window asks for meanwhile. Nothing here knows of windows.
+
+pub mod look;
+pub mod trial;
+
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use sdmoe::linalg::random::uniform;
+use sdmoe::nn::generate::Generator;
+use sdmoe::nn::sample::Sampling;
+use sdmoe::{Batch, Batches, Gpu, Trainer};
+use web_time::Instant;
+
+use self::look::{Look, Readings, look};
+use self::trial::{Kind, Outcome, try_out};
+use crate::platform;
+use crate::settings::{BATCH, SEQ, Settings};
+use crate::texts::Source;
+
+/// Looks that are kept; past them every second one is dropped.
+const LOOKS: usize = 400;
+/// Steps between two looks at least.
+const LEAST_STEPS: u64 = 5;
+/// A look waits until this many times its duration have gone by.
+const PATIENCE: f64 = 3.0;
+/// Bytes that a sample goes on from.
+const PROMPT: usize = 24;
+/// Bytes of a sample.
+const SAMPLE: usize = 72;
+
+/// A wish of the window.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Stand still, or go on.
+    Pause(bool),
+    /// One step, standing still.
+    Step,
+    /// Begin again, with other settings or texts.
+    Restart(Settings, Vec<Source>),
+    /// Another weight of the load-balance loss.
+    Balance(f32),
+    /// The share of the time that training takes, in (0, 1].
+    Share(f32),
+    /// Try something with an expert of a layer.
+    Try(Kind, bool, usize, usize),
+    /// End.
+    Stop,
+}
+
+/// Where a session is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Status {
+    /// The first kernels are compiled.
+    Compiling,
+    /// Training.
+    Running,
+    /// Standing still.
+    Paused,
+    /// It cannot go on.
+    Failed(String),
+}
+
+/// Both models at one step.
+#[derive(Debug)]
+pub struct Looks {
+    /// The step.
+    pub step: u64,
+    /// With decoupling, and without.
+    pub of: [Look; 2],
+}
+
+/// A text that a model wrote.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// The step.
+    pub step: u64,
+    /// What it was given.
+    pub prompt: Vec<u8>,
+    /// What it wrote, with decoupling and without.
+    pub text: [Vec<u8>; 2],
+}
+
+/// What the window draws.
+#[derive(Debug)]
+pub struct State {
+    /// Where the session is.
+    pub status: Status,
+    /// The settings of this run.
+    pub settings: Settings,
+    /// The texts of this run.
+    pub readings: Arc<Readings>,
+    /// Loss by step, from step 1, with decoupling and without.
+    pub losses: [Vec<f32>; 2],
+    /// The looks so far, oldest first.
+    pub looks: Vec<Arc<Looks>>,
+    /// The steps at which bases were refreshed are multiples of this.
+    pub refresh_every: u64,
+    /// Texts so far.
+    pub samples: Vec<Sample>,
+    /// What the last trials came to, newest last.
+    pub outcomes: Vec<Outcome>,
+    /// Tokens of both models a second, over the last second.
+    pub tokens_per_second: f64,
+    /// Share of the time in which a step was under way, over the last second.
+    pub busy: f64,
+    /// Seconds from the start of the session to the first loss.
+    pub first_loss: Option<f64>,
+}
+
+/// The state, shared between session and window.
+#[derive(Clone, Debug)]
+pub struct Shared(Arc<Mutex<State>>);
+
+impl Shared {
+    /// The state; nobody holds it for long.
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// A session's handle in the window.
+pub struct Handle {
+    /// What it has found.
+    pub state: Shared,
+    commands: Sender<Command>,
+}
+
+impl Handle {
+    /// Asks for something; a session that has ended does nothing.
+    pub fn send(&self, command: Command) {
+        let _ = self.commands.send(command);
+    }
+}
+
+/// Makes a session; [`Session::run`] has then to be run somewhere.
+pub fn session(
+    gpu: Gpu,
+    settings: Settings,
+    sources: Vec<Source>,
+    news: impl Fn() + 'static + Send,
+) -> (Handle, Session) {
+    let state = State {
+        status: Status::Compiling,
+        readings: Arc::new(Readings::new(&sources)),
+        settings: settings.clone(),
+        losses: [Vec::new(), Vec::new()],
+        looks: Vec::new(),
+        refresh_every: settings.run(true).spectral.refresh_every,
+        samples: Vec::new(),
+        outcomes: Vec::new(),
+        tokens_per_second: 0.0,
+        busy: 0.0,
+        first_loss: None,
+    };
+    let shared = Shared(Arc::new(Mutex::new(state)));
+    let (sender, commands) = channel();
+    let handle = Handle { state: shared.clone(), commands: sender };
+    (
+        handle,
+        Session { gpu, commands, shared, news: Box::new(news), paused: false, single: false, share: 1.0, limit: None },
+    )
+}
+
+/// Two trainers and what is measured of them.
+pub struct Session {
+    gpu: Gpu,
+    commands: Receiver<Command>,
+    shared: Shared,
+    /// Tells the window that there is something new.
+    news: Box<dyn Fn() + Send>,
+    paused: bool,
+    /// One step is wanted, standing still.
+    single: bool,
+    share: f32,
+    limit: Option<u64>,
+}
+
+/// Why a run ends.
+enum Ended {
+    Stop,
+    Restart(Settings, Vec<Source>),
+    Failed(String),
+}
+
+impl Session {
+    /// Ends after so many steps, with a look at the last.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn limited_to(self, steps: u64) -> Self {
+        Self { limit: Some(steps), ..self }
+    }
+
+    /// Trains until it is told to stop.
+    pub async fn run(mut self, mut sources: Vec<Source>) {
+        let mut settings = self.shared.lock().settings.clone();
+        loop {
+            match self.train(&settings, &sources).await {
+                Ended::Stop => return,
+                Ended::Restart(new, texts) => {
+                    (settings, sources) = (new, texts);
+                    let mut state = self.shared.lock();
+                    state.settings = settings.clone();
+                    state.readings = Arc::new(Readings::new(&sources));
+                    state.refresh_every = settings.run(true).spectral.refresh_every;
+                    state.losses = [Vec::new(), Vec::new()];
+                    (state.looks, state.samples, state.outcomes) = (Vec::new(), Vec::new(), Vec::new());
+                }
+                Ended::Failed(message) => {
+                    log::error!("{message}");
+                    self.tell(Status::Failed(message));
+                    // Other settings may do.
+                    match self.wait_for_restart().await {
+                        Some((new, texts)) => (settings, sources) = (new, texts),
+                        None => return,
+                    }
+                }
+            }
+        }
+    }
+
+    async fn wait_for_restart(&mut self) -> Option<(Settings, Vec<Source>)> {
+        loop {
+            match self.commands.try_recv() {
+                Ok(Command::Restart(settings, sources)) => return Some((settings, sources)),
+                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return None,
+                Ok(_) => (),
+                Err(TryRecvError::Empty) => platform::pause(Duration::from_millis(50)).await,
+            }
+        }
+    }
+
+    fn tell(&self, status: Status) {
+        self.shared.lock().status = status;
+        (self.news)();
+    }
+
+    async fn train(&mut self, settings: &Settings, sources: &[Source]) -> Ended {
+        match self.try_train(settings, sources).await {
+            Ok(ended) => ended,
+            Err(error) => Ended::Failed(error.to_string()),
+        }
+    }
+
+    async fn try_train(&mut self, settings: &Settings, sources: &[Source]) -> sdmoe::Result<Ended> {
+        let begun = Instant::now();
+        self.tell(Status::Compiling);
+        let readings = Arc::new(Readings::new(sources));
+        let mut trainers =
+            [Trainer::new(&self.gpu, &settings.run(true))?, Trainer::new(&self.gpu, &settings.run(false))?];
+        let batches = Mixture::new(sources, settings.seed)?;
+        let (mut rate, mut looking) = (Rate::new(), Looking::default());
+        loop {
+            if let Some(ended) = self.obey(&mut trainers, &readings).await? {
+                return Ok(ended);
+            }
+            let step = trainers[0].step_number() + 1;
+            let at_limit = self.limit.is_some_and(|limit| step > limit);
+            let [due, whole] = looking.due(step - 1, at_limit);
+            if due {
+                self.look(&trainers, &readings, whole).await?;
+                looking.done(step - 1, whole);
+                rate.skip();
+            }
+            if at_limit {
+                return Ok(Ended::Stop);
+            }
+            if self.paused && !self.single {
+                rate.skip();
+                platform::pause(Duration::from_millis(30)).await;
+                continue;
+            }
+            self.single = false;
+            let started = Instant::now();
+            let batch = batches.batch(step);
+            for (i, trainer) in trainers.iter_mut().enumerate() {
+                trainer.step(std::slice::from_ref(&batch))?;
+                for report in trainer.reports(true).await? {
+                    self.shared.lock().losses[i].push(report.loss);
+                }
+            }
+            let took = started.elapsed();
+            rate.add(took);
+            {
+                let mut state = self.shared.lock();
+                state.first_loss.get_or_insert(begun.elapsed().as_secs_f64());
+                (state.tokens_per_second, state.busy) = rate.read();
+                state.status = if self.paused { Status::Paused } else { Status::Running };
+            }
+            (self.news)();
+            let rest = took.as_secs_f32() * (1.0 / self.share.clamp(0.05, 1.0) - 1.0);
+            // In a browser the page's own work has to have its turn in any case.
+            if rest > 0.0 || cfg!(target_arch = "wasm32") {
+                platform::pause(Duration::from_secs_f32(rest.min(2.0))).await;
+            }
+        }
+    }
+
+    /// Does what the window asks for; returns how the run ends, if it does.
+    async fn obey(&mut self, trainers: &mut [Trainer; 2], readings: &Readings) -> sdmoe::Result<Option<Ended>> {
+        loop {
+            match self.commands.try_recv() {
+                Err(TryRecvError::Empty) => return Ok(None),
+                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return Ok(Some(Ended::Stop)),
+                Ok(Command::Restart(settings, sources)) => return Ok(Some(Ended::Restart(settings, sources))),
+                Ok(Command::Pause(paused)) => {
+                    self.paused = paused;
+                    self.tell(if paused { Status::Paused } else { Status::Running });
+                }
+                Ok(Command::Step) => self.single = true,
+                Ok(Command::Share(share)) => self.share = share,
+                Ok(Command::Balance(weight)) => {
+                    for trainer in &mut *trainers {
+                        trainer.set_balance_loss(weight)?;
+                    }
+                    self.shared.lock().settings.balance_loss = weight;
+                }
+                Ok(Command::Try(kind, decoupled, layer, expert)) => {
+                    let trainer = &trainers[usize::from(!decoupled)];
+                    let outcome = try_out(trainer, readings, (kind, decoupled), layer, expert).await?;
+                    self.shared.lock().outcomes.push(outcome);
+                    (self.news)();
+                }
+            }
+        }
+    }
+
+    /// Looks at both models: at the weights, too, and at what they write, if the `whole` look is wanted.
+    async fn look(&self, trainers: &[Trainer; 2], readings: &Readings, whole: bool) -> sdmoe::Result<()> {
+        let step = trainers[0].step_number();
+        let before = self.shared.lock().looks.last().filter(|_| !whole).cloned();
+        let kept = |i: usize| before.as_ref().map(|looks| looks.of[i].weights.clone());
+        let of = [look(&trainers[0], readings, kept(0)).await?, look(&trainers[1], readings, kept(1)).await?];
+        {
+            let mut state = self.shared.lock();
+            if state.looks.len() >= LOOKS {
+                let mut i = 0;
+                state.looks.retain(|_| {
+                    i += 1;
+                    i % 2 == 1
+                });
+            }
+            state.looks.push(Arc::new(Looks { step, of }));
+        }
+        (self.news)();
+        if whole {
+            // The second text's words, where there is one.
+            let from = if readings.names.len() > 1 { SEQ } else { 0 };
+            let prompt = &readings.probe[from..from + PROMPT];
+            let text = [write(&self.gpu, &trainers[0], prompt).await?, write(&self.gpu, &trainers[1], prompt).await?];
+            self.shared.lock().samples.push(Sample { step, prompt: prompt.to_vec(), text });
+            (self.news)();
+        }
+        Ok(())
+    }
+}
+
+/// When the models are looked at: so that looks take a part of the time only, however slow the device is.
+#[derive(Default)]
+struct Looking {
+    /// Quick looks, and whole ones.
+    last: [Option<Looked>; 2],
+    begun: Option<Instant>,
+}
+
+/// A look that was taken.
+#[derive(Clone, Copy)]
+struct Looked {
+    step: u64,
+    at: Instant,
+    took: Duration,
+    number: usize,
+}
+
+impl Looking {
+    /// Whether a look is due after `step` steps, and a whole one; at the `end` of a run both are.
+    fn due(&mut self, step: u64, end: bool) -> [bool; 2] {
+        let due = |looked: Option<Looked>| match looked {
+            None => step > 0,
+            Some(looked) => {
+                let rested = looked.at.elapsed() >= looked.took.mul_f64(PATIENCE);
+                step > looked.step && (end || step >= looked.step + LEAST_STEPS && rested)
+            }
+        };
+        let whole = due(self.last[1]);
+        self.begun = Some(Instant::now());
+        [due(self.last[0]) || whole, whole]
+    }
+
+    /// The look that was due was taken after `step` steps.
+    fn done(&mut self, step: u64, whole: bool) {
+        let took = self.begun.map_or(Duration::ZERO, |begun| begun.elapsed());
+        let looked = |last: Option<Looked>| {
+            let number = last.map_or(0, |last| last.number) + 1;
+            // The first compiles kernels: what it took says nothing of the others.
+            Some(Looked { step, at: Instant::now(), took: if number == 1 { Duration::ZERO } else { took }, number })
+        };
+        // A whole look counts as a quick one that took no time.
+        match (whole, self.last[0]) {
+            (true, Some(quick)) => self.last[0] = Some(Looked { step, at: Instant::now(), ..quick }),
+            (true, None) => (),
+            (false, quick) => self.last[0] = looked(quick),
+        }
+        if whole {
+            self.last[1] = looked(self.last[1]);
+        }
+    }
+}
+
+/// Goes on from `prompt`; the same draws at every step, so that what changes is the model.
+async fn write(gpu: &Gpu, trainer: &Trainer, prompt: &[u8]) -> sdmoe::Result<Vec<u8>> {
+    let prompt: Vec<u32> = prompt.iter().map(|&b| u32::from(b)).collect();
+    let mut generator = Generator::new(gpu, trainer.model(), &prompt, SEQ * 2)?;
+    let sampling = Sampling::default().temperature(0.7);
+    for i in 0..SAMPLE {
+        generator.next(&sampling, f64::from(uniform(11, 0, i as u32))).await?;
+    }
+    Ok(generator.text()[prompt.len()..].iter().map(|&t| t as u8).collect())
+}
+
+/// Batches with as many sequences of each text as of any other.
+struct Mixture<'a> {
+    parts: Vec<Batches<'a>>,
+}
+
+impl<'a> Mixture<'a> {
+    fn new(sources: &'a [Source], seed: u64) -> sdmoe::Result<Self> {
+        let part =
+            |(i, source): (usize, &'a Source)| Batches::new(source.training(), BATCH, SEQ, seed + 1000 * i as u64);
+        Ok(Self { parts: sources.iter().enumerate().map(part).collect::<sdmoe::Result<_>>()? })
+    }
+
+    /// Sequence i is of text `(step + i) mod texts`, so that each has its share whatever the numbers.
+    fn batch(&self, step: u64) -> Batch {
+        let all: Vec<Batch> = self.parts.iter().map(|part| part.batch(step, 0)).collect();
+        let mut mixed = Batch { tokens: Vec::new(), targets: Vec::new() };
+        for i in 0..BATCH {
+            let of = &all[(step as usize + i) % all.len()];
+            mixed.tokens.extend_from_slice(&of.tokens[i * SEQ..][..SEQ]);
+            mixed.targets.extend_from_slice(&of.targets[i * SEQ..][..SEQ]);
+        }
+        mixed
+    }
+}
+
+/// Steps a second over the last second.
+struct Rate {
+    since: Instant,
+    steps: u64,
+    busy: Duration,
+    /// Tokens a second, and the share of the time in steps.
+    last: (f64, f64),
+}
+
+impl Rate {
+    fn new() -> Self {
+        Self { since: Instant::now(), steps: 0, busy: Duration::ZERO, last: (0.0, 0.0) }
+    }
+
+    /// A step of both models took so long.
+    fn add(&mut self, took: Duration) {
+        (self.steps, self.busy) = (self.steps + 1, self.busy + took);
+        let time = self.since.elapsed().as_secs_f64();
+        if time >= 1.0 || self.last.0 == 0.0 {
+            self.last = ((self.steps * 2 * (BATCH * SEQ) as u64) as f64 / time, self.busy.as_secs_f64() / time);
+            self.skip();
+        }
+    }
+
+    /// What comes next is measured anew.
+    fn skip(&mut self) {
+        (self.since, self.steps, self.busy) = (Instant::now(), 0, Duration::ZERO);
+    }
+
+    fn read(&self) -> (f64, f64) {
+        self.last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::texts;
+
+    #[test]
+    fn every_text_has_its_share_of_the_batches() {
+        let sources = texts::inside();
+        let mixture = Mixture::new(&sources, 3).unwrap();
+        let batch = mixture.batch(1);
+        assert_eq!((batch.tokens.len(), batch.targets.len()), (BATCH * SEQ, BATCH * SEQ));
+        assert_ne!(batch.tokens, mixture.batch(2).tokens);
+        assert_eq!(batch.tokens, Mixture::new(&sources, 3).unwrap().batch(1).tokens);
+    }
+
+    #[test]
+    fn a_session_trains_both_models_looks_at_them_and_tries_what_is_asked() {
+        let gpu = pollster::block_on(Gpu::open(&sdmoe::GpuOptions::default())).unwrap();
+        let run = || {
+            let sources = texts::inside();
+            let (handle, session) = session(gpu.clone(), Settings::default(), sources.clone(), || ());
+            handle.send(Command::Try(Kind::Off, true, 0, 3));
+            handle.send(Command::Try(Kind::Merge, false, 1, 2));
+            handle.send(Command::Balance(0.02));
+            pollster::block_on(session.limited_to(7).run(sources));
+            handle.state
+        };
+        let state = run();
+        let state = state.lock();
+        assert_eq!(state.status, Status::Running);
+        let [on, off] = &state.losses;
+        assert_eq!((on.len(), off.len(), state.settings.balance_loss), (7, 7, 0.02));
+        assert!(on.iter().chain(off).all(|x| (4.0..7.0).contains(x)) && on != off, "{on:?} {off:?}");
+        let last = state.looks.last().unwrap();
+        assert_eq!(last.step, 7);
+        for (look, decoupled) in last.of.iter().zip([true, false]) {
+            assert_eq!((look.probe.len(), look.probe[0].top.len(), look.guesses.len()), (2, 3 * SEQ, 3 * SEQ));
+            assert!(look.probe[1].scores.chunks(8).all(|s| (s.iter().sum::<f32>() - 1.0).abs() < 1e-4));
+            assert_eq!(look.counts.iter().map(|c| c.iter().sum::<u32>()).collect::<Vec<_>>(), [2 * 512; 2]);
+            assert!(look.by_source.iter().flat_map(|l| &l.shares).all(|s| (s.iter().sum::<f64>() - 1.0).abs() < 1e-9));
+            // Two layers, three matrices, two sides.
+            assert_eq!(look.weights.similarity.len(), 12);
+            assert!(look.weights.similarity.iter().all(|s| s.unique.is_some() == decoupled));
+            assert_eq!(look.weights.spectra.len(), if decoupled { 6 } else { 0 });
+        }
+        assert_eq!(state.samples[0].text[0].len(), SAMPLE);
+        let [without, merged] = state.outcomes.as_slice() else { panic!("{:?}", state.outcomes) };
+        assert!(without.partner.is_none() && without.after.is_finite() && without.random.0 != 3);
+        assert!(merged.partner.is_some_and(|(other, x)| other != 2 && x.abs() <= 1.0) && merged.random.0 != 2);
+        // A trial leaves no trace: the losses are those of a run without one.
+        let plain = {
+            let sources = texts::inside();
+            let (handle, session) = session(gpu.clone(), Settings::default(), sources.clone(), || ());
+            handle.send(Command::Balance(0.02));
+            pollster::block_on(session.limited_to(2).run(sources));
+            handle.state
+        };
+        let plain = plain.lock();
+        assert_eq!([&plain.losses[0][..], &plain.losses[1][..]], [&on[..2], &off[..2]]);
+    }
+}

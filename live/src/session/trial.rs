@@ -1,0 +1,157 @@
+//! What a model loses when an expert is switched off, or merged with its nearest: tried on the spot, beside a random pick.
+
+use sdmoe::analysis::jacobian::{Experts, JacobianOptions, jacobians};
+use sdmoe::autograd::Tape;
+use sdmoe::error::Result;
+use sdmoe::linalg::random::words;
+use sdmoe::nn::config::ExpertMatrix;
+use sdmoe::nn::mask::ExpertMask;
+use sdmoe::nn::pass::{Mode, Pass};
+use sdmoe::tensor::Tensor;
+use sdmoe::train::evaluate::evaluate_pass;
+use sdmoe::{Error, Trainer};
+
+use super::look::Readings;
+use crate::settings::SEQ;
+
+/// Tokens at which Jacobians are compared.
+const TOKENS: usize = 12;
+
+/// What is tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The expert is switched off: its tokens go to the next best.
+    Off,
+    /// The expert and the one with the most similar Jacobian become their mean.
+    Merge,
+}
+
+/// What came of it, in nats per byte on held-out text. The model is as it was.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// What was tried.
+    pub kind: Kind,
+    /// Whether with the decoupled model.
+    pub decoupled: bool,
+    /// The layer.
+    pub layer: usize,
+    /// The expert.
+    pub expert: usize,
+    /// The expert it was merged with, and their alignment.
+    pub partner: Option<(usize, f64)>,
+    /// The step.
+    pub step: u64,
+    /// The loss before.
+    pub before: f32,
+    /// The loss after.
+    pub after: f32,
+    /// The expert that was picked at random in its place (or the partner), and the loss after that.
+    pub random: (usize, f32),
+}
+
+/// Tries it in the `layer`-th layer that has experts.
+///
+/// # Errors
+/// Those of the library; the model is then as it was unless the device is lost.
+pub async fn try_out(
+    trainer: &Trainer,
+    readings: &Readings,
+    (kind, decoupled): (Kind, bool),
+    layer: usize,
+    expert: usize,
+) -> Result<Outcome> {
+    let moe = trainer.model().config().moe.clone();
+    if moe.experts < 2 || expert >= moe.experts {
+        return Err(Error::config(
+            "expert",
+            format!("expected one of at least two below {}, got {expert}", moe.experts),
+        ));
+    }
+    let before = trainer.evaluate([readings.batch()]).await?;
+    // Any of the others, evenly.
+    let draw = words(trainer.step_number(), layer as u32, expert as u32)[0] as usize;
+    let other = (expert + 1 + draw % (moe.experts - 1)) % moe.experts;
+    let (after, partner, random) = match kind {
+        Kind::Off => {
+            let without = async |expert: usize| loss_without(trainer, readings, layer, expert).await;
+            (without(expert).await?, None, without(other).await?)
+        }
+        Kind::Merge => {
+            let (nearest, alignment) = nearest(trainer, readings, layer, expert).await?;
+            let after = loss_merged(trainer, readings, layer, [expert, nearest]).await?;
+            (after, Some((nearest, alignment)), loss_merged(trainer, readings, layer, [expert, other]).await?)
+        }
+    };
+    Ok(Outcome {
+        kind,
+        decoupled,
+        layer,
+        expert,
+        partner,
+        step: trainer.step_number(),
+        before,
+        after,
+        random: (other, random),
+    })
+}
+
+async fn loss_without(trainer: &Trainer, readings: &Readings, layer: usize, expert: usize) -> Result<f32> {
+    let config = trainer.model().config();
+    let mut off = vec![Vec::new(); config.moe_layers().len()];
+    off[layer].push(expert);
+    let mask = ExpertMask::new(trainer.gpu(), config.moe.experts, config.moe.top_k, &off)?;
+    let model = trainer.model();
+    let pass = Pass { mask: Some(&mask), ..Pass::plain(model.params(), SEQ, Mode::Inference) };
+    Ok(evaluate_pass(trainer.gpu(), model, &pass, [readings.batch()]).await?.loss)
+}
+
+/// The expert whose Jacobian is most aligned with that of `expert`, with the alignment.
+async fn nearest(trainer: &Trainer, readings: &Readings, layer: usize, expert: usize) -> Result<(usize, f64)> {
+    let (gpu, model) = (trainer.gpu(), trainer.model());
+    let number = model.config().moe_layers()[layer];
+    let batch = readings.batch();
+    let mut tape = Tape::new(gpu).keeping();
+    let pass = Pass::plain(model.params(), SEQ, Mode::Inference);
+    let tokens = Tensor::from_u32(gpu, [batch.tokens.len()], &batch.tokens)?;
+    let output = model.forward(&mut tape, &pass, &tokens)?;
+    let x = tape.value(output.experts[layer].input);
+    let (all, d) = (x.to_f32().await?, x.cols());
+    let rows = all.len() / d;
+    // Spread over windows and places in them.
+    let at = |i: usize| (i * rows / TOKENS + 7 * i % SEQ).min(rows - 1);
+    let chosen: Vec<f32> = (0..TOKENS).flat_map(|i| &all[at(i) * d..][..d]).copied().collect();
+    let x = Tensor::from_f32(gpu, [TOKENS, d], &chosen)?;
+    let bank = |matrix| {
+        let missing = || Error::config("layer", format!("expected one with experts, got {number}"));
+        model.experts(number, matrix).ok_or_else(missing)
+    };
+    let experts =
+        Experts { gate: bank(ExpertMatrix::Gate)?, up: bank(ExpertMatrix::Up)?, down: bank(ExpertMatrix::Down)? };
+    let found = jacobians(gpu, number, experts, &x, JacobianOptions::default()).await?;
+    let row = found.mean_of_cosines[expert].iter().enumerate().filter(|&(other, _)| other != expert);
+    let best = row.filter_map(|(other, x)| Some((other, (*x)?))).max_by(|a, b| a.1.total_cmp(&b.1));
+    best.ok_or_else(|| Error::Data("no Jacobian is defined: experts are zero".into()))
+}
+
+/// The loss with both experts replaced by their mean.
+async fn loss_merged(trainer: &Trainer, readings: &Readings, layer: usize, pair: [usize; 2]) -> Result<f32> {
+    let number = trainer.model().config().moe_layers()[layer];
+    let mut kept = Vec::new();
+    for matrix in ExpertMatrix::ALL {
+        let Some(bank) = trainer.model().experts(number, matrix) else { continue };
+        let whole = bank.to_f32().await?;
+        let size = whole.len() / bank.dims()[0];
+        let mut merged = whole.clone();
+        for i in 0..size {
+            let mean = 0.5 * (whole[pair[0] * size + i] + whole[pair[1] * size + i]);
+            pair.iter().for_each(|&expert| merged[expert * size + i] = mean);
+        }
+        bank.write_f32(&merged)?;
+        kept.push((bank, whole));
+    }
+    let loss = trainer.evaluate([readings.batch()]).await;
+    for (bank, whole) in kept {
+        bank.write_f32(&whole)?;
+    }
+    loss
+}
