@@ -153,6 +153,11 @@ impl Pipeline {
         self.agreed.store(fields.as_ptr() as usize, Ordering::Relaxed);
     }
 
+    /// Whether [`Pipeline::raw`] would not wait.
+    pub(super) fn ready(&self) -> bool {
+        self.raw.get().is_some()
+    }
+
     /// The wgpu pipeline; waits where it is still being compiled.
     pub(super) fn raw(&self) -> wgpu::ComputePipeline {
         // What panicked on a thread does so again here, where the caller sees it.

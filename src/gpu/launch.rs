@@ -1,10 +1,11 @@
 //! A launch: a kernel with its buffers, bound by the WGSL variable's name, and its parameters.
 
 use super::Gpu;
+use super::command::SLOT;
 use super::compile::Pipeline;
 use super::kernel::{DType, Fields, Kernel, KernelParams, ParamScalar};
 use super::pool::{Bound, BufferSlice};
-use super::recorder::{SLOT, grid};
+use super::recorder::grid;
 use super::reflect::BindingKind;
 use crate::error::{Error, Result};
 

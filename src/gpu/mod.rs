@@ -1,15 +1,18 @@
 //! The device: adapter choice, kernels bound by name, one recorder of commands, pooled buffers, timing.
 //!
 //! A [`Gpu`] is a cheap handle. Work is *recorded* by [`Launch::run`] and friends, and reaches the queue in a few
-//! submissions of bounded length ([`Gpu::flush`]). Nothing here blocks; reading back is a future. Nothing here knows
-//! what a tensor or a layer is.
+//! submissions of bounded length ([`Gpu::flush`]); on a device that something else draws with, in pieces of a set time
+//! ([`Gpu::set_budget`]). Recording does not wait for the device, reading back is a future, and [`Polling`] says who moves it
+//! along. Nothing here knows what a tensor or a layer is.
 
 mod adapter;
 #[cfg(feature = "verify")]
 mod capture;
 #[cfg(feature = "verify")]
 mod captured;
+mod command;
 mod compile;
+mod costs;
 mod failure;
 mod fast_hash;
 mod kernel;
@@ -18,6 +21,7 @@ mod needs;
 #[cfg(feature = "files")]
 mod no_adapter;
 mod open;
+mod pace;
 mod parts;
 #[cfg_attr(not(feature = "files"), path = "no_pipeline_cache.rs")]
 mod pipeline_cache;
@@ -32,7 +36,11 @@ mod reflect;
 mod shapes;
 #[cfg(feature = "files")]
 mod shapes_file;
+mod stopwatch;
+mod submit;
 pub(crate) mod unsafe_code;
+mod waiting;
+mod wakers;
 #[cfg_attr(target_arch = "wasm32", path = "no_warm_up.rs")]
 mod warm_up;
 mod wgsl;
@@ -48,16 +56,19 @@ pub use kernel::{DType, Fields, Kernel, KernelParams, ParamScalar, ScalarType};
 pub use launch::Launch;
 pub use needs::{NEEDS, Need};
 pub use open::{GpuOptions, OPTIONAL_FEATURES};
+pub use pace::{Budget, Pacing};
 pub use parts::Parts;
 pub(crate) use parts::rows_in_window;
 pub use pool::{Bound, Buffer, BufferSlice};
 pub use profile::{Dispatch, KernelTime};
+pub use progress::Compiling;
 pub use readback::Readback;
 pub use reflect::{Binding, BindingKind, Reflection, reflect, reflect_half};
 pub use shapes::Measured;
 pub(crate) use shapes::Resolved;
 #[cfg(feature = "bench")]
 pub(crate) use shapes_file::keep as keep_shapes;
+pub use waiting::{PollThread, Polling};
 pub use wgsl::{compose_half, sources};
 
 use crate::error::{Error, Result};
@@ -237,9 +248,15 @@ impl Gpu {
         if data.len() as u64 > slice.size {
             return Err(Error::shape("write", format!("at most {} bytes", slice.size), format!("{}", data.len())));
         }
-        if lock(&self.0.state).pending() {
-            self.flush()?;
+        let mut state = lock(&self.0.state);
+        if state.pending() && state.holds() {
+            state.write(slice, data);
+            return self.check();
         }
+        if state.pending() {
+            state.flush(&self.0.device, &self.0.queue, &self.0.pool);
+        }
+        drop(state);
         self.0.failures.write(&self.0.device, &self.0.queue, (slice.buffer.raw(), slice.offset), data);
         self.check()
     }
@@ -281,7 +298,7 @@ impl Gpu {
         self.check()
     }
 
-    /// Submits what is recorded.
+    /// Submits what is recorded, all of it also where there is a [`Budget`].
     ///
     /// # Errors
     /// [`Error::DeviceLost`], or [`Error::Device`] with the first failure that the device has reported, if any.
@@ -293,6 +310,11 @@ impl Gpu {
     /// The recorder, with room for one more command, unless the device has failed.
     fn room(&self) -> Result<MutexGuard<'_, recorder::State>> {
         let mut state = lock(&self.0.state);
+        if state.holds == 0 && state.pacer.is_due() {
+            drop(state);
+            self.poll()?;
+            state = lock(&self.0.state);
+        }
         state.make_room(&self.0.device, &self.0.queue, &self.0.pool);
         self.check().map(|()| state)
     }

@@ -1,6 +1,7 @@
 //! The limits that the kernels need of a device, whatever their family: WebGPU's defaults suffice, less may not.
 
-use super::recorder::{ARENA, SLOT};
+use super::command::SLOT;
+use super::recorder::ARENA;
 
 /// A limit with the least that it may be.
 #[derive(Clone, Copy)]

@@ -164,7 +164,7 @@ impl Gpu {
         let cache = None;
         let compilation = Arc::<Compilation>::default();
         let warm_up = adapter.and_then(|a| WarmUp::new(a, &report, device.features(), compilation.clone()));
-        let state = recorder::State::new(
+        let mut state = recorder::State::new(
             &device,
             &pool,
             cache,
@@ -173,6 +173,7 @@ impl Gpu {
             compilation.clone(),
             warm_up,
         );
+        state.shared = adapter.is_none();
         let state = Mutex::new(state);
         #[cfg(feature = "files")]
         let shapes = Shapes::new(options.tuned.as_deref().map(|folder| shapes_file::measured(folder, &report)));

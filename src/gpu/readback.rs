@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use futures_channel::oneshot;
 
+use super::command::{Map, Submitted};
 use super::pool::{BufferSlice, size_class};
 use super::{Gpu, lock};
 use crate::error::{Error, Result};
@@ -20,9 +21,9 @@ pub struct Readback {
     staging: Option<wgpu::Buffer>,
     size: u64,
     mapped: oneshot::Receiver<Result<(), wgpu::BufferAsyncError>>,
-    submission: wgpu::SubmissionIndex,
-    /// Submissions up to this one.
-    number: u64,
+    submitted: Submitted,
+    /// Whether it was counted that the host waits for it.
+    counted: bool,
 }
 
 /// The bytes of a staging buffer for `bytes`.
@@ -60,25 +61,25 @@ pub(super) fn start(gpu: &Gpu, slice: &BufferSlice) -> Result<Readback> {
     let mut state = lock(&gpu.0.state);
     let staging = state.staging.get_mut(&class).and_then(Vec::pop).unwrap_or_else(|| create_staging(gpu, class));
     state.copy_raw(slice, staging.clone(), 0);
-    let submission = state.flush(&gpu.0.device, &gpu.0.queue, &gpu.0.pool);
-    let number = state.counters.submissions;
+    let (sender, mapped) = oneshot::channel();
+    let submitted = Submitted::default();
+    let bytes = slice.size.next_multiple_of(4).max(4);
+    state.map(Map { staging: staging.clone(), bytes, sender, submitted: submitted.clone() });
+    if !state.holds() {
+        state.flush(&gpu.0.device, &gpu.0.queue, &gpu.0.pool);
+    }
     drop(state);
     gpu.check()?;
-    let submission = submission.ok_or_else(|| Error::Device("nothing to submit".into()))?;
-    let (sender, mapped) = oneshot::channel();
-    let bytes = slice.size.next_multiple_of(4).max(4);
-    // The receiver may be gone: then nobody wants the bytes.
-    gpu.0.failures.watch(&gpu.0.device, || {
-        staging.map_async(wgpu::MapMode::Read, 0..bytes, move |result| drop(sender.send(result)));
-    });
-    Ok(Readback { gpu: gpu.clone(), staging: Some(staging), size: slice.size, mapped, submission, number })
+    Ok(Readback { gpu: gpu.clone(), staging: Some(staging), size: slice.size, mapped, submitted, counted: false })
 }
 
 impl Readback {
     /// With nothing submitted behind this readback, the device runs dry while the host waits.
-    fn count_wait(&self) {
-        let counters = &mut lock(&self.gpu.0.state).counters;
-        counters.waits += u64::from(counters.submissions == self.number);
+    fn count_wait(&mut self, number: u64) {
+        if !std::mem::replace(&mut self.counted, true) {
+            let state = &mut *lock(&self.gpu.0.state);
+            state.counters.waits += u64::from(!state.pending() && state.counters.submissions == number);
+        }
     }
 
     /// The bytes if they have arrived.
@@ -86,7 +87,7 @@ impl Readback {
     /// # Errors
     /// [`Error::Device`] when the device has failed.
     pub fn try_take(&mut self) -> Option<Result<Vec<u8>>> {
-        if let Err(error) = self.gpu.0.failures.poll(&self.gpu.0.device, wgpu::PollType::Poll) {
+        if let Err(error) = self.gpu.poll() {
             return Some(Err(error));
         }
         match self.mapped.try_recv() {
@@ -130,15 +131,14 @@ impl Drop for Readback {
 impl Future for Readback {
     type Output = Result<Vec<u8>>;
 
-    /// On native targets nothing but polling the device moves it along, so this waits for the submission; in a browser
-    /// the event loop does, and this only registers the waker.
+    /// Who moves the device along meanwhile, [`Polling`](super::Polling) says.
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if cfg!(not(target_arch = "wasm32")) {
-            self.count_wait();
-            let wait = wgpu::PollType::Wait { submission_index: Some(self.submission.clone()), timeout: None };
-            if let Err(error) = self.gpu.0.failures.poll(&self.gpu.0.device, wait) {
-                return Poll::Ready(Err(error));
-            }
+        let submitted = self.submitted.get().cloned();
+        if let Some((_, number)) = submitted {
+            self.count_wait(number);
+        }
+        if let Err(error) = self.gpu.wait_for(submitted.map(|(index, _)| index), context) {
+            return Poll::Ready(Err(error));
         }
         match Pin::new(&mut self.mapped).poll(context) {
             Poll::Pending => Poll::Pending,

@@ -4,53 +4,34 @@
 //! offset: `write_buffer` takes effect before the whole submission, so two dispatches must not share a slot, and a bind
 //! group must not depend on the slot.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::command::{Command, Map, SLOT};
 use super::compile::{Pipeline, Pipelines};
 use super::failure::Failures;
 use super::fast_hash::FastMap;
+use super::pace::Pacer;
 use super::pipeline_cache::PipelineCache;
 use super::pool::{BufferSlice, Pool};
-use super::profile::{Dispatch, Profile};
+use super::profile::Profile;
 use super::progress::{Compilation, NEW_PIPELINES};
 use super::reflect::BindingKind;
+use super::wakers::Wakers;
 use super::warm_up::WarmUp;
-use super::{Counters, Kernel, lock};
+use super::{Counters, Kernel};
 use crate::error::{Error, Result};
 
-/// Bytes of an arena slot: the largest `min_uniform_buffer_offset_alignment` that WebGPU allows.
-pub(super) const SLOT: u64 = 256;
 /// Commands a submission has at most: enough to amortise the submit, few enough to start the device early.
-const COMMANDS: usize = 256;
+pub(super) const COMMANDS: usize = 256;
 /// Bytes of the arena.
 pub(super) const ARENA: u64 = SLOT * COMMANDS as u64;
 /// Bind groups kept; a training step needs a few hundred. Past this the cache starts anew.
 const BIND_GROUPS: usize = 1 << 14;
-enum Command {
-    Dispatch {
-        pipeline: Arc<Pipeline>,
-        bind_group: Arc<wgpu::BindGroup>,
-        slot: Option<u32>,
-        groups: [u32; 3],
-        /// The size of all buffers that are bound.
-        bytes: u64,
-    },
-    Copy {
-        source: wgpu::Buffer,
-        source_offset: u64,
-        target: wgpu::Buffer,
-        target_offset: u64,
-        size: u64,
-    },
-    Clear {
-        target: wgpu::Buffer,
-        offset: u64,
-        size: u64,
-    },
-}
-
+/// Commands that are held back for a budget at most; a program that records more without waiting for any of it is not kept
+/// to its budget.
+const MOST_HELD: usize = 1 << 17;
 /// A pipeline's number, then id, offset and size of each slice that is bound.
 type GroupKey = Vec<u64>;
 
@@ -60,20 +41,38 @@ pub(super) struct State {
     /// The launches since [`super::Gpu::start_capture`], where somebody wants them.
     #[cfg(feature = "verify")]
     pub(super) capture: Option<Vec<super::captured::Captured>>,
-    commands: Vec<Command>,
-    arena: wgpu::Buffer,
-    arena_bytes: Vec<u8>,
+    pub(super) commands: VecDeque<Command>,
+    /// The commands of the submission at hand, empty between two.
+    pub(super) piece: Vec<Command>,
+    pub(super) arena: wgpu::Buffer,
+    /// The parameters of the commands, from `arena_start` on; before lie some of commands that are submitted.
+    pub(super) arena_bytes: Vec<u8>,
+    pub(super) arena_start: usize,
+    /// The number of the parameters at `arena_start`.
+    pub(super) first_slot: u64,
+    /// Submissions wait for one another, each cut to a time.
+    pub(super) pacer: Pacer,
+    /// How many want that everything is held back.
+    pub(super) holds: u32,
+    pub(super) wakers: Arc<Wakers>,
+    /// An application uses the device too.
+    pub(super) shared: bool,
+    /// The device has timestamps.
+    pub(super) timestamps: bool,
+    /// Submissions are kept short without a budget too, and `seconds` are expected of the commands.
+    pub(super) bounded: bool,
+    pub(super) seconds: f64,
     pipelines: Pipelines,
-    compilation: Arc<Compilation>,
+    pub(super) compilation: Arc<Compilation>,
     warm_up: Option<WarmUp>,
     /// Pipelines whose first dispatch waits among the commands, and how many may.
-    new_pipelines: u64,
-    most_new_pipelines: u64,
-    bind_groups: FastMap<GroupKey, Arc<wgpu::BindGroup>>,
+    pub(super) new_pipelines: u64,
+    pub(super) most_new_pipelines: u64,
+    pub(super) bind_groups: FastMap<GroupKey, Arc<wgpu::BindGroup>>,
     /// The key of the launch at hand, so that one that is looked up is not allocated.
     key: GroupKey,
     pub(super) staging: HashMap<u64, Vec<wgpu::Buffer>>,
-    failures: Arc<Failures>,
+    pub(super) failures: Arc<Failures>,
 }
 
 impl State {
@@ -103,9 +102,20 @@ impl State {
             profile: None,
             #[cfg(feature = "verify")]
             capture: None,
-            commands: Vec::with_capacity(COMMANDS),
+            commands: VecDeque::with_capacity(COMMANDS),
+            piece: Vec::with_capacity(COMMANDS),
             arena,
             arena_bytes: Vec::with_capacity(ARENA as usize),
+            arena_start: 0,
+            first_slot: 0,
+            pacer: Pacer::default(),
+            holds: 0,
+            wakers: Arc::default(),
+            shared: false,
+            timestamps: device.features().contains(wgpu::Features::TIMESTAMP_QUERY),
+            // A browser watches over its devices itself.
+            bounded: !software && cfg!(not(target_arch = "wasm32")),
+            seconds: 0.0,
             pipelines: Pipelines::new(cache, failures.clone()),
             compilation,
             warm_up,
@@ -122,9 +132,20 @@ impl State {
         !self.commands.is_empty()
     }
 
+    /// Whether commands wait until somebody asks for the next piece of them.
+    pub(super) fn holds(&self) -> bool {
+        self.holds > 0 || self.pacer.budget.is_some()
+    }
+
     /// Submits if the list is full, so that one more command fits.
     pub(super) fn make_room(&mut self, device: &wgpu::Device, queue: &wgpu::Queue, pool: &Pool) {
-        if self.commands.len() >= COMMANDS || self.new_pipelines >= self.most_new_pipelines {
+        let full = if self.holds() {
+            self.commands.len() >= MOST_HELD
+        } else {
+            let long = self.pacer.bound(self.bounded).is_some_and(|bound| self.seconds >= bound);
+            self.commands.len() >= COMMANDS || self.new_pipelines >= self.most_new_pipelines || long
+        };
+        if full {
             self.flush(device, queue, pool);
         }
     }
@@ -173,15 +194,16 @@ impl State {
             }
         };
         let slot = params.map(|bytes| {
-            let slot = self.arena_bytes.len();
+            let start = self.arena_bytes.len();
             self.arena_bytes.extend_from_slice(bytes);
-            self.arena_bytes.resize(slot + SLOT as usize, 0);
-            slot as u32
+            self.arena_bytes.resize(start + SLOT as usize, 0);
+            self.first_slot + (start - self.arena_start) as u64 / SLOT
         });
         self.counters.dispatches += 1;
-        self.new_pipelines += u64::from(pipeline.first_use());
+        let new = pipeline.first_use();
+        self.new_pipelines += u64::from(new);
         let bytes = slices.iter().map(|s| s.size).sum();
-        self.commands.push(Command::Dispatch { pipeline: pipeline.clone(), bind_group, slot, groups, bytes });
+        self.push(Command::Dispatch { pipeline: pipeline.clone(), bind_group, slot, groups, bytes, new });
     }
 
     pub(super) fn copy(&mut self, source: &BufferSlice, target: &BufferSlice) {
@@ -189,7 +211,7 @@ impl State {
     }
 
     pub(super) fn copy_raw(&mut self, source: &BufferSlice, target: wgpu::Buffer, target_offset: u64) {
-        self.commands.push(Command::Copy {
+        self.push(Command::Copy {
             source: source.buffer.raw().clone(),
             source_offset: source.offset,
             target,
@@ -199,130 +221,34 @@ impl State {
     }
 
     pub(super) fn clear(&mut self, slice: &BufferSlice) {
-        self.commands.push(Command::Clear {
+        self.push(Command::Clear {
             target: slice.buffer.raw().clone(),
             offset: slice.offset,
             size: slice.size.next_multiple_of(4),
         });
     }
 
-    /// Submits all commands; returns the submission to wait for, if there was anything to submit.
-    pub(super) fn flush(
-        &mut self,
-        device: &wgpu::Device,
-        queue: &wgpu::Queue,
-        pool: &Pool,
-    ) -> Option<wgpu::SubmissionIndex> {
-        if self.commands.is_empty() {
-            return None;
+    /// Has `data` written to `target` behind the commands that wait.
+    pub(super) fn write(&mut self, target: &BufferSlice, data: &[u8]) {
+        let (raw, offset) = (target.buffer.raw().clone(), target.offset);
+        self.push(Command::Write { target: raw, offset, data: data.to_vec() });
+    }
+
+    /// Has a staging buffer mapped behind the commands that wait.
+    pub(super) fn map(&mut self, map: Map) {
+        self.push(Command::Map(map));
+    }
+
+    fn push(&mut self, command: Command) {
+        if let Some(bound) = self.pacer.bound(self.bounded && !self.holds()) {
+            self.seconds += self.pacer.seconds(&command, bound);
         }
-        let dropped = pool.take_dropped();
-        if !dropped.is_empty() {
-            self.bind_groups.retain(|key, _| key[1..].iter().step_by(3).all(|id| !dropped.contains(id)));
-        }
-        self.failures.write(device, queue, (&self.arena, 0), &self.arena_bytes);
-        let submitting = lock(&self.compilation.submitting);
-        let submission = self.failures.watch(device, || {
-            let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-            match &mut self.profile {
-                None => encode(&mut encoder, &self.commands),
-                Some(profile) => encode_timed(&mut encoder, &self.commands, &self.arena_bytes, profile, device, pool),
-            }
-            queue.submit([encoder.finish()])
-        });
-        drop(submitting);
-        self.arena_bytes.clear();
-        self.commands.clear();
-        self.counters.submissions += 1;
-        let new = std::mem::take(&mut self.new_pipelines);
-        if new > 0 {
-            let compilation = self.compilation.clone();
-            queue.on_submitted_work_done(move || {
-                compilation.done.fetch_add(new, Ordering::Relaxed);
-            });
-        }
-        Some(submission)
+        self.commands.push_back(command);
     }
 
     /// Finds out whether the device is gone, by a write that the next submission overwrites.
     pub(super) fn probe(&self, device: &wgpu::Device, queue: &wgpu::Queue) {
         self.failures.write(device, queue, (&self.arena, 0), &[0; 4]);
-    }
-}
-
-/// `set` is the number of the pipeline that the pass has.
-fn dispatch(pass: &mut wgpu::ComputePass<'_>, command: &Command, set: &mut Option<usize>) {
-    if let Command::Dispatch { pipeline, bind_group, slot, groups, .. } = command {
-        if set.replace(pipeline.id) != Some(pipeline.id) {
-            pass.set_pipeline(&pipeline.raw());
-        }
-        pass.set_bind_group(0, &**bind_group, slot.as_ref().map_or(&[][..], std::slice::from_ref));
-        pass.dispatch_workgroups(groups[0], groups[1], groups[2]);
-    }
-}
-
-fn transfer(encoder: &mut wgpu::CommandEncoder, command: &Command) {
-    match command {
-        Command::Copy { source, source_offset, target, target_offset, size } => {
-            encoder.copy_buffer_to_buffer(source, *source_offset, target, *target_offset, *size);
-        }
-        Command::Clear { target, offset, size } => encoder.clear_buffer(target, *offset, Some(*size)),
-        Command::Dispatch { .. } => {}
-    }
-}
-
-/// Runs of dispatches share a pass; copies and clears stand between passes.
-fn encode(encoder: &mut wgpu::CommandEncoder, commands: &[Command]) {
-    for run in commands.chunk_by(|a, b| is_dispatch(a) && is_dispatch(b)) {
-        if is_dispatch(&run[0]) {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            let mut set = None;
-            run.iter().for_each(|command| dispatch(&mut pass, command, &mut set));
-        } else {
-            run.iter().for_each(|command| transfer(encoder, command));
-        }
-    }
-}
-
-fn is_dispatch(command: &Command) -> bool {
-    matches!(command, Command::Dispatch { .. })
-}
-
-fn encode_timed(
-    encoder: &mut wgpu::CommandEncoder,
-    commands: &[Command],
-    arena: &[u8],
-    profile: &mut Profile,
-    device: &wgpu::Device,
-    pool: &Pool,
-) {
-    let mut dispatches = Vec::new();
-    let mut transfers_before = 0;
-    for command in commands {
-        let Command::Dispatch { pipeline, slot, bytes, .. } = command else {
-            transfers_before += 1;
-            continue;
-        };
-        let params = slot.map_or(Vec::new(), |slot| pipeline.values(&arena[slot as usize..]));
-        let (kernel, bytes) = (pipeline.name, *bytes);
-        dispatches.push(Dispatch { kernel, params, bytes, begin: 0.0, end: 0.0, submission: 0, transfers_before });
-        transfers_before = 0;
-    }
-    let batch = profile.begin(device, pool, dispatches);
-    let mut query = 0;
-    for command in commands {
-        if is_dispatch(command) {
-            let timestamp_writes = batch.as_ref().map(|batch| batch.writes(query));
-            query += 1;
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes });
-            dispatch(&mut pass, command, &mut None);
-        } else {
-            transfer(encoder, command);
-        }
-    }
-    if let Some(batch) = batch {
-        batch.resolve(encoder);
-        profile.batches.push(batch);
     }
 }
 

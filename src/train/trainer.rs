@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use crate::autograd::{Tape, Var};
 use crate::data::Batch;
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
+use crate::gpu::{Compiling, Gpu};
 use crate::kernels::elementwise::{axpby, fill};
 use crate::kernels::routing::sum_counts;
 use crate::nn::language_model::{ExpertCount, LanguageModel, Output};
@@ -242,6 +242,22 @@ impl<M: LanguageModel> Trainer<M> {
         let output = self.optimizer.step(self.step, lr)?;
         let figures = self.figures.read(&output, self.optimizer.loss_scale())?;
         self.pending.push_back((self.step, lr, figures));
+        Ok(())
+    }
+
+    /// As [`Trainer::step`], for a step that may meet new kernels: it waits for the end of the step without blocking, and calls
+    /// `progress` whenever more of its new kernels are compiled (`12 of 31 kernels`). A program does so with its first two steps:
+    /// later ones need no others.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub async fn warm_up_step(&mut self, batches: &[Batch], progress: impl FnMut(Compiling)) -> Result<()> {
+        let (before, _) = self.gpu.compilation()?;
+        let hold = self.gpu.hold();
+        self.step(batches)?;
+        let gpu = self.gpu.clone();
+        gpu.hand_over(before, progress).await?;
+        drop(hold);
         Ok(())
     }
 

@@ -1,0 +1,211 @@
+//! Waiting for the device: who polls it, and the handing over of what is held back.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::pace::{Budget, Next, Pacing};
+use super::progress::Compiling;
+use super::wakers::Wakers;
+use super::{Gpu, lock};
+use crate::error::{Error, Result};
+
+/// How long a wait on a device that others use sleeps between two looks. A wait within `Device::poll` would keep others from
+/// presenting a surface until it ends, and one with a timeout panics where another thread polls (wgpu 30.0.1: the other one may
+/// find the queue empty between this one's look at the fence and its look at the queue).
+const NAP: Duration = Duration::from_micros(200);
+/// How long a pause sleeps before it is looked whether the budget is still the same.
+const LONGEST_NAP: Duration = Duration::from_millis(10);
+/// How often the thread of [`Gpu::poll_in_thread`] looks at a device that somebody waits for.
+const LOOK_EVERY: Duration = Duration::from_micros(500);
+/// How often it does so otherwise.
+const IDLE: Duration = Duration::from_millis(50);
+
+/// Who moves the device along while something is awaited: a readback, or the end of a step.
+///
+/// In a browser its event loop does, and this setting has no meaning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Polling {
+    /// Whoever awaits: polling the future waits. On a device of [`Gpu::open`] it waits for the device; on an application's own it
+    /// looks at the device, sleeps for a fraction of a millisecond and has itself polled again, so that it keeps nobody from
+    /// submitting or presenting. Right for a thread that trains, and for any program that does not poll.
+    #[default]
+    Library,
+    /// The program: it calls [`Gpu::poll`] regularly, as in its frame loop, or has it called by [`Gpu::poll_in_thread`].
+    /// Polling a future then never waits; where nobody calls it, nothing that is awaited arrives.
+    Host,
+}
+
+/// A thread that polls the device, until this is dropped.
+#[derive(Debug)]
+pub struct PollThread {
+    wakers: Arc<Wakers>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for PollThread {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        *lock(&self.wakers.thread) = None;
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            // A thread that panicked has ended too.
+            drop(thread.join());
+        }
+        self.wakers.host_polls.store(false, Ordering::Relaxed);
+        self.wakers.wake();
+    }
+}
+
+/// What is recorded is held back until this is dropped.
+pub(crate) struct Hold(Gpu);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        lock(&self.0.0.state).holds -= 1;
+    }
+}
+
+impl Gpu {
+    /// Bounds by time what reaches the queue, or with None no longer does: for a device that something else draws with.
+    ///
+    /// With a budget, what is recorded waits, and goes to the queue in pieces, each when the one before is done, while somebody
+    /// records more, awaits a result ([`Trainer::reports`](crate::Trainer::reports), [`Gpu::finish`], any readback) or calls
+    /// [`Gpu::poll`]. A readback that nobody awaits therefore does not arrive by itself. Results are the same to the bit. How long
+    /// pieces take is measured, by timestamps if the device has them (feature `TIMESTAMP_QUERY`); [`Gpu::pacing`] says how it
+    /// went. A first step runs in many small pieces, until the times are known.
+    ///
+    /// What was recorded before goes to the queue at once. The setting holds for all handles of the device, from any thread.
+    pub fn set_budget(&self, budget: impl Into<Option<Budget>>) {
+        let mut state = lock(&self.0.state);
+        state.flush(&self.0.device, &self.0.queue, &self.0.pool);
+        state.pacer.set(budget.into());
+    }
+
+    /// The submissions since [`Gpu::set_budget`], as far as they are known to be done.
+    pub fn pacing(&self) -> Pacing {
+        let mut state = lock(&self.0.state);
+        state.pacer.collect(&self.0.queue);
+        state.pacer.report()
+    }
+
+    /// Says who polls the device; at first [`Polling::Library`].
+    pub fn set_polling(&self, polling: Polling) {
+        let wakers = self.wakers();
+        wakers.host_polls.store(polling == Polling::Host, Ordering::Relaxed);
+        // Who waits finds out who polls from now on.
+        wakers.wake();
+    }
+
+    /// Looks at the device once, without waiting: results that have arrived wake those who await them, and with a budget the
+    /// next piece goes to the queue if its turn has come.
+    ///
+    /// # Errors
+    /// [`Error::Device`], [`Error::DeviceLost`].
+    pub fn poll(&self) -> Result<()> {
+        self.0.failures.poll(&self.0.device, wgpu::PollType::Poll)?;
+        self.advance().map(drop)
+    }
+
+    /// Starts a thread that calls [`Gpu::poll`] as often as somebody waits, with [`Polling::Host`] until it is dropped. For
+    /// executors whose threads must not wait.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where the machine gives no thread.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn poll_in_thread(&self) -> Result<PollThread> {
+        let (gpu, wakers, stop) = (self.clone(), self.wakers(), Arc::new(AtomicBool::new(false)));
+        let (of_thread, stopped) = (wakers.clone(), stop.clone());
+        let poll = move || {
+            while !stopped.load(Ordering::Relaxed) {
+                if gpu.poll().is_err() {
+                    // Who waits finds the error.
+                    of_thread.host_polls.store(false, Ordering::Relaxed);
+                    of_thread.wake();
+                    return;
+                }
+                std::thread::park_timeout(if of_thread.somebody_waits() { LOOK_EVERY } else { IDLE });
+            }
+        };
+        let thread = std::thread::Builder::new().name("sdmoe polling".into()).spawn(poll);
+        let thread = thread.map_err(|e| Error::Device(format!("a thread that polls: {e}")))?;
+        *lock(&wakers.thread) = Some(thread.thread().clone());
+        self.set_polling(Polling::Host);
+        Ok(PollThread { wakers, stop, thread: Some(thread) })
+    }
+
+    fn wakers(&self) -> Arc<Wakers> {
+        lock(&self.0.state).wakers.clone()
+    }
+
+    /// Hands over the next piece of what is held back, if its turn has come.
+    fn advance(&self) -> Result<Next> {
+        let next = lock(&self.0.state).advance(&self.0.device, &self.0.queue, &self.0.pool);
+        self.check().map(|()| next)
+    }
+
+    /// A part of waiting for a submission, or for one that is still to come: afterwards the task is woken when there is news, or
+    /// at once.
+    pub(super) fn wait_for(&self, submission: Option<wgpu::SubmissionIndex>, context: &mut Context<'_>) -> Result<()> {
+        let wakers = self.wakers();
+        wakers.add(context.waker());
+        let next = match (self.advance()?, submission) {
+            (_, Some(index)) => Next::Device(index),
+            (next, None) => next,
+        };
+        if wakers.host_polls() {
+            return Ok(());
+        }
+        match next {
+            Next::Device(_) if lock(&self.0.state).shared => {
+                self.0.failures.poll(&self.0.device, wgpu::PollType::Poll)?;
+                // What has arrived has woken this task already.
+                if wakers.waits(context.waker()) {
+                    std::thread::sleep(NAP);
+                }
+            }
+            Next::Device(index) => {
+                let wait = wgpu::PollType::Wait { submission_index: Some(index), timeout: None };
+                self.0.failures.poll(&self.0.device, wait)?;
+            }
+            Next::Pause(rest) => std::thread::sleep(rest.min(LONGEST_NAP)),
+            Next::Nothing => {}
+        }
+        context.waker().wake_by_ref();
+        Ok(())
+    }
+
+    /// Holds back what is recorded from now on.
+    pub(crate) fn hold(&self) -> Hold {
+        lock(&self.0.state).holds += 1;
+        Hold(self.clone())
+    }
+
+    /// Hands over all that is held back, piece by piece, and resolves when the device is done; `progress` is called whenever more
+    /// of the kernels have run, those left out that had run `before` ([`Gpu::compilation`]).
+    ///
+    /// # Errors
+    /// [`Error::Device`], [`Error::DeviceLost`].
+    pub(crate) async fn hand_over(&self, before: u64, mut progress: impl FnMut(Compiling)) -> Result<()> {
+        let mut last = None;
+        poll_fn(|context| {
+            let finished = matches!(self.advance()?, Next::Nothing);
+            let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+            let (done, begun) = (read(&self.0.compilation.done), read(&self.0.compilation.begun));
+            let compiling = Compiling { done: done - before, total: begun - before };
+            if last.replace(compiling) != Some(compiling) {
+                progress(compiling);
+            }
+            if finished {
+                return Poll::Ready(Ok(()));
+            }
+            self.wait_for(None, context)?;
+            Poll::Pending
+        })
+        .await
+    }
+}
