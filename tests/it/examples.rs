@@ -24,7 +24,7 @@ fn every_example_runs() {
         assert!(!output.stdout.is_empty(), "{} printed nothing", program.display());
         ran += 1;
     }
-    assert!(ran >= 4, "{ran} examples");
+    assert!(ran >= 5, "{ran} examples");
 }
 
 #[test]
