@@ -6,12 +6,14 @@ pub mod adamw;
 pub mod clip;
 mod config;
 mod freeze;
+mod rule;
 mod schedule;
 pub mod spectral;
 
 pub use clip::LossScale;
 pub use config::OptimizerConfig;
 pub use freeze::Frozen;
+pub use rule::RuleState;
 pub use schedule::LearningRate;
 pub use spectral::{
     CommonPart, MatrixMetrics, MetricOptions, PendingMetrics, SideSimilarity, SpectralInit, SpectralSetup,
@@ -27,6 +29,7 @@ use crate::nn::params::{Group, ParamSet};
 use crate::tensor::{DType, Tensor};
 use adamw::AdamGroup;
 use clip::GradientNorm;
+use rule::{At, Moving};
 use spectral::{SpectralBank, SpectralStack, Split, Update};
 
 /// The name in [`Optimizer::state`] of the step after which the moments of `W_c` were zero: where the decoupling was switched on on
@@ -43,7 +46,7 @@ pub struct Optimizer {
     adam: OptimizerConfig,
     spectral: SpectralConfig,
     seed: u64,
-    groups: Vec<AdamGroup>,
+    moving: Vec<Box<dyn Moving>>,
     banks: Vec<SpectralBank>,
     clip: Tensor,
     /// The scale of the loss whose gradients come in; in mixed precision only.
@@ -65,9 +68,9 @@ pub struct StepOutput {
     pub norm: Tensor,
 }
 
-/// The parameters that move by AdamW as they are: contiguous parts of the groups, without decoupled experts and what is frozen.
-fn plain_groups(params: &ParamSet, banks: &[SpectralBank], frozen: &Frozen) -> Result<Vec<AdamGroup>> {
-    let mut groups = Vec::new();
+/// The parameters that move as they are: contiguous parts of the groups, without decoupled experts and what is frozen.
+fn moving(params: &ParamSet, banks: &[SpectralBank], frozen: &Frozen) -> Result<Vec<Box<dyn Moving>>> {
+    let mut moving: Vec<Box<dyn Moving>> = Vec::new();
     for buffers in params.groups() {
         let decoupled = |i: usize| {
             let banks = banks.iter().filter(|b| Group::Experts(b.matrix) == buffers.group);
@@ -84,10 +87,10 @@ fn plain_groups(params: &ParamSet, banks: &[SpectralBank], frozen: &Frozen) -> R
             }
         }
         for part in parts {
-            groups.push(AdamGroup::part(buffers, part)?);
+            moving.push(Box::new(AdamGroup::part(buffers, part)?));
         }
     }
-    Ok(groups)
+    Ok(moving)
 }
 
 impl Optimizer {
@@ -104,8 +107,8 @@ impl Optimizer {
         let states = params.states().iter().map(|(name, _)| name.as_str());
         frozen.require_matches(&params.iter().map(|p| p.name.as_str()).chain(states).collect::<Vec<_>>())?;
         let banks = SpectralBank::all(params, SpectralSetup { config: &config, ..spectral }, &frozen)?;
-        let groups = plain_groups(params, &banks, &frozen)?;
-        let still = groups.is_empty() && banks.iter().flat_map(|bank| &bank.stacks).all(|stack| stack.frozen);
+        let moving = moving(params, &banks, &frozen)?;
+        let still = moving.is_empty() && banks.iter().flat_map(|bank| &bank.stacks).all(|stack| stack.frozen);
         if still && !adam.freeze.is_empty() {
             return Err(Error::config("optimizer.freeze", "expected something that moves, got patterns of everything"));
         }
@@ -124,7 +127,7 @@ impl Optimizer {
             adam,
             spectral: config,
             seed,
-            groups,
+            moving,
             banks,
             clip,
             scaling,
@@ -164,23 +167,21 @@ impl Optimizer {
     /// [`crate::Error::Device`].
     pub fn step(&mut self, step: u64, lr: f32) -> Result<StepOutput> {
         let mut norm = GradientNorm::new();
-        for group in &self.groups {
-            norm.add(1.0, group.gradients());
+        for gradients in self.moving.iter().flat_map(|part| part.gradients()) {
+            norm.add(1.0, &gradients);
         }
         let splits = self.split(&mut norm)?;
         norm.finish_scaled(self.adam.clip, self.scaling.as_ref(), &self.clip)?;
-        for group in &self.groups {
-            group.step(&self.adam, step, lr, &self.clip)?;
-        }
+        let at = At { config: &self.adam, t: step, lr };
+        self.moving.iter().try_for_each(|part| part.step(at, &self.clip))?;
         let refresh = step.is_multiple_of(self.spectral.refresh_every);
-        let unique = self.adam.factors(step, lr, true);
-        let common = self.adam.factors(step.saturating_sub(self.common_since), lr, true);
+        let common = At { t: step.saturating_sub(self.common_since), ..at };
         let update = Update { project: self.spectral.project_update, common: self.spectral.common_gradient };
         for (stack, split) in &splits {
             if refresh {
                 stack.record_share(split, &self.clip)?;
             }
-            stack.step(split, [&common, &unique], update, &self.clip)?;
+            stack.step(split, [common, at], update, &self.clip)?;
         }
         drop(splits);
         if refresh {
@@ -235,11 +236,10 @@ impl Optimizer {
         let mut state = Vec::new();
         for group in self.params.groups() {
             for (param, range) in self.params.members(group.group) {
-                let start = range.start;
-                for moving in self.groups.iter().filter(|g| g.group() == group.group) {
-                    let moments = moving.moments(start..start + param.value.numel())?;
-                    for (name, moment) in ["m", "v"].into_iter().zip(moments.into_iter().flatten()) {
-                        state.push((format!("adam.{}.{name}", param.name), moment.reshape(param.value.shape())?));
+                let own = range.start..range.start + param.value.numel();
+                for part in &self.moving {
+                    for (name, kept) in part.state(&param.name, group.group, own.clone())? {
+                        state.push((name, kept.reshape(param.value.shape())?));
                     }
                 }
             }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::chosen_form;
 use super::common::CommonPart;
 use super::record::RefreshRecord;
-use super::state::{Moments, OP, SpectralBank, SpectralStack, TokenSums};
+use super::state::{OP, SpectralBank, SpectralStack, TokenSums};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::kernels::spectral::{Basis, initial_common, sizes, square_norms, sum_experts};
@@ -16,6 +16,7 @@ use crate::linalg::random::fill_normal;
 use crate::nn::config::{ExpertMatrix, SpectralConfig};
 use crate::nn::params::{Group, ParamSet, trained};
 use crate::optim::freeze::Frozen;
+use crate::optim::rule::RuleState;
 use crate::tensor::{DType, Tensor};
 
 /// Where the parts come from.
@@ -133,8 +134,8 @@ impl SpectralStack {
             numbers,
             w_c: new(&[l, 1, m, n])?,
             basis: Basis { u: new(&[l, m, k])?, v: new(&[l, n, k])?, vt: new(&[l, k, n])? },
-            common_moments: Moments::zeroed(&gpu, &[l, 1, m, n])?,
-            unique_moments: Moments::zeroed(&gpu, &[l, e, m, n])?,
+            common_state: RuleState::zeroed(&gpu, &[l, 1, m, n])?,
+            unique_state: RuleState::zeroed(&gpu, &[l, e, m, n])?,
             token_sums: TokenSums { a: new(&[l, 1, k, n])?, b: new(&[l, 1, m, k])? },
             record: RefreshRecord::zeroed(&gpu, l, e, singular_values(m, n, config), k)?,
             w,

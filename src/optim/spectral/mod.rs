@@ -7,7 +7,7 @@
 //! | `common` | the common part of plain experts |
 //! | `init` | the state at the start of a run, or where it is switched on |
 //! | `split` | the split of the gradient into its common and its unique part |
-//! | `step` | AdamW on both parts, the projected update and the merge |
+//! | `step` | the rule's directions of both parts, the projected update and the merge |
 //! | `refresh` | new bases by a randomized SVD, and the realignment of `W_u` |
 //! | `metrics`, `similarity` | the figures of a training log |
 
@@ -27,7 +27,7 @@ pub use metrics::{MatrixMetrics, MetricOptions, PendingMetrics, RefreshMetrics};
 pub use record::RefreshRecord;
 pub use similarity::SideSimilarity;
 pub(super) use split::Split;
-pub use state::{Moments, SpectralBank, SpectralStack, TokenSums};
+pub use state::{SpectralBank, SpectralStack, TokenSums};
 pub(super) use step::Update;
 
 use crate::error::Result;

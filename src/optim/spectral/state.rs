@@ -1,7 +1,7 @@
 //! The state of decoupled experts that is kept from step to step (METHOD §3).
 //!
 //! The model's forward reads the merged `W_i`, its own parameter; beside it live `W_c`, common to the experts, the bases U
-//! and V of the k leading singular directions of `W_c`, and AdamW's moments of both parts. `W_u,i` of expert i is what is left,
+//! and V of the k leading singular directions of `W_c`, and what the update rule keeps of both parts. `W_u,i` of expert i is what is left,
 //! `W_i - W_c`, and is nowhere stored ([`SpectralStack::unique`]).
 //! All layers and experts of a kind lie in stacks, so that one launch treats them together. The kernels are
 //! `kernels::spectral`.
@@ -10,13 +10,12 @@ use std::ops::Range;
 
 use super::record::RefreshRecord;
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
 use crate::kernels::spectral::{Basis, sizes};
 use crate::kernels::spectral_shared::add_shared;
-use crate::kernels::spectral_update;
 use crate::kernels::token_space::TokenSpace;
 use crate::nn::config::{ExpertMatrix, GradientForm};
-use crate::tensor::{DType, Tensor};
+use crate::optim::rule::RuleState;
+use crate::tensor::Tensor;
 
 /// The name in errors.
 pub(super) const OP: &str = "spectral decoupling";
@@ -51,37 +50,14 @@ pub struct SpectralStack {
     pub w_c: Tensor,
     /// The bases *U*, *V*.
     pub basis: Basis,
-    /// AdamW's moments of `w_c`, `[layers, 1, m, n]`.
-    pub common_moments: Moments,
-    /// AdamW's moments of the unique matrices *W_u*, `[layers, E, m, n]`.
-    pub unique_moments: Moments,
+    /// What the update rule keeps of `w_c`, `[layers, 1, m, n]` each.
+    pub common_state: RuleState,
+    /// What it keeps of the unique matrices *W_u*, `[layers, E, m, n]` each.
+    pub unique_state: RuleState,
     /// The common part of the gradient in the token-space form.
     pub token_sums: TokenSums,
     /// The measurements of the last refresh.
     pub record: RefreshRecord,
-}
-
-/// AdamW's moments of a tensor, of its shape.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Moments {
-    /// The first moment *m*, the running mean of the gradients.
-    pub first: Tensor,
-    /// The second moment *v*, the running mean of their squares.
-    pub second: Tensor,
-}
-
-impl Moments {
-    /// Zero moments of a tensor of `shape`.
-    pub(super) fn zeroed(gpu: &Gpu, shape: &[usize]) -> Result<Self> {
-        let zeros = || Tensor::persistent(gpu, shape, DType::F32);
-        Ok(Self { first: zeros()?, second: zeros()? })
-    }
-
-    /// The moments as the kernels take them.
-    pub(super) fn borrowed(&self) -> spectral_update::Moments<'_> {
-        spectral_update::Moments { m: &self.first, v: &self.second }
-    }
 }
 
 /// The sums that the backward passes of a step make in the token-space form, over all routed rows of all experts. A pass replaces
@@ -162,21 +138,18 @@ impl SpectralStack {
     }
 
     /// Everything that a checkpoint needs besides the merged weights, layer by layer, so that names and shapes do not
-    /// depend on the adapter: `{layer}.w_c`, `.u`, `.v`, the moments `.w_c.m` ..., and the last refresh's record.
+    /// depend on the adapter: `{layer}.w_c`, `.u`, `.v`, the rule's `.w_c.m` ..., and the last refresh's record.
     pub(in crate::optim) fn state(&self, prefix: &str) -> Result<Vec<(String, Tensor)>> {
         let mut state = Vec::new();
         for (i, layer) in self.numbers.iter().enumerate() {
-            for (name, x) in [
-                ("w_c", &self.w_c),
-                ("u", &self.basis.u),
-                ("v", &self.basis.v),
-                ("w_c.m", &self.common_moments.first),
-                ("w_c.v", &self.common_moments.second),
-                ("w_u.m", &self.unique_moments.first),
-                ("w_u.v", &self.unique_moments.second),
-                ("refresh.energy", &self.record.energy),
-                ("refresh.singular", &self.record.singular),
-            ] {
+            let parts = [("w_c", &self.w_c), ("u", &self.basis.u), ("v", &self.basis.v)];
+            let record = [("refresh.energy", &self.record.energy), ("refresh.singular", &self.record.singular)];
+            let of_rule = [("w_c", &self.common_state), ("w_u", &self.unique_state)];
+            let of_rule = of_rule
+                .into_iter()
+                .flat_map(|(part, kept)| kept.named().into_iter().map(move |(name, x)| (format!("{part}.{name}"), x)));
+            let own = |(name, x): (&str, _)| (name.to_owned(), x);
+            for (name, x) in parts.map(own).into_iter().chain(of_rule).chain(record.map(own)) {
                 let part = x.slice(i..i + 1)?;
                 let shape = if x.dims().len() > 1 { x.dims()[1..].to_vec() } else { vec![1] };
                 let shape = if shape[0] == 1 && shape.len() > 1 { shape[1..].to_vec() } else { shape };

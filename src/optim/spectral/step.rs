@@ -1,7 +1,7 @@
 //! The optimizer step of decoupled experts (METHOD §4, §5), for one kind of matrices, all layers and experts at once:
 //!
 //! 1. [`SpectralStack::split`] makes the skinny products of G.
-//! 2. AdamW's direction D of `W_u` replaces G, the common part being removed on the way; that of `W_c` comes from the factors
+//! 2. The rule's direction D of `W_u` replaces G, the common part being removed on the way; that of `W_c` comes from the factors
 //!    alone.
 //! 3. With `project_update` skinny products of D, and the step is `W_u -= lr (I - P_U) D (I - P_V)`,
 //!    `W_c -= lr (P_U D + (I - P_U) D P_V)`; without it D itself. The decay is no part of D: a share of a matrix lies where it
@@ -11,15 +11,16 @@
 //! nothing: with `D_c` and `D_i` the directions of the two, `W_i -= lr D_i - lr common(D_i - D_c)`, a common part like the other.
 //! Without it `W` reads what `W_c` moves by where it takes its own step.
 //!
-//! Where `kernels::software::spectral_rows` run, 2 moves `W` by all of -lr D and gives D's products, so that D is never stored, and 3
+//! With AdamW, where `kernels::software::spectral_rows` run, 2 moves `W` by all of -lr D and gives D's products, so that D is never stored, and 3
 //! gives the common part back.
 
 use super::split::Split;
 use super::state::SpectralStack;
 use crate::error::Result;
 use crate::kernels::software::spectral_rows::{self, Recorded, Stack, Wanted};
-use crate::kernels::spectral_update::{AdamFactors, Mix, Move, apply, direction};
+use crate::kernels::spectral_update::{Mix, Move, apply};
 use crate::nn::config::CommonGradient;
+use crate::optim::rule::{At, RuleState};
 use crate::tensor::Tensor;
 
 /// The settings that a step follows.
@@ -32,55 +33,64 @@ pub(in crate::optim) struct Update {
 }
 
 impl SpectralStack {
-    /// Records AdamW's step from the split gradient, scaled by `clip`, with the factors for `W_c` and for `W_u`, whose
+    /// Records the rule's step from the split gradient, scaled by `clip`; `at` has the steps of `W_c` and of `W_u`, whose
     /// learning rate is one. Overwrites the gradient.
-    pub(in crate::optim) fn step(
-        &self,
-        split: &Split,
-        adam: [&AdamFactors; 2],
-        update: Update,
-        clip: &Tensor,
-    ) -> Result<()> {
+    pub(in crate::optim) fn step(&self, split: &Split, at: [At<'_>; 2], update: Update, clip: &Tensor) -> Result<()> {
         let mix_c = Mix { full: 0.0, common: Some((self.common_factor(update.common), &split.common)) };
         let mix = Mix { full: 1.0, common: split.unique.as_ref().map(|f| (-1.0, f)) };
         if self.all_common()? {
-            self.step_common(mix_c, adam, clip)
+            self.step_common(mix_c, at, clip)
         } else if update.project {
-            self.step_projected([mix_c, mix], adam, clip)
+            self.step_projected([mix_c, mix], at, clip)
         } else {
-            self.step_unprojected([mix_c, mix], adam, clip)
+            self.step_unprojected([mix_c, mix], at, clip)
         }
     }
 
-    fn common_stack(&self) -> Stack<'_> {
-        Stack { weight: &self.w_c, moments: self.common_moments.borrowed() }
+    /// Records AdamW's step of a part in a pass that does what is `wanted` besides; nothing where no kernel does, or for another
+    /// rule.
+    fn in_one_pass(
+        &self,
+        gradient: Option<&Tensor>,
+        (weight, state): (&Tensor, &RuleState),
+        mix: Mix<'_>,
+        at: At<'_>,
+        wanted: Wanted<'_>,
+        clip: &Tensor,
+    ) -> Result<Recorded> {
+        let Some(moments) = state.moments() else { return Ok(Recorded::Nothing) };
+        spectral_rows::adam(gradient, Stack { weight, moments }, mix, &self.basis, &at.adam(), wanted, clip)
     }
 
-    fn unique_stack(&self) -> Stack<'_> {
-        Stack { weight: &self.w, moments: self.unique_moments.borrowed() }
+    fn common_part(&self) -> (&Tensor, &RuleState) {
+        (&self.w_c, &self.common_state)
+    }
+
+    fn unique_part(&self) -> (&Tensor, &RuleState) {
+        (&self.w, &self.unique_state)
     }
 
     /// Both directions D lose what leaves the part's subspaces.
-    fn step_projected(&self, mix: [Mix<'_>; 2], [adam_c, adam]: [&AdamFactors; 2], clip: &Tensor) -> Result<()> {
+    fn step_projected(&self, mix: [Mix<'_>; 2], [at_c, at]: [At<'_>; 2], clip: &Tensor) -> Result<()> {
         let (basis, [mix_c, mix]) = (&self.basis, mix);
-        let (g, stack, wanted) = (&self.gradient, self.unique_stack(), Wanted::Products { moving: true });
-        let (unique, x) = match spectral_rows::adam(Some(g), stack, mix, basis, adam, wanted, clip)? {
+        let (g, wanted) = (&self.gradient, Wanted::Products { moving: true });
+        let (unique, x) = match self.in_one_pass(Some(g), self.unique_part(), mix, at, wanted, clip)? {
             Recorded::All(Some(products)) => (*products, None),
             _ => {
-                direction(g, stack.moments, mix, basis, adam, clip)?;
+                self.unique_state.direction(g, mix, basis, at, clip)?;
                 (basis.products(g)?, Some(g))
             }
         };
-        let (stack, wanted) = (self.common_stack(), Wanted::Products { moving: false });
-        let common = match spectral_rows::adam(None, stack, mix_c, basis, adam_c, wanted, clip)? {
+        let wanted = Wanted::Products { moving: false };
+        let common = match self.in_one_pass(None, self.common_part(), mix_c, at_c, wanted, clip)? {
             Recorded::All(Some(products)) => *products,
             _ => {
                 let x = Tensor::empty_f32(clip.gpu(), self.w_c.shape())?;
-                direction(&x, stack.moments, mix_c, basis, adam_c, clip)?;
+                self.common_state.direction(&x, mix_c, basis, at_c, clip)?;
                 basis.products(&x)?
             }
         };
-        let (lr, decay) = (adam.lr, adam.lr * adam.decay);
+        let (lr, decay) = (at.lr, at.decay());
         let factors = basis.factors_of(&common)?;
         apply(&self.w_c, Move { decay, ..Move::common(-lr, &factors) }, basis, clip)?;
         let factors = basis.factors_of(&unique.minus(&common)?)?;
@@ -91,32 +101,31 @@ impl SpectralStack {
     }
 
     /// Both parts move by their direction as it is.
-    fn step_unprojected(&self, mix: [Mix<'_>; 2], [adam_c, adam]: [&AdamFactors; 2], clip: &Tensor) -> Result<()> {
+    fn step_unprojected(&self, mix: [Mix<'_>; 2], [at_c, at]: [At<'_>; 2], clip: &Tensor) -> Result<()> {
         let (basis, [mix_c, mix], g) = (&self.basis, mix, &self.gradient);
-        let (common, unique) = (self.common_stack(), self.unique_stack());
         let step = Tensor::empty_f32(clip.gpu(), self.w_c.shape())?;
         let lead = Wanted::Lead(&step);
-        if let Recorded::All(_) = spectral_rows::adam(None, common, mix_c, basis, adam_c, lead, clip)? {
-            spectral_rows::adam(Some(g), unique, mix, basis, adam, Wanted::Follow(&step), clip)?;
+        if let Recorded::All(_) = self.in_one_pass(None, self.common_part(), mix_c, at_c, lead, clip)? {
+            self.in_one_pass(Some(g), self.unique_part(), mix, at, Wanted::Follow(&step), clip)?;
             return Ok(());
         }
-        direction(&step, common.moments, mix_c, basis, adam_c, clip)?;
-        direction(g, unique.moments, mix, basis, adam, clip)?;
-        self.move_both(Some(g), &step, adam, clip)
+        self.common_state.direction(&step, mix_c, basis, at_c, clip)?;
+        self.unique_state.direction(g, mix, basis, at, clip)?;
+        self.move_both(Some(g), &step, at, clip)
     }
 
     /// Moves and decays `W_c` by its direction `common`, and W by that and, where there is one, its own.
-    fn move_both(&self, unique: Option<&Tensor>, common: &Tensor, adam: &AdamFactors, clip: &Tensor) -> Result<()> {
-        let own = Move::all(-adam.lr, adam.lr * adam.decay);
-        apply(&self.w, Move { x: unique, shared: Some((-adam.lr, common)), ..own }, &self.basis, clip)?;
+    fn move_both(&self, unique: Option<&Tensor>, common: &Tensor, at: At<'_>, clip: &Tensor) -> Result<()> {
+        let own = Move::all(-at.lr, at.decay());
+        apply(&self.w, Move { x: unique, shared: Some((-at.lr, common)), ..own }, &self.basis, clip)?;
         apply(&self.w_c, Move { x: Some(common), ..own }, &self.basis, clip)
     }
 
-    /// Where the bases span a whole side: what the split leaves of G is rounding, which AdamW would blow up to full steps, so
+    /// Where the bases span a whole side: what the split leaves of G is rounding, which a rule would blow up to full steps, so
     /// `W_u` moves by its decay alone.
-    fn step_common(&self, mix_c: Mix<'_>, [adam_c, adam]: [&AdamFactors; 2], clip: &Tensor) -> Result<()> {
+    fn step_common(&self, mix_c: Mix<'_>, [at_c, at]: [At<'_>; 2], clip: &Tensor) -> Result<()> {
         let step = Tensor::empty_f32(clip.gpu(), self.w_c.shape())?;
-        direction(&step, self.common_stack().moments, mix_c, &self.basis, adam_c, clip)?;
-        self.move_both(None, &step, adam, clip)
+        self.common_state.direction(&step, mix_c, &self.basis, at_c, clip)?;
+        self.move_both(None, &step, at, clip)
     }
 }
