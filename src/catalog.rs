@@ -2,9 +2,9 @@
 
 use crate::kernels::{
     Variant, column_sum, columns, elementwise, gemm_table, loss, routing, routing_groups, software, spectral,
-    spectral_shared, spectral_update, token_space,
+    spectral_momentum, spectral_shared, spectral_update, token_space,
 };
-use crate::optim::{adamw, clip};
+use crate::optim::{adamw, clip, muon};
 use crate::{linalg, ops};
 
 /// All kernels. A module that adds one adds its list here.
@@ -23,11 +23,13 @@ pub fn kernels() -> Vec<Variant> {
         crate::analysis::jacobian::kernels(),
         spectral::kernels(),
         software::spectral_rows::kernels(),
+        spectral_momentum::kernels(),
         spectral_shared::kernels(),
         spectral_update::kernels(),
         token_space::kernels(),
         adamw::kernels(),
         clip::kernels(),
+        muon::kernels(),
     ]
     .concat()
 }

@@ -84,7 +84,7 @@
 //! | [`ops`] | the differentiable ops, one a file: equation, launch, backward, reference |
 //! | [`linalg`] | random numbers, tall-skinny QR, small SVD, randomized SVD, subspaces |
 //! | [`nn`] | layers, the models they make, their configuration, families of published models, generation |
-//! | [`optim`] | AdamW, clipping, the spectral state of the experts: gradient split, refresh of the bases |
+//! | [`optim`] | AdamW and Muon, clipping, the spectral state of the experts: gradient split, refresh of the bases |
 //! | `checkpoint`, [`data`] | safetensors, folders replaced as a whole, published models and the experts of any checkpoint; corpus and batches |
 //! | [`train`] | the trainer, and a whole run with its metrics; models that are there: opened, decoupled, trained on |
 //! | `analysis` | how specialised experts are, each figure beside what chance gives |

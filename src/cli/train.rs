@@ -9,6 +9,7 @@ use crate::data::text_tokenizer::{TOKENIZER_FILE, TextTokenizer};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::nn::config::{Precision, Preset};
+use crate::optim::Rule;
 use crate::train::config::{Recompute, RunConfig};
 use crate::train::metrics::{Side, Similarity};
 use crate::train::pretrained::Pretrained;
@@ -55,6 +56,9 @@ pub(super) struct Args {
     /// Tokens a sequence
     #[arg(long, value_name = "N", value_parser = whole::<usize>)]
     seq: Option<usize>,
+    /// Update rule: adamw, or muon for the matrices of hidden layers with adamw for all else [default: adamw]
+    #[arg(long, value_name = "adamw|muon", value_parser = rule)]
+    optimizer: Option<Rule>,
     /// Highest learning rate
     #[arg(long, value_name = "LR")]
     lr: Option<f32>,
@@ -127,6 +131,14 @@ fn precision(name: &str) -> Result<Precision, String> {
     }
 }
 
+fn rule(name: &str) -> Result<Rule, String> {
+    match name {
+        "adamw" => Ok(Rule::AdamW),
+        "muon" => Ok(Rule::Muon),
+        _ => Err("expected adamw or muon".into()),
+    }
+}
+
 fn recompute(name: &str) -> Result<Recompute, String> {
     match name {
         "none" => Ok(Recompute::None),
@@ -163,6 +175,7 @@ impl Args {
         set(&mut config.train.steps, &self.steps);
         set(&mut config.train.batch, &self.batch);
         set(&mut config.train.seq, &self.seq);
+        set(&mut config.optimizer.rule, &self.optimizer);
         set(&mut config.optimizer.lr, &self.lr);
         set(&mut config.seed, &self.seed);
         set(&mut config.spectral.enabled, &self.spectral.map(|s| matches!(s, Switch::On)));

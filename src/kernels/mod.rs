@@ -17,6 +17,7 @@ pub mod rows;
 pub mod shapes;
 pub mod software;
 pub mod spectral;
+pub mod spectral_momentum;
 pub mod spectral_shared;
 pub mod spectral_update;
 mod stack_parts;

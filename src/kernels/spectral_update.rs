@@ -215,7 +215,7 @@ pub fn apply(weight: &Tensor, step: Move<'_>, basis: &Basis, clip: &Tensor) -> R
 
 /// Packs of a row, threads of a workgroup, workgroups: each has a block of rows and as many packs as threads. One column
 /// is a pack of its own where 4 does not divide a row.
-fn geometry(part: &StackPart, n: usize) -> (usize, u32, usize) {
+pub(super) fn geometry(part: &StackPart, n: usize) -> (usize, u32, usize) {
     let packs = if n.is_multiple_of(4) { n / 4 } else { n };
     // Short rows take smaller workgroups, so that few threads idle; a power of two keeps the number of pipelines small.
     let size = packs.next_power_of_two().clamp(8, THREADS as usize);

@@ -1,10 +1,11 @@
 //! Dense linear algebra on the device, batched and without readback: random numbers, tall-skinny QR, small SVD,
-//! randomized SVD, subspaces. On the host: `statistics` of a few numbers.
+//! randomized SVD, subspaces, Newton-Schulz iterations. On the host: `statistics` of a few numbers.
 //!
 //! Everything is f32 and deterministic: one adapter gives the same bits for the same input. A matrix with an element
 //! that is not finite has NaN for results, which who reads them back turns into an error. Nothing here is
 //! differentiable: METHOD holds the bases fixed between refreshes.
 
+pub mod newton_schulz;
 pub mod qr;
 pub mod random;
 pub(crate) mod statistics;
@@ -42,6 +43,7 @@ pub fn kernels() -> Vec<Variant> {
     for (m, n) in [(16, 16), (8, 8), (20, 7), (32, 64), (64, 64)] {
         all.push(Variant { kernel: &svd_small::JACOBI_SVD, constants: svd_small::geometry(m, n) });
     }
+    all.extend(newton_schulz::kernels());
     all
 }
 

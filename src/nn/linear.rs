@@ -14,8 +14,14 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Registers the weight under `name`, `[in, out]`, without a bias.
+    /// Registers the weight of a hidden layer under `name`, `[in, out]`, without a bias.
     pub fn new(params: &mut ParamBuilder, name: impl Into<String>, shape: [usize; 2], init: Init) -> Self {
+        Self { weight: params.add_hidden(name, shape, init), bias: None }
+    }
+
+    /// As [`Linear::new`], for a layer whose outputs are scores: a head, a router or a gate. An update rule for the matrices of
+    /// hidden layers leaves it out.
+    pub fn scoring(params: &mut ParamBuilder, name: impl Into<String>, shape: [usize; 2], init: Init) -> Self {
         Self { weight: params.add(name, Group::Decay, &shape, init), bias: None }
     }
 

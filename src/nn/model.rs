@@ -87,7 +87,7 @@ impl Model {
         let blocks = (0..config.layers).map(|l| Block::new(params, l, config)).collect();
         let final_norm = Norm::new(params, "final_norm.weight", d, config.norm_eps);
         let untied = !config.tied_head;
-        let head = untied.then(|| Linear::new(params, "head.weight", [d, config.vocab], Init::fan_in(d)));
+        let head = untied.then(|| Linear::scoring(params, "head.weight", [d, config.vocab], Init::fan_in(d)));
         Self { config: config.clone(), params: ParamSet::default(), embed, blocks, final_norm, head }
     }
 

@@ -44,7 +44,7 @@ impl MoeLayer {
         let shared = (moe.d_shared > 0).then(|| SwiGluLayer::new(params, &shared, d, moe.d_shared, depth));
         let gated = moe.d_shared > 0 && moe.shared_gate == SharedGate::Sigmoid;
         let gate = format!("{prefix}.shared_gate");
-        let shared_gate = gated.then(|| Linear::new(params, gate, [d, 1], Init::fan_in(d)));
+        let shared_gate = gated.then(|| Linear::scoring(params, gate, [d, 1], Init::fan_in(d)));
         Self { router, experts, shared, shared_gate }
     }
 

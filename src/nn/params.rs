@@ -98,6 +98,9 @@ pub struct Param {
     pub group: Group,
     /// The values with which it starts.
     pub init: Init,
+    /// Whether it is a matrix between the hidden layers of a network, or a bank of such: one that Muon moves, where it is the
+    /// update rule. Embeddings, heads, routers, gates and vectors are none.
+    pub hidden: bool,
     /// The weights.
     pub value: Tensor,
     /// Their gradient; none in a model for inference alone.
@@ -150,12 +153,21 @@ struct Entry {
     group: Group,
     shape: Vec<usize>,
     init: Init,
+    hidden: bool,
 }
 
 impl ParamBuilder {
-    /// Adds a parameter. Its `name` is the one in checkpoints.
+    /// Adds a parameter. Its `name` is the one in checkpoints. It is [`Param::hidden`] where it belongs to experts.
     pub fn add(&mut self, name: impl Into<String>, group: Group, shape: &[usize], init: Init) -> ParamId {
-        self.entries.push(Entry { name: name.into(), group, shape: shape.to_vec(), init });
+        let hidden = matches!(group, Group::Experts(_));
+        self.entries.push(Entry { name: name.into(), group, shape: shape.to_vec(), init, hidden });
+        ParamId(self.entries.len() - 1)
+    }
+
+    /// Adds a matrix `[in, out]` between hidden layers ([`Param::hidden`]), which decays.
+    pub fn add_hidden(&mut self, name: impl Into<String>, shape: [usize; 2], init: Init) -> ParamId {
+        let entry = Entry { name: name.into(), group: Group::Decay, shape: shape.to_vec(), init, hidden: true };
+        self.entries.push(entry);
         ParamId(self.entries.len() - 1)
     }
 
@@ -266,8 +278,8 @@ impl ParamBuilder {
             .entries
             .into_iter()
             .zip(views)
-            .filter_map(|(Entry { name, group, init, .. }, view)| {
-                view.map(|(value, gradient, half)| Param { name, group, init, value, gradient, half })
+            .filter_map(|(Entry { name, group, init, hidden, .. }, view)| {
+                view.map(|(value, gradient, half)| Param { name, group, init, hidden, value, gradient, half })
             })
             .collect();
         let state = self.state.into_iter();

@@ -63,7 +63,7 @@ impl Router {
         d_model: usize,
         config: &MoeConfig,
     ) -> Self {
-        let linear = Linear::new(params, name, [d_model, config.experts], Init::Normal(super::SMALL_STD));
+        let linear = Linear::scoring(params, name, [d_model, config.experts], Init::Normal(super::SMALL_STD));
         let bias = config.biases_choice().then(|| params.add_state(bias, &[config.experts]));
         Self { layer, linear, bias, config: config.clone() }
     }

@@ -1,4 +1,4 @@
-//! The optimizer's settings: AdamW (Loshchilov, Hutter, arXiv 1711.05101), clipping and the learning rate's course.
+//! The optimizer's settings: the update rule and its numbers, clipping and the learning rate's course.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,11 +6,39 @@ use super::schedule::LearningRate;
 use crate::error::{Error, Result};
 use crate::nn::config::MAX_STEPS;
 
+/// How weights move by their gradients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Rule {
+    /// AdamW (see [`adamw`](super::adamw)).
+    #[default]
+    AdamW,
+    /// Muon for the matrices of hidden layers, experts included, and AdamW for all else (see [`muon`](super::muon)).
+    Muon,
+}
+
+impl Rule {
+    fn is_usual(&self) -> bool {
+        *self == Rule::default()
+    }
+}
+
+/// The momentum of Muon that its authors recommend.
+const MOMENTUM: f32 = 0.95;
+
+fn is_usual_momentum(momentum: &f32) -> bool {
+    *momentum == MOMENTUM
+}
+
 /// The `[optimizer]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct OptimizerConfig {
+    /// The update rule.
+    #[serde(skip_serializing_if = "Rule::is_usual")]
+    pub rule: Rule,
     /// Highest learning rate.
     pub lr: f32,
     /// Decay of the first moment.
@@ -19,6 +47,9 @@ pub struct OptimizerConfig {
     pub beta2: f32,
     /// Added to the root of the second moment.
     pub eps: f32,
+    /// Decay of Muon's momentum.
+    #[serde(skip_serializing_if = "is_usual_momentum")]
+    pub momentum: f32,
     /// Decoupled weight decay, times the learning rate.
     pub weight_decay: f32,
     /// Largest global gradient norm; 0 turns clipping off.
@@ -43,10 +74,12 @@ impl Default for OptimizerConfig {
         // beta2, weight decay, clip and the final tenth: the common choices for language models since GPT-3
         // (arXiv 2005.14165, appendix B).
         Self {
+            rule: Rule::default(),
             lr: 3e-3,
             beta1: 0.9,
             beta2: 0.95,
             eps: 1e-8,
+            momentum: MOMENTUM,
             weight_decay: 0.1,
             clip: 1.0,
             warmup_steps: 30,
@@ -81,6 +114,7 @@ impl OptimizerConfig {
         check(positive(self.lr, 1e30), "lr", "a number above 0 and at most 1e30", self.lr)?;
         check(share(self.beta1), "beta1", "a number in [0, 1)", self.beta1)?;
         check(share(self.beta2), "beta2", "a number in [0, 1)", self.beta2)?;
+        check(share(self.momentum), "momentum", "a number in [0, 1)", self.momentum)?;
         // Far above the gradients it makes AdamW plain gradient descent, which the fixtures compare with.
         check(positive(self.eps, 1e9), "eps", "a number above 0 and at most 1e9", self.eps)?;
         let scale = self.loss_scale;

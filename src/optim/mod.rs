@@ -1,4 +1,5 @@
-//! The optimizer: AdamW over flat groups, clipping by the global norm, the spectral step of decoupled experts.
+//! The optimizer: its update rule (AdamW, or Muon for the matrices of hidden layers), clipping by the global norm, the spectral step
+//! of decoupled experts.
 //!
 //! [`Optimizer::step`] records a whole step; nothing is read back.
 
@@ -6,12 +7,13 @@ pub mod adamw;
 pub mod clip;
 mod config;
 mod freeze;
+pub mod muon;
 mod rule;
 mod schedule;
 pub mod spectral;
 
 pub use clip::LossScale;
-pub use config::OptimizerConfig;
+pub use config::{OptimizerConfig, Rule};
 pub use freeze::Frozen;
 pub use rule::RuleState;
 pub use schedule::LearningRate;
@@ -29,6 +31,7 @@ use crate::nn::params::{Group, ParamSet};
 use crate::tensor::{DType, Tensor};
 use adamw::AdamGroup;
 use clip::GradientNorm;
+use muon::MuonWeights;
 use rule::{At, Moving};
 use spectral::{SpectralBank, SpectralStack, Split, Update};
 
@@ -39,7 +42,7 @@ pub(crate) const COMMON_SINCE: &str = "spectral.common_since";
 /// The name in [`Optimizer::state`] of the loss scale's state.
 pub(crate) const LOSS_SCALE: &str = "loss_scale";
 
-/// AdamW with clipping for all parameters of a model, decoupled experts included.
+/// An update rule with clipping for all parameters of a model, decoupled experts included.
 #[derive(Debug)]
 pub struct Optimizer {
     params: ParamSet,
@@ -68,27 +71,41 @@ pub struct StepOutput {
     pub norm: Tensor,
 }
 
-/// The parameters that move as they are: contiguous parts of the groups, without decoupled experts and what is frozen.
-fn moving(params: &ParamSet, banks: &[SpectralBank], frozen: &Frozen) -> Result<Vec<Box<dyn Moving>>> {
+/// The parameters that move as they are: contiguous parts of the groups, without decoupled experts and what is frozen. Muon's are
+/// together at the end.
+fn moving(params: &ParamSet, banks: &[SpectralBank], frozen: &Frozen, rule: Rule) -> Result<Vec<Box<dyn Moving>>> {
     let mut moving: Vec<Box<dyn Moving>> = Vec::new();
+    let mut muon = MuonWeights::default();
     for buffers in params.groups() {
         let decoupled = |i: usize| {
             let banks = banks.iter().filter(|b| Group::Experts(b.matrix) == buffers.group);
             banks.flat_map(|b| &b.stacks).any(|stack| stack.layers.contains(&i))
         };
-        let mut parts: Vec<Range<usize>> = Vec::new();
+        // Elements, and whether Muon moves them.
+        let mut parts: Vec<(Range<usize>, bool)> = Vec::new();
         for (i, (param, range)) in params.members(buffers.group).into_iter().enumerate() {
             if decoupled(i) || frozen.contains(&param.name) {
                 continue;
             }
+            let by_muon = rule == Rule::Muon && param.hidden;
+            if by_muon {
+                muon.add_matrices(param)?;
+            }
             match parts.last_mut() {
-                Some(last) if last.end == range.start => last.end = range.end,
-                _ => parts.push(range),
+                Some((last, same)) if last.end == range.start && *same == by_muon => last.end = range.end,
+                _ => parts.push((range, by_muon)),
             }
         }
-        for part in parts {
-            moving.push(Box::new(AdamGroup::part(buffers, part)?));
+        for (part, by_muon) in parts {
+            if by_muon {
+                muon.add_part(buffers, part)?;
+            } else {
+                moving.push(Box::new(AdamGroup::part(buffers, part)?));
+            }
         }
+    }
+    if !muon.is_empty() {
+        moving.push(Box::new(muon));
     }
     Ok(moving)
 }
@@ -106,8 +123,8 @@ impl Optimizer {
         let frozen = Frozen::new(&adam.freeze);
         let states = params.states().iter().map(|(name, _)| name.as_str());
         frozen.require_matches(&params.iter().map(|p| p.name.as_str()).chain(states).collect::<Vec<_>>())?;
-        let banks = SpectralBank::all(params, SpectralSetup { config: &config, ..spectral }, &frozen)?;
-        let moving = moving(params, &banks, &frozen)?;
+        let banks = SpectralBank::all(params, SpectralSetup { config: &config, ..spectral }, &frozen, adam.rule)?;
+        let moving = moving(params, &banks, &frozen, adam.rule)?;
         let still = moving.is_empty() && banks.iter().flat_map(|bank| &bank.stacks).all(|stack| stack.frozen);
         if still && !adam.freeze.is_empty() {
             return Err(Error::config("optimizer.freeze", "expected something that moves, got patterns of everything"));
@@ -156,8 +173,8 @@ impl Optimizer {
         self.scaling.as_ref()
     }
 
-    /// Records step `step`, counted from 1, at learning rate `lr`, from the gradients in the parameter set; the decoupled
-    /// ones are overwritten. Where `step` is a multiple of `refresh_every` the bases are refreshed after the update.
+    /// Records step `step`, counted from 1, at learning rate `lr`, from the gradients in the parameter set; those of decoupled
+    /// matrices and of what Muon moves are overwritten. Where `step` is a multiple of `refresh_every` the bases are refreshed after the update.
     ///
     /// Behind the second step that an optimizer records, if that has no refresh, one is rehearsed that changes nothing but these
     /// gradients, so that those of later steps create and compile nothing. (Drivers that take long to compile finish a step
@@ -227,7 +244,7 @@ impl Optimizer {
     }
 
     /// Everything that a checkpoint needs besides the parameters, with names that do not depend on the adapter:
-    /// `adam.{parameter}.m` and `.v`, `spectral.{matrix}.{layer}.w_c` and so on (see `SpectralStack::state`),
+    /// `adam.{parameter}.m` and `.v`, `muon.{parameter}.momentum`, `spectral.{matrix}.{layer}.w_c` and so on (see `SpectralStack::state`),
     /// `spectral.common_since` and `loss_scale`. [`Optimizer::restore`] writes them.
     ///
     /// # Errors

@@ -7,10 +7,12 @@ use std::fmt::Debug;
 use std::ops::Range;
 
 use super::adamw::AdamGroup;
-use super::config::OptimizerConfig;
+use super::config::{OptimizerConfig, Rule};
+use super::muon::{self, MuonWeights};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::kernels::spectral::Basis;
+use crate::kernels::spectral_momentum::nesterov;
 use crate::kernels::spectral_update::{AdamFactors, Mix, Moments, direction};
 use crate::nn::params::Group;
 use crate::tensor::{DType, Tensor};
@@ -76,6 +78,21 @@ impl Moving for AdamGroup {
     }
 }
 
+impl Moving for MuonWeights {
+    fn gradients(&self) -> Vec<Tensor> {
+        MuonWeights::gradients(self).cloned().collect()
+    }
+
+    fn step(&self, at: At<'_>, clip: &Tensor) -> Result<()> {
+        MuonWeights::step(self, at.config, at.lr, clip)
+    }
+
+    fn state(&self, name: &str, group: Group, range: Range<usize>) -> Result<Vec<(String, Tensor)>> {
+        let momentum = self.momentum(group, range)?;
+        Ok(momentum.into_iter().map(|x| (format!("muon.{name}.momentum"), x)).collect())
+    }
+}
+
 /// What a rule keeps of one part of decoupled matrices, of the part's shape.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -87,19 +104,28 @@ pub enum RuleState {
         /// The second moment *v*, the running mean of their squares.
         second: Tensor,
     },
+    /// Muon's momentum *M*.
+    Muon {
+        /// The decaying sum of the gradients.
+        momentum: Tensor,
+    },
 }
 
 impl RuleState {
     /// The state before the first step of a part of `shape`.
-    pub(super) fn zeroed(gpu: &Gpu, shape: &[usize]) -> Result<Self> {
+    pub(super) fn zeroed(rule: Rule, gpu: &Gpu, shape: &[usize]) -> Result<Self> {
         let zeros = || Tensor::persistent(gpu, shape, DType::F32);
-        Ok(Self::AdamW { first: zeros()?, second: zeros()? })
+        Ok(match rule {
+            Rule::AdamW => Self::AdamW { first: zeros()?, second: zeros()? },
+            Rule::Muon => Self::Muon { momentum: zeros()? },
+        })
     }
 
     /// The tensors with the last words of their names in checkpoints.
     pub(super) fn named(&self) -> Vec<(&'static str, &Tensor)> {
         match self {
             Self::AdamW { first, second } => vec![("m", first), ("v", second)],
+            Self::Muon { momentum } => vec![("momentum", momentum)],
         }
     }
 
@@ -107,6 +133,7 @@ impl RuleState {
     pub(super) fn moments(&self) -> Option<Moments<'_>> {
         match self {
             Self::AdamW { first, second } => Some(Moments { m: first, v: second }),
+            Self::Muon { .. } => None,
         }
     }
 
@@ -124,6 +151,10 @@ impl RuleState {
         match self {
             Self::AdamW { first, second } => {
                 direction(gradient, Moments { m: first, v: second }, mix, basis, &at.adam(), clip)
+            }
+            Self::Muon { momentum } => {
+                nesterov(gradient, momentum, mix, basis, at.config.momentum, clip)?;
+                muon::direction(gradient)
             }
         }
     }

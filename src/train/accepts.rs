@@ -9,13 +9,14 @@ use crate::error::{Error, Result};
 use crate::nn::config::ModelConfig;
 
 impl SavedModel {
-    /// Checks that this checkpoint can go on with other settings: the same model, the same rank if both are decoupled, and
-    /// no fewer steps than are done.
+    /// Checks that this checkpoint can go on with other settings: the same model, the same rank if both are decoupled,
+    /// the same update rule, and no fewer steps than are done.
     ///
     /// # Errors
     /// [`Error::Config`] names the setting that was changed, with the checkpoint's value and the other one.
     pub fn accepts(&self, config: &RunConfig) -> Result<()> {
         self.same_parts(config)?;
+        same("optimizer.rule", &self.config.optimizer.rule, &config.optimizer.rule)?;
         if config.train.steps < self.step {
             return Err(too_few_steps(self.step, config.train.steps));
         }
@@ -102,6 +103,7 @@ fn first_difference(field: String, old: Value, new: Value) -> (String, String, S
 mod tests {
     use super::*;
     use crate::nn::config::SharedGate;
+    use crate::optim::Rule;
     use crate::train::saved::{Position, save};
 
     #[test]
@@ -132,6 +134,10 @@ mod tests {
             let message = refused(change).unwrap();
             assert!(message.contains(expected), "{message}");
         }
+        assert_eq!(
+            refused(|c| c.optimizer.rule = Rule::Muon).unwrap(),
+            "config: optimizer.rule: expected the checkpoint's \"adamw\", got \"muon\""
+        );
         assert!(
             refused(|c| c.spectral.rank = 4).unwrap().contains("spectral.rank: expected the checkpoint's 8, got 4")
         );

@@ -22,7 +22,7 @@ pub struct MemoryReport {
     pub weights: u64,
     /// Their gradients.
     pub gradients: u64,
-    /// State that the optimizer keeps from step to step: AdamW's moments, `W_c`, `W_u`, their moments and the bases.
+    /// State that the optimizer keeps from step to step: the update rule's moments, `W_c` with its moments, and the bases.
     pub optimizer: u64,
     /// Values that backward needs of the forward: the values that it reads and what ops saved, at the end of the forward, without
     /// rounding. 0 before the first step.

@@ -98,20 +98,24 @@ pub fn restore(gpu: &Gpu, config: &RunConfig, saved: &SavedRun) -> Result<Traine
     Ok(trainer)
 }
 
-/// The parameter of a moment: `embed.weight` of `adam.embed.weight.m`.
+/// The parameter of what a rule keeps of it: `embed.weight` of `adam.embed.weight.m`.
 fn moment_of(name: &str) -> Option<&str> {
-    name.strip_prefix("adam.")?.rsplit_once('.').map(|(parameter, _)| parameter)
+    ["adam.", "muon."].iter().find_map(|rule| name.strip_prefix(rule))?.rsplit_once('.').map(|(parameter, _)| parameter)
 }
 
+/// The last word of the names of Muon's momentum.
+const MOMENTUM: &str = "momentum";
+
 /// The moment in a plain run that belongs to a moment of *W_u*, and the other way round:
-/// `spectral.gate.0.w_u.m` and `adam.layers.0.moe.experts.gate.m`.
+/// `spectral.gate.0.w_u.m` and `adam.layers.0.moe.experts.gate.m`; Muon's momentum likewise.
 fn counterpart(name: &str) -> Option<String> {
     let parts: Vec<&str> = name.split('.').collect();
     match parts[..] {
         ["spectral", matrix, layer, "w_u", moment] => {
-            Some(format!("adam.layers.{layer}.moe.experts.{matrix}.{moment}"))
+            let rule = if moment == MOMENTUM { "muon" } else { "adam" };
+            Some(format!("{rule}.layers.{layer}.moe.experts.{matrix}.{moment}"))
         }
-        ["adam", "layers", layer, "moe", "experts", matrix, moment] => {
+        ["adam" | "muon", "layers", layer, "moe", "experts", matrix, moment] => {
             Some(format!("spectral.{matrix}.{layer}.w_u.{moment}"))
         }
         _ => None,
@@ -125,6 +129,9 @@ mod tests {
     #[test]
     fn moments_of_plain_and_unique_experts_belong_together() {
         let (unique, plain) = ("spectral.down.11.w_u.v", "adam.layers.11.moe.experts.down.v");
+        assert_eq!(counterpart(unique).as_deref(), Some(plain));
+        assert_eq!(counterpart(plain).as_deref(), Some(unique));
+        let (unique, plain) = ("spectral.gate.0.w_u.momentum", "muon.layers.0.moe.experts.gate.momentum");
         assert_eq!(counterpart(unique).as_deref(), Some(plain));
         assert_eq!(counterpart(plain).as_deref(), Some(unique));
         for other in ["spectral.down.1.w_c.m", "spectral.down.1.w_u", "adam.embed.m", "adam.layers.1.moe.router.m"] {

@@ -7,6 +7,7 @@ use crate::gpu::Gpu;
 use crate::kernels::grouped::tile_rows;
 use crate::nn::config::{ExpertMatrix, Precision};
 use crate::nn::size::{Factor, Need, fits, mib, parameters};
+use crate::optim::Rule;
 use crate::train::config::RunConfig;
 
 /// Checks that `gpu` can hold a run's buffers, each by itself, and where its memory is the machine's, also the least that
@@ -69,17 +70,19 @@ fn bytes(precision: Precision) -> u64 {
 /// logits. Bytes.
 fn least(config: &RunConfig) -> Vec<Need> {
     let (c, train) = (&config.model, &config.train);
-    // Weight, gradient and two moments; in mixed precision also a copy in f16.
-    let copies = if train.precision == Precision::F16 { 18 } else { 16 };
+    // Weight, gradient and what the rule keeps at the least, Muon a momentum and AdamW two moments; in mixed precision also a copy in
+    // f16.
+    let kept = if config.optimizer.rule == Rule::Muon { 4 } else { 8 };
+    let copies = 8 + kept + if train.precision == Precision::F16 { 2 } else { 0 };
     let mut needs: Vec<Need> = parameters(c).iter().map(|need| need.times(copies, 4)).collect();
     let layers = Factor::new("model.layers", c.layers, 64);
     let d = Factor::new("model.d_model", c.d_model, 8192);
     let f = Factor::new("model.moe.d_expert", c.moe.d_expert, 8192);
     let covered = ExpertMatrix::ALL.into_iter().filter(|&m| config.spectral.covers(m)).count() as u64;
-    // W_c and its two moments.
+    // W_c and what the rule keeps of it.
     let decoupled = c.moe_layers().into_iter().filter(|&layer| config.spectral.covers_layer(layer)).count();
     let with_experts = Factor::new("model.layers", decoupled, 64);
-    needs.push(Need::new("the common matrices", 12 * covered, &[with_experts, d, f]));
+    needs.push(Need::new("the common matrices", (4 + kept) * covered, &[with_experts, d, f]));
     let (batch, seq) = (Factor::new("train.batch", train.batch, 64), Factor::new("train.seq", train.seq, 8192));
     let vocab = Factor::new("model.vocab", c.vocab, 131_072);
     let unit = bytes(train.precision);

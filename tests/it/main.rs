@@ -47,6 +47,7 @@ mod linalg;
 mod loop_limit;
 mod matrix_units;
 mod memory;
+mod muon;
 mod optimizer;
 mod own_op;
 mod pipeline_cache;

@@ -257,7 +257,7 @@ fn a_step_moves_the_common_and_the_unique_matrices_by_their_own_directions() {
 
 #[test]
 fn two_steps_of_adamw_are_what_its_formula_says() {
-    let adam = Adam { beta1: 0.8, beta2: 0.9, eps: 1e-6, weight_decay: 0.3, clip: 0.2 };
+    let adam = Adam { beta1: 0.8, beta2: 0.9, eps: 1e-6, weight_decay: 0.3, clip: 0.2, muon: None };
     let mut trainer = Trainer::new(tiny(), off(), adam, random_params(&tiny(), 3), BTreeMap::new());
     let (tokens, targets) = random_batch(7, 2 * SEQ, 0);
     let lr = 0.02;

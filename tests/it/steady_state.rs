@@ -5,6 +5,7 @@ use crate::common::own_gpu as gpu;
 use crate::common::training::{config, micro_batches, snapshot, train, trainer};
 use sdmoe::gpu::{Counters, GpuOptions};
 use sdmoe::nn::config::GradientForm;
+use sdmoe::optim::Rule;
 
 fn created(counters: Counters) -> (u64, u64, u64, u64) {
     (counters.buffers_created, counters.bind_groups_created, counters.pipelines_created, counters.waits)
@@ -13,15 +14,23 @@ fn created(counters: Counters) -> (u64, u64, u64, u64) {
 #[test]
 fn from_the_fourth_step_on_nothing_is_created_and_memory_is_flat_over_300_steps() {
     let gpu = gpu();
-    let forms = [GradientForm::Direct, GradientForm::TokenSpace];
-    for (accumulate, form) in [1, 2].into_iter().flat_map(|a| forms.map(|f| (a, f))) {
+    for (accumulate, form, rule) in [
+        (1, GradientForm::Direct, Rule::AdamW),
+        (1, GradientForm::TokenSpace, Rule::AdamW),
+        (2, GradientForm::Direct, Rule::AdamW),
+        (2, GradientForm::TokenSpace, Rule::AdamW),
+        (1, GradientForm::Direct, Rule::Muon),
+        (2, GradientForm::TokenSpace, Rule::Muon),
+    ] {
         let mut config = config();
         config.train.accumulate = accumulate;
         config.spectral.gradient_form = form;
+        config.optimizer.rule = rule;
         let mut trainer = trainer(&gpu, &config);
         train(&mut trainer, 3);
         let before = gpu.counters();
-        let steps = if (accumulate, form) == (1, GradientForm::Direct) { 300 } else { 40 };
+        let longest = (accumulate, form, rule) == (1, GradientForm::Direct, Rule::AdamW);
+        let steps = if longest { 300 } else { 40 };
         for step in 4..4 + steps {
             trainer.step(&micro_batches(&config, step)).unwrap();
             pollster::block_on(trainer.reports(false)).unwrap();
@@ -30,7 +39,7 @@ fn from_the_fourth_step_on_nothing_is_created_and_memory_is_flat_over_300_steps(
         assert_eq!(
             created(before),
             created(after),
-            "{accumulate} micro-batches, {form:?}: buffers, bind groups, pipelines, waits"
+            "{accumulate} micro-batches, {form:?}, {rule:?}: buffers, bind groups, pipelines, waits"
         );
         assert_eq!(before.bytes_allocated, after.bytes_allocated);
         // Figures that arrive late, as those of a device that is slower than the host.

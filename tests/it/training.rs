@@ -8,6 +8,7 @@ use crate::reference::{Adam, Array, SpectralState, Trainer as Reference};
 use pollster::block_on;
 use sdmoe::data::Batches;
 use sdmoe::nn::config::{CommonGradient, ExpertMatrix, GradientForm, Score, SharedGate};
+use sdmoe::optim::Rule;
 use sdmoe::tensor::Tensor;
 use sdmoe::train::config::RunConfig;
 use sdmoe::train::trainer::Trainer;
@@ -120,6 +121,33 @@ fn ten_steps_of_two_micro_batches_agree_with_f64() {
 #[test]
 fn ten_steps_agree_with_f64_without_spectral_decoupling() {
     compare("spectral off", |c| c.spectral.enabled = false);
+}
+
+#[test]
+fn ten_steps_of_muon_agree_with_f64() {
+    let muon = |c: &mut RunConfig| c.optimizer.rule = Rule::Muon;
+    compare("muon, spectral off", |c| {
+        muon(c);
+        c.spectral.enabled = false;
+        c.model.tied_head = false;
+        c.model.moe.shared_gate = SharedGate::Sigmoid;
+    });
+    compare("muon, direct form", |c| {
+        muon(c);
+        c.spectral.gradient_form = GradientForm::Direct;
+    });
+    compare("muon, token-space form", |c| {
+        muon(c);
+        c.spectral.gradient_form = GradientForm::TokenSpace;
+    });
+    compare("muon, as published", |c| {
+        muon(c);
+        c.spectral.as_published = true;
+    });
+    compare("muon, gate alone", |c| {
+        muon(c);
+        c.spectral.matrices = vec![ExpertMatrix::Gate];
+    });
 }
 
 #[test]

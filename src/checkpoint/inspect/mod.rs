@@ -237,7 +237,7 @@ fn kind(name: &str) -> &'static str {
     let has = |part: &str| name.contains(part);
     let ends = |part: &str| name.ends_with(part);
     match () {
-        () if name.starts_with("spectral.") || name.starts_with("adam.") => OPTIMIZER,
+        () if ["spectral.", "adam.", "muon."].iter().any(|rule| name.starts_with(rule)) => OPTIMIZER,
         () if has("shared_expert_gate") || ends(".shared_gate") || ends(".router") || ends("_bias") => "routers",
         () if ends(".mlp.gate.weight") || ends(".block_sparse_moe.gate.weight") => "routers",
         () if has(".shared") => "shared experts",

@@ -44,7 +44,7 @@ pub enum CommonGradient {
 
 /// Settings of the spectral decoupling (SD-MoE, arXiv 2602.12556).
 ///
-/// The paper leaves more open, which is no setting here: `W_c` decays like every matrix, as `W_u` does; AdamW's moments stay
+/// The paper leaves more open, which is no setting here: `W_c` decays like every matrix, as `W_u` does; the update rule's moments stay
 /// as they are when a refresh turns the basis; at the start `W_c` has the energy that the projection takes from the
 /// experts, its singular values graded evenly from 1.25 to 0.75 of their mean, so that runs with and without decoupling
 /// start alike and the leading directions are distinct. With k = min(m, n) all of the gradient is common, and `W_u` moves
@@ -80,7 +80,7 @@ pub struct SpectralConfig {
     /// Whether a refresh starts its sketch from the last V (the paper does not say). Without it successive bases of a
     /// spectrum without gaps are less alike.
     pub warm_start: bool,
-    /// Sum or mean of the experts' common parts for `W_c` (the paper does not say). AdamW takes out the factor but for
+    /// Sum or mean of the experts' common parts for `W_c` (the paper does not say). AdamW and Muon take out the factor but for
     /// clipping, where the sum weighs more.
     pub common_gradient: CommonGradient,
     /// The paper's choices in one word: overrides `realign` with `none` and `project_update` with `false`.

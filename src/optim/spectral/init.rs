@@ -15,6 +15,7 @@ use crate::linalg::qr::orthonormalize;
 use crate::linalg::random::fill_normal;
 use crate::nn::config::{ExpertMatrix, SpectralConfig};
 use crate::nn::params::{Group, ParamSet, trained};
+use crate::optim::config::Rule;
 use crate::optim::freeze::Frozen;
 use crate::optim::rule::RuleState;
 use crate::tensor::{DType, Tensor};
@@ -55,7 +56,12 @@ impl SpectralBank {
     ///
     /// # Errors
     /// [`Error::Config`] when the rank exceeds a matrix's sizes; [`Error::Device`].
-    pub(in crate::optim) fn all(params: &ParamSet, setup: SpectralSetup<'_>, frozen: &Frozen) -> Result<Vec<Self>> {
+    pub(in crate::optim) fn all(
+        params: &ParamSet,
+        setup: SpectralSetup<'_>,
+        frozen: &Frozen,
+        rule: Rule,
+    ) -> Result<Vec<Self>> {
         let SpectralSetup { config, init, seed, tokens_per_expert } = setup;
         let mut banks = Vec::new();
         for matrix in ExpertMatrix::ALL.into_iter().filter(|&m| config.covers(m)) {
@@ -84,7 +90,7 @@ impl SpectralBank {
                     let view = |x: &Tensor| x.slice(part.clone());
                     let layers = layer + part.start..layer + part.end;
                     let numbers = layers.clone().map(|i| params.expert_layer(i)).collect();
-                    let mut stack = SpectralStack::zeroed(layers, numbers, view(w)?, view(gradient)?, config)?;
+                    let mut stack = SpectralStack::zeroed(layers, numbers, view(w)?, view(gradient)?, config, rule)?;
                     stack.frozen = frozen;
                     // Distinct streams for U and V of each kind; the layers are further streams.
                     stack.fill(config, seed ^ ((matrix as u64 + 1) << 56), init)?;
@@ -124,6 +130,7 @@ impl SpectralStack {
         w: Tensor,
         gradient: Tensor,
         config: &SpectralConfig,
+        rule: Rule,
     ) -> Result<Self> {
         let [l, e, m, n] = sizes(OP, &w)?;
         let (k, gpu) = (config.rank, w.gpu().clone());
@@ -134,8 +141,8 @@ impl SpectralStack {
             numbers,
             w_c: new(&[l, 1, m, n])?,
             basis: Basis { u: new(&[l, m, k])?, v: new(&[l, n, k])?, vt: new(&[l, k, n])? },
-            common_state: RuleState::zeroed(&gpu, &[l, 1, m, n])?,
-            unique_state: RuleState::zeroed(&gpu, &[l, e, m, n])?,
+            common_state: RuleState::zeroed(rule, &gpu, &[l, 1, m, n])?,
+            unique_state: RuleState::zeroed(rule, &gpu, &[l, e, m, n])?,
             token_sums: TokenSums { a: new(&[l, 1, k, n])?, b: new(&[l, 1, m, k])? },
             record: RefreshRecord::zeroed(&gpu, l, e, singular_values(m, n, config), k)?,
             w,

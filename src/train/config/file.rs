@@ -7,6 +7,7 @@ use toml::{Table, Value};
 use super::RunConfig;
 use crate::error::{Error, Result};
 use crate::nn::config::{ModelConfig, Preset};
+use crate::optim::Rule;
 
 impl RunConfig {
     /// Reads a file of settings over those of a preset: `preset`, or the file's, or `tiny`.
@@ -64,6 +65,7 @@ impl RunConfig {
         let mut every = Self { adapter: Some(String::new()), ..Self::default() };
         every.model = ModelConfig::with_every_setting();
         every.optimizer.freeze = vec![String::new()];
+        (every.optimizer.rule, every.optimizer.momentum) = (Rule::Muon, 0.0);
         every.spectral.layers = vec![0];
         every.data.tokenizer = Some(Default::default());
         reject_unknown(&file, &every.to_table()?, "")?;

@@ -6,6 +6,7 @@ use pollster::block_on;
 use super::sizes;
 use crate::autograd::Array;
 use crate::error::Result;
+use crate::linalg::newton_schulz::newton_schulz;
 use crate::linalg::svd::{SvdOptions, randomized_svd};
 use crate::linalg::svd_small::svd_small;
 use crate::linalg::{qr, subspace};
@@ -50,9 +51,46 @@ pub(super) fn cases() -> Vec<Case> {
     for (level, [m, n]) in [(Quick, [96, 80]), (Usual, [80, 131]), (Usual, [257, 70])] {
         all.push(Case::new(level, format!("linalg/randomized_svd/{}", sizes(&[m, n])), move |c| sketched(c, m, n)));
     }
+    for (level, shape) in [(Usual, [1, 1, 1]), (Quick, [2, 33, 65]), (Usual, [3, 70, 9]), (Usual, [2, 64, 128])] {
+        let name = format!("linalg/newton_schulz/{}", sizes(&shape));
+        all.push(Case::new(level, name, move |c| orthogonalized(c, shape)));
+    }
     all.push(Case::new(Quick, "linalg/subspaces/projections", projections));
     all.push(Case::new(Usual, "linalg/subspaces/angles", angles));
     all
+}
+
+/// Newton-Schulz iterations as [`newton_schulz`] has them.
+pub(super) fn exact_newton_schulz(x: &DMatrix<f64>) -> DMatrix<f64> {
+    if x.nrows() > x.ncols() {
+        return exact_newton_schulz(&x.transpose()).transpose();
+    }
+    let mut x = x / (x.norm() + 1e-7);
+    for _ in 0..5 {
+        let a = &x * x.transpose();
+        x = &x * 3.4445 + (&a * -4.7750 + &a * &a * 2.0315) * &x;
+    }
+    x
+}
+
+/// Newton-Schulz iterations of several matrices, of which the last is zero where there are several.
+fn orthogonalized(context: &Context, [count, m, n]: [usize; 3]) -> Result<Findings> {
+    let mut found = Findings::default();
+    let mut x = Array::random(&[count, m, n], 3 + context.seed);
+    if count > 1 {
+        x.data[(count - 1) * m * n..].fill(0.0);
+    }
+    let got = context.twice("newton_schulz", &mut found, || {
+        let device = context.upload(&x)?;
+        newton_schulz(&device, 3.0)?;
+        Ok(vec![block_on(device.to_f32())?])
+    })?;
+    let exact = x.data.chunks(m * n).map(|x| 3.0 * exact_newton_schulz(&DMatrix::from_row_slice(m, n, x)));
+    let want = exact.flat_map(|x| x.transpose().as_slice().to_vec()).collect();
+    // Sums along a side, and five times 3.4445, by which small singular values grow.
+    let tolerance = 6e-8 * 485.0 * (m.min(n) as f64).sqrt().max(4.0);
+    found.compare("singular values near 3", &got[0], &Array::new(&[count, m, n], want), tolerance);
+    Ok(found)
 }
 
 /// A basis takes a matrix apart into what lies in its span and what is orthogonal to that.

@@ -1,7 +1,9 @@
-//! The norm of all gradients, clipping by it, the loss scale, and AdamW against a loop in f64.
+//! The norm of all gradients, clipping by it, the loss scale, and AdamW and Muon against loops in f64.
 
+use nalgebra::DMatrix;
 use pollster::block_on;
 
+use super::linalg::exact_newton_schulz;
 use crate::autograd::Array;
 use crate::error::Result;
 use crate::nn::config::ExpertMatrix;
@@ -9,6 +11,7 @@ use crate::nn::params::{Group, Init, ParamBuilder, ParamSet, trained};
 use crate::optim::OptimizerConfig;
 use crate::optim::adamw::AdamGroup;
 use crate::optim::clip::{GradientNorm, LossScale};
+use crate::optim::muon::MuonWeights;
 use crate::tensor::Tensor;
 use crate::verify::Level::{Quick, Usual};
 use crate::verify::context::{Case, Context, Findings};
@@ -20,6 +23,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new(Quick, "optimizer/norm/not finite", not_finite),
         Case::new(Usual, "optimizer/loss scale/halves and doubles", loss_scale),
         Case::new(Quick, "optimizer/adamw/10 clipped steps", adamw),
+        Case::new(Quick, "optimizer/muon/4 clipped steps", muon),
     ]
 }
 
@@ -155,6 +159,67 @@ fn adamw(context: &Context) -> Result<Findings> {
     for (param, [p, ..]) in set.iter().zip(&want) {
         // Each step's direction is at most about 1 and rounded to a few ulps (division and root: 2.5 ulps each).
         found.compare(&param.name, &block_on(param.value.to_f32())?, p, 2e-6);
+    }
+    Ok(found)
+}
+
+/// Four steps of matrices alone, two of one shape, and of a bank.
+fn muon(context: &Context) -> Result<Findings> {
+    let mut found = Findings::default();
+    let mut builder = ParamBuilder::default();
+    for (name, shape) in [("one", [13, 17]), ("other", [13, 17]), ("tall", [64, 40])] {
+        builder.add_hidden(name, shape, Init::Zeros);
+    }
+    builder.add("experts", Group::Experts(ExpertMatrix::Gate), &[3, 24, 32], Init::Zeros);
+    let set = builder.build(&context.gpu)?;
+    let mut weights = MuonWeights::default();
+    for group in set.groups() {
+        weights.add_part(group, 0..group.values.numel())?;
+    }
+    set.iter().try_for_each(|param| weights.add_matrices(param))?;
+    let (config, lr) = (OptimizerConfig { clip: 20.0, ..OptimizerConfig::default() }, 0.01f32);
+    let (momentum, decay) = (f64::from(config.momentum), f64::from(config.weight_decay));
+    let random = |shape: &[usize], seed: u64| Array::random(shape, seed + 7919 * context.seed);
+    let mut want: Vec<[Array; 2]> = Vec::new();
+    for (i, param) in set.iter().enumerate() {
+        let w = random(param.value.dims(), 100 + i as u64);
+        param.value.write_f32(&w.to_f32())?;
+        want.push([w.clone(), Array::zeros(&w.shape)]);
+    }
+    for t in 1..=4u64 {
+        let gradients: Vec<Array> = set
+            .iter()
+            .enumerate()
+            .map(|(i, p)| random(p.value.dims(), t * 1000 + i as u64).map(|x| x * 0.2 * t as f64))
+            .collect();
+        for (param, g) in set.iter().zip(&gradients) {
+            trained(&param.gradient)?.write_f32(&g.to_f32())?;
+        }
+        let clip = Tensor::zeros(&context.gpu, [4])?;
+        let mut norm = GradientNorm::new();
+        weights.gradients().for_each(|g| norm.add(1.0, g));
+        norm.finish(config.clip, &clip)?;
+        weights.step(&config, lr, &clip)?;
+        let exact = gradients.iter().map(|g| g.dot(g)).sum::<f64>().sqrt();
+        let scale = (f64::from(config.clip) / (exact + 1e-6)).min(1.0);
+        for ([w, m], g) in want.iter_mut().zip(&gradients) {
+            *m = m.zip(g, |m, g| momentum * m + scale * g);
+            let mixed = m.zip(g, |m, g| momentum * m + scale * g);
+            let (rows, columns) = (w.shape[w.shape.len() - 2], w.cols());
+            let factor = 0.2 * (rows.max(columns) as f64).sqrt();
+            let directions = mixed.data.chunks(rows * columns).flat_map(|x| {
+                let x = exact_newton_schulz(&DMatrix::from_row_slice(rows, columns, x));
+                x.transpose().as_slice().to_vec()
+            });
+            for (w, d) in w.data.iter_mut().zip(directions) {
+                *w -= f64::from(lr) * (factor * d + decay * *w);
+            }
+        }
+    }
+    for (param, [w, _]) in set.iter().zip(&want) {
+        // Directions of about 0.2, four times 0.01 of them, whose small singular values are off by up to 485 eps times the root of a
+        // side; of weights of about 4.
+        found.compare(&param.name, &block_on(param.value.to_f32())?, w, 1e-6);
     }
     Ok(found)
 }

@@ -2,18 +2,19 @@
 //!
 //! ```text
 //! common(X) = P_U X + (I - P_U) X P_V      unique(X) = (I - P_U) X (I - P_V)
-//! G_c = sum_i common(G_i), G_u,i = unique(G_i); AdamW on both; every few steps U, V from W_c
+//! G_c = sum_i common(G_i), G_u,i = unique(G_i); AdamW or Muon on both; every few steps U, V from W_c
 //! ```
 
 use nalgebra::DMatrix;
 use pollster::block_on;
 
+use super::linalg::exact_newton_schulz;
 use super::sizes;
 use crate::autograd::Array;
 use crate::error::Result;
 use crate::nn::config::{CommonGradient, ExpertMatrix, Realign, SpectralConfig};
 use crate::nn::params::{Group, Init, Param, ParamBuilder, ParamSet, trained};
-use crate::optim::{Optimizer, OptimizerConfig, SpectralInit, SpectralSetup};
+use crate::optim::{Optimizer, OptimizerConfig, Rule, SpectralInit, SpectralSetup};
 use crate::tensor::Tensor;
 use crate::verify::Level::{self, Quick, Usual};
 use crate::verify::context::{Case, Context, Findings};
@@ -25,10 +26,11 @@ type Sizes = [usize; 5];
 /// All of them.
 pub(super) fn cases() -> Vec<Case> {
     let base = SpectralConfig { refresh_every: 3, ..SpectralConfig::default() };
+    let by_muon = base.clone();
     let mut all = Vec::new();
     let mut add = |level: Level, what: &str, shape: Sizes, config: SpectralConfig| {
         let name = format!("spectral/steps/{what} {}", sizes(&shape));
-        all.push(Case::new(level, name, move |context| steps(context, shape, config)));
+        all.push(Case::new(level, name, move |context| steps(context, shape, config, Rule::AdamW)));
     };
     for (level, shape) in [
         (Usual, [1, 1, 7, 5, 2]),
@@ -51,10 +53,14 @@ pub(super) fn cases() -> Vec<Case> {
     add(Usual, "as published", [2, 3, 24, 16, 4], published);
     let cold = SpectralConfig { common_gradient: CommonGradient::Mean, warm_start: false, ..base };
     add(Usual, "mean, cold", [2, 3, 24, 16, 4], cold);
+    for (level, shape) in [(Quick, [2, 3, 24, 16, 4]), (Usual, [2, 2, 41, 30, 3]), (Usual, [2, 3, 64, 40, 8])] {
+        let (config, name) = (by_muon.clone(), format!("spectral/steps/muon {}", sizes(&shape)));
+        all.push(Case::new(level, name, move |context| steps(context, shape, config, Rule::Muon)));
+    }
     all
 }
 
-/// `W_i = W_c + W_u,i` of one layer, with AdamW's moments.
+/// `W_i = W_c + W_u,i` of one layer, with the rule's moments.
 struct Layer {
     w_c: Mat,
     w_u: Vec<Mat>,
@@ -101,8 +107,14 @@ impl Layer {
     }
 }
 
-/// AdamW's direction at step `t`, the decay apart.
+/// The rule's direction at step `t`, the decay apart.
 fn direction(adam: &OptimizerConfig, (m, v): &mut (Mat, Mat), g: &Mat, t: i32) -> Mat {
+    if adam.rule == Rule::Muon {
+        let momentum = f64::from(adam.momentum);
+        *m = &*m * momentum + g;
+        let scale = 0.2 * (g.nrows().max(g.ncols()) as f64).sqrt();
+        return exact_newton_schulz(&(&*m * momentum + g)) * scale;
+    }
     let (beta1, beta2) = (f64::from(adam.beta1), f64::from(adam.beta2));
     *m = &*m * beta1 + g * (1.0 - beta1);
     *v = &*v * beta2 + g.component_mul(g) * (1.0 - beta2);
@@ -134,11 +146,11 @@ fn read(set: &ParamSet, optimizer: &Optimizer, layer: usize) -> Result<(Mat, Vec
 }
 
 /// Seven steps with two refreshes, all parts compared after each.
-fn steps(context: &Context, shape: Sizes, config: SpectralConfig) -> Result<Findings> {
+fn steps(context: &Context, shape: Sizes, config: SpectralConfig, rule: Rule) -> Result<Findings> {
     let [layers, e, m, n, k] = shape;
     let mut found = Findings::default();
     // Epsilon far above the rounding of a gradient: a first direction g / (|g| + eps) makes of an error in g one over eps as large.
-    let adam = OptimizerConfig { clip: 1.0, eps: 1e-5, ..OptimizerConfig::default() };
+    let adam = OptimizerConfig { rule, clip: 1.0, eps: 1e-5, ..OptimizerConfig::default() };
     let seed = 7919 * context.seed;
     let mut builder = ParamBuilder::default();
     for layer in 0..layers {

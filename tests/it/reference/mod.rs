@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 use tape::Mat;
 
-pub use adam::{Adam, Moments};
+pub use adam::{Adam, Moments, newton_schulz};
 pub use model::{attention, moe, rms_norm, shapes};
 pub use random::{Random, random_batch, random_params, random_spectral};
 pub use spectral::{Decoupled, SpectralState};

@@ -1,4 +1,4 @@
-//! The training step: forward, backward, split, clip, AdamW, refresh, balance.
+//! The training step: forward, backward, split, clip, AdamW or Muon, refresh, balance.
 
 use std::collections::BTreeMap;
 
@@ -171,19 +171,19 @@ impl Trainer {
             let p = self.params.get_mut(name).expect("its own name");
             let moments = self.moments.get_mut(name).expect("every parameter has moments");
             for ((p, state), g) in p.iter_mut().zip(moments).zip(&grads[name]) {
-                *p = &*p * kept - self.adam.direction(state, g, self.steps) * lr;
+                *p = &*p * kept - self.adam.direction_of(name, state, g, self.steps) * lr;
             }
         }
         for (name, state) in &mut self.decoupled {
             let (c, u) = (part(name, "w_c"), part(name, "w_u"));
             let project = self.spectral.project_update;
             let moments = &mut self.moments.get_mut(&c).expect("every parameter has moments")[0];
-            let dir = self.adam.direction(moments, &grads[&c][0], self.steps);
+            let dir = self.adam.direction_of(name, moments, &grads[&c][0], self.steps);
             let dir = if project { state.common(&dir) } else { dir };
             state.w_c = &state.w_c * self.adam.kept(lr) - dir * lr;
             let moments = self.moments.get_mut(&u).expect("every parameter has moments");
             for (e, (moments, g)) in moments.iter_mut().zip(&grads[&u]).enumerate() {
-                let dir = self.adam.direction(moments, g, self.steps);
+                let dir = self.adam.direction_of(name, moments, g, self.steps);
                 let dir = if project { state.unique(&dir) } else { dir };
                 state.w_u[e] = &state.w_u[e] * self.adam.kept(lr) - dir * lr;
             }

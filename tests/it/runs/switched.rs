@@ -4,6 +4,7 @@ use super::{lines, session, tiny};
 use crate::common::place::Place;
 use pollster::block_on;
 use sdmoe::gpu::{Gpu, GpuOptions};
+use sdmoe::optim::Rule;
 use sdmoe::tensor::Tensor;
 use sdmoe::train::resume::restore;
 use sdmoe::train::saved::SavedRun;
@@ -14,8 +15,9 @@ fn values(named: impl IntoIterator<Item = (String, Tensor)>) -> std::collections
 
 /// Trains 8 steps with the spectral decoupling on or off, then goes on with it switched; what the trainer starts from must
 /// be what was saved.
-fn switch(from: bool) {
+fn switch(from: bool, rule: Rule) {
     let mut config = tiny();
+    config.optimizer.rule = rule;
     config.spectral.enabled = from;
     config.train.steps = 8;
     let place = Place::new();
@@ -32,11 +34,17 @@ fn switch(from: bool) {
         assert_eq!(value, saved.model.tensors.get_f32(&name).unwrap().1, "{name} stays as it was");
     }
     let state = values(trainer.state().unwrap());
+    let (prefix, moments): (_, &[&str]) = match rule {
+        Rule::Muon => ("muon", &["momentum"]),
+        _ => ("adam", &["m", "v"]),
+    };
     let mut carried = 0;
     for matrix in ["gate", "up", "down"] {
-        for moment in ["m", "v"] {
-            let names =
-                [format!("adam.layers.0.moe.experts.{matrix}.{moment}"), format!("spectral.{matrix}.0.w_u.{moment}")];
+        for moment in moments {
+            let names = [
+                format!("{prefix}.layers.0.moe.experts.{matrix}.{moment}"),
+                format!("spectral.{matrix}.0.w_u.{moment}"),
+            ];
             let (old, new) = (&names[usize::from(from)], &names[usize::from(!from)]);
             assert_eq!(state[new], saved.optimizer.get_f32(old).unwrap().1, "{old} becomes {new}");
             assert!(state[new].iter().any(|x| *x != 0.0));
@@ -48,7 +56,7 @@ fn switch(from: bool) {
             }
         }
     }
-    assert_eq!(carried, 6);
+    assert_eq!(carried, 3 * moments.len());
     if !from {
         assert_eq!(state["spectral.common_since"], [8.0], "the moments of W_c start at step 8");
     }
@@ -74,10 +82,12 @@ fn switch(from: bool) {
 
 #[test]
 fn a_plain_run_goes_on_decoupled() {
-    switch(false);
+    switch(false, Rule::AdamW);
+    switch(false, Rule::Muon);
 }
 
 #[test]
 fn a_decoupled_run_goes_on_plain() {
-    switch(true);
+    switch(true, Rule::AdamW);
+    switch(true, Rule::Muon);
 }

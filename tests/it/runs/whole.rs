@@ -5,6 +5,7 @@ use std::path::Path;
 use super::{TEXT, checkpoint, lines, place, session, summary, tiny};
 use crate::common::place::{Place, failed};
 use sdmoe::nn::config::{GradientForm, Precision};
+use sdmoe::optim::Rule;
 use sdmoe::train::Outcome;
 use sdmoe::train::config::RunConfig;
 use sdmoe::train::metrics::StepMetrics;
@@ -75,7 +76,7 @@ fn a_run_writes_what_the_documents_promise_and_its_config_reproduces_it() {
 #[test]
 fn interrupted_and_resumed_equals_uninterrupted_bit_for_bit() {
     type Change = fn(&mut RunConfig);
-    let cases: [(&str, Change); 4] = [
+    let cases: [(&str, Change); 6] = [
         ("direct form, two micro-batches, bias balancing", |c| {
             c.train.accumulate = 2;
             c.model.moe.balance_bias = 0.01;
@@ -83,6 +84,8 @@ fn interrupted_and_resumed_equals_uninterrupted_bit_for_bit() {
         }),
         ("token-space form", |c| c.spectral.gradient_form = GradientForm::TokenSpace),
         ("plain", |c| c.spectral.enabled = false),
+        ("muon", |c| c.optimizer.rule = Rule::Muon),
+        ("muon, plain", |c| (c.optimizer.rule, c.spectral.enabled) = (Rule::Muon, false)),
         // The loss scale doubles every other step; the first step overflows.
         ("mixed precision", |c| {
             c.train.precision = Precision::F16;
