@@ -1,5 +1,8 @@
 //! The values that an op's backward has, and where its gradients go.
 
+use std::rc::Rc;
+
+use super::hook::GradientHook;
 use super::reads::Reads;
 use super::value::{Target, Value, Var};
 use crate::error::Result;
@@ -92,6 +95,12 @@ impl Backward<'_> {
         value.needs_gradient && value.dtype != DType::U32
     }
 
+    /// The hook that was registered for the gradient of input `i`, if that is a parameter. An op whose gradient of a weight is a
+    /// product of its input's rows and its output's gradient's asks for it.
+    pub fn hook(&self, i: usize) -> Option<Rc<dyn GradientHook>> {
+        self.values[self.inputs[i].0].target.as_ref()?.hook.clone()
+    }
+
     /// Where to write the gradient of input `i`, and the factor (0 or 1) on what is there already: a kernel computes
     /// `target = gradient + factor * target`. To be called once for an input, and then to be written for certain, before
     /// the next call: two inputs may be the same value. Where one kernel writes two gradients, use [`Backward::add`].
@@ -100,7 +109,7 @@ impl Backward<'_> {
     /// [`crate::Error::Device`].
     pub fn target(&mut self, i: usize) -> Result<(Tensor, f32)> {
         let var = self.inputs[i].0;
-        if let Some(Target { gradient, written }) = &mut self.values[var].target {
+        if let Some(Target { gradient, written, .. }) = &mut self.values[var].target {
             let factor = if std::mem::replace(written, true) { 1.0 } else { 0.0 };
             return Ok((gradient.clone(), factor));
         }
@@ -121,7 +130,7 @@ impl Backward<'_> {
     /// [`crate::Error::Device`].
     pub fn add(&mut self, i: usize, gradient: Tensor) -> Result<()> {
         let var = self.inputs[i].0;
-        if let Some(Target { gradient: target, written }) = &mut self.values[var].target {
+        if let Some(Target { gradient: target, written, .. }) = &mut self.values[var].target {
             return if std::mem::replace(written, true) {
                 elementwise::add_into(target, &gradient)
             } else {

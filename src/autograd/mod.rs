@@ -8,6 +8,7 @@
 mod array;
 mod backward;
 pub mod check;
+mod hook;
 mod op;
 mod reads;
 mod tape;
@@ -15,6 +16,7 @@ mod value;
 
 pub use array::Array;
 pub use backward::{Backward, Gradients};
+pub use hook::GradientHook;
 pub use op::{Forward, Op};
 pub use reads::Reads;
 pub use tape::Tape;

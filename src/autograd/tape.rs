@@ -6,8 +6,10 @@
 //! for, by the op that made it, hence with the same bits.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use super::backward::{Backward, Gradients, accumulate};
+use super::hook::GradientHook;
 use super::op::{Forward, Op};
 use super::value::{Target, Value, Var};
 use crate::error::{Error, Result};
@@ -32,12 +34,15 @@ pub struct Tape {
     ops: Vec<Option<Applied>>,
     recomputes: bool,
     keeps: bool,
+    /// Hooks with the buffers of the gradients that they are for.
+    hooks: Vec<(BufferSlice, Rc<dyn GradientHook>)>,
 }
 
 impl Tape {
     /// An empty tape.
     pub fn new(gpu: &Gpu) -> Self {
-        Self { gpu: gpu.clone(), values: Vec::new(), ops: Vec::new(), recomputes: false, keeps: false }
+        let (values, ops, hooks) = (Vec::new(), Vec::new(), Vec::new());
+        Self { gpu: gpu.clone(), values, ops, recomputes: false, keeps: false, hooks }
     }
 
     /// With `true` the values of [`Tape::apply_recomputed`] are made again in backward rather than kept.
@@ -48,6 +53,11 @@ impl Tape {
     /// Keeps all values for whoever wants to look at them: [`Tape::release`] frees nothing.
     pub fn keeping(self) -> Self {
         Self { keeps: true, ..self }
+    }
+
+    /// Registers a hook for the parameter whose gradient goes to `gradient`; to be called before [`Tape::parameter`].
+    pub fn hook(&mut self, gradient: &Tensor, hook: Rc<dyn GradientHook>) {
+        self.hooks.push((gradient.into(), hook));
     }
 
     /// The device.
@@ -80,7 +90,12 @@ impl Tape {
     /// value is f16; of every other value it has the value's type.
     pub fn parameter(&mut self, value: &Tensor, gradient: &Tensor, accumulate: bool) -> Var {
         let var = self.variable(value);
-        self.values[var.0].target = Some(Target { gradient: gradient.clone(), written: accumulate });
+        let own = BufferSlice::from(gradient);
+        let same = |slice: &BufferSlice| {
+            (slice.buffer.id(), slice.offset, slice.size) == (own.buffer.id(), own.offset, own.size)
+        };
+        let hook = self.hooks.iter().find(|(slice, _)| same(slice)).map(|(_, hook)| hook.clone());
+        self.values[var.0].target = Some(Target { gradient: gradient.clone(), written: accumulate, hook });
         var
     }
 
@@ -246,7 +261,7 @@ impl Tape {
                         self.unread(&inputs);
                     }
                 }
-                (None, Some(Target { gradient, written })) => match slot {
+                (None, Some(Target { gradient, written, .. })) => match slot {
                     Some(seed) if written => elementwise::add_into(&gradient, &seed)?,
                     Some(seed) => gradient.copy_from(&seed)?,
                     None if !written => gradient.clear()?,

@@ -1,5 +1,8 @@
 //! The values on a tape, and where the gradients of parameters go.
 
+use std::rc::Rc;
+
+use super::hook::GradientHook;
 use crate::tensor::{DType, Shape, Tensor};
 
 /// A value on a tape.
@@ -26,4 +29,6 @@ pub(super) struct Target {
     pub(super) gradient: Tensor,
     /// Whether the gradient is added to what is there.
     pub(super) written: bool,
+    /// The hook that was registered for it.
+    pub(super) hook: Option<Rc<dyn GradientHook>>,
 }

@@ -11,20 +11,18 @@ use crate::ops::{Combine, ExpertMatMul, Permute, SwiGlu};
 /// E experts of one layer: `expert(x) = (silu(x W_gate) * (x W_up)) W_down`, with banks of matrices `[E, in, out]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Experts {
-    /// The number of the layer among those with experts.
-    layer: usize,
     banks: [ParamId; 3],
 }
 
 impl Experts {
-    /// Registers the banks under `prefix`. `layer` counts the layers that have experts.
-    pub fn new(params: &mut ParamBuilder, prefix: &str, layer: usize, sizes: ExpertSizes, output: f32) -> Self {
+    /// Registers the banks under `prefix`.
+    pub fn new(params: &mut ParamBuilder, prefix: &str, sizes: ExpertSizes, output: f32) -> Self {
         let banks = ExpertMatrix::ALL.map(|matrix| {
             let (m, n) = expert_shape(matrix, sizes.d_model, sizes.hidden);
             let init = matrix_init(matrix, m, output);
             params.add(format!("{prefix}.{}", matrix.name()), Group::Experts(matrix), &[sizes.experts, m, n], init)
         });
-        Self { layer, banks }
+        Self { banks }
     }
 
     /// The banks in the order of [`ExpertMatrix::ALL`], `[E, m, n]` each.
@@ -44,8 +42,7 @@ impl Experts {
         let grouped = tape.apply_recomputed(Permute, &[x, source, slot])?;
         let product = |tape: &mut Tape, matrix: ExpertMatrix, x: Var| {
             let w = pass.param(tape, self.banks[matrix as usize]);
-            let token_space = (pass.token_space)(self.layer, matrix)?;
-            let product = ExpertMatMul { token_space, ..ExpertMatMul::new(routing.groups.clone()) };
+            let product = ExpertMatMul::new(routing.groups.clone());
             match matrix {
                 ExpertMatrix::Gate | ExpertMatrix::Up => tape.apply(product, &[x, w]),
                 ExpertMatrix::Down => tape.apply_recomputed(product, &[x, w]),

@@ -39,7 +39,7 @@ impl MoeLayer {
         let names = ["router", "balance_bias"].map(|name| format!("{prefix}.{name}"));
         let router = Router::new(params, names, layer, d, moe);
         let sizes = ExpertSizes { experts: moe.experts, d_model: d, hidden: moe.d_expert };
-        let experts = Experts::new(params, &format!("{prefix}.experts"), layer, sizes, depth);
+        let experts = Experts::new(params, &format!("{prefix}.experts"), sizes, depth);
         let shared = format!("{prefix}.shared");
         let shared = (moe.d_shared > 0).then(|| SwiGluLayer::new(params, &shared, d, moe.d_shared, depth));
         let gated = moe.d_shared > 0 && moe.shared_gate == SharedGate::Sigmoid;

@@ -1,10 +1,7 @@
 //! The context of one forward pass of the model, beside its input.
 
 use crate::autograd::{Tape, Var};
-use crate::error::Result;
-use crate::kernels::token_space::TokenSpace;
 use crate::nn::cache::KvCache;
-use crate::nn::config::ExpertMatrix;
 use crate::nn::mask::ExpertMask;
 use crate::nn::params::{Param, ParamId, ParamSet};
 use crate::tensor::Tensor;
@@ -20,10 +17,6 @@ pub enum Mode {
     Accumulate,
 }
 
-/// Gives, for a layer, counted among those with experts, and a matrix kind, where the token-space form of the gradient split reads its bases and leaves its
-/// common part; none for the plain gradient.
-pub type TokenSpaceOf<'a> = &'a dyn Fn(usize, ExpertMatrix) -> Result<Option<TokenSpace>>;
-
 /// One forward pass.
 pub struct Pass<'a> {
     /// The parameters.
@@ -32,8 +25,6 @@ pub struct Pass<'a> {
     pub seq: usize,
     /// Whether gradients are wanted.
     pub mode: Mode,
-    /// The token-space gradient split, where it is chosen.
-    pub token_space: TokenSpaceOf<'a>,
     /// The keys and values of the tokens before, in inference on one sequence piece by piece.
     pub cache: Option<&'a KvCache>,
     /// Whether only the last token's logits are wanted.
@@ -45,10 +36,10 @@ pub struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    /// A pass whose gradients, if any, are not split.
+    /// A pass over sequences of `seq` tokens.
     pub fn plain(params: &'a ParamSet, seq: usize, mode: Mode) -> Self {
         let (cache, last_only, top_k, mask) = (None, false, None, None);
-        Self { params, seq, mode, token_space: &|_, _| Ok(None), cache, last_only, top_k, mask }
+        Self { params, seq, mode, cache, last_only, top_k, mask }
     }
 
     /// An inference pass over the next `tokens` tokens of the sequence that `cache` holds, which gives the last one's logits.

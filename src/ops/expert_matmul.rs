@@ -11,7 +11,6 @@ use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};
 use crate::kernels::gemm::Trans;
 use crate::kernels::grouped::{Groups, NONE, grouped_gemm, grouped_gemm_onto, grouped_weight_gradient};
-use crate::kernels::token_space::TokenSpace;
 use crate::ops::matmul::wider;
 use crate::tensor::Tensor;
 
@@ -24,16 +23,12 @@ pub struct ExpertMatMul {
     /// A copy of `groups.tile_expert` on the host. Only the reference reads it; a model leaves it empty, as there the
     /// routing is known to the device alone.
     pub host_tile_expert: Vec<u32>,
-    /// Where spectral decoupling splits the gradient in token space: the bases and sums of this layer's matrix. The
-    /// gradient of w is then the unique part alone, and the common part is in the sums, which are replaced or added to
-    /// as the gradient is.
-    pub token_space: Option<TokenSpace>,
 }
 
 impl ExpertMatMul {
     /// The op of a model.
     pub fn new(groups: Groups) -> Self {
-        ExpertMatMul { groups, token_space: None, host_tile_expert: Vec::new() }
+        ExpertMatMul { groups, host_tile_expert: Vec::new() }
     }
 }
 
@@ -61,11 +56,12 @@ impl Op for ExpertMatMul {
         }
         if pass.needs(1) {
             // dw[e] = sum over its rows of x_r^T dy_r
+            let hook = pass.hook(1);
             let (dw, beta) = pass.target(1)?;
-            match &self.token_space {
+            match hook {
                 None => grouped_weight_gradient(&x, &dy, &self.groups, beta, &dw)?,
-                Some(split) => {
-                    let (x, dy) = split.project(&x, &dy, &self.groups, beta)?;
+                Some(hook) => {
+                    let (x, dy) = hook.factors(&x, &dy, &self.groups, beta)?;
                     grouped_weight_gradient(&x, &dy, &self.groups, beta, &dw)?;
                 }
             }

@@ -22,11 +22,12 @@ pub use spectral::{
 };
 
 use std::ops::Range;
+use std::rc::Rc;
 
+use crate::autograd::GradientHook;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::kernels::token_space::TokenSpace;
-use crate::nn::config::{ExpertMatrix, Precision, SpectralConfig};
+use crate::nn::config::{Precision, SpectralConfig};
 use crate::nn::params::{Group, ParamSet};
 use crate::tensor::{DType, Tensor};
 use adamw::AdamGroup;
@@ -154,12 +155,23 @@ impl Optimizer {
         })
     }
 
-    /// Returns what the backward pass of `matrix` in `layer`, counted among those with experts, has to use where the token-space form runs.
+    /// What a tape has to have registered before a model's backward pass ([`crate::Tape::hook`]), with the gradients that it is for:
+    /// of the decoupled matrices whose gradients are split in token space.
     ///
     /// # Errors
     /// [`crate::Error::Device`].
-    pub fn token_space(&self, layer: usize, matrix: ExpertMatrix) -> Result<Option<TokenSpace>> {
-        self.banks.iter().find(|b| b.matrix == matrix).map_or(Ok(None), |bank| bank.token_space(layer))
+    pub fn gradient_hooks(&self) -> Result<Vec<(Tensor, Rc<dyn GradientHook>)>> {
+        let mut hooks: Vec<(Tensor, Rc<dyn GradientHook>)> = Vec::new();
+        for bank in &self.banks {
+            for stack in &bank.stacks {
+                for (i, layer) in stack.layers.clone().enumerate() {
+                    if let Some(split) = bank.token_space(layer)? {
+                        hooks.push((stack.gradient.slice(i..i + 1)?, Rc::new(split)));
+                    }
+                }
+            }
+        }
+        Ok(hooks)
     }
 
     /// The decoupled matrices.

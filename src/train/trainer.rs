@@ -223,6 +223,9 @@ impl<M: LanguageModel> Trainer<M> {
             self.targets.write_u32(&batch.targets)?;
             let mode = if i == 0 { Mode::Train } else { Mode::Accumulate };
             let mut tape = Tape::new(&self.gpu).recomputing(self.config.train.recompute == Recompute::Experts);
+            for (gradient, hook) in self.optimizer.gradient_hooks()? {
+                tape.hook(&gradient, hook);
+            }
             let (output, loss) = self.forward(&mut tape, mode)?;
             let auxiliary = output.losses.iter().map(|&aux| tape.value(aux));
             self.figures.add(share, tape.value(loss), auxiliary, i == 0)?;
@@ -262,9 +265,7 @@ impl<M: LanguageModel> Trainer<M> {
     }
 
     fn forward(&self, tape: &mut Tape, mode: Mode) -> Result<(Output, Var)> {
-        let token_space = |layer, matrix| self.optimizer.token_space(layer, matrix);
-        let plain = Pass::plain(self.model.params(), self.config.train.seq, mode);
-        let pass = Pass { token_space: &token_space, ..plain };
+        let pass = Pass::plain(self.model.params(), self.config.train.seq, mode);
         let output = self.model.forward(tape, &pass, &self.tokens)?;
         let targets = tape.constant(&self.targets);
         let loss = tape.apply(CrossEntropy, &[output.logits, targets])?;

@@ -369,7 +369,7 @@ fn expert_matmul_agrees_with_its_reference_and_derivative() {
                     Input::Tracked(Array::random(&[host.groups.capacity, m], 1)),
                     Input::Tracked(Array::random(&[counts.len(), m, n], 2)),
                 ];
-                let op = ExpertMatMul { groups: host.groups, host_tile_expert: host.tile_expert, token_space: None };
+                let op = ExpertMatMul { groups: host.groups, host_tile_expert: host.tile_expert };
                 block_on(check(&gpu, op, &inputs, Tolerance::default(), 3)).unwrap();
             }
         }

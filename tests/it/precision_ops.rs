@@ -186,7 +186,7 @@ fn products_match_with_weights_in_f16_and_in_f32() {
                 let host = groups(&gpu, counts, 0);
                 let x = half(&[host.groups.capacity, m], 1);
                 let w = Input::HalfWeight(Array::random(&[counts.len(), m, n], 2));
-                let op = ExpertMatMul { groups: host.groups, host_tile_expert: host.tile_expert, token_space: None };
+                let op = ExpertMatMul { groups: host.groups, host_tile_expert: host.tile_expert };
                 passes(&gpu, op, &[x, w], (1.0, 1.0), 3);
             }
         }

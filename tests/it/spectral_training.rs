@@ -116,9 +116,11 @@ fn as_published_the_parts_drift_to_where_random_subspaces_are() {
 fn gradients(gpu: &Gpu, run: &Trainer, batch: &Batch, split: bool) -> Vec<Array> {
     let config = run.config();
     let upload = |x: &[u32]| Tensor::from_u32(gpu, [x.len()], x).unwrap();
-    let token_space = |layer, matrix| if split { run.optimizer().token_space(layer, matrix) } else { Ok(None) };
-    let pass = Pass { token_space: &token_space, ..Pass::plain(run.model().params(), config.train.seq, Mode::Train) };
+    let pass = Pass::plain(run.model().params(), config.train.seq, Mode::Train);
     let mut tape = Tape::new(gpu);
+    if split {
+        run.optimizer().gradient_hooks().unwrap().into_iter().for_each(|(gradient, hook)| tape.hook(&gradient, hook));
+    }
     let output = run.model().forward(&mut tape, &pass, &upload(&batch.tokens)).unwrap();
     let targets = tape.constant(&upload(&batch.targets));
     let loss = tape.apply(CrossEntropy, &[output.logits, targets]).unwrap();
@@ -191,7 +193,8 @@ fn on_real_gradients_both_forms_agree_and_the_parts_are_orthogonal_and_complete(
                 let name = format!("step {until}, layer {layer}, {matrix:?}");
                 let prefix = format!("spectral.{}.{layer}", matrix.name());
                 let (u, v) = (part(format!("{prefix}.u")), part(format!("{prefix}.v")));
-                let split = run.optimizer().token_space(layer, matrix).unwrap().unwrap();
+                let bank = run.optimizer().banks().iter().find(|bank| bank.matrix == matrix).unwrap();
+                let split = bank.token_space(layer).unwrap().unwrap();
                 let sum = |t: &Tensor| {
                     let [rows, columns] = t.dims()[t.dims().len() - 2..] else { panic!("{t:?}") };
                     Array::from_f32(&[rows, columns], &block_on(t.to_f32()).unwrap())

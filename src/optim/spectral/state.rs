@@ -9,7 +9,9 @@
 use std::ops::Range;
 
 use super::record::RefreshRecord;
+use crate::autograd::GradientHook;
 use crate::error::{Error, Result};
+use crate::kernels::grouped::Groups;
 use crate::kernels::spectral::{Basis, sizes};
 use crate::kernels::spectral_shared::add_shared;
 use crate::kernels::token_space::TokenSpace;
@@ -69,6 +71,13 @@ pub struct TokenSums {
     pub a: Tensor,
     /// `B = (I - P_U) X^T (dY V)`, `[layers, 1, m, k]`.
     pub b: Tensor,
+}
+
+impl GradientHook for TokenSpace {
+    /// The gradient becomes the unique parts alone; the common part is in the sums, which are replaced or added to as the gradient is.
+    fn factors(&self, x: &Tensor, dy: &Tensor, groups: &Groups, beta: f32) -> Result<(Tensor, Tensor)> {
+        self.project(x, dy, groups, beta)
+    }
 }
 
 impl SpectralBank {

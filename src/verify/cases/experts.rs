@@ -86,7 +86,7 @@ pub(super) fn cases(tier: Tier, f16: bool) -> Vec<Case> {
             let host = groups(&c.gpu, counts, 0)?;
             let kind = Kind { f16 };
             let inputs = [kind.random(c, &[host.groups.capacity, m], 1), kind.weight(c, &[counts.len(), m, n], 2)];
-            let op = ExpertMatMul { groups: host.groups, host_tile_expert: host.tile_expert, token_space: None };
+            let op = ExpertMatMul { groups: host.groups, host_tile_expert: host.tile_expert };
             let tolerance = if f16 { Tolerance::half(1.0, 1.0) } else { Tolerance::default() };
             c.op(op, &inputs, tolerance, 3)
         });
