@@ -118,7 +118,7 @@ impl Piece<'_> {
                 pass.set_pipeline(&pipeline.raw());
             }
             let offset = slot.map(|slot| self.offset(slot));
-            pass.set_bind_group(0, &**bind_group, offset.as_ref().map_or(&[][..], std::slice::from_ref));
+            pass.set_bind_group(0, &**bind_group, offset.as_slice());
             pass.dispatch_workgroups(groups[0], groups[1], groups[2]);
         }
     }
