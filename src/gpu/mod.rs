@@ -15,6 +15,7 @@ mod compile;
 mod costs;
 mod failure;
 mod fast_hash;
+mod instant;
 mod kernel;
 mod launch;
 mod needs;

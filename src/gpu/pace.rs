@@ -6,10 +6,11 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::command::Command;
 use super::costs::{CostKey, Costs};
+use super::instant::Instant;
 use super::stopwatch::Stopwatch;
 
 /// The part of the budget that a submission is filled to, by the times expected of its dispatches: they vary, on a machine

@@ -2,10 +2,11 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::command::{Command, Piece, SLOT};
 use super::costs::CostKey;
+use super::instant::Instant;
 use super::lock;
 use super::pace::{InFlight, Next};
 use super::pool::Pool;

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use sdmoe::gpu::{Budget, Compiling};
 use sdmoe::linalg::random::uniform;
 use sdmoe::nn::generate::Generator;
 use sdmoe::nn::sample::Sampling;
@@ -53,8 +54,8 @@ pub enum Command {
 /// Where a session is.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Status {
-    /// The first kernels are compiled.
-    Compiling,
+    /// Kernels are compiled: so many of those asked for so far.
+    Compiling(u64, u64),
     /// Training.
     Running,
     /// Standing still.
@@ -143,7 +144,7 @@ pub fn session(
     news: impl Fn() + 'static + Send,
 ) -> (Handle, Session) {
     let state = State {
-        status: Status::Compiling,
+        status: Status::Compiling(0, 0),
         readings: Arc::new(Readings::new(&sources)),
         settings: settings.clone(),
         losses: [Vec::new(), Vec::new()],
@@ -245,7 +246,8 @@ impl Session {
 
     async fn try_train(&mut self, settings: &Settings, sources: &[Source]) -> sdmoe::Result<Ended> {
         let begun = Instant::now();
-        self.tell(Status::Compiling);
+        self.tell(Status::Compiling(0, 0));
+        self.keep_to_budget();
         let readings = Arc::new(Readings::new(sources));
         let mut trainers =
             [Trainer::new(&self.gpu, &settings.run(true))?, Trainer::new(&self.gpu, &settings.run(false))?];
@@ -275,7 +277,7 @@ impl Session {
             let started = Instant::now();
             let batch = batches.batch(step);
             for (i, trainer) in trainers.iter_mut().enumerate() {
-                trainer.step(std::slice::from_ref(&batch))?;
+                self.step(trainer, std::slice::from_ref(&batch)).await?;
                 for report in trainer.reports(true).await? {
                     self.shared.lock().losses[i].push(report.loss);
                 }
@@ -289,12 +291,30 @@ impl Session {
                 state.status = if self.paused { Status::Paused } else { Status::Running };
             }
             (self.news)();
-            let rest = took.as_secs_f32() * (1.0 / self.share.clamp(0.05, 1.0) - 1.0);
-            // In a browser the page's own work has to have its turn in any case.
-            if rest > 0.0 || cfg!(target_arch = "wasm32") {
+            // In a browser nothing wakes a queue that is left alone: the page has its turn between steps.
+            if cfg!(target_arch = "wasm32") {
+                let rest = took.as_secs_f32() * (1.0 / self.share.clamp(0.05, 1.0) - 1.0);
                 platform::pause(Duration::from_secs_f32(rest.min(2.0))).await;
             }
         }
+    }
+
+    /// Bounds what the device works at a time, so that the window is drawn in between.
+    fn keep_to_budget(&self) {
+        if !cfg!(target_arch = "wasm32") {
+            // A software driver draws a frame four times a second.
+            let millis = if self.gpu.adapter().is_software() { 40 } else { 8 };
+            self.gpu.set_budget(Budget::new(Duration::from_millis(millis)).share(self.share));
+        }
+    }
+
+    /// One step; the first two say how far their kernels are.
+    async fn step(&self, trainer: &mut Trainer, batches: &[Batch]) -> sdmoe::Result<()> {
+        if cfg!(target_arch = "wasm32") || trainer.step_number() >= 2 {
+            return trainer.step(batches);
+        }
+        let progress = |compiling: Compiling| self.tell(Status::Compiling(compiling.done, compiling.total));
+        trainer.warm_up_step(batches, progress).await
     }
 
     /// Does what the window asks for; returns how the run ends, if it does.
@@ -309,7 +329,10 @@ impl Session {
                     self.tell(if paused { Status::Paused } else { Status::Running });
                 }
                 Ok(Command::Step) => self.single = true,
-                Ok(Command::Share(share)) => self.share = share,
+                Ok(Command::Share(share)) => {
+                    self.share = share;
+                    self.keep_to_budget();
+                }
                 Ok(Command::Balance(weight)) => {
                     for trainer in &mut *trainers {
                         trainer.set_balance_loss(weight)?;
