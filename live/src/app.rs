@@ -22,7 +22,6 @@ type Dropped = (String, Result<Vec<u8>, String>);
 /// A running demonstration with its window's choices.
 pub struct Live {
     handle: Handle,
-    gpu: Gpu,
     adapter: String,
     sources: Vec<Source>,
     /// Files that were dropped, on their way.
@@ -47,7 +46,6 @@ impl Live {
         Self {
             adapter: format!("{}, {}", adapter.name.split(" (").next().unwrap_or_default(), adapter.backend),
             handle,
-            gpu: gpu.clone(),
             sources,
             files: channel(),
             choice: Choice::default(),
@@ -193,12 +191,8 @@ impl Live {
             ui.separator();
             let step = state.losses[0].len();
             let says = match &state.status {
-                Status::Compiling => {
-                    // Soon there is more to say, whether the session says so or not.
-                    ui.ctx().request_repaint_after(std::time::Duration::from_millis(250));
-                    let (done, of) = self.gpu.compilation().unwrap_or_default();
-                    format!("compiling kernels: {done} of {of} so far")
-                }
+                Status::Compiling(0, _) => "compiling kernels".to_owned(),
+                Status::Compiling(done, of) => format!("compiling kernels: {done} of {of}"),
                 Status::Running | Status::Paused => {
                     format!("step {step}, {:.0} tokens/s, {:.0} % busy", state.tokens_per_second, 100.0 * state.busy)
                 }
