@@ -23,12 +23,37 @@ pub enum Error {
         /// The adapters that exist, as `index: name`.
         available: String,
     },
-    /// The device failed or cannot do what was asked, or wgpu refused a call (a bug of ours).
+    /// The device failed or cannot do what was asked.
     #[error("GPU device: {0}")]
     Device(String),
+    /// A limit of the device is too low for the kernels.
+    #[error("GPU device: {adapter}: the kernels need {limit} of at least {least}, it has {has}")]
+    Limit {
+        /// The adapter's name.
+        adapter: String,
+        /// The limit, a field of [`wgpu::Limits`].
+        limit: &'static str,
+        /// The least that suffices.
+        least: u64,
+        /// The device's.
+        has: u64,
+    },
+    /// wgpu refused a call: a kernel of one's own asks for more than the device gives, or it is a bug of this crate.
+    #[error("GPU device: {message}")]
+    Validation {
+        /// What wgpu says.
+        message: String,
+        /// The reason behind it, if wgpu gives one.
+        source: Option<Cause>,
+    },
     /// The device's memory does not suffice.
-    #[error("GPU device: {0}")]
-    OutOfMemory(String),
+    #[error("GPU device: {message}")]
+    OutOfMemory {
+        /// What wgpu says.
+        message: String,
+        /// The reason behind it, if wgpu gives one.
+        source: Option<Cause>,
+    },
     /// The device is gone: its driver restarted, it was unplugged, or the application destroyed it. Nothing runs on it
     /// any more.
     #[error("GPU device lost: {0}")]
@@ -102,14 +127,44 @@ pub enum Error {
     },
 }
 
+/// A reason that wgpu gives for a failure, in words, with the one behind it. An error can be kept and handed to another
+/// thread on every platform; wgpu's own cannot in a browser.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cause {
+    message: String,
+    source: Option<Box<Cause>>,
+}
+
+impl Cause {
+    /// The reasons behind `error`; none where it gives none.
+    pub(crate) fn behind(error: &dyn std::error::Error) -> Option<Self> {
+        let source = error.source()?;
+        Some(Self { message: source.to_string(), source: Self::behind(source).map(Box::new) })
+    }
+}
+
+impl std::fmt::Display for Cause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Cause {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
 /// The sort of failure that an [`Error`] is; a program that goes on after one decides by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// There is no adapter, or not the one that was asked for: [`Error::NoAdapter`], [`Error::UnknownAdapter`].
     NoDevice,
-    /// [`Error::Device`].
+    /// [`Error::Device`], [`Error::Limit`].
     Device,
+    /// [`Error::Validation`]: the device refused a call, and goes on with others.
+    Validation,
     /// [`Error::DeviceLost`]: a new [`Gpu`](crate::gpu::Gpu) is needed.
     DeviceLost,
     /// [`Error::OutOfMemory`]: a smaller model or batch may fit.
@@ -136,9 +191,10 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::NoAdapter(_) | Error::UnknownAdapter { .. } => ErrorKind::NoDevice,
-            Error::Device(_) => ErrorKind::Device,
+            Error::Device(_) | Error::Limit { .. } => ErrorKind::Device,
+            Error::Validation { .. } => ErrorKind::Validation,
             Error::DeviceLost(_) => ErrorKind::DeviceLost,
-            Error::OutOfMemory(_) => ErrorKind::OutOfMemory,
+            Error::OutOfMemory { .. } => ErrorKind::OutOfMemory,
             Error::Shape { .. } => ErrorKind::Shape,
             Error::Kernel { .. } => ErrorKind::Kernel,
             Error::Config { .. } => ErrorKind::Config,

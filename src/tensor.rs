@@ -218,6 +218,19 @@ impl Tensor {
         Ok(())
     }
 
+    /// Where the elements lie: a wgpu buffer ([`Buffer::raw`](crate::gpu::Buffer::raw)), the first byte in it and the
+    /// number of bytes, for an application that draws from it, or computes with it, on the same device without a copy.
+    ///
+    /// Elements are row-major without padding, f32 and u32 in 4 bytes, f16 in 2; nothing lies between two of them. The
+    /// buffer has the usages `STORAGE`, `COPY_SRC` and `COPY_DST` and those of
+    /// [`GpuOptions::buffer_usages`](crate::GpuOptions::buffer_usages). What is recorded reaches the queue with
+    /// [`Gpu::flush`]: call it before the application submits work that reads the tensor, and submit work that writes
+    /// it before anything is recorded that reads it. A tensor that is not persistent gives its buffer back to the pool
+    /// when its last handle is dropped, so keep a handle until the application's work is submitted.
+    pub fn buffer(&self) -> &BufferSlice {
+        &self.slice
+    }
+
     /// The device it lives on.
     pub fn gpu(&self) -> &Gpu {
         &self.gpu

@@ -150,7 +150,7 @@ impl ShaderArgs {
         }
         // Lost or without an end is a finding, not a mistake of the caller.
         let found = match verify(&device, &job, timeout) {
-            Err(error @ (Error::DeviceLost(_) | Error::Device(_))) => {
+            Err(error @ (Error::DeviceLost(_) | Error::Device(_) | Error::Validation { .. })) => {
                 let mut found = Verification::default();
                 found.wrong.push(error.to_string());
                 found

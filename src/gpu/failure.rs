@@ -13,7 +13,7 @@ use std::sync::Mutex;
 use std::task::{Context, Poll, Waker};
 
 use super::lock;
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 
 /// The first failure that a device has reported.
 #[derive(Debug, Default)]
@@ -25,7 +25,8 @@ pub(super) struct Failures {
 #[derive(Clone, Debug)]
 enum Failure {
     Error(String),
-    OutOfMemory(String),
+    Validation(String, Option<Cause>),
+    OutOfMemory(String, Option<Cause>),
     Lost(String),
 }
 
@@ -38,7 +39,8 @@ impl Failures {
     /// Keeps what wgpu reported, unless something is kept.
     pub(super) fn report(&self, error: &wgpu::Error) {
         lock(&self.first).get_or_insert_with(|| match error {
-            wgpu::Error::OutOfMemory { .. } => Failure::OutOfMemory(error.to_string()),
+            wgpu::Error::OutOfMemory { .. } => Failure::OutOfMemory(error.to_string(), Cause::behind(error)),
+            wgpu::Error::Validation { .. } => Failure::Validation(error.to_string(), Cause::behind(error)),
             _ => Failure::Error(error.to_string()),
         });
     }
@@ -55,12 +57,17 @@ impl Failures {
     /// The first failure, if any.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`], [`Error::OutOfMemory`] or [`Error::Device`].
+    /// [`Error::DeviceLost`], [`Error::OutOfMemory`], [`Error::Validation`] or [`Error::Device`].
     pub(super) fn check(&self) -> Result<()> {
         match lock(&self.first).as_ref() {
             None => Ok(()),
             Some(Failure::Error(message)) => Err(Error::Device(message.clone())),
-            Some(Failure::OutOfMemory(message)) => Err(Error::OutOfMemory(message.clone())),
+            Some(Failure::Validation(message, source)) => {
+                Err(Error::Validation { message: message.clone(), source: source.clone() })
+            }
+            Some(Failure::OutOfMemory(message, source)) => {
+                Err(Error::OutOfMemory { message: message.clone(), source: source.clone() })
+            }
             Some(Failure::Lost(reason)) if reason.is_empty() => {
                 Err(Error::DeviceLost(format!("{} takes no more work", self.adapter)))
             }
@@ -174,7 +181,9 @@ mod tests {
         assert!(message.contains("first") && !message.contains("second"), "{message}");
         let full = Failures::new("some adapter");
         full.report(&wgpu::Error::OutOfMemory { source: "full".into() });
-        assert_eq!(full.check().unwrap_err().kind(), crate::error::ErrorKind::OutOfMemory);
+        let kept = full.check().unwrap_err();
+        assert_eq!(kept.kind(), crate::error::ErrorKind::OutOfMemory);
+        assert_eq!(std::error::Error::source(&kept).unwrap().to_string(), "full");
         failures.lost("");
         failures.report(&error("third"));
         assert_eq!(failures.check().unwrap_err().to_string(), "GPU device lost: some adapter takes no more work");

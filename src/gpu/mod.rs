@@ -13,6 +13,7 @@ mod captured;
 mod command;
 mod compile;
 mod costs;
+mod descriptor;
 mod failure;
 mod fast_hash;
 mod instant;
@@ -52,6 +53,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 pub use adapter::{AdapterChoice, AdapterReport, Tier, adapters};
 #[cfg(feature = "verify")]
 pub(crate) use captured::Captured;
+pub use descriptor::{Missing, MissingPart, device_descriptor};
 pub(crate) use kernel::wgsl;
 pub use kernel::{DType, Fields, Kernel, KernelParams, ParamScalar, ScalarType};
 pub use launch::Launch;
@@ -324,7 +326,7 @@ impl Gpu {
     /// failures of what this crate does with it.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`], [`Error::OutOfMemory`], [`Error::Device`].
+    /// [`Error::DeviceLost`], [`Error::OutOfMemory`], [`Error::Validation`], [`Error::Device`].
     pub fn check(&self) -> Result<()> {
         self.0.failures.check()
     }
@@ -360,6 +362,17 @@ impl Gpu {
         let buffer = self.allocate(4)?;
         let slice = BufferSlice { size: 4, offset: 0, buffer };
         self.read(&slice)?.await.map(drop)
+    }
+
+    /// Submits what is recorded and frees all buffers that are kept for the next step and nobody uses, as after a model
+    /// was dropped. The next step of another model allocates its own again.
+    ///
+    /// # Errors
+    /// As [`Gpu::flush`].
+    pub fn trim(&self) -> Result<()> {
+        self.flush()?;
+        lock(&self.0.state).trim(&self.0.pool);
+        Ok(())
     }
 
     /// The counters so far.

@@ -47,8 +47,14 @@ pub const NEEDS: [Need; 11] = [
 
 /// The first need that `limits` do not meet, in words; none where all are met.
 pub(super) fn lacks(limits: &wgpu::Limits) -> Option<String> {
-    let Need { limit, least, of } = NEEDS.iter().find(|need| !need.met_by(limits))?;
-    Some(format!("{limit} of at least {least}, it has {}", of(limits)))
+    let (Need { limit, least, .. }, has) = unmet(limits)?;
+    Some(format!("{limit} of at least {least}, it has {has}"))
+}
+
+/// The first need that `limits` do not meet, and what they give; none where all are met.
+pub(super) fn unmet(limits: &wgpu::Limits) -> Option<(Need, u64)> {
+    let need = NEEDS.iter().find(|need| !need.met_by(limits))?;
+    Some((*need, (need.of)(limits)))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::shapes::Shapes;
 #[cfg(feature = "files")]
 use super::shapes_file;
 use super::warm_up::WarmUp;
-use super::{AdapterChoice, AdapterReport, Gpu, Inner, Tier, adapter, pool, recorder, unsafe_code};
+use super::{AdapterChoice, AdapterReport, Gpu, Inner, Tier, adapter, needs, pool, recorder, unsafe_code};
 use crate::error::{Error, Result};
 
 /// Features that are used where a device has them; none is needed. Subgroups make software adapters several times
@@ -23,7 +23,7 @@ pub const OPTIONAL_FEATURES: wgpu::Features = wgpu::Features::SUBGROUP
     .union(wgpu::Features::SHADER_INT64);
 
 /// How to open a device: `GpuOptions::default().tier(Tier::Gpu)`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct GpuOptions {
     /// Which adapter.
@@ -43,6 +43,10 @@ pub struct GpuOptions {
     /// For [`Gpu::from_device`]: what the device's adapter says in `cooperative_matrix_properties()`, as a device does
     /// not tell. See [`Gpu::cooperative_matrix`].
     pub cooperative_matrix: Vec<wgpu::CooperativeMatrixProperties>,
+    /// What the application does with the buffers of tensors beside what this crate does: `VERTEX` or `INDIRECT` for
+    /// one that draws from them. They have `STORAGE`, `COPY_SRC` and `COPY_DST` in any case. See
+    /// [`Tensor::buffer`](crate::Tensor::buffer).
+    pub buffer_usages: wgpu::BufferUsages,
     /// A folder for the pipelines that the driver compiled, so that the next process need not compile them again: made
     /// where it is missing, one file for each adapter and driver, written when the [`Gpu`]'s last handle is dropped.
     /// Nobody but the user should be able to write there, as the driver runs what the file holds. A file that does not
@@ -58,6 +62,24 @@ pub struct GpuOptions {
     pub tuned: Option<PathBuf>,
 }
 
+impl Default for GpuOptions {
+    fn default() -> Self {
+        Self {
+            adapter: AdapterChoice::default(),
+            tier: None,
+            compact: None,
+            max_binding_bytes: None,
+            matrix_units: false,
+            cooperative_matrix: Vec::new(),
+            buffer_usages: wgpu::BufferUsages::empty(),
+            #[cfg(feature = "files")]
+            pipeline_cache: None,
+            #[cfg(feature = "files")]
+            tuned: None,
+        }
+    }
+}
+
 setters!(GpuOptions {
     adapter: impl Into<AdapterChoice>,
     tier: impl Into<Option<Tier>>,
@@ -65,6 +87,7 @@ setters!(GpuOptions {
     max_binding_bytes: impl Into<Option<u64>>,
     matrix_units: bool,
     cooperative_matrix: Vec<wgpu::CooperativeMatrixProperties>,
+    buffer_usages: wgpu::BufferUsages,
 });
 
 #[cfg(feature = "files")]
@@ -93,7 +116,7 @@ impl Gpu {
             }
             wanted |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
         }
-        check_kernels(&report, options)?;
+        check_kernels(&report, &adapter.limits(), options)?;
         let description = wgpu::DeviceDescriptor {
             label: Some("sdmoe"),
             required_features: adapter.features() & wanted,
@@ -123,12 +146,12 @@ impl Gpu {
     /// cooperative matrices are used only where the device has the features.
     ///
     /// # Errors
-    /// [`Error::Device`] when the device's limits are less than the kernels need, which [`NEEDS`](super::NEEDS) lists,
-    /// or `options.tier` needs a feature that it lacks.
+    /// [`Error::Limit`] when a limit of the device is less than the kernels need, which [`NEEDS`](super::NEEDS) lists;
+    /// [`Error::Device`] when `options.tier` needs a feature that it lacks.
     pub fn from_device(device: wgpu::Device, queue: wgpu::Queue, options: &GpuOptions) -> Result<Self> {
         let (info, blocks) = (device.adapter_info(), &options.cooperative_matrix);
         let report = AdapterReport::new(0, &info, device.features(), &device.limits(), blocks);
-        check_kernels(&report, options)?;
+        check_kernels(&report, &device.limits(), options)?;
         let failures = Arc::new(Failures::new(&report.name));
         Self::build(device, queue, report, options, failures, None)
     }
@@ -150,14 +173,14 @@ impl Gpu {
         let has_u64 = device.features().contains(wgpu::Features::SHADER_INT64);
         let compact = options.compact.unwrap_or(report.compact);
         let matrix_units = if cooperative_matrix { ", cooperative matrices" } else { "" };
-        log::info!("{} ({}), {tier:?} kernels{matrix_units}", report.name, report.driver);
+        log::debug!("{} ({}), {tier:?} kernels{matrix_units}", report.name, report.driver);
         let limits = device.limits();
         let own_limit = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         let max_binding_bytes = options.max_binding_bytes.map_or(own_limit, |b| b.min(own_limit));
         // Not less than what a thread loads at once (lib/oct_*.wgsl).
         let offset_alignment =
             limits.min_storage_buffer_offset_alignment.max(limits.min_uniform_buffer_offset_alignment).max(32).into();
-        let pool = Arc::new(pool::Pool::new(limits.max_buffer_size, failures.clone()));
+        let pool = Arc::new(pool::Pool::new(limits.max_buffer_size, options.buffer_usages, failures.clone()));
         #[cfg(feature = "files")]
         let cache = options.pipeline_cache.as_deref().and_then(|folder| PipelineCache::open(&device, folder));
         #[cfg(not(feature = "files"))]
@@ -202,13 +225,14 @@ impl Gpu {
 }
 
 /// Checks that an adapter or device can run the kernels that it would get.
-fn check_kernels(report: &AdapterReport, options: &GpuOptions) -> Result<()> {
+fn check_kernels(report: &AdapterReport, limits: &wgpu::Limits, options: &GpuOptions) -> Result<()> {
+    if let Some((need, has)) = needs::unmet(limits) {
+        let (limit, least, adapter) = (need.limit, need.least, report.name.clone());
+        return Err(Error::Limit { adapter, limit, least, has });
+    }
     let tier = options.tier.unwrap_or(report.tier);
     match report.lacks_for(tier) {
         None => Ok(()),
-        Some(needed) => {
-            let kernels = if report.lacks.is_some() { "the".to_owned() } else { format!("the {}", tier.name()) };
-            Err(Error::Device(format!("{}: {kernels} kernels need {needed}", report.name)))
-        }
+        Some(needed) => Err(Error::Device(format!("{}: the {} kernels need {needed}", report.name, tier.name()))),
     }
 }

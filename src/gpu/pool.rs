@@ -85,7 +85,7 @@ struct Class {
     buffers: HashMap<u64, wgpu::Buffer>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pool {
     free: Mutex<HashMap<u64, Class>>,
     /// Buffers of their own that are gone; bind groups of theirs must go too, for they keep the memory.
@@ -96,6 +96,7 @@ pub(super) struct Pool {
     peak: AtomicU64,
     pooled: AtomicU64,
     max_buffer_bytes: u64,
+    usages: wgpu::BufferUsages,
     failures: Arc<Failures>,
 }
 
@@ -110,9 +111,22 @@ pub(super) fn size_class(bytes: u64) -> u64 {
 
 impl Pool {
     /// An empty one of a device that takes buffers of `max_buffer_bytes`; it reports to `failures` when one cannot be
-    /// made.
-    pub(super) fn new(max_buffer_bytes: u64, failures: Arc<Failures>) -> Self {
-        Self { max_buffer_bytes, failures, ..Self::default() }
+    /// made. Buffers have `extra` usages beside this crate's own.
+    pub(super) fn new(max_buffer_bytes: u64, extra: wgpu::BufferUsages, failures: Arc<Failures>) -> Self {
+        let own = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        let (free, dropped, next_id) = Default::default();
+        let (created, bytes, peak, pooled) = Default::default();
+        Self { free, dropped, next_id, created, bytes, peak, pooled, max_buffer_bytes, usages: own | extra, failures }
+    }
+
+    /// Frees the buffers that nobody uses.
+    pub(super) fn trim(&self) {
+        for (size, class) in lock(&self.free).drain() {
+            for _freed in class.buffers.into_values() {
+                self.pooled.fetch_sub(size, Ordering::Relaxed);
+                self.note_freed(size);
+            }
+        }
     }
 
     pub(super) fn allocate(pool: &Arc<Pool>, device: &wgpu::Device, bytes: u64) -> Arc<Buffer> {
@@ -136,12 +150,7 @@ impl Pool {
 
     fn create(&self, device: &wgpu::Device, size: u64) -> (u64, wgpu::Buffer) {
         self.note_created(size);
-        let description = wgpu::BufferDescriptor {
-            label: None,
-            size,
-            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        };
+        let description = wgpu::BufferDescriptor { label: None, size, usage: self.usages, mapped_at_creation: false };
         let raw = self.failures.watch(device, || device.create_buffer(&description));
         (self.next_id.fetch_add(1, Ordering::Relaxed), raw)
     }

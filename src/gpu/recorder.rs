@@ -246,6 +246,13 @@ impl State {
         self.commands.push_back(command);
     }
 
+    /// Lets go of every buffer that is kept for later.
+    pub(super) fn trim(&mut self, pool: &Pool) {
+        self.bind_groups.clear();
+        self.staging.drain().flat_map(|(_, free)| free).for_each(|buffer| pool.note_freed(buffer.size()));
+        pool.trim();
+    }
+
     /// Finds out whether the device is gone, by a write that the next submission overwrites.
     pub(super) fn probe(&self, device: &wgpu::Device, queue: &wgpu::Queue) {
         self.failures.write(device, queue, (&self.arena, 0), &[0; 4]);

@@ -117,7 +117,7 @@ fn too_much(needs: &[Need], but: &str) -> Error {
 #[cfg(any(test, feature = "files"))]
 pub(crate) fn explain(config: &RunConfig, error: Error) -> Error {
     match error {
-        Error::OutOfMemory(message) => too_much(&least(config), &format!("the device says: {message}")),
+        Error::OutOfMemory { message, .. } => too_much(&least(config), &format!("the device says: {message}")),
         other => other,
     }
 }
@@ -164,7 +164,7 @@ mod tests {
         fits_together(&config, 1 << 30).unwrap();
         let shown = fits_together(&config, 1 << 20).unwrap_err().to_string();
         assert!(shown.starts_with("config: model.") && shown.contains("; this machine has 1 MiB"), "{shown}");
-        let shown = explain(&config, Error::OutOfMemory("Out of Memory".into())).to_string();
+        let shown = explain(&config, Error::OutOfMemory { message: "Out of Memory".into(), source: None }).to_string();
         assert!(shown.starts_with("config: model.") && shown.ends_with("; the device says: Out of Memory"), "{shown}");
         assert_eq!(explain(&config, Error::Device("lost".into())).to_string(), "GPU device: lost");
         if cfg!(target_os = "linux") {

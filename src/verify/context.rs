@@ -273,7 +273,7 @@ impl Case {
         match self.needs {
             Needs::Nothing => None,
             Needs::F16 => gpu.require_f16().err().map(|e| match e {
-                Error::Device(message) => message,
+                Error::Device(message) | Error::Validation { message, .. } => message,
                 other => other.to_string(),
             }),
             Needs::MatrixUnits if gpu.cooperative_matrix() => None,

@@ -48,7 +48,7 @@ fn the_kernels_and_the_binding_limit_are_set_by_flags_or_variables_and_shown() {
     place.write("text", "the quick brown fox jumps over the lazy dog. ".repeat(20));
     place.write("run.toml", SMALL);
     let mut train = plain(&place, "train --data text --config run.toml --out run --report off --tier plain");
-    let output = train.env("RUST_LOG", "sdmoe=info").output().unwrap();
+    let output = train.env("RUST_LOG", "sdmoe=debug").output().unwrap();
     let log = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && log.contains("Plain kernels"), "{log}");
 }

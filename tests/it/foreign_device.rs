@@ -44,7 +44,11 @@ fn launch_wide(gpu: &Gpu) -> Result<Vec<f32>, Error> {
 #[test]
 fn a_device_with_less_than_the_kernels_need_is_refused_by_the_name_of_the_limit() {
     open(wgpu::Limits::default()).unwrap();
-    let refused = |limits: wgpu::Limits| open(limits).unwrap_err().to_string();
+    let refused = |limits: wgpu::Limits| {
+        let error = open(limits).unwrap_err();
+        assert!(matches!(error, Error::Limit { .. }), "{error}");
+        error.to_string()
+    };
     let few = wgpu::Limits { max_storage_buffers_per_shader_stage: 4, ..wgpu::Limits::default() };
     assert!(refused(few).ends_with("the kernels need max_storage_buffers_per_shader_stage of at least 8, it has 4"));
     let narrow = wgpu::Limits {
@@ -65,7 +69,9 @@ fn an_error_of_a_launch_ends_the_step_and_is_not_told_to_the_applications_handle
         of_handler.fetch_add(1, Ordering::Relaxed);
     }));
     let gpu = Gpu::from_device(device.clone(), queue, &GpuOptions::default()).unwrap();
-    let Error::Device(message) = launch_wide(&gpu).unwrap_err() else { panic!("expected an error of the device") };
+    let error = launch_wide(&gpu).unwrap_err();
+    let Error::Validation { message, .. } = &error else { panic!("expected a call that wgpu refuses") };
+    assert!(std::error::Error::source(&error).is_some());
     assert!(message.contains("wide") && message.contains("1024"), "{message}");
     assert_eq!(told.load(Ordering::Relaxed), 0);
     // Nothing is computed with what failed, however often it is asked for.
@@ -81,7 +87,7 @@ fn an_error_of_a_launch_ends_the_step_and_is_not_told_to_the_applications_handle
 fn an_error_of_a_launch_is_an_error_where_the_application_has_no_handler() {
     // wgpu's own handler panics.
     let gpu = open(wgpu::Limits::default()).unwrap();
-    assert!(matches!(launch_wide(&gpu), Err(Error::Device(_))));
+    assert!(matches!(launch_wide(&gpu), Err(Error::Validation { .. })));
 }
 
 #[test]

@@ -115,7 +115,7 @@ fn attempt(
     }
     match refused {
         Some(wgpu::Error::OutOfMemory { .. }) => {
-            return Err(Error::OutOfMemory(format!("{}: out of memory", job.name)));
+            return Err(Error::OutOfMemory { message: format!("{}: out of memory", job.name), source: None });
         }
         Some(error) => {
             let text = error.to_string();
