@@ -1,6 +1,6 @@
 //! Trains a small model on a wgpu device that the application already has.
 
-use sdmoe::gpu::OPTIONAL_FEATURES;
+use sdmoe::gpu::device_descriptor;
 use sdmoe::prelude::*;
 use sdmoe::wgpu;
 
@@ -9,14 +9,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 async fn train() -> Result<(), Box<dyn std::error::Error>> {
-    // The application's own device. Subgroups and timestamps are used if it has them, and never needed.
+    // The application's own device, with what sdmoe can use beside what the application asks for.
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
     let adapter = instance.request_adapter(&wgpu::RequestAdapterOptions::default()).await?;
-    let description = wgpu::DeviceDescriptor {
-        required_features: adapter.features() & OPTIONAL_FEATURES,
-        required_limits: adapter.limits(),
-        ..Default::default()
-    };
+    let description = device_descriptor(&adapter, wgpu::DeviceDescriptor::default());
     let (device, queue) = adapter.request_device(&description).await?;
     let gpu = Gpu::from_device(device, queue, &GpuOptions::default())?;
 

@@ -38,7 +38,8 @@
 //!
 //! The future may be run by any executor; pollster is a small one. [`prelude`] has what such a program needs, and the
 //! same names are at the root. [`wgpu`] is re-exported: [`Gpu::from_device`] takes a device that the application
-//! already has. An activation of one's own is made by [`elementwise!`] from a few lines of WGSL; any other op
+//! already has, best one opened with [`gpu::device_descriptor`]. [`Trainer::snapshot`] holds all of a run in host memory,
+//! from which it goes on after a lost device. An activation of one's own is made by [`elementwise!`] from a few lines of WGSL; any other op
 //! implements [`Op`], has its kernels in WGSL and their parameters by [`params!`]. [`autograd::check`] compares either
 //! with its reference. [`Error::kind`] says what sort of failure an error is.
 //!
@@ -138,6 +139,7 @@ pub use ops::Elementwise;
 pub use optim::{Optimizer, OptimizerConfig};
 pub use tensor::{Shape, Tensor};
 pub use train::config::RunConfig;
+pub use train::snapshot::Snapshot;
 pub use train::trainer::{StepReport, Trainer};
 /// The crate with which devices are opened, of the version that [`Gpu::from_device`] takes.
 pub use wgpu;

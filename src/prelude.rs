@@ -9,4 +9,4 @@ pub use crate::{Batch, Batches};
 pub use crate::{Elementwise, Kernel, Launch, elementwise, params};
 pub use crate::{Error, ErrorKind, Result};
 pub use crate::{Model, ModelConfig, Optimizer, OptimizerConfig, Precision, Preset, RunConfig, SpectralConfig};
-pub use crate::{Shape, StepReport, Tensor, Trainer};
+pub use crate::{Shape, Snapshot, StepReport, Tensor, Trainer};

@@ -31,6 +31,8 @@ pub mod memory;
 pub mod metrics;
 #[cfg(feature = "files")]
 pub mod metrics_file;
+#[cfg(feature = "files")]
+mod on_disk;
 pub mod perplexity;
 #[cfg(feature = "files")]
 pub mod pretrained;
@@ -45,6 +47,7 @@ pub mod run_folder;
 #[cfg(feature = "files")]
 pub mod saved;
 pub(crate) mod size;
+pub mod snapshot;
 pub mod specialisation;
 #[cfg(feature = "files")]
 pub mod summary;

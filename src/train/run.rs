@@ -10,14 +10,16 @@ use super::compiling::CompileNotice;
 use super::evaluate::evaluate;
 use super::metrics::StepMetrics;
 use super::metrics_file::MetricsWriter;
+use super::on_disk::{require_finite, to_save};
 use super::progress::{Display, Progress, say};
 use super::resume::{parameters, restore, restore_for_inference};
 use super::saved::{self, Position, SavedModel};
+use super::snapshot::download;
 use super::summary::Summary;
 use super::trainer::{StepReport, Trainer};
 use super::warnings::{self, Watcher};
 use super::{Evaluation, Outcome, Plan, size};
-use crate::checkpoint::{HubFiles, TensorToSave};
+use crate::checkpoint::HubFiles;
 use crate::data::offsets::uniform;
 use crate::data::text_tokenizer::TextTokenizer;
 use crate::data::{Batches, Corpus, Tokens, Validation};
@@ -25,7 +27,6 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, GpuOptions};
 use crate::nn::generate::Generator;
 use crate::nn::sample::Sampling;
-use crate::tensor::Tensor;
 use crate::train::config::RunConfig;
 use crate::train::run_folder::RunFolder;
 
@@ -34,23 +35,6 @@ const SAMPLE_TOKENS: usize = 200;
 
 /// Tokens of the held-out part that it goes on from.
 const SAMPLE_PROMPT: usize = 32;
-
-/// A tensor's name, shape and elements.
-type HostTensor = (String, Vec<usize>, Vec<f32>);
-
-fn to_save(host: &[HostTensor]) -> Vec<TensorToSave<'_>> {
-    host.iter().map(|(name, shape, data)| TensorToSave::f32(name, shape, data)).collect()
-}
-
-/// Named tensors in host memory.
-async fn download(named: impl IntoIterator<Item = (String, Tensor)>) -> Result<Vec<HostTensor>> {
-    let mut host = Vec::new();
-    for (name, tensor) in named {
-        let data = tensor.to_f32().await?;
-        host.push((name, tensor.dims().to_vec(), data));
-    }
-    Ok(host)
-}
 
 /// A run under way.
 struct Run<'a> {
@@ -267,15 +251,14 @@ impl Run<'_> {
     async fn save(&self) -> Result<()> {
         let model = download(parameters(self.trainer.model())).await?;
         let state = download(self.trainer.state()?).await?;
-        let broken = |(name, _, data): &HostTensor| Some((name.clone(), *data.iter().find(|x| !x.is_finite())?));
-        if let Some((what, value)) = model.iter().chain(&state).find_map(broken) {
-            return Err(Error::NotFinite { step: self.trainer.step_number(), what, value });
-        }
+        let step = self.trainer.step_number();
+        require_finite(step, &model)?;
+        require_finite(step, &state)?;
         self.folder.require_here()?;
         saved::save(
             &self.folder.checkpoint_path(),
             &self.config,
-            Position { step: self.trainer.step_number(), tokens: self.tokens(), data: self.fingerprint },
+            Position { step, tokens: self.tokens(), data: self.fingerprint },
             &to_save(&model),
             &to_save(&state),
         )

@@ -351,7 +351,7 @@ impl<M: LanguageModel> Trainer<M> {
     }
 
     /// Everything that a checkpoint holds beside the parameters and the step: optimizer, spectral and balance state.
-    /// [`Trainer::restore`] writes them.
+    /// [`Trainer::restore`] writes them; [`Trainer::snapshot`] reads them with all the rest.
     ///
     /// # Errors
     /// [`Error::Device`].

@@ -29,6 +29,7 @@ mod cooperative;
 mod dense_layers;
 mod device;
 mod devices;
+mod embedding;
 mod examples;
 mod export;
 mod families;
