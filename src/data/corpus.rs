@@ -42,7 +42,7 @@ impl Corpus {
     /// [`Corpus::save_tokens`].
     ///
     /// # Errors
-    /// As [`read`]; [`Error::Data`] for text that the tokenizer cannot read.
+    /// As [`read`]; [`crate::Error::Data`] for text that the tokenizer cannot read.
     pub fn tokenized(
         paths: &[PathBuf],
         validation_fraction: f64,
@@ -150,7 +150,7 @@ impl Corpus {
     /// there.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Checkpoint`].
+    /// [`crate::Error::Io`]; [`crate::Error::Checkpoint`].
     pub fn save_tokens(&self, path: &Path) -> Result<()> {
         self.tokens.as_ref().map_or(Ok(()), |tokens| tokens.save(path))
     }
@@ -173,7 +173,7 @@ impl Corpus {
     /// Checks that both parts hold at least one sequence and the byte after it.
     ///
     /// # Errors
-    /// [`Error::Data`] with what is needed and what there is.
+    /// [`crate::Error::Data`] with what is needed and what there is.
     pub fn require(&self, seq: usize) -> Result<()> {
         self.train().require(seq, "the part to train on")?;
         self.validation().require(seq, "the held-out part (data.validation_fraction)")
