@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use eframe::egui::{self, ColorImage, Context, FullOutput, RawInput};
 use eframe::egui_wgpu::{Renderer, RendererOptions, ScreenDescriptor};
+use sdmoe::gpu::device_descriptor;
 use sdmoe::{Gpu, GpuOptions, wgpu};
 
 use crate::app::Live;
 use crate::session::{Status, session};
 use crate::settings::Settings;
-use crate::{export, native, platform, texts};
+use crate::{export, platform, texts};
 
 const FORMAT: wgpu::TextureFormat = wgpu::TextureFormat::Rgba8Unorm;
 
@@ -61,7 +62,10 @@ pub fn run(settings: Settings, folder: &Path, size: [u32; 2], steps: u64, every:
 async fn open() -> Result<(wgpu::Device, wgpu::Queue), String> {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
     let adapter = instance.request_adapter(&wgpu::RequestAdapterOptions::default()).await.map_err(|e| e.to_string())?;
-    adapter.request_device(&native::device(&adapter)).await.map_err(|e| e.to_string())
+    adapter
+        .request_device(&device_descriptor(&adapter, wgpu::DeviceDescriptor::default()))
+        .await
+        .map_err(|e| e.to_string())
 }
 
 /// Draws while the session works; returns when it has ended.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::Parser;
 use eframe::egui::{ViewportBuilder, vec2};
 use eframe::egui_wgpu::{WgpuConfiguration, WgpuSetup, WgpuSetupCreateNew};
-use sdmoe::gpu::OPTIONAL_FEATURES;
+use sdmoe::gpu::device_descriptor;
 use sdmoe::wgpu;
 
 use crate::headless;
@@ -81,20 +81,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// What the device of the window has for training: all that the adapter has of it.
-pub fn device(adapter: &wgpu::Adapter) -> wgpu::DeviceDescriptor<'static> {
-    wgpu::DeviceDescriptor {
-        label: Some("sdmoe live"),
-        required_features: adapter.features() & OPTIONAL_FEATURES,
-        required_limits: adapter.limits(),
-        ..Default::default()
-    }
-}
-
 fn window(settings: Settings, size: [u32; 2]) -> Result<(), String> {
     let mut setup = WgpuSetupCreateNew::without_display_handle();
     setup.instance_descriptor.backends = wgpu::Backends::from_env().unwrap_or(wgpu::Backends::PRIMARY);
-    setup.device_descriptor = Arc::new(device);
+    setup.device_descriptor = Arc::new(|adapter| device_descriptor(adapter, wgpu::DeviceDescriptor::default()));
     let options = eframe::NativeOptions {
         viewport: ViewportBuilder::default()
             .with_inner_size(vec2(size[0] as f32, size[1] as f32))

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use eframe::egui_wgpu::{WgpuConfiguration, WgpuSetup, WgpuSetupCreateNew};
-use sdmoe::gpu::OPTIONAL_FEATURES;
+use sdmoe::gpu::device_descriptor;
 use sdmoe::wgpu;
 use wasm_bindgen::JsCast;
 
@@ -30,12 +30,7 @@ async fn start() -> Result<(), String> {
     let settings = Settings::from_link(&window.location().hash().unwrap_or_default())?;
     let mut setup = WgpuSetupCreateNew::without_display_handle();
     setup.instance_descriptor.backends = wgpu::Backends::BROWSER_WEBGPU;
-    setup.device_descriptor = Arc::new(|adapter| wgpu::DeviceDescriptor {
-        label: Some("sdmoe live"),
-        required_features: adapter.features() & OPTIONAL_FEATURES,
-        required_limits: adapter.limits(),
-        ..Default::default()
-    });
+    setup.device_descriptor = Arc::new(|adapter| device_descriptor(adapter, wgpu::DeviceDescriptor::default()));
     let options = eframe::WebOptions {
         wgpu_options: WgpuConfiguration { wgpu_setup: WgpuSetup::CreateNew(setup), ..Default::default() },
         ..Default::default()
