@@ -41,7 +41,7 @@ impl At<'_> {
 }
 
 /// Weights that one rule moves as they are, with what it keeps of them.
-pub(super) trait Moving: Debug + Send + Sync {
+pub(super) trait Moving: Debug + wgpu::WasmNotSendSync {
     /// Their gradients, whose norm counts.
     fn gradients(&self) -> Vec<Tensor>;
 

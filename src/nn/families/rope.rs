@@ -61,7 +61,7 @@ fn mscale(factor: f64, m: f64) -> f64 {
 fn yarn_of(inner: &mut Fields, context: usize) -> Result<YarnConfig> {
     inner.only("truncate", true)?;
     inner.only("finetuned", true)?;
-    let original = inner.optional("original_max_position_embeddings", 1 << 40)?.unwrap_or(context);
+    let original = inner.optional("original_max_position_embeddings", 1 << 30)?.unwrap_or(context);
     let factor = inner.number("factor")?.unwrap_or(context as f64 / original as f64);
     let (m, all) = (inner.number("mscale")?.unwrap_or(0.0), inner.number("mscale_all_dim")?.unwrap_or(0.0));
     let rotary = match inner.number("attention_factor")? {
