@@ -163,11 +163,12 @@ pub enum ErrorKind {
     NoDevice,
     /// [`Error::Device`], [`Error::Limit`].
     Device,
-    /// [`Error::Validation`]: the device refused a call, and goes on with others.
+    /// [`Error::Validation`]: the device refused a call. The [`Gpu`](crate::gpu::Gpu) reports that from then on; a new one on the
+    /// same device goes on.
     Validation,
     /// [`Error::DeviceLost`]: a new [`Gpu`](crate::gpu::Gpu) is needed.
     DeviceLost,
-    /// [`Error::OutOfMemory`]: a smaller model or batch may fit.
+    /// [`Error::OutOfMemory`]: a smaller model or batch may fit, on a new [`Gpu`](crate::gpu::Gpu).
     OutOfMemory,
     /// [`Error::Shape`].
     Shape,

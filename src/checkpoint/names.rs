@@ -77,7 +77,7 @@ pub(super) fn role(name: &str) -> Role {
     let parts: Vec<&str> = name.split('.').collect();
     match &parts[..] {
         ["spectral", matrix, layer, rest @ ..] => spectral(matrix, layer, rest),
-        ["spectral", "common_since"] | ["adam", ..] => Role::Other,
+        ["spectral", "common_since"] | ["adam" | "muon", ..] => Role::Other,
         _ => match parts.iter().position(|p| *p == "layers") {
             Some(at) if at + 1 < parts.len() => {
                 number(parts[at + 1]).map_or(Role::Unknown, |layer| of_layer(layer, &parts[at + 2..]))
@@ -147,7 +147,7 @@ fn spectral(matrix: &str, layer: &str, rest: &[&str]) -> Role {
         ["w_c"] => SpectralPart::Common,
         ["u"] => SpectralPart::U,
         ["v"] => SpectralPart::V,
-        ["w_c" | "w_u", "m" | "v"] | ["refresh", ..] => return Role::Other,
+        ["w_c" | "w_u", "m" | "v" | "momentum"] | ["refresh", ..] => return Role::Other,
         _ => return Role::Unknown,
     };
     Role::Spectral { layer, matrix, part }

@@ -8,6 +8,8 @@ pub(super) type CostKey = [u64; 3];
 
 /// Bytes of a copy or clear a second, where it has to be guessed: what lavapipe does on two cores, less than any GPU.
 pub(super) const TRANSFER_RATE: f64 = 4e9;
+/// Seconds that a dispatch takes at least.
+const LEAST: f64 = 1e-6;
 /// Times kept. A training step has some hundred; past this they are measured anew.
 const MOST: usize = 1 << 14;
 /// The part of the difference by which a time follows one measured that is longer, and one that is shorter: a submission that
@@ -29,6 +31,8 @@ impl Costs {
         if self.0.len() >= MOST {
             self.0.clear();
         }
+        // Timestamps may be coarse: nothing is for nothing.
+        let seconds = seconds.max(LEAST);
         let known = self.0.entry(key).or_insert(seconds);
         *known += (seconds - *known) * if seconds > *known { FOLLOW.0 } else { FOLLOW.1 };
     }

@@ -91,7 +91,7 @@ impl Gpu {
 fn features(software: bool) -> Vec<(wgpu::Features, &'static str)> {
     let mut features = vec![
         (wgpu::Features::SHADER_F16, "no training in mixed precision (train.precision = \"f16\")"),
-        (wgpu::Features::TIMESTAMP_QUERY, "kernels cannot be timed"),
+        (wgpu::Features::TIMESTAMP_QUERY, "kernels cannot be timed, and a budget goes by what the host sees"),
     ];
     if software {
         features.push((

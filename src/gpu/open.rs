@@ -145,6 +145,9 @@ impl Gpu {
     /// its own, so that an error of it is returned here and does not reach the handler. Software kernels, profiling and
     /// cooperative matrices are used only where the device has the features.
     ///
+    /// wgpu runs callbacks of the application (`map_async`, `on_submitted_work_done`) on whichever thread submits or polls,
+    /// this crate's too: they must not call into this crate.
+    ///
     /// # Errors
     /// [`Error::Limit`] when a limit of the device is less than the kernels need, which [`NEEDS`](super::NEEDS) lists;
     /// [`Error::Device`] when `options.tier` needs a feature that it lacks.

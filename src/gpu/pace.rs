@@ -32,7 +32,7 @@ pub struct Budget {
     /// The time that one submission should take at most. A single dispatch may take longer; it then goes alone.
     pub submission: Duration,
     /// The part of the time that the device works on submissions, from 0.01 to 1: after each one the queue is left alone for
-    /// so long. 1 leaves no pause; other work still gets its turn between any two submissions.
+    /// so long. 1 leaves no pause; other work still gets its turn between any two submissions. Without meaning in a browser.
     pub share: f32,
 }
 
@@ -202,11 +202,23 @@ impl Pacer {
             self.watches.extend(piece.watch.filter(|_| mapped));
             self.count(time, piece.keys.len(), piece.first_run);
             self.ended = Some(end);
-            let share = self.budget.map_or(1.0, |budget| budget.share.clamp(0.01, 1.0));
-            self.free = Some(end + time.mul_f32(1.0 / share - 1.0));
+            self.free = Some(end + self.rest(time, piece.first_run));
         }
         if usable && !keys.is_empty() {
             self.costs.learn_together(&keys, together.as_secs_f64());
+        }
+    }
+
+    /// How long the queue is left alone behind a submission that took `time`. Compiling is no work of the device, and without
+    /// timestamps a time may be that in which nobody looked.
+    fn rest(&self, time: Duration, first_run: bool) -> Duration {
+        match self.budget {
+            // A browser wakes nobody when a pause is over.
+            Some(budget) if !first_run && !cfg!(target_arch = "wasm32") && budget.share < 1.0 => {
+                let share = budget.share.max(0.01);
+                time.min(2 * budget.submission).mul_f32(1.0 / share - 1.0)
+            }
+            _ => Duration::ZERO,
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::pace::{Budget, Next, Pacing};
 use super::progress::Compiling;
 use super::wakers::Wakers;
-use super::{Gpu, lock};
+use super::{Gpu, Inner, lock};
 use crate::error::{Error, Result};
 
 /// How long a wait on a device that others use sleeps between two looks. A wait within `Device::poll` would keep others from
@@ -66,7 +66,13 @@ pub(crate) struct Hold(Gpu);
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        lock(&self.0.0.state).holds -= 1;
+        let Inner { device, queue, pool, state, .. } = &*self.0.0;
+        let mut state = lock(state);
+        state.holds -= 1;
+        // Whoever gave up waiting leaves work that somebody else may wait for.
+        if !state.holds() {
+            state.flush(device, queue, pool);
+        }
     }
 }
 
@@ -107,8 +113,12 @@ impl Gpu {
     /// # Errors
     /// [`Error::Device`], [`Error::DeviceLost`].
     pub fn poll(&self) -> Result<()> {
-        self.0.failures.poll(&self.0.device, wgpu::PollType::Poll)?;
-        self.advance().map(drop)
+        let polled = self.0.failures.poll(&self.0.device, wgpu::PollType::Poll).and_then(|()| self.advance());
+        if polled.is_err() {
+            // A device that is gone tells nobody who waits.
+            self.wakers().wake();
+        }
+        polled.map(drop)
     }
 
     /// Starts a thread that calls [`Gpu::poll`] as often as somebody waits, with [`Polling::Host`] until it is dropped. For
@@ -158,6 +168,10 @@ impl Gpu {
             (next, None) => next,
         };
         if wakers.host_polls() {
+            // What this task waits for may have come before it was known to wait.
+            if matches!(next, Next::Nothing) {
+                context.waker().wake_by_ref();
+            }
             return Ok(());
         }
         match next {

@@ -8,7 +8,7 @@ use super::resume::restore;
 use super::saved::{self, Position, SavedRun};
 use super::snapshot::{HostTensor, download};
 use super::trainer::Trainer;
-use crate::checkpoint::TensorToSave;
+use crate::checkpoint::{MODEL_FILE, OPTIMIZER_FILE, TensorToSave};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::nn::model::Model;
@@ -16,6 +16,22 @@ use crate::nn::model::Model;
 /// The tensors as a checkpoint takes them.
 pub(super) fn to_save(host: &[HostTensor]) -> Vec<TensorToSave<'_>> {
     host.iter().map(|tensor| TensorToSave::f32(&tensor.name, &tensor.shape, &tensor.values)).collect()
+}
+
+/// Checks that at `dir` there is nothing yet, or a checkpoint and nothing else: that alone is replaced.
+fn require_replaceable(dir: &Path) -> Result<()> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(Error::io("reading", dir))?,
+    };
+    for entry in entries {
+        let name = entry.map_err(Error::io("reading", dir))?.file_name();
+        if ![MODEL_FILE, OPTIMIZER_FILE].iter().any(|known| name == *known) {
+            let message = format!("expected no folder yet or a checkpoint to replace, found {}", name.display());
+            return Err(Error::checkpoint(dir, message));
+        }
+    }
+    Ok(())
 }
 
 /// Checks that every number is finite.
@@ -29,17 +45,20 @@ pub(super) fn require_finite(step: u64, host: &[HostTensor]) -> Result<()> {
 }
 
 impl Model {
-    /// Writes the parameters as a checkpoint that `sdmoe eval`, `generate` and `analyze` read, replacing the folder
-    /// `dir` as a whole: it is there whole or as before. No run resumes from it.
+    /// Writes the parameters as a checkpoint that `sdmoe eval`, `generate` and `analyze` read, replacing a checkpoint
+    /// at `dir` as a whole: it is there whole or as before. No run resumes from it.
     ///
     /// # Errors
-    /// [`Error::NotFinite`], [`Error::Io`], [`Error::Checkpoint`]; [`Error::Device`].
+    /// [`Error::Checkpoint`] where `dir` is a folder of anything else; [`Error::Config`] for a vocabulary of less than 256;
+    /// [`Error::NotFinite`], [`Error::Io`]; [`Error::Device`].
     pub async fn save(&self, dir: &Path) -> Result<()> {
+        require_replaceable(dir)?;
         let parameters = download(self.params().iter().map(|p| (p.name.clone(), p.value.clone()))).await?;
         let biases = download(self.params().states().iter().cloned()).await?;
         require_finite(0, &parameters)?;
-        let mut config = RunConfig::default();
-        config.model = self.config().clone();
+        // Decoupled parts are a trainer's: the model has none.
+        let config = RunConfig::continuing(self.config(), RunConfig::default().train.seq);
+        config.validate()?;
         saved::save(dir, &config, Position::default(), &to_save(&parameters), &to_save(&biases))
     }
 
@@ -54,12 +73,14 @@ impl Model {
 }
 
 impl Trainer {
-    /// Writes a checkpoint, replacing the folder `dir` as a whole: it is there whole or as before. The trainer does not
+    /// Writes a checkpoint, replacing one at `dir` as a whole: it is there whole or as before. The trainer does not
     /// know its data, so that `sdmoe train --resume` asks for them.
     ///
     /// # Errors
-    /// [`Error::NotFinite`], [`Error::Io`], [`Error::Checkpoint`]; [`Error::Device`].
+    /// [`Error::Checkpoint`] where `dir` is a folder of anything else, as that of a run is; [`Error::NotFinite`],
+    /// [`Error::Io`]; [`Error::Device`].
     pub async fn save(&self, dir: &Path) -> Result<()> {
+        require_replaceable(dir)?;
         let snapshot = self.snapshot().await?;
         let (step, train) = (snapshot.step, &snapshot.config.train);
         require_finite(step, &snapshot.parameters)?;

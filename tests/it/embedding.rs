@@ -1,7 +1,7 @@
 //! What a program relies on that trains beside other work: handles that threads share, memory that comes back, runs that do
 //! not disturb each other, and a state that outlives its device.
 
-use crate::common::gpu;
+use crate::common::own_gpu as gpu;
 use crate::common::training::{config, micro_batches, snapshot, train, trainer};
 use pollster::block_on;
 use sdmoe::gpu::{GpuOptions, MissingPart, OPTIONAL_FEATURES, device_descriptor};

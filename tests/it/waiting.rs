@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use crate::common::gpu;
+use crate::common::own_gpu as gpu;
 use crate::common::training::{config, micro_batches, snapshot, train, trainer};
 use pollster::block_on;
 use sdmoe::Tensor;
