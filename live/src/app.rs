@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use eframe::egui::{self, CentralPanel, ComboBox, Context, DragValue, Key, Panel, RichText, ScrollArea, Slider, Ui};
 use sdmoe::Gpu;
 
+use crate::session::trial::Expert;
 use crate::session::{Command, Handle, Looks, State, Status};
 use crate::settings::{Settings, Size, Variant};
 use crate::texts::{SHORTEST, Source};
@@ -27,8 +28,8 @@ pub struct Live {
     /// Files that were dropped, on their way.
     files: (Sender<Dropped>, Receiver<Dropped>),
     choice: Choice,
-    /// The look that is shown; none for the newest.
-    shown: Option<usize>,
+    /// The step whose look is shown; none for the newest.
+    shown: Option<u64>,
     /// The settings of the next start.
     next: Settings,
     balance: f32,
@@ -104,8 +105,14 @@ impl Live {
     }
 
     fn looks(&self, state: &State) -> Option<Arc<Looks>> {
+        state.looks.get(self.position(state)?).cloned()
+    }
+
+    /// The look that is shown: that of the chosen step or, where it is no longer kept, the one before it.
+    fn position(&self, state: &State) -> Option<usize> {
         let last = state.looks.len().checked_sub(1)?;
-        state.looks.get(self.shown.unwrap_or(last).min(last)).cloned()
+        let Some(shown) = self.shown else { return Some(last) };
+        Some(state.looks.partition_point(|looks| looks.step <= shown).saturating_sub(1))
     }
 
     fn keys(&mut self, ctx: &Context) {
@@ -135,7 +142,11 @@ impl Live {
             match content.map(|bytes| Source::new(name.clone(), bytes)) {
                 Ok(Some(source)) => {
                     self.sources.push(source);
+                    // With what runs, not with what is being edited.
+                    let running = self.handle.state.lock().settings.clone();
+                    let edited = std::mem::replace(&mut self.next, running);
                     self.restart();
+                    self.next = edited;
                 }
                 Ok(None) => self.message = format!("{name}: expected at least {SHORTEST} bytes"),
                 Err(error) => self.message = format!("{name}: {error}"),
@@ -173,7 +184,7 @@ impl Live {
             if ui.button("image").on_hover_text("the window as PNG").clicked() {
                 self.photograph = true;
             }
-            if ui.button("figures").on_hover_text("losses, similarity, load by step as CSV").clicked() {
+            if ui.button("figures").on_hover_text("losses, similarity and dead experts by step, as CSV").clicked() {
                 self.message = platform::save("sdmoe-live.csv", export::csv(state).as_bytes());
             }
             ui.separator();
@@ -216,18 +227,19 @@ impl Live {
                 ui.label(RichText::new("the experts are looked at after the first steps").weak());
                 return;
             };
-            let mut at = self.shown.unwrap_or(last).min(last);
+            let mut at = self.position(state).unwrap_or(last);
+            let step = |at: usize| state.looks.get(at).map(|looks| looks.step);
             ui.label("seen at step");
             ui.spacing_mut().slider_width = (ui.available_width() - 190.0).max(80.0);
             let slider = Slider::new(&mut at, 0..=last).custom_formatter(|i, _| {
                 state.looks.get(i as usize).map_or(String::new(), |looks| looks.step.to_string())
             });
             if ui.add(slider).changed() {
-                self.shown = Some(at);
+                self.shown = step(at);
             }
             let mut newest = self.shown.is_none();
             if ui.toggle_value(&mut newest, "newest").clicked() {
-                self.shown = if newest { None } else { Some(at) };
+                self.shown = if newest { None } else { step(at) };
             }
         });
         ui.add_space(2.0);
@@ -265,11 +277,13 @@ impl Live {
             view::sample::draw(&mut columns[place[2]], &scene);
         });
         if let Some(weight) = moved {
+            self.next.balance_loss = weight;
             self.handle.send(Command::Balance(weight));
         }
         if let Some(kind) = wanted {
             let Choice { decoupled, layer, expert, .. } = self.choice;
-            self.handle.send(Command::Try(kind, decoupled, layer, expert));
+            let expert = Expert { layer, number: expert };
+            self.handle.send(Command::Try(state.number, kind, decoupled, expert));
         }
     }
 
@@ -290,12 +304,12 @@ impl Live {
                 ui.end_row();
                 ui.label("experts, of which a token visits");
                 ui.horizontal(|ui| {
-                    ui.add(DragValue::new(&mut next.experts).range(2..=32));
-                    ui.add(DragValue::new(&mut next.top_k).range(1..=8));
+                    ui.add(DragValue::new(&mut next.experts).range(2..=32).clamp_existing_to_range(false));
+                    ui.add(DragValue::new(&mut next.top_k).range(1..=8).clamp_existing_to_range(false));
                 });
                 ui.end_row();
                 ui.label("rank of W_c");
-                ui.add(DragValue::new(&mut next.rank).range(1..=32));
+                ui.add(DragValue::new(&mut next.rank).range(1..=32).clamp_existing_to_range(false));
                 ui.end_row();
                 ui.label("decoupling");
                 ui.horizontal(|ui| {
@@ -304,7 +318,13 @@ impl Live {
                 });
                 ui.end_row();
                 ui.label("learning rate");
-                ui.add(DragValue::new(&mut next.lr).range(1e-5..=1e-1).speed(1e-4).max_decimals(5));
+                ui.add(
+                    DragValue::new(&mut next.lr)
+                        .range(1e-5..=1e-1)
+                        .clamp_existing_to_range(false)
+                        .speed(1e-4)
+                        .max_decimals(5),
+                );
                 ui.end_row();
             });
             ui.horizontal(|ui| {

@@ -67,8 +67,9 @@ pub fn save(name: &str, bytes: &[u8]) -> String {
 /// Puts the settings into the page's address.
 #[cfg(target_arch = "wasm32")]
 pub fn show_link(link: &str) {
-    if let Some(window) = web_sys::window() {
-        let _ = window.location().set_hash(link);
+    // Not by the address itself: the page begins anew when that is changed.
+    if let Some(history) = web_sys::window().and_then(|window| window.history().ok()) {
+        let _ = history.replace_state_with_url(&wasm_bindgen::JsValue::NULL, "", Some(&format!("#{link}")));
     }
 }
 

@@ -16,7 +16,7 @@ use sdmoe::{Batch, Batches, Gpu, Trainer};
 use web_time::Instant;
 
 use self::look::{Look, Readings, look};
-use self::trial::{Kind, Outcome, try_out};
+use self::trial::{Expert, Kind, Outcome, try_out};
 use crate::platform;
 use crate::settings::{BATCH, SEQ, Settings};
 use crate::texts::Source;
@@ -27,6 +27,8 @@ const LOOKS: usize = 400;
 const LEAST_STEPS: u64 = 5;
 /// A look waits until this many times its duration have gone by.
 const PATIENCE: f64 = 3.0;
+/// The longest pause of a page at a time.
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 /// Bytes that a sample goes on from.
 const PROMPT: usize = 24;
 /// Bytes of a sample.
@@ -45,8 +47,8 @@ pub enum Command {
     Balance(f32),
     /// The share of the time that training takes, in (0, 1].
     Share(f32),
-    /// Try something with an expert of a layer.
-    Try(Kind, bool, usize, usize),
+    /// Try something in this run, with the decoupled model or the plain one.
+    Try(u64, Kind, bool, Expert),
     /// End.
     Stop,
 }
@@ -87,6 +89,8 @@ pub struct Sample {
 /// What the window draws.
 #[derive(Debug)]
 pub struct State {
+    /// The run, counted from 0: each restart begins another.
+    pub number: u64,
     /// Where the session is.
     pub status: Status,
     /// The settings of this run.
@@ -103,12 +107,34 @@ pub struct State {
     pub samples: Vec<Sample>,
     /// What the last trials came to, newest last.
     pub outcomes: Vec<Outcome>,
+    /// What went wrong with the last trial, if anything.
+    pub message: String,
     /// Tokens of both models a second, over the last second.
     pub tokens_per_second: f64,
-    /// Share of the time in which a step was under way, over the last second.
+    /// Share of the time in which the device worked on the models.
     pub busy: f64,
     /// Seconds from the start of the session to the first loss.
     pub first_loss: Option<f64>,
+}
+
+impl State {
+    fn new(settings: &Settings, sources: &[Source]) -> Self {
+        Self {
+            number: 0,
+            status: Status::Compiling(0, 0),
+            readings: Arc::new(Readings::new(sources)),
+            settings: settings.clone(),
+            losses: [Vec::new(), Vec::new()],
+            looks: Vec::new(),
+            refresh_every: settings.run(true).spectral.refresh_every,
+            samples: Vec::new(),
+            outcomes: Vec::new(),
+            message: String::new(),
+            tokens_per_second: 0.0,
+            busy: 0.0,
+            first_loss: None,
+        }
+    }
 }
 
 /// The state, shared between session and window.
@@ -143,19 +169,7 @@ pub fn session(
     sources: Vec<Source>,
     news: impl Fn() + 'static + Send,
 ) -> (Handle, Session) {
-    let state = State {
-        status: Status::Compiling(0, 0),
-        readings: Arc::new(Readings::new(&sources)),
-        settings: settings.clone(),
-        losses: [Vec::new(), Vec::new()],
-        looks: Vec::new(),
-        refresh_every: settings.run(true).spectral.refresh_every,
-        samples: Vec::new(),
-        outcomes: Vec::new(),
-        tokens_per_second: 0.0,
-        busy: 0.0,
-        first_loss: None,
-    };
+    let state = State::new(&settings, &sources);
     let shared = Shared(Arc::new(Mutex::new(state)));
     let (sender, commands) = channel();
     let handle = Handle { state: shared.clone(), commands: sender };
@@ -201,19 +215,17 @@ impl Session {
                 Ended::Stop => return,
                 Ended::Restart(new, texts) => {
                     (settings, sources) = (new, texts);
-                    let mut state = self.shared.lock();
-                    state.settings = settings.clone();
-                    state.readings = Arc::new(Readings::new(&sources));
-                    state.refresh_every = settings.run(true).spectral.refresh_every;
-                    state.losses = [Vec::new(), Vec::new()];
-                    (state.looks, state.samples, state.outcomes) = (Vec::new(), Vec::new(), Vec::new());
+                    self.begin(&settings, &sources);
                 }
                 Ended::Failed(message) => {
                     log::error!("{message}");
                     self.tell(Status::Failed(message));
                     // Other settings may do.
                     match self.wait_for_restart().await {
-                        Some((new, texts)) => (settings, sources) = (new, texts),
+                        Some((new, texts)) => {
+                            (settings, sources) = (new, texts);
+                            self.begin(&settings, &sources);
+                        }
                         None => return,
                     }
                 }
@@ -221,11 +233,20 @@ impl Session {
         }
     }
 
+    /// Forgets the run before.
+    fn begin(&mut self, settings: &Settings, sources: &[Source]) {
+        (self.paused, self.single) = (false, false);
+        let mut state = self.shared.lock();
+        let number = state.number + 1;
+        *state = State { number, ..State::new(settings, sources) };
+    }
+
     async fn wait_for_restart(&mut self) -> Option<(Settings, Vec<Source>)> {
         loop {
             match self.commands.try_recv() {
                 Ok(Command::Restart(settings, sources)) => return Some((settings, sources)),
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return None,
+                Ok(Command::Share(share)) => self.share = share,
                 Ok(_) => (),
                 Err(TryRecvError::Empty) => platform::pause(Duration::from_millis(50)).await,
             }
@@ -261,9 +282,10 @@ impl Session {
             let at_limit = self.limit.is_some_and(|limit| step > limit);
             let [due, whole] = looking.due(step - 1, at_limit);
             if due {
+                let begun = Instant::now();
                 self.look(&trainers, &readings, whole).await?;
                 looking.done(step - 1, whole);
-                rate.skip();
+                rate.leave_out(begun.elapsed());
             }
             if at_limit {
                 return Ok(Ended::Stop);
@@ -283,18 +305,25 @@ impl Session {
                 }
             }
             let took = started.elapsed();
-            rate.add(took);
+            rate.add();
+            let busy = if cfg!(target_arch = "wasm32") { self.share } else { self.gpu.pacing().share() };
             {
                 let mut state = self.shared.lock();
                 state.first_loss.get_or_insert(begun.elapsed().as_secs_f64());
-                (state.tokens_per_second, state.busy) = rate.read();
+                (state.tokens_per_second, state.busy) = (rate.last, f64::from(busy));
                 state.status = if self.paused { Status::Paused } else { Status::Running };
             }
             (self.news)();
             // In a browser nothing wakes a queue that is left alone: the page has its turn between steps.
             if cfg!(target_arch = "wasm32") {
-                let rest = took.as_secs_f32() * (1.0 / self.share.clamp(0.05, 1.0) - 1.0);
-                platform::pause(Duration::from_secs_f32(rest.min(2.0))).await;
+                let rest = took.mul_f32(1.0 / self.share.clamp(0.05, 1.0) - 1.0);
+                let rested = Instant::now();
+                loop {
+                    platform::pause(rest.saturating_sub(rested.elapsed()).min(LONGEST_PAUSE)).await;
+                    if rested.elapsed() >= rest {
+                        break;
+                    }
+                }
             }
         }
     }
@@ -339,10 +368,21 @@ impl Session {
                     }
                     self.shared.lock().settings.balance_loss = weight;
                 }
-                Ok(Command::Try(kind, decoupled, layer, expert)) => {
+                // What was asked of an earlier run has no meaning in this one.
+                Ok(Command::Try(run, ..)) if run != self.shared.lock().number => (),
+                Ok(Command::Try(_, kind, decoupled, expert)) => {
                     let trainer = &trainers[usize::from(!decoupled)];
-                    let outcome = try_out(trainer, readings, (kind, decoupled), layer, expert).await?;
-                    self.shared.lock().outcomes.push(outcome);
+                    let outcome = try_out(trainer, readings, (kind, decoupled), expert).await;
+                    self.gpu.check()?;
+                    let mut state = self.shared.lock();
+                    match outcome {
+                        Ok(outcome) => {
+                            state.outcomes.push(outcome);
+                            state.message.clear();
+                        }
+                        Err(error) => state.message = error.to_string(),
+                    }
+                    drop(state);
                     (self.news)();
                 }
             }
@@ -358,10 +398,11 @@ impl Session {
         {
             let mut state = self.shared.lock();
             if state.looks.len() >= LOOKS {
-                let mut i = 0;
+                // From the newest on, which stays.
+                let mut i = state.looks.len();
                 state.looks.retain(|_| {
-                    i += 1;
-                    i % 2 == 1
+                    i -= 1;
+                    i.is_multiple_of(2)
                 });
             }
             state.looks.push(Arc::new(Looks { step, of }));
@@ -471,33 +512,33 @@ impl<'a> Mixture<'a> {
 struct Rate {
     since: Instant,
     steps: u64,
-    busy: Duration,
-    /// Tokens a second, and the share of the time in steps.
-    last: (f64, f64),
+    /// Tokens a second.
+    last: f64,
 }
 
 impl Rate {
     fn new() -> Self {
-        Self { since: Instant::now(), steps: 0, busy: Duration::ZERO, last: (0.0, 0.0) }
+        Self { since: Instant::now(), steps: 0, last: 0.0 }
     }
 
-    /// A step of both models took so long.
-    fn add(&mut self, took: Duration) {
-        (self.steps, self.busy) = (self.steps + 1, self.busy + took);
+    /// A step of both models is done.
+    fn add(&mut self) {
+        self.steps += 1;
         let time = self.since.elapsed().as_secs_f64();
-        if time >= 1.0 || self.last.0 == 0.0 {
-            self.last = ((self.steps * 2 * (BATCH * SEQ) as u64) as f64 / time, self.busy.as_secs_f64() / time);
+        if time >= 1.0 {
+            self.last = (self.steps * 2 * (BATCH * SEQ) as u64) as f64 / time;
             self.skip();
         }
     }
 
-    /// What comes next is measured anew.
-    fn skip(&mut self) {
-        (self.since, self.steps, self.busy) = (Instant::now(), 0, Duration::ZERO);
+    /// So much of the time was no training.
+    fn leave_out(&mut self, time: Duration) {
+        self.since += time;
     }
 
-    fn read(&self) -> (f64, f64) {
-        self.last
+    /// What comes next is measured anew.
+    fn skip(&mut self) {
+        (self.since, self.steps) = (Instant::now(), 0);
     }
 }
 
@@ -522,8 +563,11 @@ mod tests {
         let run = || {
             let sources = texts::inside();
             let (handle, session) = session(gpu.clone(), Settings::default(), sources.clone(), || ());
-            handle.send(Command::Try(Kind::Off, true, 0, 3));
-            handle.send(Command::Try(Kind::Merge, false, 1, 2));
+            handle.send(Command::Try(0, Kind::Off, true, Expert { layer: 0, number: 3 }));
+            handle.send(Command::Try(0, Kind::Merge, false, Expert { layer: 1, number: 2 }));
+            // Neither of another run, nor of a layer that is not there.
+            handle.send(Command::Try(5, Kind::Off, true, Expert { layer: 0, number: 3 }));
+            handle.send(Command::Try(0, Kind::Off, true, Expert { layer: 7, number: 3 }));
             handle.send(Command::Balance(0.02));
             pollster::block_on(session.limited_to(7).run(sources));
             handle.state
@@ -547,9 +591,13 @@ mod tests {
             assert_eq!(look.weights.spectra.len(), if decoupled { 6 } else { 0 });
         }
         assert_eq!(state.samples[0].text[0].len(), SAMPLE);
+        assert!(state.message.contains("layer") && state.message.contains('7'), "{}", state.message);
         let [without, merged] = state.outcomes.as_slice() else { panic!("{:?}", state.outcomes) };
-        assert!(without.partner.is_none() && without.after.is_finite() && without.random.0 != 3);
-        assert!(merged.partner.is_some_and(|(other, x)| other != 2 && x.abs() <= 1.0) && merged.random.0 != 2);
+        assert!(without.partner.is_none() && without.after.is_finite() && without.random.is_some_and(|r| r.0 != 3));
+        assert!(
+            merged.partner.is_some_and(|(other, x)| other != 2 && x.abs() <= 1.0)
+                && merged.random.is_some_and(|r| r.0 != 2 && Some(r.0) != merged.partner.map(|p| p.0))
+        );
         // A trial leaves no trace: the losses are those of a run without one.
         let plain = {
             let sources = texts::inside();

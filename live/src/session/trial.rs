@@ -26,6 +26,15 @@ pub enum Kind {
     Merge,
 }
 
+/// An expert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expert {
+    /// The layer, counted among those with experts.
+    pub layer: usize,
+    /// Its number in the layer.
+    pub number: usize,
+}
+
 /// What came of it, in nats per byte on held-out text. The model is as it was.
 #[derive(Clone, Debug)]
 pub struct Outcome {
@@ -45,8 +54,8 @@ pub struct Outcome {
     pub before: f32,
     /// The loss after.
     pub after: f32,
-    /// The expert that was picked at random in its place (or the partner), and the loss after that.
-    pub random: (usize, f32),
+    /// The expert that was picked at random in its place (or the partner's), and the loss after that; none where there is no other.
+    pub random: Option<(usize, f32)>,
 }
 
 /// Tries it in the `layer`-th layer that has experts.
@@ -57,42 +66,44 @@ pub async fn try_out(
     trainer: &Trainer,
     readings: &Readings,
     (kind, decoupled): (Kind, bool),
-    layer: usize,
-    expert: usize,
+    Expert { layer, number: expert }: Expert,
 ) -> Result<Outcome> {
-    let moe = trainer.model().config().moe.clone();
-    if moe.experts < 2 || expert >= moe.experts {
-        return Err(Error::config(
-            "expert",
-            format!("expected one of at least two below {}, got {expert}", moe.experts),
-        ));
+    let config = trainer.model().config();
+    let (experts, layers) = (config.moe.experts, config.moe_layers().len());
+    if experts < 2 || expert >= experts {
+        let message = format!("expected one of at least two below {experts}, got {expert}");
+        return Err(Error::config("expert", message));
+    }
+    if layer >= layers {
+        return Err(Error::config("layer", format!("expected one below {layers}, got {layer}")));
     }
     let before = trainer.evaluate([readings.batch()]).await?;
-    // Any of the others, evenly.
+    // Any of those that are left, evenly.
     let draw = words(trainer.step_number(), layer as u32, expert as u32)[0] as usize;
-    let other = (expert + 1 + draw % (moe.experts - 1)) % moe.experts;
+    let other = |taken: &[usize]| {
+        let left: Vec<usize> = (0..experts).filter(|e| !taken.contains(e)).collect();
+        (!left.is_empty()).then(|| left[draw % left.len()])
+    };
     let (after, partner, random) = match kind {
         Kind::Off => {
-            let without = async |expert: usize| loss_without(trainer, readings, layer, expert).await;
-            (without(expert).await?, None, without(other).await?)
+            let after = loss_without(trainer, readings, layer, expert).await?;
+            let random = match other(&[expert]) {
+                Some(other) => Some((other, loss_without(trainer, readings, layer, other).await?)),
+                None => None,
+            };
+            (after, None, random)
         }
         Kind::Merge => {
             let (nearest, alignment) = nearest(trainer, readings, layer, expert).await?;
             let after = loss_merged(trainer, readings, layer, [expert, nearest]).await?;
-            (after, Some((nearest, alignment)), loss_merged(trainer, readings, layer, [expert, other]).await?)
+            let random = match other(&[expert, nearest]) {
+                Some(other) => Some((other, loss_merged(trainer, readings, layer, [expert, other]).await?)),
+                None => None,
+            };
+            (after, Some((nearest, alignment)), random)
         }
     };
-    Ok(Outcome {
-        kind,
-        decoupled,
-        layer,
-        expert,
-        partner,
-        step: trainer.step_number(),
-        before,
-        after,
-        random: (other, random),
-    })
+    Ok(Outcome { kind, decoupled, layer, expert, partner, step: trainer.step_number(), before, after, random })
 }
 
 async fn loss_without(trainer: &Trainer, readings: &Readings, layer: usize, expert: usize) -> Result<f32> {

@@ -1,6 +1,6 @@
 //! What a model loses without an expert.
 
-use eframe::egui::{RichText, Ui};
+use eframe::egui::{self, RichText, Ui};
 
 use super::{Choice, Scene, card, show};
 use crate::colour;
@@ -21,13 +21,19 @@ pub fn draw(ui: &mut Ui, scene: &Scene<'_>, choice: &mut Choice) -> Option<Kind>
                 let text = RichText::new(expert.to_string()).color(hue);
                 ui.selectable_value(&mut choice.expert, expert, text);
             }
-            if ui.button("switch off").clicked() {
+            let settings = &scene.state.settings;
+            let spare = egui::Button::new("switch off");
+            let spare = ui.add_enabled(settings.experts > settings.top_k, spare);
+            if spare.on_disabled_hover_text("a token visits every expert").clicked() {
                 wanted = Some(Kind::Off);
             }
             if ui.button("merge").clicked() {
                 wanted = Some(Kind::Merge);
             }
         });
+        if !scene.state.message.is_empty() {
+            ui.label(RichText::new(&scene.state.message).color(colour::CHANCE));
+        }
         for outcome in scene.state.outcomes.iter().rev().take(LISTED) {
             line(ui, outcome);
         }
@@ -46,7 +52,8 @@ fn line(ui: &mut Ui, outcome: &Outcome) {
     ui.horizontal_wrapped(|ui| {
         ui.label(RichText::new(format!("step {step}, {model}, layer {layer}:")).small().color(colour::QUIET));
         ui.label(format!("{what}: {}, then {} ({})", show(f64::from(*before)), show(f64::from(*after)), rise(*after)));
-        let text = format!("random {}: {}", random.0, rise(random.1));
-        ui.label(RichText::new(text).color(colour::CHANCE));
+        if let Some((other, after)) = random {
+            ui.label(RichText::new(format!("random {other}: {}", rise(*after))).color(colour::CHANCE));
+        }
     });
 }

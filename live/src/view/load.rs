@@ -1,6 +1,6 @@
 //! Load bars, dead experts, and the slider of the balance loss.
 
-use eframe::egui::{self, FontId, RichText, Sense, Slider, Ui};
+use eframe::egui::{self, FontId, RichText, Sense, Slider, SliderClamping, Ui};
 
 use super::{Choice, Scene, card, waiting};
 use crate::colour;
@@ -20,7 +20,9 @@ pub fn draw(ui: &mut Ui, scene: &Scene<'_>, choice: &Choice, weight: &mut f32) -
         }
         ui.horizontal(|ui| {
             ui.label(RichText::new("balance loss").small());
-            let slider = Slider::new(weight, 0.0..=0.1).logarithmic(true).smallest_positive(1e-4).max_decimals(4);
+            let slider = Slider::new(weight, 0.0..=0.1).logarithmic(true).smallest_positive(1e-4);
+            // What a link says is only changed by hand.
+            let slider = slider.clamping(SliderClamping::Edits);
             if ui.add(slider).changed() {
                 moved = Some(*weight);
             }
