@@ -62,7 +62,10 @@ impl Recipe {
 
     /// The sources, handed to the driver.
     pub(super) fn shader_module(&self, device: &wgpu::Device) -> wgpu::ShaderModule {
+        #[cfg(not(target_arch = "wasm32"))]
         let source = wgpu::ShaderSource::Naga(std::borrow::Cow::Owned(self.module.source.module.clone()));
+        #[cfg(target_arch = "wasm32")]
+        let source = wgpu::ShaderSource::Wgsl(self.module.source.text.as_str().into());
         device.create_shader_module(wgpu::ShaderModuleDescriptor { label: Some(self.kernel.name), source })
     }
 

@@ -67,6 +67,9 @@ fn error(kernel: &Kernel, message: String) -> Error {
 pub(super) struct Source {
     pub(super) module: naga::Module,
     info: naga::valid::ModuleInfo,
+    /// What a browser is given: it takes WGSL alone, and naga cannot write every module back.
+    #[cfg(target_arch = "wasm32")]
+    pub(super) text: String,
 }
 
 impl Source {
@@ -76,7 +79,12 @@ impl Source {
         let mut validator =
             naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::all());
         let info = validator.validate(&module).map_err(|e| error(kernel, e.emit_to_string(text)))?;
-        Ok(Self { module, info })
+        Ok(Self {
+            module,
+            info,
+            #[cfg(target_arch = "wasm32")]
+            text: text.to_owned(),
+        })
     }
 
     /// Returns the bindings of the kernel's entry point.
