@@ -45,7 +45,10 @@ impl Live {
     pub fn new(gpu: &Gpu, handle: Handle, settings: &Settings, sources: Vec<Source>) -> Self {
         let adapter = gpu.adapter();
         Self {
-            adapter: format!("{}, {}", adapter.name.split(" (").next().unwrap_or_default(), adapter.backend),
+            adapter: [adapter.name.split(" (").next().unwrap_or_default(), &adapter.backend]
+                .join(" ")
+                .trim()
+                .to_owned(),
             handle,
             sources,
             files: channel(),

@@ -37,9 +37,9 @@ pub struct Look {
 }
 
 /// What is in the experts' weights: slow to measure, and slow to change.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Weights {
-    /// The step of the measurement.
+    /// The step of the measurement; 0 before the first, with nothing else.
     pub step: u64,
     /// Similarity of each pair of experts.
     pub similarity: Vec<PairSimilarity>,

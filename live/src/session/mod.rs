@@ -23,6 +23,8 @@ use crate::texts::Source;
 
 /// Looks that are kept; past them every second one is dropped.
 const LOOKS: usize = 400;
+/// Steps before the first look at the weights, whose kernels take long to compile.
+const FIRST_WHOLE: u64 = 8;
 /// Steps between two looks at least.
 const LEAST_STEPS: u64 = 5;
 /// A look waits until this many times its duration have gone by.
@@ -393,7 +395,10 @@ impl Session {
     async fn look(&self, trainers: &[Trainer; 2], readings: &Readings, whole: bool) -> sdmoe::Result<()> {
         let step = trainers[0].step_number();
         let before = self.shared.lock().looks.last().filter(|_| !whole).cloned();
-        let kept = |i: usize| before.as_ref().map(|looks| looks.of[i].weights.clone());
+        let kept = |i: usize| {
+            let last = || before.as_ref().map_or_else(Default::default, |looks| looks.of[i].weights.clone());
+            (!whole).then(last)
+        };
         let of = [look(&trainers[0], readings, kept(0)).await?, look(&trainers[1], readings, kept(1)).await?];
         {
             let mut state = self.shared.lock();
@@ -440,16 +445,16 @@ struct Looked {
 impl Looking {
     /// Whether a look is due after `step` steps, and a whole one; at the `end` of a run both are.
     fn due(&mut self, step: u64, end: bool) -> [bool; 2] {
-        let due = |looked: Option<Looked>| match looked {
-            None => step > 0,
+        let due = |looked: Option<Looked>, first: u64| match looked {
+            None => step >= first || end && step > 0,
             Some(looked) => {
                 let rested = looked.at.elapsed() >= looked.took.mul_f64(PATIENCE);
                 step > looked.step && (end || step >= looked.step + LEAST_STEPS && rested)
             }
         };
-        let whole = due(self.last[1]);
+        let whole = due(self.last[1], FIRST_WHOLE);
         self.begun = Some(Instant::now());
-        [due(self.last[0]) || whole, whole]
+        [due(self.last[0], 1) || whole, whole]
     }
 
     /// The look that was due was taken after `step` steps.
@@ -569,17 +574,17 @@ mod tests {
             handle.send(Command::Try(5, Kind::Off, true, Expert { layer: 0, number: 3 }));
             handle.send(Command::Try(0, Kind::Off, true, Expert { layer: 7, number: 3 }));
             handle.send(Command::Balance(0.02));
-            pollster::block_on(session.limited_to(7).run(sources));
+            pollster::block_on(session.limited_to(9).run(sources));
             handle.state
         };
         let state = run();
         let state = state.lock();
         assert_eq!(state.status, Status::Running);
         let [on, off] = &state.losses;
-        assert_eq!((on.len(), off.len(), state.settings.balance_loss), (7, 7, 0.02));
+        assert_eq!((on.len(), off.len(), state.settings.balance_loss), (9, 9, 0.02));
         assert!(on.iter().chain(off).all(|x| (4.0..7.0).contains(x)) && on != off, "{on:?} {off:?}");
         let last = state.looks.last().unwrap();
-        assert_eq!(last.step, 7);
+        assert_eq!(last.step, 9);
         for (look, decoupled) in last.of.iter().zip([true, false]) {
             assert_eq!((look.probe.len(), look.probe[0].top.len(), look.guesses.len()), (2, 3 * SEQ, 3 * SEQ));
             assert!(look.probe[1].scores.chunks(8).all(|s| (s.iter().sum::<f32>() - 1.0).abs() < 1e-4));

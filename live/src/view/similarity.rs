@@ -19,8 +19,8 @@ pub fn draw(ui: &mut Ui, scene: &Scene<'_>, choice: &mut Choice) {
             ui.separator();
             ui.selectable_value(&mut choice.model_side, false, "hidden side");
             ui.selectable_value(&mut choice.model_side, true, "model side");
-            if let Some(looks) = scene.looks {
-                let step = looks.of[0].weights.step;
+            let step = scene.looks.map_or(0, |looks| looks.of[0].weights.step);
+            if step > 0 {
                 ui.label(RichText::new(format!("step {step}")).small().color(colour::QUIET));
             }
         });
@@ -33,7 +33,7 @@ pub fn draw(ui: &mut Ui, scene: &Scene<'_>, choice: &mut Choice) {
             };
             look.weights.similarity.iter().find(wanted).cloned()
         };
-        let [Some(on), Some(off)] = looks.of.each_ref().map(of) else { return };
+        let [Some(on), Some(off)] = looks.of.each_ref().map(of) else { return waiting(ui, 190.0) };
         let maps =
             [("plain W", Some(&off.merged)), ("decoupled W", Some(&on.merged)), ("its own W_u", on.unique.as_ref())];
         let width = (ui.available_width() - 16.0) / 3.0;
