@@ -32,11 +32,11 @@ pub struct Look {
     pub counts: Vec<Vec<u32>>,
     /// Which source goes to which expert, by layer.
     pub by_source: Vec<BySource>,
-    /// What is in the weights.
+    /// The measurements of the weights.
     pub weights: Arc<Weights>,
 }
 
-/// What is in the experts' weights: slow to measure, and slow to change.
+/// The measurements of the experts' weights: slow to take, and slow to change.
 #[derive(Debug, Default)]
 pub struct Weights {
     /// The step of the measurement; 0 before the first, with nothing else.
@@ -63,7 +63,7 @@ pub struct BySource {
     pub shares: Vec<Vec<f64>>,
     /// Mutual information of source and expert, nats.
     pub information: Option<f64>,
-    /// What chance gives: the mean over permutations of the sources among the tokens.
+    /// The information that chance gives: the mean over permutations of the sources among the tokens.
     pub chance: Option<f64>,
 }
 
@@ -74,9 +74,9 @@ pub struct Spectrum {
     pub layer: usize,
     /// The kind.
     pub matrix: ExpertMatrix,
-    /// Of `W_c`.
+    /// The values of `W_c`.
     pub common: Vec<f32>,
-    /// Of the `W_u`, mean over the experts.
+    /// The values of the `W_u`, mean over the experts.
     pub unique: Vec<f32>,
     /// `sigma_k / sigma_(k+1)` at the last refresh.
     pub gap: Option<f64>,

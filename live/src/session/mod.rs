@@ -2,6 +2,8 @@
 //! the window asks for meanwhile. Nothing here knows of windows.
 
 pub mod look;
+mod mixture;
+mod pace;
 pub mod trial;
 
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
@@ -12,23 +14,19 @@ use sdmoe::gpu::{Budget, Compiling};
 use sdmoe::linalg::random::uniform;
 use sdmoe::nn::generate::Generator;
 use sdmoe::nn::sample::Sampling;
-use sdmoe::{Batch, Batches, Gpu, Trainer};
+use sdmoe::{Batch, Gpu, Trainer};
 use web_time::Instant;
 
 use self::look::{Look, Readings, look};
+use self::mixture::Mixture;
+use self::pace::{Looking, Rate};
 use self::trial::{Expert, Kind, Outcome, try_out};
 use crate::platform;
-use crate::settings::{BATCH, SEQ, Settings};
+use crate::settings::{SEQ, Settings};
 use crate::texts::Source;
 
 /// Looks that are kept; past them every second one is dropped.
 const LOOKS: usize = 400;
-/// Steps before the first look at the weights, whose kernels take long to compile.
-const FIRST_WHOLE: u64 = 8;
-/// Steps between two looks at least.
-const LEAST_STEPS: u64 = 5;
-/// A look waits until this many times its duration have gone by.
-const PATIENCE: f64 = 3.0;
 /// The longest pause of a page at a time.
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 /// Bytes that a sample goes on from.
@@ -425,58 +423,6 @@ impl Session {
     }
 }
 
-/// When the models are looked at: so that looks take a part of the time only, however slow the device is.
-#[derive(Default)]
-struct Looking {
-    /// Quick looks, and whole ones.
-    last: [Option<Looked>; 2],
-    begun: Option<Instant>,
-}
-
-/// A look that was taken.
-#[derive(Clone, Copy)]
-struct Looked {
-    step: u64,
-    at: Instant,
-    took: Duration,
-    number: usize,
-}
-
-impl Looking {
-    /// Whether a look is due after `step` steps, and a whole one; at the `end` of a run both are.
-    fn due(&mut self, step: u64, end: bool) -> [bool; 2] {
-        let due = |looked: Option<Looked>, first: u64| match looked {
-            None => step >= first || end && step > 0,
-            Some(looked) => {
-                let rested = looked.at.elapsed() >= looked.took.mul_f64(PATIENCE);
-                step > looked.step && (end || step >= looked.step + LEAST_STEPS && rested)
-            }
-        };
-        let whole = due(self.last[1], FIRST_WHOLE);
-        self.begun = Some(Instant::now());
-        [due(self.last[0], 1) || whole, whole]
-    }
-
-    /// The look that was due was taken after `step` steps.
-    fn done(&mut self, step: u64, whole: bool) {
-        let took = self.begun.map_or(Duration::ZERO, |begun| begun.elapsed());
-        let looked = |last: Option<Looked>| {
-            let number = last.map_or(0, |last| last.number) + 1;
-            // The first compiles kernels: what it took says nothing of the others.
-            Some(Looked { step, at: Instant::now(), took: if number == 1 { Duration::ZERO } else { took }, number })
-        };
-        // A whole look counts as a quick one that took no time.
-        match (whole, self.last[0]) {
-            (true, Some(quick)) => self.last[0] = Some(Looked { step, at: Instant::now(), ..quick }),
-            (true, None) => (),
-            (false, quick) => self.last[0] = looked(quick),
-        }
-        if whole {
-            self.last[1] = looked(self.last[1]);
-        }
-    }
-}
-
 /// Goes on from `prompt`; the same draws at every step, so that what changes is the model.
 async fn write(gpu: &Gpu, trainer: &Trainer, prompt: &[u8]) -> sdmoe::Result<Vec<u8>> {
     let prompt: Vec<u32> = prompt.iter().map(|&b| u32::from(b)).collect();
@@ -488,79 +434,10 @@ async fn write(gpu: &Gpu, trainer: &Trainer, prompt: &[u8]) -> sdmoe::Result<Vec
     Ok(generator.text()[prompt.len()..].iter().map(|&t| t as u8).collect())
 }
 
-/// Batches with as many sequences of each text as of any other.
-struct Mixture<'a> {
-    parts: Vec<Batches<'a>>,
-}
-
-impl<'a> Mixture<'a> {
-    fn new(sources: &'a [Source], seed: u64) -> sdmoe::Result<Self> {
-        let part =
-            |(i, source): (usize, &'a Source)| Batches::new(source.training(), BATCH, SEQ, seed + 1000 * i as u64);
-        Ok(Self { parts: sources.iter().enumerate().map(part).collect::<sdmoe::Result<_>>()? })
-    }
-
-    /// Sequence i is of text `(step + i) mod texts`, so that each has its share whatever the numbers.
-    fn batch(&self, step: u64) -> Batch {
-        let all: Vec<Batch> = self.parts.iter().map(|part| part.batch(step, 0)).collect();
-        let mut mixed = Batch { tokens: Vec::new(), targets: Vec::new() };
-        for i in 0..BATCH {
-            let of = &all[(step as usize + i) % all.len()];
-            mixed.tokens.extend_from_slice(&of.tokens[i * SEQ..][..SEQ]);
-            mixed.targets.extend_from_slice(&of.targets[i * SEQ..][..SEQ]);
-        }
-        mixed
-    }
-}
-
-/// Steps a second over the last second.
-struct Rate {
-    since: Instant,
-    steps: u64,
-    /// Tokens a second.
-    last: f64,
-}
-
-impl Rate {
-    fn new() -> Self {
-        Self { since: Instant::now(), steps: 0, last: 0.0 }
-    }
-
-    /// A step of both models is done.
-    fn add(&mut self) {
-        self.steps += 1;
-        let time = self.since.elapsed().as_secs_f64();
-        if time >= 1.0 {
-            self.last = (self.steps * 2 * (BATCH * SEQ) as u64) as f64 / time;
-            self.skip();
-        }
-    }
-
-    /// So much of the time was no training.
-    fn leave_out(&mut self, time: Duration) {
-        self.since += time;
-    }
-
-    /// What comes next is measured anew.
-    fn skip(&mut self) {
-        (self.since, self.steps) = (Instant::now(), 0);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::texts;
-
-    #[test]
-    fn every_text_has_its_share_of_the_batches() {
-        let sources = texts::inside();
-        let mixture = Mixture::new(&sources, 3).unwrap();
-        let batch = mixture.batch(1);
-        assert_eq!((batch.tokens.len(), batch.targets.len()), (BATCH * SEQ, BATCH * SEQ));
-        assert_ne!(batch.tokens, mixture.batch(2).tokens);
-        assert_eq!(batch.tokens, Mixture::new(&sources, 3).unwrap().batch(1).tokens);
-    }
 
     #[test]
     fn a_session_trains_both_models_looks_at_them_and_tries_what_is_asked() {
