@@ -1,37 +1,33 @@
-// One tile of a matrix product, one element of C a thread: the form that needs nothing optional and tunes nothing.
+// One tile of a matrix product, a block of 4 x 4 of C in the registers of each thread, the operands straight from storage: the form that
+// needs nothing optional, no workgroup memory and no barrier, which is slow on drivers that compute on the processor.
 //
 // provides: multiply
-// needs: lib/gemm_tile.wgsl
+// needs: lib/gemm_tile.wgsl, gemm/blocks.wgsl, store
 
 const WG: u32 = 64u;
-const TILE_ROWS: u32 = 8u;
-const TILE_COLUMNS: u32 = 8u;
-override A_TRANSPOSED: bool = false;
-override B_TRANSPOSED: bool = false;
-
-@group(0) @binding(1) var<storage, read> a: array<RealA>;
-@group(0) @binding(2) var<storage, read> b: array<RealB>;
-@group(0) @binding(3) var<storage, read_write> c: array<RealC>;
+const TILE_ROWS: u32 = 32u;
+const TILE_COLUMNS: u32 = 32u;
 
 fn multiply(tile: Tile, lane: u32) {
-    let row = tile.row + lane / TILE_COLUMNS;
-    let column = tile.column + lane % TILE_COLUMNS;
+    let row = tile.row + lane / (TILE_COLUMNS / 4u) * 4u;
+    let column = tile.column + lane % (TILE_COLUMNS / 4u) * 4u;
     if row >= tile.m || column >= tile.n {
         return;
     }
-    let a_first = tile.a_first + select(row * tile.a_stride, row, A_TRANSPOSED);
-    let a_step = select(1u, tile.a_stride, A_TRANSPOSED);
-    let b_first = tile.b_first + select(column, column * tile.b_stride, B_TRANSPOSED);
-    let b_step = select(tile.b_stride, 1u, B_TRANSPOSED);
-    var sum = 0.0;
-    for (var t = 0u; t < tile.k; t++) {
-        sum += f32(a[a_first + t * a_step]) * f32(b[b_first + t * b_step]);
+    var r0 = vec4(0.0);
+    var r1 = vec4(0.0);
+    var r2 = vec4(0.0);
+    var r3 = vec4(0.0);
+    for (var step = 0u; step < tile.k; step += 4u) {
+        let a = a_block(tile, row, step);
+        let b = b_block(tile, step, column);
+        r0 += a[0].x * b[0] + a[1].x * b[1] + a[2].x * b[2] + a[3].x * b[3];
+        r1 += a[0].y * b[0] + a[1].y * b[1] + a[2].y * b[2] + a[3].y * b[3];
+        r2 += a[0].z * b[0] + a[1].z * b[1] + a[2].z * b[2] + a[3].z * b[3];
+        r3 += a[0].w * b[0] + a[1].w * b[1] + a[2].w * b[2] + a[3].w * b[3];
     }
-    sum *= tile.alpha;
-    // Where beta is 0, C may hold anything, NaN included.
-    let index = tile.c_first + row * tile.c_stride + column;
-    if tile.beta != 0.0 {
-        sum += tile.beta * f32(c[index]);
-    }
-    c[index] = RealC(sum);
+    store_four(tile, row, column, r0);
+    store_four(tile, row + 1u, column, r1);
+    store_four(tile, row + 2u, column, r2);
+    store_four(tile, row + 3u, column, r3);
 }

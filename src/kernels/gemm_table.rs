@@ -6,9 +6,10 @@
 //! |-----------|----------------------|---------|---------------------------------------------------------|
 //! | Gpu       | `gemm/workgroup.wgsl`| by [`shapes`] | always                                            |
 //! |           | `gemm/cooperative.wgsl` | 64 x 64 | instead, for f16 A and B in rows of multiples of 4, C of more than 16 rows and columns, where [`Gpu::cooperative_matrix`] |
-//! | Plain     | `gemm/plain.wgsl`    | 8 x 8   | always, and wherever the others do not apply            |
+//! | Plain     | `gemm/plain.wgsl`    | 32 x 32 | always, and wherever the others do not apply            |
 //!
-//! The workgroup fragment has a kernel for each block of a thread, and binds A and B, and C, as vec4 where their rows allow.
+//! The workgroup fragment has a kernel for each block of a thread. It and the plain one bind A and B, and C, as vec4 where their rows
+//! allow.
 //! `kernels::software::product` is asked first. What each reaches is in docs/notes/software-drivers.md.
 
 use super::Variant;
@@ -26,8 +27,8 @@ pub struct Family {
     workgroup: [Loads; 3],
     /// On matrix units.
     pub cooperative: Kernel,
-    /// One output a thread.
-    plain: Kernel,
+    /// From storage.
+    plain: Loads,
 }
 
 /// The kernels that load A and B as vec4, and the one that loads rows of any length.
@@ -41,6 +42,10 @@ impl Loads {
     fn of(&'static self, aligned: bool, aligned_c: bool) -> &'static Kernel {
         if aligned { self.vec4.of(aligned_c) } else { &self.scalar }
     }
+
+    fn all(&'static self) -> [&'static Kernel; 3] {
+        [&self.vec4.vec4, &self.vec4.scalar, &self.scalar]
+    }
 }
 
 macro_rules! family {
@@ -48,30 +53,31 @@ macro_rules! family {
         #[doc = $doc]
         pub static $family: Family = Family {
             workgroup: [
-                family!(@loads $file, $entry, $params, "_workgroup_4x4", "gemm/thread_4x4.wgsl"),
-                family!(@loads $file, $entry, $params, "_workgroup_8x4", "gemm/thread_8x4.wgsl"),
-                family!(@loads $file, $entry, $params, "_workgroup_8x8", "gemm/thread_8x8.wgsl"),
+                family!(@loads $file, $entry, $params, "_workgroup_4x4", "gemm/thread_4x4.wgsl", "gemm/workgroup.wgsl"),
+                family!(@loads $file, $entry, $params, "_workgroup_8x4", "gemm/thread_8x4.wgsl", "gemm/workgroup.wgsl"),
+                family!(@loads $file, $entry, $params, "_workgroup_8x8", "gemm/thread_8x8.wgsl", "gemm/workgroup.wgsl"),
             ],
             cooperative: family!(
                 @kernel $file, $entry, $params, "_cooperative", "gemm/cooperative_block.wgsl", "gemm/cooperative.wgsl"
             ),
-            plain: family!(@kernel $file, $entry, $params, "_plain", "gemm/plain.wgsl"),
+            plain: family!(@loads $file, $entry, $params, "_plain", "gemm/plain.wgsl"),
         };
     };
-    (@loads $file:literal, $entry:literal, $params:ty, $suffix:literal, $thread:literal) => {
+    // A multiplying fragment, of several parts, with each way to load and store.
+    (@loads $file:literal, $entry:literal, $params:ty, $suffix:literal, $($part:literal),+) => {
         Loads {
             vec4: Stores {
-                vec4: family!(@workgroup $file, $entry, $params, $suffix, $thread, "vec4", "vec4"),
-                scalar: family!(@workgroup $file, $entry, $params, concat!($suffix, "_scalar_c"), $thread, "vec4", "scalar"),
+                vec4: family!(@stored $file, $entry, $params, $suffix, "vec4", "vec4", $($part),+),
+                scalar: family!(@stored $file, $entry, $params, concat!($suffix, "_scalar_c"), "vec4", "scalar", $($part),+),
             },
-            scalar: family!(@workgroup $file, $entry, $params, concat!($suffix, "_scalar"), $thread, "scalar", "scalar"),
+            scalar: family!(@stored $file, $entry, $params, concat!($suffix, "_scalar"), "scalar", "scalar", $($part),+),
         }
     };
-    (@workgroup $file:literal, $entry:literal, $params:ty, $suffix:expr, $thread:literal, $load:literal, $store:literal) => {
+    (@stored $file:literal, $entry:literal, $params:ty, $suffix:expr, $load:literal, $store:literal, $($part:literal),+) => {
         family!(
-            @kernel $file, $entry, $params, $suffix, $thread,
+            @kernel $file, $entry, $params, $suffix,
             concat!("gemm/load_", $load, ".wgsl"), concat!("gemm/edge_", $load, ".wgsl"), concat!("gemm/store_", $store, ".wgsl"),
-            "gemm/workgroup.wgsl"
+            $($part),+
         )
     };
     (@kernel $file:literal, $entry:literal, $params:ty, $suffix:expr, $($part:expr),*) => {
@@ -102,7 +108,7 @@ const NARROW: usize = 16;
 /// Rows and columns of a tile of the cooperative fragment, and rows for which the workgroup fragment's tiles of grouped rows are made.
 const COOPERATIVE_TILE: usize = 64;
 /// Rows and columns of a tile of the plain fragment.
-const PLAIN_TILE: usize = 8;
+const PLAIN_TILE: usize = 32;
 
 /// Rows of a tile that the grouped products of `gpu` need: each fragment's tile divides it.
 pub(super) fn tile_rows(gpu: &Gpu) -> usize {
@@ -152,7 +158,9 @@ pub(super) fn choose(gpu: &Gpu, entry: Entry, form: Form) -> Choice {
             let workgroups = shape.tiles(m, n);
             Choice { splits, steps: shape.steps, ..Choice::whole(kernel, constants, workgroups) }
         }
-        Tier::Software | Tier::Plain => Choice::whole(&family.plain, flags(ta, tb), tiles(PLAIN_TILE)),
+        Tier::Software | Tier::Plain => {
+            Choice::whole(family.plain.of(aligned, aligned_c), flags(ta, tb), tiles(PLAIN_TILE))
+        }
     }
 }
 
@@ -164,11 +172,12 @@ pub fn kernels() -> Vec<Variant> {
     for set in 0..4 {
         let flags = vec![("A_TRANSPOSED", bit(set, 0)), ("B_TRANSPOSED", bit(set, 1))];
         for family in [&DENSE, &GROUPED, &WEIGHT_GRADIENT] {
-            all.push(Variant { kernel: &family.plain, constants: flags.clone() });
+            for kernel in family.plain.all() {
+                all.push(Variant { kernel, constants: flags.clone() });
+            }
             for (i, shape) in SHAPES.iter().enumerate() {
-                let Loads { vec4, scalar } = &family.workgroup[shape.block as usize];
                 // Each kernel with each form of storage, and each shape with one of them.
-                let kernels = [&vec4.vec4, &vec4.scalar, scalar];
+                let kernels = family.workgroup[shape.block as usize].all();
                 let first = SHAPES.iter().position(|other| other.block == shape.block) == Some(i);
                 for kernel in &kernels[..if first { 3 } else { 1 }] {
                     let constants = [&flags[..], &shape.constants()].concat();
