@@ -77,11 +77,10 @@ impl Live {
     pub fn title(&self) -> String {
         let state = self.handle.state.lock();
         let [on, off] = &state.losses;
-        match (on.last(), off.last()) {
-            (Some(on), Some(off)) if state.losses[1].len() == state.losses[0].len() => {
-                format!("sdmoe live: step {}, loss {on:.4} and {off:.4}", state.losses[0].len())
-            }
-            _ => "sdmoe live".to_owned(),
+        // The models take their steps in turn: of the last one that both have taken.
+        match on.iter().zip(off).enumerate().next_back() {
+            Some((last, (on, off))) => format!("sdmoe live: step {}, loss {on:.4} and {off:.4}", last + 1),
+            None => "sdmoe live".to_owned(),
         }
     }
 
@@ -96,7 +95,9 @@ impl Live {
         Panel::top("status").show(ui, |ui| self.status(ui, state));
         Panel::bottom("time").show(ui, |ui| self.time(ui, state));
         let looks = self.looks(state);
-        CentralPanel::default().show(ui, |ui| {
+        // Its colour is that of the cleared frame: one layer of pixels less to draw.
+        let frame = egui::Frame::central_panel(ui.style()).fill(egui::Color32::TRANSPARENT);
+        CentralPanel::default().frame(frame).show(ui, |ui| {
             ScrollArea::vertical().auto_shrink(false).show(ui, |ui| self.charts(ui, state, looks.as_deref()));
         });
         if self.open {

@@ -157,11 +157,13 @@ impl Film {
         let more = self.renderer.update_buffers(&self.device, &self.queue, &mut encoder, &jobs, &screen);
         let view = self.texture.create_view(&wgpu::TextureViewDescriptor::default());
         {
+            let [r, g, b, a] = self.context.global_style().visuals.panel_fill.to_normalized_gamma_f32().map(f64::from);
+            let background = wgpu::Color { r, g, b, a };
             let attachment = wgpu::RenderPassColorAttachment {
                 view: &view,
                 depth_slice: None,
                 resolve_target: None,
-                ops: wgpu::Operations { load: wgpu::LoadOp::Clear(wgpu::Color::BLACK), store: wgpu::StoreOp::Store },
+                ops: wgpu::Operations { load: wgpu::LoadOp::Clear(background), store: wgpu::StoreOp::Store },
             };
             let pass = encoder.begin_render_pass(&wgpu::RenderPassDescriptor {
                 color_attachments: &[Some(attachment)],

@@ -90,6 +90,8 @@ fn window(settings: Settings, size: [u32; 2]) -> Result<(), String> {
             .with_inner_size(vec2(size[0] as f32, size[1] as f32))
             .with_title("sdmoe live"),
         wgpu_options: WgpuConfiguration { wgpu_setup: WgpuSetup::CreateNew(setup), ..Default::default() },
+        // The charts are of plain colours, and a software driver pays for each pixel.
+        dithering: false,
         ..Default::default()
     };
     let create = move |cc: &eframe::CreationContext<'_>| -> Result<Box<dyn eframe::App>, Box<dyn std::error::Error + Send + Sync>> {

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use eframe::egui::DroppedFileHandle;
+#[cfg(not(target_arch = "wasm32"))]
+use eframe::egui::ViewportCommand;
+use eframe::egui::{Context, DroppedFileHandle};
 
 /// Runs `work` beside the window: on a thread of its own.
 #[cfg(not(target_arch = "wasm32"))]
@@ -100,14 +102,19 @@ fn name(file: &DroppedFileHandle) -> String {
     file.path().file_name().map_or_else(|| "dropped".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
+/// The time for which a title stays: on a desktop another one costs a frame.
+pub const TITLE_STAYS: Duration = Duration::from_millis(if cfg!(target_arch = "wasm32") { 0 } else { 5000 });
+
 /// Shows a line as the page's title.
 #[cfg(target_arch = "wasm32")]
-pub fn show_title(title: &str) {
+pub fn show_title(_ctx: &Context, title: &str) {
     if let Some(document) = web_sys::window().and_then(|window| window.document()) {
         document.set_title(title);
     }
 }
 
-/// A window keeps its name.
+/// Shows a line as the window's title.
 #[cfg(not(target_arch = "wasm32"))]
-pub fn show_title(_title: &str) {}
+pub fn show_title(ctx: &Context, title: &str) {
+    ctx.send_viewport_cmd(ViewportCommand::Title(title.to_owned()));
+}

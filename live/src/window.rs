@@ -5,6 +5,7 @@ use std::time::Duration;
 use eframe::egui::{self, Ui};
 use eframe::{CreationContext, Frame};
 use sdmoe::{Gpu, GpuOptions};
+use web_time::Instant;
 
 use crate::app::Live;
 use crate::session::session;
@@ -14,6 +15,8 @@ use crate::{platform, texts};
 /// The application: a device, two trainers beside it, and the charts.
 pub struct Window {
     live: Live,
+    /// What the window's title says, and since when.
+    title: (String, Option<Instant>),
     #[cfg(not(target_arch = "wasm32"))]
     worker: Option<std::thread::JoinHandle<()>>,
 }
@@ -43,6 +46,7 @@ impl Window {
         let () = worker;
         Ok(Self {
             live,
+            title: (String::new(), None),
             #[cfg(not(target_arch = "wasm32"))]
             worker: Some(worker),
         })
@@ -52,9 +56,17 @@ impl Window {
 impl eframe::App for Window {
     fn ui(&mut self, ui: &mut Ui, _frame: &mut Frame) {
         self.live.ui(ui);
-        platform::show_title(&self.live.title());
+        let title = self.live.title();
+        if title != self.title.0 && self.title.1.is_none_or(|since| since.elapsed() >= platform::TITLE_STAYS) {
+            platform::show_title(ui.ctx(), &title);
+            self.title = (title, Some(Instant::now()));
+        }
         // Also where there is no news for a while: a status may have changed.
         ui.ctx().request_repaint_after(Duration::from_secs(1));
+    }
+
+    fn clear_color(&self, visuals: &egui::Visuals) -> [f32; 4] {
+        visuals.panel_fill.to_normalized_gamma_f32()
     }
 
     fn on_exit(&mut self) {
