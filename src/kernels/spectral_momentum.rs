@@ -1,9 +1,9 @@
 //! Muon's momentum for decoupled matrices, with the gradient's common part added or removed on the way, in the geometry of
 //! [`super::spectral_update`].
 
-use super::spectral_update::geometry;
+use super::spectral_update::{over_rows, packs};
 use crate::error::Result;
-use crate::gpu::{Kernel, Launch, wgsl};
+use crate::gpu::{Kernel, wgsl};
 use crate::kernels::Variant;
 use crate::kernels::decoupled::{Basis, Mix, sizes};
 use crate::kernels::stack_parts::stack_parts;
@@ -59,31 +59,20 @@ pub fn nesterov(
     let [_, experts, _, n] = shape;
     let k = basis.rank();
     for part in stack_parts(clip.gpu(), "spectral momentum", shape, &[2 * k], &[k * n], &[k * n])? {
-        let (packs, size, workgroups) = geometry(&part, n);
         let params = MomentumParams {
             matrices: part.count() as u32,
             rows: part.rows.len() as u32,
-            packs: packs as u32,
+            packs: packs(n) as u32,
             experts: experts as u32,
             on_full: mix.full,
             on_common: mix.factor(),
             momentum,
         };
-        let [left, right, vt] = mix.bindings(&part, basis, clip)?;
         let (g, m) = (part.rows(gradient)?, part.rows(mean)?);
-        Launch::new(if packs < n { &SPECTRAL_MOMENTUM } else { &SPECTRAL_MOMENTUM_SCALAR })
-            .constant("WG", size)
-            .constant("RANK", k as u32)
-            .constant("COMMON", u32::from(mix.common.is_some()))
-            .constant("FULL", u32::from(mix.full != 0.0))
+        over_rows([&SPECTRAL_MOMENTUM, &SPECTRAL_MOMENTUM_SCALAR], &part, n, (mix, mix.full != 0.0), basis, clip)?
             .params(&params)
             .write("gradient", &g)
             .write("mean", &m)
-            .read("left", &left)
-            .read("right", &right)
-            .read("vt", &vt)
-            .read("clip", clip)
-            .workgroups(workgroups as u64)
             .run(clip.gpu())?;
         part.store(gradient, &g)?;
         part.store(mean, &m)?;

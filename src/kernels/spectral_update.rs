@@ -98,11 +98,10 @@ pub fn direction(
     let [_, experts, _, n] = shape;
     let k = basis.rank();
     for part in stack_parts(clip.gpu(), "spectral direction", shape, &[2 * k], &[k * n], &[k * n])? {
-        let (packs, size, workgroups) = geometry(&part, n);
         let params = DirectionParams {
             matrices: part.count() as u32,
             rows: part.rows.len() as u32,
-            packs: packs as u32,
+            packs: packs(n) as u32,
             experts: experts as u32,
             on_full: mix.full,
             on_common: mix.factor(),
@@ -113,23 +112,13 @@ pub fn direction(
             root: adam.root,
             eps: adam.eps,
         };
-        let [left, right, vt] = mix.bindings(&part, basis, clip)?;
         let written = [gradient, moments.m, moments.v];
         let [g, m, v] = [part.rows(gradient)?, part.rows(moments.m)?, part.rows(moments.v)?];
-        Launch::new(if packs < n { &SPECTRAL_DIRECTION } else { &SPECTRAL_DIRECTION_SCALAR })
-            .constant("WG", size)
-            .constant("RANK", k as u32)
-            .constant("COMMON", u32::from(mix.common.is_some()))
-            .constant("FULL", u32::from(mix.full != 0.0))
+        over_rows([&SPECTRAL_DIRECTION, &SPECTRAL_DIRECTION_SCALAR], &part, n, (mix, mix.full != 0.0), basis, clip)?
             .params(&params)
             .write("gradient", &g)
             .write("mean", &m)
             .write("square", &v)
-            .read("left", &left)
-            .read("right", &right)
-            .read("vt", &vt)
-            .read("clip", clip)
-            .workgroups(workgroups as u64)
             .run(clip.gpu())?;
         for (x, rows) in written.into_iter().zip([g, m, v]) {
             part.store(x, &rows)?;
@@ -179,45 +168,57 @@ pub fn apply(weight: &Tensor, step: Move<'_>, basis: &Basis, clip: &Tensor) -> R
         return Ok(());
     }
     for part in stack_parts(clip.gpu(), "spectral step", shape, &[2 * k], &[k * n], &[k * n, m * n])? {
-        let (packs, size, workgroups) = geometry(&part, n);
         let params = ApplyParams {
             matrices: part.count() as u32,
             rows: part.rows.len() as u32,
-            packs: packs as u32,
+            packs: packs(n) as u32,
             experts: experts as u32,
             on_full: if x.is_some() { mix.full } else { 0.0 },
             on_common: mix.factor(),
             on_shared: shared.map_or(0.0, |(factor, _)| factor),
             decay,
         };
-        let [left, right, vt] = mix.bindings(&part, basis, clip)?;
         let moved = part.rows(weight)?;
-        Launch::new(if packs < n { &SPECTRAL_APPLY } else { &SPECTRAL_APPLY_SCALAR })
-            .constant("WG", size)
-            .constant("RANK", k as u32)
-            .constant("COMMON", u32::from(mix.common.is_some()))
-            .constant("FULL", u32::from(x.is_some()))
+        over_rows([&SPECTRAL_APPLY, &SPECTRAL_APPLY_SCALAR], &part, n, (mix, x.is_some()), basis, clip)?
             .constant("SHARED", u32::from(shared.is_some()))
             .params(&params)
             .write("weight", &moved)
             .read("direction", &x.map_or(Ok(clip.clone()), |x| part.rows(x))?)
             .read("common_step", &shared.map_or(Ok(clip.clone()), |(_, x)| part.layer_rows(x))?)
-            .read("left", &left)
-            .read("right", &right)
-            .read("vt", &vt)
-            .read("clip", clip)
-            .workgroups(workgroups as u64)
             .run(clip.gpu())?;
         part.store(weight, &moved)?;
     }
     Ok(())
 }
 
-/// Packs of a row, threads of a workgroup, workgroups: each has a block of rows and as many packs as threads. One column
-/// is a pack of its own where 4 does not divide a row.
-pub(super) fn geometry(part: &StackPart, n: usize) -> (usize, u32, usize) {
-    let packs = if n.is_multiple_of(4) { n / 4 } else { n };
+/// Packs of a row of `n` columns: of four, or of one column where 4 does not divide it.
+pub(super) fn packs(n: usize) -> usize {
+    if n.is_multiple_of(4) { n / 4 } else { n }
+}
+
+/// A launch of the first kernel, or of the second where a pack is one column, over the blocks of rows of `part`, with the factors of
+/// the common part that `mix` has, and `clip`; `full` says whether X takes part. Each workgroup has a block of rows and as many packs as
+/// threads.
+pub(super) fn over_rows<'a>(
+    [four, one]: [&'static Kernel; 2],
+    part: &StackPart,
+    n: usize,
+    (mix, full): (Mix<'_>, bool),
+    basis: &Basis,
+    clip: &Tensor,
+) -> Result<Launch<'a>> {
+    let packs = packs(n);
     // Short rows take smaller workgroups, so that few threads idle; a power of two keeps the number of pipelines small.
     let size = packs.next_power_of_two().clamp(8, THREADS as usize);
-    (packs, size as u32, part.count() * part.rows.len().div_ceil(ROWS) * packs.div_ceil(size))
+    let [left, right, vt] = mix.bindings(part, basis, clip)?;
+    Ok(Launch::new(if packs < n { four } else { one })
+        .constant("WG", size as u32)
+        .constant("RANK", basis.rank() as u32)
+        .constant("COMMON", u32::from(mix.common.is_some()))
+        .constant("FULL", u32::from(full))
+        .read("left", &left)
+        .read("right", &right)
+        .read("vt", &vt)
+        .read("clip", clip)
+        .workgroups((part.count() * part.rows.len().div_ceil(ROWS) * packs.div_ceil(size)) as u64))
 }
