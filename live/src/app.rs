@@ -69,6 +69,7 @@ impl Live {
     }
 
     /// What the session has found.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn session(&self) -> &Handle {
         &self.handle
     }

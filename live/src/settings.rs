@@ -127,6 +127,7 @@ impl Settings {
     ///
     /// # Errors
     /// A message for an unknown name or an impossible value.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn from_json(text: &str) -> Result<Self, String> {
         let settings: Self = serde_json::from_str(text).map_err(|e| format!("settings: {e}"))?;
         settings.validate().map(|()| settings)

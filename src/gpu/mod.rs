@@ -29,6 +29,8 @@ mod parts;
 mod pipeline_cache;
 #[cfg(feature = "files")]
 mod pipeline_file;
+#[cfg(not(target_arch = "wasm32"))]
+mod poll_thread;
 mod pool;
 mod profile;
 mod progress;
@@ -62,6 +64,8 @@ pub use open::{GpuOptions, OPTIONAL_FEATURES};
 pub use pace::{Budget, Pacing};
 pub use parts::Parts;
 pub(crate) use parts::rows_in_window;
+#[cfg(not(target_arch = "wasm32"))]
+pub use poll_thread::PollThread;
 pub use pool::{Bound, Buffer, BufferSlice};
 pub use profile::{Dispatch, KernelTime};
 pub use progress::Compiling;
@@ -71,7 +75,7 @@ pub use shapes::Measured;
 pub(crate) use shapes::Resolved;
 #[cfg(feature = "bench")]
 pub(crate) use shapes_file::keep as keep_shapes;
-pub use waiting::{PollThread, Polling};
+pub use waiting::Polling;
 pub use wgsl::{compose_half, sources};
 
 use crate::error::{Error, Result};

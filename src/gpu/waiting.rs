@@ -2,16 +2,15 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::pace::{Budget, Next, Pacing};
 use super::progress::Compiling;
 use super::wakers::Wakers;
 use super::{Gpu, Inner, lock};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// How long a wait on a device that others use sleeps between two looks. A wait within `Device::poll` would keep others from
 /// presenting a surface until it ends, and one with a timeout panics where another thread polls (wgpu 30.0.1: the other one may
@@ -19,11 +18,6 @@ use crate::error::{Error, Result};
 const NAP: Duration = Duration::from_micros(200);
 /// How long a pause sleeps before it is looked whether the budget is still the same.
 const LONGEST_NAP: Duration = Duration::from_millis(10);
-/// How often the thread of [`Gpu::poll_in_thread`] looks at a device that somebody waits for.
-const LOOK_EVERY: Duration = Duration::from_micros(500);
-/// How often it does so otherwise.
-const IDLE: Duration = Duration::from_millis(50);
-
 /// Who moves the device along while something is awaited: a readback, or the end of a step.
 ///
 /// In a browser its event loop does, and this setting has no meaning.
@@ -37,28 +31,6 @@ pub enum Polling {
     /// The program: it calls [`Gpu::poll`] regularly, as in its frame loop, or has it called by [`Gpu::poll_in_thread`].
     /// Polling a future then never waits; where nobody calls it, nothing that is awaited arrives.
     Host,
-}
-
-/// A thread that polls the device, until this is dropped.
-#[derive(Debug)]
-pub struct PollThread {
-    wakers: Arc<Wakers>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Drop for PollThread {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        *lock(&self.wakers.thread) = None;
-        if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
-            // A thread that panicked has ended too.
-            drop(thread.join());
-        }
-        self.wakers.host_polls.store(false, Ordering::Relaxed);
-        self.wakers.wake();
-    }
 }
 
 /// What is recorded is held back until this is dropped.
@@ -111,7 +83,7 @@ impl Gpu {
     /// next piece goes to the queue if its turn has come.
     ///
     /// # Errors
-    /// [`Error::Device`], [`Error::DeviceLost`].
+    /// [`crate::Error::Device`], [`crate::Error::DeviceLost`].
     pub fn poll(&self) -> Result<()> {
         let polled = self.0.failures.poll(&self.0.device, wgpu::PollType::Poll).and_then(|()| self.advance());
         if polled.is_err() {
@@ -121,34 +93,7 @@ impl Gpu {
         polled.map(drop)
     }
 
-    /// Starts a thread that calls [`Gpu::poll`] as often as somebody waits, with [`Polling::Host`] until it is dropped. For
-    /// executors whose threads must not wait.
-    ///
-    /// # Errors
-    /// [`Error::Device`] where the machine gives no thread.
-    #[cfg(not(target_arch = "wasm32"))]
-    pub fn poll_in_thread(&self) -> Result<PollThread> {
-        let (gpu, wakers, stop) = (self.clone(), self.wakers(), Arc::new(AtomicBool::new(false)));
-        let (of_thread, stopped) = (wakers.clone(), stop.clone());
-        let poll = move || {
-            while !stopped.load(Ordering::Relaxed) {
-                if gpu.poll().is_err() {
-                    // Who waits finds the error.
-                    of_thread.host_polls.store(false, Ordering::Relaxed);
-                    of_thread.wake();
-                    return;
-                }
-                std::thread::park_timeout(if of_thread.somebody_waits() { LOOK_EVERY } else { IDLE });
-            }
-        };
-        let thread = std::thread::Builder::new().name("sdmoe polling".into()).spawn(poll);
-        let thread = thread.map_err(|e| Error::Device(format!("a thread that polls: {e}")))?;
-        *lock(&wakers.thread) = Some(thread.thread().clone());
-        self.set_polling(Polling::Host);
-        Ok(PollThread { wakers, stop, thread: Some(thread) })
-    }
-
-    fn wakers(&self) -> Arc<Wakers> {
+    pub(super) fn wakers(&self) -> Arc<Wakers> {
         lock(&self.0.state).wakers.clone()
     }
 
@@ -203,7 +148,7 @@ impl Gpu {
     /// of the kernels have run, those left out that had run `before` ([`Gpu::compilation`]).
     ///
     /// # Errors
-    /// [`Error::Device`], [`Error::DeviceLost`].
+    /// [`crate::Error::Device`], [`crate::Error::DeviceLost`].
     pub(crate) async fn hand_over(&self, before: u64, mut progress: impl FnMut(Compiling)) -> Result<()> {
         let mut last = None;
         poll_fn(|context| {

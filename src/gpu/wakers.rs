@@ -40,6 +40,7 @@ impl Wakers {
         lock(&self.waiting).iter().any(|other| other.will_wake(waker))
     }
 
+    #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn somebody_waits(&self) -> bool {
         !lock(&self.waiting).is_empty()
     }
