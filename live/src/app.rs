@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use eframe::egui::{self, CentralPanel, ComboBox, Context, DragValue, Key, Panel, RichText, ScrollArea, Slider, Ui};
+use eframe::egui::{
+    self, CentralPanel, ComboBox, Context, DragValue, Key, Panel, RichText, ScrollArea, Slider, Ui, UiBuilder, UiKind,
+    UiStackInfo,
+};
 use sdmoe::Gpu;
 
 use crate::session::trial::Expert;
@@ -98,8 +101,13 @@ impl Live {
         let looks = self.looks(state);
         // Its colour is that of the cleared frame: one layer of pixels less to draw.
         let frame = egui::Frame::central_panel(ui.style()).fill(egui::Color32::TRANSPARENT);
+        // Told, not drawn: what is scrolled fades into it.
+        let background =
+            UiStackInfo::new(UiKind::CentralPanel).with_frame(egui::Frame::new().fill(ui.visuals().panel_fill));
         CentralPanel::default().frame(frame).show(ui, |ui| {
-            ScrollArea::vertical().auto_shrink(false).show(ui, |ui| self.charts(ui, state, looks.as_deref()));
+            ui.scope_builder(UiBuilder::new().ui_stack_info(background), |ui| {
+                ScrollArea::vertical().auto_shrink(false).show(ui, |ui| self.charts(ui, state, looks.as_deref()));
+            });
         });
         if self.open {
             self.settings(ui.ctx());

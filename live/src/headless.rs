@@ -115,7 +115,8 @@ impl Film {
         });
         let context = Context::default();
         context.set_theme(egui::Theme::Dark);
-        let renderer = Renderer::new(device, FORMAT, RendererOptions::default());
+        let renderer =
+            Renderer::new(device, FORMAT, RendererOptions { dithering: false, ..RendererOptions::default() });
         Self { device: device.clone(), queue: queue.clone(), context, renderer, texture, size, time: 0.0 }
     }
 

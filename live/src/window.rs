@@ -17,6 +17,8 @@ pub struct Window {
     live: Live,
     /// What the window's title says, and since when.
     title: (String, Option<Instant>),
+    /// Whether what is drawn is stored as sRGB.
+    srgb: bool,
     #[cfg(not(target_arch = "wasm32"))]
     worker: Option<std::thread::JoinHandle<()>>,
 }
@@ -46,7 +48,8 @@ impl Window {
         let () = worker;
         Ok(Self {
             live,
-            title: (String::new(), None),
+            title: ("sdmoe live".to_owned(), None),
+            srgb: render.target_format.is_srgb(),
             #[cfg(not(target_arch = "wasm32"))]
             worker: Some(worker),
         })
@@ -66,7 +69,11 @@ impl eframe::App for Window {
     }
 
     fn clear_color(&self, visuals: &egui::Visuals) -> [f32; 4] {
-        visuals.panel_fill.to_normalized_gamma_f32()
+        if self.srgb {
+            egui::Rgba::from(visuals.panel_fill).to_array()
+        } else {
+            visuals.panel_fill.to_normalized_gamma_f32()
+        }
     }
 
     fn on_exit(&mut self) {

@@ -25,10 +25,9 @@ fn a_film_has_frames_with_charts_and_a_table_of_all_steps() {
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 
-    // A frame is drawn when the step is seen: which steps those are depends on how fast they go, but for the last.
+    // A frame is drawn when the step is seen: how many are depends on how fast they go, but the last always is.
     let mut frames: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path()).collect();
     frames.retain(|path| path.extension().is_some_and(|e| e == "png"));
-    assert!(frames.len() >= 2, "{frames:?}");
     assert!(frames.contains(&folder.join("000009.png")), "{frames:?}");
     for frame in &frames {
         // Text that is smoothed at its edges has many shades.

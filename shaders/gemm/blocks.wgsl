@@ -1,7 +1,8 @@
-// Blocks of 4 x 4 of the operands of a product as a multiplying fragment wants them: a vec4 of rows of op(A), or of columns of op(B),
-// for each of four steps of k; zeros outside. Where an operand is stored along k, that is a transposition, of names of registers.
+// How a multiplying fragment loads the operands of a product, in blocks of 4 x 4, and stores fours of C. A block has a vec4 of rows of
+// op(A), or of columns of op(B), for each of four steps of k; zeros outside. Where an operand is stored along k, that is a
+// transposition, of names of registers.
 //
-// needs: lib/gemm_tile.wgsl, load, edge
+// needs: lib/gemm_tile.wgsl, load, edge, store
 
 override A_TRANSPOSED: bool = false;
 override B_TRANSPOSED: bool = false;

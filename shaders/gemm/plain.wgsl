@@ -1,5 +1,5 @@
-// One tile of a matrix product, a block of 4 x 4 of C in the registers of each thread, the operands straight from storage: the form that
-// needs nothing optional, no workgroup memory and no barrier, which is slow on drivers that compute on the processor.
+// One tile of a matrix product, a block of 4 x 4 of C in the registers of each thread, the operands straight from storage: the form
+// without anything optional. Workgroup memory and barriers, which it does without, are slow on drivers that compute on the processor.
 //
 // provides: multiply
 // needs: lib/gemm_tile.wgsl, gemm/blocks.wgsl, store

@@ -4,8 +4,8 @@
 // For a round the workgroup loads TILE_ROWS x STEPS of op(A) and STEPS x TILE_COLUMNS of op(B), in blocks of 4 x 4: a thread
 // reads four vec4 as they are stored and keeps them in registers, with PREFETCH while the round before is multiplied. In
 // workgroup memory both parts lie with the step of k outermost, in vec4, so that a thread reads four rows or columns at
-// once. Where an operand is stored along k, its neighbouring threads read along k. The fours of a step are exchanged by the step's four (`turn`): both such blocks and those along the other side
-// are then written to different banks.
+// once. Where an operand is stored along k, its neighbouring threads read along k. The fours of a step are `exchanged` by
+// the step's four: both such blocks and those along the other side are then written to different banks.
 //
 // provides: multiply
 // needs: lib/gemm_tile.wgsl, gemm/blocks.wgsl, thread, store

@@ -1,7 +1,7 @@
 // One tile of C = alpha op(A) op(B) + beta C: what an entry point hands to the multiplying fragment it is joined with.
 //
-// A multiplying fragment (gemm/workgroup.wgsl, gemm/cooperative.wgsl or gemm/plain.wgsl) defines WG,
-// TILE_ROWS, TILE_COLUMNS, A_TRANSPOSED and B_TRANSPOSED, binds `a`, `b` and `c`, and has
+// A multiplying fragment (gemm/workgroup.wgsl, gemm/cooperative.wgsl or gemm/plain.wgsl), with what it needs, defines
+// WG, TILE_ROWS, TILE_COLUMNS, A_TRANSPOSED and B_TRANSPOSED, binds `a`, `b` and `c`, and has
 // `fn multiply(tile: Tile, lane: u32)`, called by all threads of a workgroup or by none.
 
 struct Tile {

@@ -18,6 +18,7 @@ use crate::error::Result;
 const NAP: Duration = Duration::from_micros(200);
 /// How long a pause sleeps before it is looked whether the budget is still the same.
 const LONGEST_NAP: Duration = Duration::from_millis(10);
+
 /// Who moves the device along while something is awaited: a readback, or the end of a step.
 ///
 /// In a browser its event loop does, and this setting has no meaning.

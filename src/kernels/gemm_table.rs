@@ -109,6 +109,9 @@ const NARROW: usize = 16;
 const COOPERATIVE_TILE: usize = 64;
 /// Rows and columns of a tile of the plain fragment.
 const PLAIN_TILE: usize = 32;
+// A tile of grouped rows belongs to one expert, and the plain fragment works on those of the others, too.
+const _: () =
+    assert!(COOPERATIVE_TILE.is_multiple_of(PLAIN_TILE) && software::product::ROWS.is_multiple_of(PLAIN_TILE));
 
 /// Rows of a tile that the grouped products of `gpu` need: each fragment's tile divides it.
 pub(super) fn tile_rows(gpu: &Gpu) -> usize {

@@ -8,7 +8,7 @@ pub fn iterations(gpu: &Gpu) -> usize {
     gpu.adapter().loop_limit()
 }
 
-/// Steps of K of a product in one launch: the plain fragment makes an iteration a step, the others fewer.
+/// Steps of K of a product in one launch: no fragment makes more than an iteration a step.
 pub(in crate::low_level::kernels) fn steps(gpu: &Gpu) -> usize {
     // A multiple of the rows of every tile.
     iterations(gpu) / 2 / 64 * 64

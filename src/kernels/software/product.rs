@@ -110,7 +110,7 @@ impl ProductParams {
 }
 
 /// Rows of a tile: 32 measured best of 8, 16 and 32.
-const ROWS: usize = 32;
+pub(in crate::low_level::kernels) const ROWS: usize = 32;
 /// Rows and columns of tiles of a weight gradient that a workgroup has, 128 x 128 elements with 8 lanes, and about how many
 /// rows of X and dY it goes through at once: 256 KiB of each, together half of a core's L2 cache of the machine this was
 /// measured on, read once for each 8 tiles instead of for each.
