@@ -1,4 +1,5 @@
-//! Reading a model of 0.5 GB in bf16, transposed and widened to f32, against reading its bytes from the page cache.
+//! Reading a model of 0.6 GB in bf16, transposed, against reading its bytes from the page cache: widened to f32 in host memory, and on
+//! the default adapter's device as it is and in f32.
 //!
 //!     cargo bench --bench loading                  # the best of five rounds
 //!
@@ -10,7 +11,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use sdmoe::checkpoint::FamilyCheckpoint;
+use sdmoe::gpu::{Gpu, GpuOptions};
 use sdmoe::nn::families::{FamilyModel, Layout, TensorMap};
+use sdmoe::train::pretrained::{Pretrained, WeightType};
 use serde_json::{Map, json};
 
 const CONFIG: &str = r#"{"model_type": "qwen2_moe", "vocab_size": 8192, "hidden_size": 2048, "num_hidden_layers": 1,
@@ -53,6 +56,7 @@ fn best(mut round: impl FnMut()) -> f64 {
 }
 
 fn main() -> sdmoe::Result<()> {
+    let gpu = pollster::block_on(Gpu::open(&GpuOptions::default()))?;
     for layout in [Layout::PerExpert, Layout::Fused] {
         let folder = tempfile::tempdir_in(".").expect("a temporary folder");
         let bytes = write(folder.path(), layout).expect("room on the disk") as f64;
@@ -79,6 +83,22 @@ fn main() -> sdmoe::Result<()> {
             bytes / loading / 1e9,
             raw / loading
         );
+        let pretrained = Pretrained::open(folder.path())?;
+        for weights in [WeightType::AsStored, WeightType::F32] {
+            let loading = best(|| {
+                let model = pretrained.load_for_inference(&gpu, weights).expect("a good model");
+                // The last part is on the device, too.
+                pollster::block_on(model.params().iter().last().expect("parameters").value.to_f32()).expect("a device");
+                drop(model);
+                gpu.trim().expect("a device");
+            });
+            println!(
+                "    on {}, {weights:?}: {:.2} GB/s ({:.2} of the page cache)",
+                gpu.adapter().name,
+                bytes / loading / 1e9,
+                raw / loading
+            );
+        }
     }
     Ok(())
 }

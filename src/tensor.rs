@@ -5,6 +5,9 @@
 use std::fmt;
 use std::ops::Range;
 
+use half::slice::HalfFloatSliceExt;
+use half::vec::HalfFloatVecExt;
+
 use crate::error::{Error, Result};
 pub use crate::gpu::DType;
 use crate::gpu::{Bound, BufferSlice, Gpu, Readback};
@@ -184,22 +187,50 @@ impl Tensor {
         Ok(tensor)
     }
 
-    /// Replaces the content; an f16 tensor, which must not be a part of another, gets it rounded.
+    /// Replaces the content; a tensor of 16 bits, which must not be a part of another if it has an odd number of elements, gets
+    /// it rounded.
     ///
     /// # Errors
-    /// [`Error::Shape`] when `data` does not fill the shape or the type differs.
+    /// [`Error::Shape`] when `data` does not fill the shape, the type differs, or a tensor of 16 bits begins within a word.
     pub fn write_f32(&self, data: &[f32]) -> Result<()> {
-        if self.dtype == DType::F16 {
-            self.check_fill(data.len(), DType::F16)?;
-            // Writes are of whole words: one element more where the number is odd.
-            let mut half: Vec<half::f16> = data.iter().map(|&x| half::f16::from_f32(x)).collect();
-            half.resize(data.len().next_multiple_of(2), half::f16::ZERO);
-            let bytes: Vec<u8> = half.iter().flat_map(|x| x.to_le_bytes()).collect();
-            let slice = BufferSlice { size: bytes.len() as u64, ..self.slice.clone() };
-            return self.gpu.write(&slice, &bytes);
+        let bits = match self.dtype {
+            DType::F16 => {
+                let mut half = vec![half::f16::ZERO; data.len()];
+                half.convert_from_f32_slice(data);
+                half.reinterpret_into()
+            }
+            DType::Bf16 => {
+                let mut half = vec![half::bf16::ZERO; data.len()];
+                half.convert_from_f32_slice(data);
+                half.reinterpret_into()
+            }
+            DType::F32 | DType::U32 => {
+                self.check_fill(data.len(), DType::F32)?;
+                return self.gpu.write(&self.slice, bytemuck::cast_slice(data));
+            }
+        };
+        self.write_bits(&bits)
+    }
+
+    /// Replaces the content of a tensor of 16 bits by numbers of its type. Writes are of whole words: with an odd number of
+    /// elements the one behind is overwritten too.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when `bits` do not fill the shape, the type has not 16 bits, or the tensor begins within a word.
+    pub(crate) fn write_bits(&self, bits: &[u16]) -> Result<()> {
+        if self.dtype.bytes() != 2 || bits.len() != self.numel() {
+            return Err(Error::shape("write", format!("{self:?}"), format!("{} elements of 16 bits", bits.len())));
         }
-        self.check_fill(data.len(), DType::F32)?;
-        self.gpu.write(&self.slice, bytemuck::cast_slice(data))
+        if !self.slice.offset.is_multiple_of(4) {
+            let place = format!("byte {} of a buffer", self.slice.offset);
+            return Err(Error::shape("write", "a tensor that begins with a word of 4 bytes", place));
+        }
+        if bits.len().is_multiple_of(2) {
+            return self.gpu.write(&self.slice, bytemuck::cast_slice(bits));
+        }
+        let padded = [bits, &[0]].concat();
+        let slice = BufferSlice { size: self.slice.size + 2, ..self.slice.clone() };
+        self.gpu.write(&slice, bytemuck::cast_slice(&padded))
     }
 
     /// Replaces the content.
@@ -221,7 +252,7 @@ impl Tensor {
     /// Where the elements lie: a wgpu buffer ([`Buffer::raw`](crate::gpu::Buffer::raw)), the first byte in it and the
     /// number of bytes, for an application that draws from it, or computes with it, on the same device without a copy.
     ///
-    /// Elements are row-major without padding, f32 and u32 in 4 bytes, f16 in 2; nothing lies between two of them. The
+    /// Elements are row-major without padding, f32 and u32 in 4 bytes, f16 and bf16 in 2; nothing lies between two of them. The
     /// buffer has the usages `STORAGE`, `COPY_SRC` and `COPY_DST` and those of
     /// [`GpuOptions::buffer_usages`](crate::GpuOptions::buffer_usages). What is recorded reaches the queue with
     /// [`Gpu::flush`]: call it before the application submits work that reads the tensor, and submit work that writes
@@ -345,12 +376,12 @@ impl Tensor {
         self.gpu.read(&self.slice)
     }
 
-    /// The content; of an f16 tensor, widened.
+    /// The content; of a tensor of 16 bits, widened.
     ///
     /// # Errors
     /// [`Error::Device`]; [`Error::Shape`] when the tensor is of indices.
     pub async fn to_f32(&self) -> Result<Vec<f32>> {
-        if self.dtype == DType::F16 && self.numel() > 0 {
+        if self.dtype.bytes() == 2 && self.numel() > 0 {
             // A part of a tensor can begin within a word.
             let before = self.slice.offset % 4;
             let slice = BufferSlice {
@@ -359,16 +390,16 @@ impl Tensor {
                 ..self.slice.clone()
             };
             let bytes = self.gpu.read(&slice)?.await?;
-            let half = |pair: &[u8; 2]| half::f16::from_le_bytes(*pair).to_f32();
-            return Ok(bytes[before as usize..].as_chunks::<2>().0.iter().map(half).collect());
+            let f16 = self.dtype == DType::F16;
+            let wide = |pair: &[u8; 2]| {
+                if f16 { half::f16::from_le_bytes(*pair).to_f32() } else { half::bf16::from_le_bytes(*pair).to_f32() }
+            };
+            return Ok(bytes[before as usize..].as_chunks::<2>().0.iter().map(wide).collect());
         }
-        if self.dtype == DType::F16 {
+        if self.numel() == 0 && self.dtype != DType::U32 {
             return Ok(Vec::new());
         }
         self.expect_dtype(DType::F32)?;
-        if self.numel() == 0 {
-            return Ok(Vec::new());
-        }
         Ok(bytemuck::pod_collect_to_vec(&self.read()?.await?))
     }
 

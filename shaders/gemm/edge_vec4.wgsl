@@ -2,7 +2,7 @@
 // elements of the row there are from `index` on.
 //
 // provides: edge
-// needs: gemm/load_vec4.wgsl
+// needs: load
 
 fn a_edge(index: u32, count: u32) -> vec4<f32> {
     if count == 0u {

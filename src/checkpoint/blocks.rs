@@ -1,4 +1,4 @@
-//! Transposing while widening to f32, in blocks that stay in a core's cache.
+//! Transposing, while widening to f32 or as the numbers are, in blocks that stay in a core's cache.
 
 use super::widen::Element;
 
@@ -21,12 +21,12 @@ pub(super) fn band_rows(columns: usize) -> usize {
 }
 
 /// Writes `band`, `rows x columns`, transposed to `out`: element `[r, c]` to `c * stride + r`.
-pub(super) fn transpose<T: Copy + Default>(
+pub(super) fn transpose<T: Copy + Default, U>(
     band: &[T],
     columns: usize,
-    out: &mut [f32],
+    out: &mut [U],
     stride: usize,
-    widen: impl Fn(T) -> f32,
+    widen: impl Fn(T) -> U,
 ) {
     let rows = band.len() / columns;
     for c in (0..columns).step_by(COLUMNS) {
@@ -55,9 +55,10 @@ pub(super) fn widen_bf16(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
-/// Whether all of these bf16 are finite, without a branch for each.
-pub(super) fn finite_bf16(bits: &[u16]) -> bool {
-    bits.iter().fold(true, |all, x| all & (x & 0x7f80 != 0x7f80))
+/// Whether all of these numbers of 16 bits are finite, without a branch for each.
+pub(super) fn finite_bits(element: Element, bits: &[u16]) -> bool {
+    let exponent = if element == Element::F16 { 0x7c00 } else { 0x7f80 };
+    bits.iter().fold(true, |all, x| all & (x & exponent != exponent))
 }
 
 /// Whether numbers of a type are transposed from their 16 bits, without a widened copy in between.
@@ -68,6 +69,15 @@ pub(super) fn directly(element: Element) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_finite_is_seen_in_every_pattern_of_16_bits() {
+        for bits in 0..=u16::MAX {
+            let (f16, bf16) = (half::f16::from_bits(bits), half::bf16::from_bits(bits));
+            assert_eq!(finite_bits(Element::F16, &[0, bits]), f16.is_finite(), "{bits:#06x}");
+            assert_eq!(finite_bits(Element::Bf16, &[bits, 0]), bf16.is_finite(), "{bits:#06x}");
+        }
+    }
 
     #[test]
     fn every_element_of_every_shape_finds_its_place() {

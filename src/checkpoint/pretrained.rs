@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 
 use super::foreign::{plain_file, there};
 use super::names::{beside_model, others, shown, stack};
-use super::stream::stream;
+use super::stream::{Numbers, stream};
 use super::table::TensorTable;
 use super::target::{MAX_CONFIG, Source, Target};
 use super::widen::Element;
@@ -31,8 +31,9 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::nn::config::ModelConfig;
 use crate::nn::families::{FamilyModel, HEAD, HubTensor, Layout, Parameter, TensorMap};
+use crate::nn::memory::MemoryPlan;
 use crate::nn::model::Model;
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 /// Bytes that are on their way to the device at once.
 const IN_FLIGHT: u64 = 64 << 20;
@@ -181,6 +182,11 @@ impl FamilyCheckpoint {
         Coverage { used: self.used.len(), tensors: self.target.tensors.len(), skipped: self.skipped.clone() }
     }
 
+    /// The tensors that are used, with their files, in the order of their places.
+    fn tables(&self) -> Vec<(&TensorTable, &HubTensor)> {
+        self.used.iter().map(|&(tensor, file)| (&self.target.files[file], &self.map.tensors[tensor])).collect()
+    }
+
     /// Reads all parameters as f32 and hands them over in contiguous ranges: `sink` gets the parameter, the first element in
     /// it, and the numbers. Every element of every parameter comes once, in no particular order. Matrices come as this
     /// program has them, `[in, out]`. A few matrices are in memory at a time, of at most 128 MiB each.
@@ -188,13 +194,30 @@ impl FamilyCheckpoint {
     /// # Errors
     /// [`Error::Checkpoint`] for a number that is not finite, with its tensor and place; [`Error::Io`]; those of `sink`.
     pub fn read(&self, mut sink: impl FnMut(&Parameter, usize, &[f32]) -> Result<()>) -> Result<Coverage> {
-        let tensors: Vec<(&TensorTable, &HubTensor)> =
-            self.used.iter().map(|&(tensor, file)| (&self.target.files[file], &self.map.tensors[tensor])).collect();
-        stream(&tensors, &mut |parameter, first, values| sink(&self.map.parameters[parameter], first, values))?;
+        stream(&self.tables(), &|_| false, &mut |parameter, first, numbers| match numbers {
+            Numbers::F32(values) => sink(&self.map.parameters[parameter], first, values),
+            // Nobody asked for them.
+            Numbers::Bits(_) => Ok(()),
+        })?;
         Ok(self.coverage())
     }
 
-    /// Reads all parameters, and the state beside them, into a model of the same shape.
+    /// The types in which the parameters lie, in the order of [`FamilyCheckpoint::map`]: bf16 or f16 where all tensors that a
+    /// parameter comes of are of that type, else f32.
+    pub fn dtypes(&self) -> Vec<DType> {
+        dtypes(&self.target, &self.map, &self.used)
+    }
+
+    /// The memory that it takes on a device.
+    ///
+    /// # Errors
+    /// None: its types are those that weights have.
+    pub fn memory(&self) -> Result<MemoryPlan> {
+        memory(self.config(), &self.map, self.dtypes())
+    }
+
+    /// Reads all parameters, and the state beside them, into a model of the same shape. What the model keeps in the 16 bits that the
+    /// files have it in goes there as it is; other numbers are widened, or rounded to what the model has.
     ///
     /// # Errors
     /// As [`FamilyCheckpoint::read`]; [`Error::Checkpoint`] when the model has other parameters, before one is written;
@@ -220,13 +243,22 @@ impl FamilyCheckpoint {
         if let Some(name) = targets.keys().next() {
             return Err(bad(format!("expected a model without the parameter `{name}`, got one with it")));
         }
-        let numbers: BTreeMap<&str, usize> =
-            self.map.parameters.iter().enumerate().map(|(i, p)| (p.name.as_str(), i)).collect();
+        let of_16_bits = |(stored, tensor): (DType, &Tensor)| stored == tensor.dtype() && stored.bytes() == 2;
+        let as_bits: Vec<bool> = self.dtypes().into_iter().zip(&tensors).map(of_16_bits).collect();
         let mut waiting = 0;
-        let coverage = self.read(|parameter, first, values| {
-            let Some(tensor) = numbers.get(parameter.name.as_str()).map(|&i| &tensors[i]) else { return Ok(()) };
-            tensor.slice(first..first + values.len())?.write_f32(values)?;
-            waiting += 4 * values.len() as u64;
+        stream(&self.tables(), &|parameter| as_bits[parameter], &mut |parameter, first, numbers| {
+            let tensor = &tensors[parameter];
+            let part = |count: usize| tensor.slice(first..first + count);
+            waiting += match numbers {
+                Numbers::F32(values) => {
+                    part(values.len())?.write_f32(values)?;
+                    tensor.dtype().bytes() * values.len()
+                }
+                Numbers::Bits(bits) => {
+                    part(bits.len())?.write_bits(bits)?;
+                    2 * bits.len()
+                }
+            } as u64;
             if waiting > IN_FLIGHT {
                 waiting = 0;
                 // Without it all of the model waits in memory for the device.
@@ -237,7 +269,7 @@ impl FamilyCheckpoint {
             Ok(())
         })?;
         model.params().update_copies()?;
-        Ok(coverage)
+        Ok(self.coverage())
     }
 }
 
@@ -291,6 +323,41 @@ pub(super) fn described(target: &Target, model: &FamilyModel) -> (Layout, Tensor
     let fused = |name: &String| name.ends_with(".mlp.experts.gate_up_proj") && !beside_model(stack(name));
     let layout = if target.tensors.keys().any(fused) { Layout::Fused } else { Layout::PerExpert };
     (layout, TensorMap::new(model.family, &model.config, layout))
+}
+
+/// The types of the parameters of `map`, of which a target has the tensors `used`, with their files.
+fn dtypes(target: &Target, map: &TensorMap, used: &[(usize, usize)]) -> Vec<DType> {
+    let mut found: Vec<Option<DType>> = vec![None; map.parameters.len()];
+    for &(tensor, file) in used {
+        let tensor = &map.tensors[tensor];
+        let dtype = match target.files[file].element(&tensor.name) {
+            Ok(Element::Bf16) => DType::Bf16,
+            Ok(Element::F16) => DType::F16,
+            _ => DType::F32,
+        };
+        for piece in &tensor.pieces {
+            let known = found[piece.parameter].get_or_insert(dtype);
+            if *known != dtype {
+                *known = DType::F32;
+            }
+        }
+    }
+    found.into_iter().map(|dtype| dtype.unwrap_or(DType::F32)).collect()
+}
+
+fn memory(config: &ModelConfig, map: &TensorMap, dtypes: Vec<DType>) -> Result<MemoryPlan> {
+    let named: BTreeMap<&str, DType> = map.parameters.iter().map(|p| p.name.as_str()).zip(dtypes).collect();
+    MemoryPlan::new(config, |name| named.get(name).copied().unwrap_or(DType::F32))
+}
+
+/// The memory that the model of a target takes, as far as its tensors are there.
+pub(super) fn planned(
+    target: &Target,
+    model: &FamilyModel,
+    map: &TensorMap,
+    used: &[(usize, usize)],
+) -> Result<MemoryPlan> {
+    memory(&model.config, map, dtypes(target, map, used))
 }
 
 /// Compares the headers of a target with the tensors of a model.

@@ -16,6 +16,7 @@ use crate::train::run::evaluate_text;
 
 use super::device::DeviceArgs;
 use super::usage::whole;
+use super::weights::WeightArgs;
 
 /// The longest context that is taken without being asked for, tokens: what a window costs grows with it.
 const USUAL_CONTEXT: usize = 1024;
@@ -39,6 +40,8 @@ pub(super) struct Args {
     /// Evaluate with so many experts a token, several numbers as a table: 1,2,4
     #[arg(long, value_name = "K,..", value_delimiter = ',', value_parser = whole::<usize>)]
     top_k: Vec<usize>,
+    #[command(flatten)]
+    weights: WeightArgs,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -94,7 +97,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     pollster::block_on(async {
         let gpu = Gpu::open(&args.device.options()).await?;
         let _notice = CompileNotice::start(&gpu, say);
-        let loaded = model.load_for_inference(&gpu)?;
+        let loaded = model.load_for_inference(&gpu, args.weights.weight_type())?;
         let measure = async |top_k| perplexity(&gpu, &loaded, &tokens, window, top_k).await;
         if args.top_k.is_empty() {
             let found = measure(None).await?;

@@ -16,6 +16,7 @@ use crate::train::progress::say;
 use super::device::DeviceArgs;
 use super::usage::whole;
 use super::warn;
+use super::weights::WeightArgs;
 
 /// A gigabyte of text, which takes years.
 const MOST_TOKENS: usize = 1 << 30;
@@ -59,6 +60,8 @@ pub(super) struct Args {
     /// Tokens that the model sees at most [default: the model's context, at most 4096]
     #[arg(long, value_name = "N", value_parser = whole::<usize>)]
     context: Option<usize>,
+    #[command(flatten)]
+    weights: WeightArgs,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -123,7 +126,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     pollster::block_on(async {
         let gpu = Gpu::open(&args.device.options()).await?;
         let _notice = CompileNotice::start(&gpu, say);
-        let loaded = model.load_for_inference(&gpu)?;
+        let loaded = model.load_for_inference(&gpu, args.weights.weight_type())?;
         // No cache is longer than the text.
         let longest = prompt.len().saturating_add(args.tokens);
         let mut generator = Generator::new(&gpu, &loaded, &prompt, context.min(longest))?;

@@ -6,6 +6,7 @@ use crate::checkpoint::inspect::{Experts, Inspection, inspect};
 use crate::checkpoint::others;
 use crate::error::{Error, Result};
 use crate::nn::config::{ModelConfig, SharedGate};
+use crate::nn::memory::MemoryPlan;
 use crate::report::thousands;
 use crate::train::progress::plain;
 
@@ -75,6 +76,9 @@ fn words(found: &Inspection) -> String {
         let tensors = if part.tensors == 1 { "1 tensor".into() } else { format!("{} tensors", part.tensors) };
         line("", format!("{:<16} {:>16}  in {tensors}", part.name, thousands(part.bytes as usize)));
     }
+    if let Some(memory) = &found.memory {
+        plan(memory, &mut line);
+    }
     for (name, list) in [
         ("missing", &found.missing),
         ("unknown", &found.unknown),
@@ -132,6 +136,34 @@ fn shape(model: &ModelConfig, context: Option<usize>, line: &mut impl FnMut(&str
     let tied = if model.tied_head { ", tied head" } else { "" };
     let context = context.map_or(String::new(), |n| format!(", context {n}"));
     line("model", format!("width {}, vocabulary {}{tied}{context}", model.d_model, model.vocab));
+}
+
+/// The memory that the model takes on a device.
+fn plan(memory: &MemoryPlan, line: &mut impl FnMut(&str, String)) {
+    let bytes = |n: u64| thousands(n as usize);
+    let wide = if memory.inference == memory.inference_f32 {
+        String::new()
+    } else {
+        format!(" ({} in f32)", bytes(memory.inference_f32))
+    };
+    line(
+        "on a device",
+        format!(
+            "to run: {} bytes of weights{wide}, {} a token of keys and values",
+            bytes(memory.inference),
+            bytes(memory.token)
+        ),
+    );
+    line(
+        "",
+        format!(
+            "to train: {} of weights, gradients and AdamW's moments in f32, and activations",
+            bytes(memory.training)
+        ),
+    );
+    if let Some((name, largest)) = memory.buffers.first() {
+        line("", format!("the largest buffer: {}, `{name}`", bytes(*largest)));
+    }
 }
 
 /// The first of many names or sentences; none where there are none.

@@ -33,6 +33,7 @@ mod upcycle;
 mod usage;
 mod verify;
 mod verify_shader;
+mod weights;
 
 /// The whole command line.
 #[derive(Debug, Parser)]

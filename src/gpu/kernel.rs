@@ -81,6 +81,8 @@ pub enum DType {
     F32,
     /// `f16`: storage of activations and weight copies in mixed precision, where the device has `SHADER_F16`.
     F16,
+    /// bf16, two in a word of `u32`: weights for inference alone, on every device.
+    Bf16,
     /// `u32`: tokens, indices, counts.
     U32,
 }
@@ -88,7 +90,10 @@ pub enum DType {
 impl DType {
     /// Bytes of an element.
     pub fn bytes(self) -> usize {
-        if self == DType::F16 { 2 } else { 4 }
+        match self {
+            DType::F16 | DType::Bf16 => 2,
+            DType::F32 | DType::U32 => 4,
+        }
     }
 }
 

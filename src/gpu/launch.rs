@@ -120,6 +120,7 @@ impl<'a> Launch<'a> {
             }
             if let (Some(wants), Some(got)) = (binding.element, *dtype)
                 && wants != got
+                && (wants, got) != (DType::U32, DType::Bf16)
             {
                 return Err(self.fail(format!("`{}`: expected elements of {wants:?}, got {got:?}", binding.name)));
             }

@@ -8,6 +8,7 @@ use super::gemm_table;
 pub use super::product::Trans;
 use super::product::{Entry, GemmParams, Operand, Part, Product, SumPartsParams};
 use super::software::{self, limits};
+use super::window::aligned;
 use crate::error::{Error, Result};
 use crate::gpu::{Launch, rows_in_window};
 use crate::tensor::{DType, Tensor};
@@ -33,6 +34,10 @@ pub fn gemm(ta: Trans, tb: Trans, alpha: f32, a: &Tensor, b: &Tensor, beta: f32,
     }
     if k == 0 {
         return Err(Error::shape("gemm", "an inner dimension of at least 1", format!("{a:?}, {b:?}")));
+    }
+    if b.dtype() == DType::Bf16 && !(ta == Trans::N && aligned(a, k) && aligned(b, b.cols())) {
+        let expected = "A as stored and bf16 B, both in rows of multiples of 4 elements";
+        return Err(Error::shape("gemm", expected, format!("{ta:?} {a:?}, {b:?}")));
     }
     let a = Operand { tensor: a, matrix: m * k, stride: if ta == Trans::N { k } else { m }, repeat: batch / a_batch };
     let b = Operand { tensor: b, matrix: k * n, stride: if tb == Trans::N { n } else { k }, repeat: batch / b_batch };

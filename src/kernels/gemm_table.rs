@@ -9,7 +9,7 @@
 //! | Plain     | `gemm/plain.wgsl`    | 32 x 32 | always, and wherever the others do not apply            |
 //!
 //! The workgroup fragment has a kernel for each block of a thread. It and the plain one bind A and B, and C, as vec4 where their rows
-//! allow.
+//! allow; dense and grouped products have them once more for weights in bf16, whose rows always do.
 //! `kernels::software::product` is asked first. What each reaches is in docs/notes/software-drivers.md.
 
 use super::Variant;
@@ -29,6 +29,21 @@ pub struct Family {
     pub cooperative: Kernel,
     /// From storage.
     plain: Loads,
+}
+
+/// One entry point joined with the multiplying fragments where B is bf16, and A and B are bound by fours.
+#[derive(Debug)]
+struct Bf16Family {
+    /// From workgroup memory, by a thread's block.
+    workgroup: [Stores; 3],
+    /// From storage.
+    plain: Stores,
+}
+
+impl Bf16Family {
+    fn all(&'static self) -> impl Iterator<Item = &'static Stores> {
+        self.workgroup.iter().chain([&self.plain])
+    }
 }
 
 /// The kernels that load A and B as vec4, and the one that loads rows of any length.
@@ -63,20 +78,46 @@ macro_rules! family {
             plain: family!(@loads $file, $entry, $params, "_plain", "gemm/plain.wgsl"),
         };
     };
+    (bf16 $doc:literal, $family:ident, $file:literal, $entry:literal, $params:ty) => {
+        #[doc = $doc]
+        static $family: Bf16Family = Bf16Family {
+            workgroup: [
+                family!(@bf16 $file, $entry, $params, "_bf16_4x4", "gemm/thread_4x4.wgsl", "gemm/workgroup.wgsl"),
+                family!(@bf16 $file, $entry, $params, "_bf16_8x4", "gemm/thread_8x4.wgsl", "gemm/workgroup.wgsl"),
+                family!(@bf16 $file, $entry, $params, "_bf16_8x8", "gemm/thread_8x8.wgsl", "gemm/workgroup.wgsl"),
+            ],
+            plain: family!(@bf16 $file, $entry, $params, "_bf16_plain", "gemm/plain.wgsl"),
+        };
+    };
+    (@bf16 $file:literal, $entry:literal, $params:ty, $suffix:literal, $($part:literal),+) => {
+        Stores {
+            vec4: family!(@stored $file, $entry, $params, $suffix, "vec4_bf16", "vec4", "vec4", $($part),+),
+            scalar: family!(
+                @stored $file, $entry, $params, concat!($suffix, "_scalar_c"), "vec4_bf16", "vec4", "scalar", $($part),+
+            ),
+        }
+    };
     // A multiplying fragment, of several parts, with each way to load and store.
     (@loads $file:literal, $entry:literal, $params:ty, $suffix:literal, $($part:literal),+) => {
         Loads {
             vec4: Stores {
-                vec4: family!(@stored $file, $entry, $params, $suffix, "vec4", "vec4", $($part),+),
-                scalar: family!(@stored $file, $entry, $params, concat!($suffix, "_scalar_c"), "vec4", "scalar", $($part),+),
+                vec4: family!(@stored $file, $entry, $params, $suffix, "vec4", "vec4", "vec4", $($part),+),
+                scalar: family!(
+                    @stored $file, $entry, $params, concat!($suffix, "_scalar_c"), "vec4", "vec4", "scalar", $($part),+
+                ),
             },
-            scalar: family!(@stored $file, $entry, $params, concat!($suffix, "_scalar"), "scalar", "scalar", $($part),+),
+            scalar: family!(
+                @stored $file, $entry, $params, concat!($suffix, "_scalar"), "scalar", "scalar", "scalar", $($part),+
+            ),
         }
     };
-    (@stored $file:literal, $entry:literal, $params:ty, $suffix:expr, $load:literal, $store:literal, $($part:literal),+) => {
+    (
+        @stored $file:literal, $entry:literal, $params:ty, $suffix:expr, $load:literal, $edge:literal, $store:literal,
+        $($part:literal),+
+    ) => {
         family!(
             @kernel $file, $entry, $params, $suffix,
-            concat!("gemm/load_", $load, ".wgsl"), concat!("gemm/edge_", $load, ".wgsl"), concat!("gemm/store_", $store, ".wgsl"),
+            concat!("gemm/load_", $load, ".wgsl"), concat!("gemm/edge_", $edge, ".wgsl"), concat!("gemm/store_", $store, ".wgsl"),
             $($part),+
         )
     };
@@ -88,6 +129,8 @@ macro_rules! family {
 family! { "Dense products.", DENSE, "gemm/dense.wgsl", "gemm", GemmParams }
 family! { "Grouped products.", GROUPED, "gemm/grouped.wgsl", "grouped_gemm", GroupedParams }
 family! { "Weight gradients.", WEIGHT_GRADIENT, "gemm/weight_gradient.wgsl", "grouped_weight_gradient", WeightGradientParams }
+family! { bf16 "Dense products with weights in bf16.", DENSE_BF16, "gemm/dense.wgsl", "gemm", GemmParams }
+family! { bf16 "Grouped products with weights in bf16.", GROUPED_BF16, "gemm/grouped.wgsl", "grouped_gemm", GroupedParams }
 
 /// Adds the parts of products whose sums were cut.
 static SUM_PARTS: Stores = Stores {
@@ -123,12 +166,14 @@ pub(super) fn choose(gpu: &Gpu, entry: Entry, form: Form) -> Choice {
     if let Some(choice) = software::product::grouped(gpu, entry, form) {
         return choice;
     }
-    let family = match entry {
-        Entry::Dense => &DENSE,
-        Entry::Grouped => &GROUPED,
-        Entry::WeightGradient => &WEIGHT_GRADIENT,
+    let Form { m, n, k, ta, tb, alignment_a, alignment_b, alignment_c, half, bf16, fixed_rows, batch, splits, .. } =
+        form;
+    // A weight gradient has no weights to read.
+    let (family, of_bf16) = match entry {
+        Entry::Dense => (&DENSE, bf16.then_some(&DENSE_BF16)),
+        Entry::Grouped => (&GROUPED, bf16.then_some(&GROUPED_BF16)),
+        Entry::WeightGradient => (&WEIGHT_GRADIENT, None),
     };
-    let Form { m, n, k, ta, tb, alignment_a, alignment_b, alignment_c, half, fixed_rows, batch, splits, .. } = form;
     let (aligned, aligned_c) = (alignment_a.min(alignment_b) >= 4, alignment_c >= 4);
     let flags = |ta, tb| {
         vec![
@@ -156,13 +201,20 @@ pub(super) fn choose(gpu: &Gpu, entry: Entry, form: Form) -> Choice {
             let Cut { shape, splits } = shapes::cut(gpu, Task { form, m, n, k, batch, fixed_rows, splits });
             // Parts are stored without gaps.
             let aligned_c = if splits > 1 { n.is_multiple_of(4) } else { aligned_c };
-            let kernel = family.workgroup[shape.block as usize].of(aligned, aligned_c);
+            let kernel = match of_bf16 {
+                Some(family) => family.workgroup[shape.block as usize].of(aligned_c),
+                None => family.workgroup[shape.block as usize].of(aligned, aligned_c),
+            };
             let constants = [&flags(ta, tb)[..], &shape.constants()].concat();
             let workgroups = shape.tiles(m, n);
             Choice { splits, steps: shape.steps, ..Choice::whole(kernel, constants, workgroups) }
         }
         Tier::Software | Tier::Plain => {
-            Choice::whole(family.plain.of(aligned, aligned_c), flags(ta, tb), tiles(PLAIN_TILE))
+            let kernel = match of_bf16 {
+                Some(family) => family.plain.of(aligned_c),
+                None => family.plain.of(aligned, aligned_c),
+            };
+            Choice::whole(kernel, flags(ta, tb), tiles(PLAIN_TILE))
         }
     }
 }
@@ -172,6 +224,13 @@ pub fn kernels() -> Vec<Variant> {
     let mut all = software::product::kernels();
     all.extend([&SUM_PARTS.vec4, &SUM_PARTS.scalar].map(Variant::from));
     let bit = |set: u32, i: u32| f64::from(set >> i & 1);
+    for transposed in [0.0, 1.0] {
+        let flags = [("A_TRANSPOSED", 0.0), ("B_TRANSPOSED", transposed)];
+        for stores in [&DENSE_BF16, &GROUPED_BF16].into_iter().flat_map(Bf16Family::all) {
+            let both = [&stores.vec4, &stores.scalar];
+            all.extend(both.map(|kernel| Variant { kernel, constants: flags.to_vec() }));
+        }
+    }
     for set in 0..4 {
         let flags = vec![("A_TRANSPOSED", bit(set, 0)), ("B_TRANSPOSED", bit(set, 1))];
         for family in [&DENSE, &GROUPED, &WEIGHT_GRADIENT] {

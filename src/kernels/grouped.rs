@@ -15,7 +15,7 @@
 use super::gemm_table;
 use super::product::{Choice, Entry, Form, GroupedParams, Trans, WeightGradientParams};
 use super::software::limits;
-use super::window::{alignment, window};
+use super::window::{aligned, alignment, window};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, KernelParams, Launch, Parts, rows_in_window};
 use crate::tensor::{DType, Tensor};
@@ -96,6 +96,9 @@ pub fn grouped_gemm_onto(x: &Tensor, w: &Tensor, trans_w: Trans, groups: &Groups
     if k == 0 {
         return Err(mismatch("an inner dimension of at least 1", x, w, groups, y));
     }
+    if w.dtype() == DType::Bf16 && !(aligned(x, k) && aligned(w, wn)) {
+        return Err(mismatch("X and bf16 W in rows of multiples of 4 elements", x, w, groups, y));
+    }
     let expert_limit = rows_in_window(gpu, experts, wm * wn);
     // The stored rows of a matrix that does not fit a binding are steps of K, or columns of Y.
     let mut stored_limit = if expert_limit == 0 { rows_in_window(gpu, wm, wn) } else { wm };
@@ -124,6 +127,7 @@ pub fn grouped_gemm_onto(x: &Tensor, w: &Tensor, trans_w: Trans, groups: &Groups
                     alignment_c: alignment(wy.first + columns.start as u32, n),
                     read_c: beta != 0.0 || steps.start > 0,
                     half: [x, w].map(|t| t.dtype() == DType::F16),
+                    bf16: w.dtype() == DType::Bf16,
                     fixed_rows: true,
                     batch: 1,
                     splits: false,
@@ -200,6 +204,7 @@ pub fn grouped_weight_gradient(x: &Tensor, dy: &Tensor, groups: &Groups, beta: f
                     // Parts of the rows are added.
                     read_c: true,
                     half: [x, dy].map(|t| t.dtype() == DType::F16),
+                    bf16: false,
                     fixed_rows: true,
                     batch: e.len(),
                     splits: false,

@@ -259,6 +259,7 @@ impl<'a> Product<'a> {
             alignment_c: alignment(part.c.first, self.c.stride),
             read_c: part.beta != 0.0,
             half: [&self.a, &self.b].map(|x| x.tensor.dtype() == DType::F16),
+            bf16: self.b.tensor.dtype() == DType::Bf16,
             fixed_rows: false,
             batch: part.batch,
             splits,
@@ -287,6 +288,8 @@ pub(in crate::low_level::kernels) struct Form {
     pub read_c: bool,
     /// Whether A and B are f16.
     pub half: [bool; 2],
+    /// Whether B is bf16.
+    pub bf16: bool,
     /// Whether the rows of C are cut into tiles by someone else (grouped products), so that it must not be transposed.
     pub fixed_rows: bool,
     /// Products like this one, matrices of a batch or experts.

@@ -30,6 +30,12 @@ impl KvCache {
         Ok(Self { layers: layers.collect::<Result<_>>()?, capacity, len: Cell::new(0) })
     }
 
+    /// Bytes of the keys and values of a token, in f32.
+    pub fn token_bytes(config: &ModelConfig) -> u64 {
+        let width = config.head_dim + config.attention.value_dim(config.head_dim);
+        4 * (config.layers * config.kv_heads * width) as u64
+    }
+
     /// Tokens that it holds.
     pub fn len(&self) -> usize {
         self.len.get()

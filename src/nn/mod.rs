@@ -16,6 +16,7 @@ pub mod generate;
 pub mod language_model;
 pub mod linear;
 pub mod mask;
+pub mod memory;
 pub mod model;
 pub mod moe;
 pub mod norm;

@@ -16,8 +16,8 @@ use crate::nn::norm::Norm;
 use crate::nn::params::{Group, Init, ParamBuilder, ParamId, ParamSet};
 use crate::nn::pass::{Mode, Pass};
 use crate::nn::size;
-use crate::ops::{Embedding, MatMul, Reshape, Slice};
-use crate::tensor::Tensor;
+use crate::ops::{Embedding, MatMul, Reshape, Slice, WideEmbedding};
+use crate::tensor::{DType, Tensor};
 
 /// The model: its parameters and how they are used.
 #[derive(Debug)]
@@ -45,7 +45,17 @@ impl Model {
     /// # Errors
     /// As [`Model::new`].
     pub fn for_inference(gpu: &Gpu, config: &ModelConfig) -> Result<Self> {
-        Self::built(gpu, config, |params| params.build_for_inference(gpu))
+        Self::for_inference_in(gpu, config, |_| DType::F32)
+    }
+
+    /// As [`Model::for_inference`], matrices in the types that `dtype` gives by their names, see
+    /// [`ParamBuilder::build_for_inference_in`].
+    ///
+    /// # Errors
+    /// As [`Model::new`].
+    pub fn for_inference_in(gpu: &Gpu, config: &ModelConfig, dtype: impl Fn(&str) -> DType) -> Result<Self> {
+        config.validate()?;
+        Self::built(config, |params| params.build_for_inference_in(gpu, dtype))
     }
 
     /// As [`Model::new`]; with f16 copies of the matrices where `precision` has them ([`ParamSet::write`]).
@@ -53,12 +63,12 @@ impl Model {
     /// # Errors
     /// As [`Model::new`], and [`Error::Device`] when the adapter lacks f16.
     pub fn with_precision(gpu: &Gpu, config: &ModelConfig, precision: Precision) -> Result<Self> {
-        Self::built(gpu, config, |params| params.build_for(gpu, precision))
-    }
-
-    fn built(gpu: &Gpu, config: &ModelConfig, build: impl FnOnce(ParamBuilder) -> Result<ParamSet>) -> Result<Self> {
         config.validate()?;
         size::fits(config, gpu.device().limits().max_buffer_size)?;
+        Self::built(config, |params| params.build_for(gpu, precision))
+    }
+
+    fn built(config: &ModelConfig, build: impl FnOnce(ParamBuilder) -> Result<ParamSet>) -> Result<Self> {
         let mut params = ParamBuilder::default();
         let mut model = Self::registered(&mut params, config);
         model.params = build(params)?;
@@ -70,6 +80,16 @@ impl Model {
         let mut params = ParamBuilder::default();
         Self::registered(&mut params, config);
         params.shapes().map(|(name, shape)| (name.to_owned(), shape.to_vec())).collect()
+    }
+
+    /// Names, shapes and types of the parameters as [`Model::for_inference_in`] makes them, which need no device.
+    pub(crate) fn shapes_for_inference(
+        config: &ModelConfig,
+        dtype: impl Fn(&str) -> DType,
+    ) -> Result<Vec<(String, Vec<usize>, DType)>> {
+        let mut params = ParamBuilder::default();
+        Self::registered(&mut params, config);
+        params.shapes_for_inference(dtype)
     }
 
     /// Names and shapes of the state beside them ([`Model::state`]).
@@ -167,7 +187,11 @@ impl Model {
         }
         let input = tape.constant(tokens);
         let embed = pass.param(tape, self.embed);
-        let mut x = tape.apply(Embedding, &[embed, input])?;
+        let mut x = if pass.params.get(self.embed).value.dtype() == DType::F32 {
+            tape.apply(Embedding, &[embed, input])?
+        } else {
+            tape.apply(WideEmbedding, &[embed, input])?
+        };
         let mut layers = Vec::new();
         let mut decided = Vec::new();
         for block in &self.blocks {

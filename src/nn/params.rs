@@ -1,7 +1,8 @@
 //! The model's parameters, laid out so that the optimizer needs few dispatches.
 //!
 //! Parameters of one [`Group`] lie behind each other in one buffer, and so do their gradients. An expert matrix kind is a
-//! group of its own over all layers, `[layers, E, m, n]`, because spectral decoupling treats all of it at once.
+//! group of its own over all layers, `[layers, E, m, n]`, because spectral decoupling treats all of it at once. For inference alone each
+//! parameter has a buffer of its own, so that a model may be larger than the largest of them.
 
 use std::ops::Range;
 
@@ -10,6 +11,7 @@ use crate::gpu::Gpu;
 use crate::kernels::elementwise::{fill, round_into};
 use crate::linalg::random::fill_normal;
 use crate::nn::config::{ExpertMatrix, Precision};
+use crate::nn::size::mib;
 use crate::ops::RotaryTable;
 use crate::tensor::{DType, Tensor};
 
@@ -101,7 +103,7 @@ pub struct Param {
     /// Whether it is a matrix between the hidden layers of a network, or a bank of such: one that Muon moves, where it is the
     /// update rule. Embeddings, heads, routers, gates and vectors are none.
     pub hidden: bool,
-    /// The weights.
+    /// The weights; in a model for inference alone maybe in 16 bits.
     pub value: Tensor,
     /// Their gradient; none in a model for inference alone.
     pub gradient: Option<Tensor>,
@@ -117,17 +119,17 @@ pub struct GroupBuffers {
     pub group: Group,
     /// All its weights, `[n]`.
     pub values: Tensor,
-    /// All its gradients, `[n]`; none in a model for inference alone.
-    pub gradients: Option<Tensor>,
+    /// All its gradients, `[n]`.
+    pub gradients: Tensor,
     /// For an expert group, weights and gradients again as stacks `[layers, E, m, n]`: one of all layers, or one of each
     /// layer where the matrices' size would leave the next layer misaligned.
-    pub stacks: Vec<(Tensor, Option<Tensor>)>,
+    pub stacks: Vec<(Tensor, Tensor)>,
     /// The f16 copy of `values`, for matrices in mixed precision.
     pub half: Option<Tensor>,
 }
 
 /// Weights, gradient and f16 copy of one parameter.
-type Views = (Tensor, Option<Tensor>, Option<Tensor>);
+type Views = (Tensor, Tensor, Option<Tensor>);
 
 /// The gradients of a model that is to be trained.
 ///
@@ -154,6 +156,31 @@ struct Entry {
     shape: Vec<usize>,
     init: Init,
     hidden: bool,
+}
+
+impl Entry {
+    /// The type in which a device holds it, for inference alone, where `wanted` is asked for; `f16` says whether it has that.
+    fn dtype(&self, wanted: DType, f16: bool) -> Result<DType> {
+        match wanted {
+            DType::U32 => Err(Error::config(&self.name, "expected weights in f32, f16 or bf16, got u32")),
+            DType::F16 if !f16 => Ok(DType::F32),
+            dtype if self.group != Group::NoDecay && in_fours(&self.shape) => Ok(dtype),
+            _ => Ok(DType::F32),
+        }
+    }
+
+    /// Fails where a buffer of `largest` bytes does not hold it in `dtype`.
+    fn fits(&self, dtype: DType, largest: u64) -> Result<()> {
+        let Self { name, shape, .. } = self;
+        let bytes = shape.iter().fold(dtype.bytes() as u128, |product, &size| product * size as u128);
+        if bytes <= u128::from(largest) {
+            return Ok(());
+        }
+        let (bytes, largest) = (mib(bytes), mib(u128::from(largest)));
+        let message =
+            format!("{shape:?} in {dtype:?} takes {bytes} in one buffer; the adapter's largest has {largest}");
+        Err(Error::config(name, message))
+    }
 }
 
 impl ParamBuilder {
@@ -198,6 +225,21 @@ impl ParamBuilder {
         self.entries.iter().map(|entry| (entry.name.as_str(), entry.shape.as_slice()))
     }
 
+    /// Names, shapes and types of the parameters as [`ParamBuilder::build_for_inference_in`] makes them, on a device with f16.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a type that weights do not have.
+    pub(crate) fn shapes_for_inference(
+        self,
+        dtype: impl Fn(&str) -> DType,
+    ) -> Result<Vec<(String, Vec<usize>, DType)>> {
+        let typed = |entry: Entry| {
+            let dtype = entry.dtype(dtype(&entry.name), true)?;
+            Ok((entry.name, entry.shape, dtype))
+        };
+        self.entries.into_iter().map(typed).collect()
+    }
+
     /// Names and shapes of the tensors beside the parameters, in order.
     pub fn state_shapes(&self) -> &[(String, Vec<usize>)] {
         &self.state
@@ -213,11 +255,36 @@ impl ParamBuilder {
     }
 
     /// As [`ParamBuilder::build`] without gradients, which take as much memory as the weights: for generation and evaluation.
+    /// There are no [`ParamSet::groups`].
     ///
     /// # Errors
-    /// As [`ParamBuilder::build`].
+    /// [`Error::Config`] names a parameter that exceeds the adapter's largest buffer; [`Error::Device`].
     pub fn build_for_inference(self, gpu: &Gpu) -> Result<ParamSet> {
-        self.buffers(gpu, Precision::F32, false)
+        self.build_for_inference_in(gpu, |_| DType::F32)
+    }
+
+    /// As [`ParamBuilder::build_for_inference`], matrices in the types that `dtype` gives by their names: f32, or bf16 or f16, which
+    /// take half as much. Activations are f32 whatever the weights are. Vectors, and matrices whose sides are not multiples of 4,
+    /// are f32 in any case, and so is what `dtype` wants in f16 where the adapter lacks it.
+    ///
+    /// # Errors
+    /// As [`ParamBuilder::build_for_inference`]; [`Error::Config`] for a type that weights do not have.
+    pub fn build_for_inference_in(self, gpu: &Gpu, dtype: impl Fn(&str) -> DType) -> Result<ParamSet> {
+        let (f16, largest) = (gpu.require_f16().is_ok(), gpu.device().limits().max_buffer_size);
+        let typed = |entry: &Entry| {
+            let dtype = entry.dtype(dtype(&entry.name), f16)?;
+            entry.fits(dtype, largest).map(|()| dtype)
+        };
+        let dtypes: Vec<DType> = self.entries.iter().map(typed).collect::<Result<_>>()?;
+        let param = |(Entry { name, group, shape, init, hidden }, dtype): (Entry, DType)| {
+            let value = Tensor::persistent(gpu, &shape[..], dtype)?;
+            Ok(Param { name, group, init, hidden, value, gradient: None, half: None })
+        };
+        let params = self.entries.into_iter().zip(dtypes).map(param).collect::<Result<_>>()?;
+        let state = states(gpu, self.state)?;
+        let rotary = self.rotary.iter().map(|frequencies| frequencies.table(gpu)).collect::<Result<_>>()?;
+        let (align, precision) = (1, Precision::F32);
+        Ok(ParamSet { params, groups: Vec::new(), state, rotary, expert_layers: self.expert_layers, align, precision })
     }
 
     /// Makes the buffers, zeroed, with those of the f16 copies where `precision` has them.
@@ -226,10 +293,6 @@ impl ParamBuilder {
     /// [`Error::Device`] when a group exceeds the adapter's largest buffer, or when the adapter lacks f16;
     /// [`Error::Shape`] when the matrices of an expert group differ in shape.
     pub(crate) fn build_for(self, gpu: &Gpu, precision: Precision) -> Result<ParamSet> {
-        self.buffers(gpu, precision, true)
-    }
-
-    fn buffers(self, gpu: &Gpu, precision: Precision, trains: bool) -> Result<ParamSet> {
         let mixed = precision == Precision::F16;
         // A view must start aligned in every group, in f16 too.
         let align = gpu.offset_alignment() as usize / if mixed { 2 } else { 4 };
@@ -250,7 +313,7 @@ impl ParamBuilder {
             let padded = |i: usize| self.entries[i].shape.iter().product::<usize>().next_multiple_of(align);
             let total: usize = members.iter().map(|&i| padded(i)).sum();
             let values = Tensor::persistent(gpu, [total], DType::F32)?;
-            let gradients = trains.then(|| Tensor::persistent(gpu, [total], DType::F32)).transpose()?;
+            let gradients = Tensor::persistent(gpu, [total], DType::F32)?;
             let half = (mixed && group != Group::NoDecay).then(|| Tensor::persistent(gpu, [total], DType::F16));
             let half = half.transpose()?;
             let mut start = 0;
@@ -258,8 +321,7 @@ impl ParamBuilder {
                 let shape = &self.entries[i].shape;
                 let size: usize = shape.iter().product();
                 let view = |flat: &Tensor| flat.slice(start..start + size)?.reshape(shape);
-                let optional = |flat: Option<&Tensor>| flat.map(view).transpose();
-                views[i] = Some((view(&values)?, optional(gradients.as_ref())?, optional(half.as_ref())?));
+                views[i] = Some((view(&values)?, view(&gradients)?, half.as_ref().map(view).transpose()?));
                 start += padded(i);
             }
             let mut stacks = Vec::new();
@@ -269,7 +331,7 @@ impl ParamBuilder {
                 let stacked: Vec<usize> = std::iter::once(count).chain(shape.iter().copied()).collect();
                 for start in (0..total).step_by(count * padded(first)) {
                     let view = |flat: &Tensor| flat.slice(start..start + count * size)?.reshape(&stacked);
-                    stacks.push((view(&values)?, gradients.as_ref().map(view).transpose()?));
+                    stacks.push((view(&values)?, view(&gradients)?));
                 }
             }
             groups.push(GroupBuffers { group, values, gradients, stacks, half });
@@ -279,15 +341,25 @@ impl ParamBuilder {
             .into_iter()
             .zip(views)
             .filter_map(|(Entry { name, group, init, hidden, .. }, view)| {
-                view.map(|(value, gradient, half)| Param { name, group, init, hidden, value, gradient, half })
+                let (value, gradient, half) = view?;
+                Some(Param { name, group, init, hidden, value, gradient: Some(gradient), half })
             })
             .collect();
-        let state = self.state.into_iter();
-        let state = state.map(|(name, shape)| Ok((name, Tensor::persistent(gpu, &shape[..], DType::F32)?)));
-        let state = state.collect::<Result<_>>()?;
+        let state = states(gpu, self.state)?;
         let rotary = self.rotary.iter().map(|frequencies| frequencies.table(gpu)).collect::<Result<_>>()?;
         Ok(ParamSet { params, groups, state, rotary, expert_layers: self.expert_layers, align, precision })
     }
+}
+
+/// Whether both sides of a matrix, or of each of a bank, are multiples of 4.
+fn in_fours(shape: &[usize]) -> bool {
+    matches!(shape, [.., rows, columns] if rows.is_multiple_of(4) && columns.is_multiple_of(4))
+}
+
+/// The tensors beside the parameters, zeroed.
+fn states(gpu: &Gpu, state: Vec<(String, Vec<usize>)>) -> Result<Vec<(String, Tensor)>> {
+    let made = |(name, shape): (String, Vec<usize>)| Ok((name, Tensor::persistent(gpu, &shape[..], DType::F32)?));
+    state.into_iter().map(made).collect()
 }
 
 /// All parameters of a model.
@@ -348,7 +420,7 @@ impl ParamSet {
         self.params.iter()
     }
 
-    /// The groups that have members.
+    /// The groups that have members; none in a model for inference alone.
     pub fn groups(&self) -> &[GroupBuffers] {
         &self.groups
     }

@@ -38,6 +38,7 @@ pub use concat::Concat;
 pub use cross_entropy::CrossEntropy;
 pub use elementwise::Elementwise;
 pub use embedding::Embedding;
+pub(crate) use embedding::WideEmbedding;
 pub use expert_matmul::ExpertMatMul;
 pub use load_balance::LoadBalance;
 pub use matmul::MatMul;

@@ -18,7 +18,7 @@ use crate::kernels::octs::octs;
 use crate::kernels::software::loads;
 use crate::kernels::spectral_update::AdamFactors;
 use crate::kernels::{Variant, stretch};
-use crate::nn::params::{Group, GroupBuffers, trained};
+use crate::nn::params::{Group, GroupBuffers};
 use crate::tensor::{DType, Tensor};
 
 octs! { "AdamW over flat buffers, eight elements at a time.", ADAMW, "adamw", "adamw", "adamw.wgsl", AdamwParams }
@@ -94,7 +94,7 @@ impl AdamGroup {
         Ok(Self {
             group: buffers.group,
             values: buffers.values.slice(range.clone())?,
-            gradients: trained(&buffers.gradients)?.slice(range.clone())?,
+            gradients: buffers.gradients.slice(range.clone())?,
             m: Tensor::persistent(gpu, [n], DType::F32)?,
             v: Tensor::persistent(gpu, [n], DType::F32)?,
             range,

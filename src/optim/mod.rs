@@ -28,7 +28,7 @@ use crate::autograd::GradientHook;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::nn::config::{Precision, SpectralConfig};
-use crate::nn::params::{Group, ParamSet};
+use crate::nn::params::{Group, ParamSet, trained};
 use crate::tensor::{DType, Tensor};
 use adamw::AdamGroup;
 use clip::GradientNorm;
@@ -119,6 +119,7 @@ impl Optimizer {
     /// [`crate::Error::Config`] when a setting is out of range, or a pattern of `freeze` has no parameter; [`crate::Error::Device`].
     pub fn new(gpu: &Gpu, params: &ParamSet, adam: &OptimizerConfig, spectral: SpectralSetup<'_>) -> Result<Self> {
         adam.validate()?;
+        params.iter().try_for_each(|param| trained(&param.gradient).map(drop))?;
         let SpectralSetup { init, seed, .. } = spectral;
         let config = spectral.config.resolved();
         let frozen = Frozen::new(&adam.freeze);

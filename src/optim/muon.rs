@@ -81,7 +81,7 @@ impl MuonWeights {
         self.parts.push(FlatPart {
             group: buffers.group,
             values: buffers.values.slice(range.clone())?,
-            gradients: trained(&buffers.gradients)?.slice(range.clone())?,
+            gradients: buffers.gradients.slice(range.clone())?,
             momentum: Tensor::persistent(buffers.values.gpu(), [range.len()], DType::F32)?,
             range,
         });

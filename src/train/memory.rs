@@ -43,7 +43,7 @@ impl MemoryReport {
     pub(super) fn new(gpu: &Gpu, params: &ParamSet, optimizer: &Optimizer, activations: u64) -> Result<Self> {
         let counters = gpu.counters();
         let weights = params.groups().iter().map(|g| g.values.bytes() + g.half.as_ref().map_or(0, |h| h.bytes())).sum();
-        let gradients = params.groups().iter().filter_map(|g| Some(g.gradients.as_ref()?.bytes())).sum();
+        let gradients = params.groups().iter().map(|g| g.gradients.bytes()).sum();
         let optimizer = optimizer.state()?.iter().map(|(_, tensor)| tensor.bytes()).sum();
         let (allocated, pool) = (counters.bytes_allocated, counters.pooled_bytes);
         Ok(Self {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::config::RunConfig;
-use super::pretrained::Pretrained;
+use super::pretrained::{Pretrained, WeightType};
 use super::resume::restore;
 use super::saved::{self, Position, SavedRun};
 use super::snapshot::{HostTensor, download};
@@ -62,13 +62,13 @@ impl Model {
         saved::save(dir, &config, Position::default(), &to_save(&parameters), &to_save(&biases))
     }
 
-    /// Loads a model for generation and evaluation, in f32: from a checkpoint, the folder of a run, or one of Hugging
-    /// Face.
+    /// Loads a model for generation and evaluation: from a checkpoint or the folder of a run in f32, from a folder of Hugging Face
+    /// with its matrices in the types that the files have ([`WeightType::AsStored`]).
     ///
     /// # Errors
     /// [`Error::Checkpoint`] when there is none or it is damaged; [`Error::Io`]; [`Error::Device`].
     pub fn load(gpu: &Gpu, path: &Path) -> Result<Self> {
-        Pretrained::open(path)?.load_for_inference(gpu)
+        Pretrained::open(path)?.load_for_inference(gpu, WeightType::AsStored)
     }
 }
 

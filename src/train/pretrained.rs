@@ -13,9 +13,12 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::nn::config::{ModelConfig, Precision};
 use crate::nn::families::{FamilyModel, Parameter};
+pub use crate::nn::memory::WeightType;
 use crate::nn::model::Model;
+use crate::tensor::DType;
 use crate::train::resume::{restore_for_inference, restore_model};
 use crate::train::saved::SavedModel;
+use crate::train::size::{check_inference, explain_inference};
 
 /// A parameter, or state beside the parameters, in host memory.
 #[derive(Clone, Debug, PartialEq)]
@@ -241,15 +244,23 @@ impl Pretrained {
         }
     }
 
-    /// As [`Pretrained::load`], for generation and evaluation alone: half the memory ([`Model::for_inference`]).
+    /// As [`Pretrained::load`], for generation and evaluation alone: half the memory ([`Model::for_inference`]), and half of that
+    /// where the files have 16 bits and they are kept.
     ///
     /// # Errors
     /// As [`Pretrained::load`].
-    pub fn load_for_inference(&self, gpu: &Gpu) -> Result<Model> {
-        match self {
-            Self::Saved(saved) => restore_for_inference(gpu, saved),
-            Self::Family(family) => loaded(family, Model::for_inference(gpu, family.config())?),
-        }
+    pub fn load_for_inference(&self, gpu: &Gpu, weights: WeightType) -> Result<Model> {
+        let family = match self {
+            Self::Saved(saved) => return restore_for_inference(gpu, saved),
+            Self::Family(family) => family,
+        };
+        let stored = family.map().parameters.iter().map(|p| p.name.as_str()).zip(family.dtypes());
+        let stored: BTreeMap<&str, DType> = stored.filter(|_| weights == WeightType::AsStored).collect();
+        let dtype = |name: &str| stored.get(name).copied().unwrap_or(DType::F32);
+        let plan = family.memory()?;
+        check_inference(gpu, &plan, weights)?;
+        let model = Model::for_inference_in(gpu, family.config(), dtype).and_then(|model| loaded(family, model));
+        model.map_err(|error| explain_inference(&plan, weights, error))
     }
 }
 

@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::kernels::grouped::tile_rows;
 use crate::nn::config::{ExpertMatrix, Precision};
+use crate::nn::memory::{MemoryPlan, WeightType};
 use crate::nn::size::{Factor, Need, fits, mib, parameters};
 use crate::optim::Rule;
 use crate::train::config::RunConfig;
@@ -113,6 +114,42 @@ fn too_much(needs: &[Need], but: &str) -> Error {
     Error::config(most.map_or("model", Need::setting), message)
 }
 
+/// Checks that `gpu` can hold a model's weights for inference, where its memory is the machine's.
+///
+/// # Errors
+/// [`Error::Config`] says what they take and what takes less.
+pub(crate) fn check_inference(gpu: &Gpu, plan: &MemoryPlan, weights: WeightType) -> Result<()> {
+    let memory = if gpu.adapter().is_software() { host_memory() } else { None };
+    let needed = plan.bytes(weights);
+    match memory {
+        Some(memory) if needed > memory => {
+            Err(weights_too_large(plan, weights, &format!("this machine has {}", mib(u128::from(memory)))))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The error of a device whose memory did not suffice for a model's weights, with what takes less.
+pub(crate) fn explain_inference(plan: &MemoryPlan, weights: WeightType, error: Error) -> Error {
+    match error {
+        Error::OutOfMemory { message, .. } => weights_too_large(plan, weights, &format!("the device says: {message}")),
+        other => other,
+    }
+}
+
+fn weights_too_large(plan: &MemoryPlan, weights: WeightType, but: &str) -> Error {
+    let shown = |bytes: u64| mib(u128::from(bytes));
+    let largest = plan.buffers.first().map_or_else(String::new, |(name, bytes)| {
+        format!(", of which `{name}` {} in the types of the files", shown(*bytes))
+    });
+    let less = if weights == WeightType::F32 && plan.inference < plan.inference_f32 {
+        format!("; in the types of the files they take {}", shown(plan.inference))
+    } else {
+        String::new()
+    };
+    Error::config("model", format!("weights take {}{largest}; {but}{less}", shown(plan.bytes(weights))))
+}
+
 /// The error of a device that a run was set up on: where its memory did not suffice, with the setting that takes most of it.
 #[cfg(any(test, feature = "files"))]
 pub(crate) fn explain(config: &RunConfig, error: Error) -> Error {
@@ -137,6 +174,7 @@ fn host_memory() -> Option<u64> {
 mod tests {
     use super::*;
     use crate::nn::config::Preset;
+    use crate::tensor::DType;
 
     fn refused(change: impl FnOnce(&mut RunConfig), bytes: u64) -> String {
         let mut config = RunConfig::preset(Preset::Tiny);
@@ -170,6 +208,27 @@ mod tests {
         if cfg!(target_os = "linux") {
             assert!(host_memory().unwrap() > 64 << 20);
         }
+    }
+
+    #[test]
+    fn weights_that_do_not_fit_are_told_with_what_takes_less() {
+        let config = RunConfig::preset(Preset::Tiny).model;
+        let plan = MemoryPlan::new(&config, |_| DType::Bf16).unwrap();
+        assert!(plan.inference < plan.inference_f32 * 52 / 100 && plan.training == 4 * plan.inference_f32, "{plan:?}");
+        assert_eq!(plan.buffers.iter().map(|(_, bytes)| bytes).sum::<u64>(), plan.inference);
+        let full = || Error::OutOfMemory { message: "Out of Memory".into(), source: None };
+        let wide = explain_inference(&plan, WeightType::F32, full()).to_string();
+        assert!(wide.starts_with("config: model: weights take 7 MiB, of which `layers.0.moe.experts."), "{wide}");
+        assert!(
+            wide.ends_with("; the device says: Out of Memory; in the types of the files they take 3 MiB"),
+            "{wide}"
+        );
+        let stored = explain_inference(&plan, WeightType::AsStored, full()).to_string();
+        assert!(stored.contains("weights take 3 MiB") && stored.ends_with("Out of Memory"), "{stored}");
+        assert_eq!(
+            explain_inference(&plan, WeightType::F32, Error::Device("lost".into())).to_string(),
+            "GPU device: lost"
+        );
     }
 
     #[test]

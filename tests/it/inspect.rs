@@ -37,6 +37,8 @@ fn a_good_folder_is_described_and_written_as_json() {
             "parameters   243,392, 132,800 active a token\n",
             "tensors      79 (79 BF16), in 3 files; experts per expert\n",
             "bytes        486,784\n",
+            "bytes of weights (973,568 in f32), 512 a token of keys and values\n",
+            "to train: 3,894,272 of weights, gradients and AdamW's moments in f32",
             "all are finite\n",
             "none is zero, and no two of a layer are equal\n",
             "ignored      config.json: attention_dropout; ",
@@ -45,6 +47,10 @@ fn a_good_folder_is_described_and_written_as_json() {
     let found: Value = serde_json::from_str(&place.read("m.json")).unwrap();
     assert_eq!(found["parameters"], json!(243_392));
     assert_eq!(found["model"]["moe"]["top_k"], json!(2));
+    // Vectors and the shared expert's gate, of one column, are f32, the rest bf16.
+    let (weights, buffers) = (&found["memory"]["inference"], &found["memory"]["buffers"]);
+    assert!((486_784..500_000).contains(&weights.as_u64().unwrap()), "{weights}");
+    assert_eq!(buffers[0][1], json!(2 * 8 * 64 * 48));
     let bytes: u64 = found["parts"].as_array().unwrap().iter().map(|p| p["bytes"].as_u64().unwrap()).sum();
     assert_eq!(bytes, 486_784);
     assert!(found["missing"].as_array().unwrap().is_empty());

@@ -80,3 +80,4 @@ mod u64_loads;
 mod upcycle;
 mod verify;
 mod waiting;
+mod weights16;

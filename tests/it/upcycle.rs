@@ -8,7 +8,7 @@ use crate::common::families::value;
 use crate::common::place::Place;
 use sdmoe::nn::families::{FamilyModel, Layout, TensorMap};
 use sdmoe::train::perplexity::{Window, perplexity};
-use sdmoe::train::pretrained::Pretrained;
+use sdmoe::train::pretrained::{Pretrained, WeightType};
 use serde_json::{Value, json};
 
 /// A small dense model of a family, with numbers of the size that trained ones have.
@@ -36,7 +36,7 @@ fn dense(dir: &Path, family: &str) {
 fn loss(dir: &Path) -> f64 {
     let model = Pretrained::open(dir).unwrap_or_else(|e| panic!("{e}"));
     let gpu = crate::common::gpu();
-    let loaded = model.load_for_inference(&gpu).unwrap();
+    let loaded = model.load_for_inference(&gpu, WeightType::AsStored).unwrap();
     let text: Vec<u32> = (0..90).map(|i| (i * i + 3) % 256).collect();
     pollster::block_on(perplexity(&gpu, &loaded, &text, Window { context: 40, stride: 20 }, None)).unwrap().mean()
 }

@@ -10,11 +10,13 @@ use serde::{Deserialize, Serialize};
 use super::experts::ExpertCheckpoint;
 use super::family::Family;
 use super::names::{others, shown};
-use super::pretrained::{compare, described, family_model};
+use super::pretrained::{compare, described, family_model, planned};
 use super::target::{Source, Target};
 use crate::error::Result;
 use crate::nn::config::ModelConfig;
 use crate::nn::families::FamilyModel;
+use crate::nn::memory::MemoryPlan;
+use crate::tensor::DType;
 
 /// The findings about a checkpoint.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -42,6 +44,8 @@ pub struct Inspection {
     pub context: Option<usize>,
     /// Why this program cannot run the model; none where it can.
     pub cannot_run: Option<String>,
+    /// The memory that the model takes on a device; none where it cannot run.
+    pub memory: Option<MemoryPlan>,
     /// Numbers in all parameters.
     pub parameters: usize,
     /// Numbers that one token meets, where it is known how many experts it visits.
@@ -156,6 +160,8 @@ pub fn inspect(path: &Path) -> Result<Inspection> {
     let own = matches!(target.source, Source::Run | Source::Checkpoint);
     if own {
         found.model = own_model(&target);
+        let valid = found.model.as_ref().filter(|model| model.validate().is_ok());
+        found.memory = valid.and_then(|model| MemoryPlan::new(model, |_| DType::F32).ok());
     } else {
         match family_model(&target) {
             Ok(model) => of_family(&target, model, &mut found),
@@ -203,6 +209,9 @@ fn own_model(target: &Target) -> Option<ModelConfig> {
 fn of_family(target: &Target, model: FamilyModel, found: &mut Inspection) {
     let (layout, map) = described(target, &model);
     let comparison = compare(target, &model, &map);
+    if model.config.validate().is_ok() {
+        found.memory = planned(target, &model, &map, &comparison.used).ok();
+    }
     found.family = model.family.name().to_owned();
     found.layout = Some(layout.name());
     found.missing = comparison.missing.into_iter().map(|i| map.tensors[i].name.clone()).collect();

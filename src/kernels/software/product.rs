@@ -58,10 +58,22 @@ macro_rules! family {
     };
 }
 
+/// The kernels of one entry point where B is bf16: A and B bound by fours.
+macro_rules! bf16 {
+    ($doc:literal, $stores:ident, $file:literal, $entry:literal, $params:ty) => {
+        #[doc = $doc]
+        static $stores: Stores = family!(
+            @stores $file, $entry, $params, "_subgroup_bf16", "gemm/load_vec4_bf16.wgsl", "software/product_blocks.wgsl"
+        );
+    };
+}
+
 family! { "Dense products.", DENSE, "software/dense.wgsl", "gemm", ProductParams }
 // Its entry point ends without a return before the tile, as llvmpipe likes it (software/dense.wgsl has the same of a bound).
 family! { "Grouped products.", GROUPED, "gemm/grouped.wgsl", "grouped_gemm", GroupedParams }
 family! { "Weight gradients.", WEIGHT_GRADIENT, "software/weight_gradient.wgsl", "grouped_weight_gradient", WeightGradientParams }
+bf16! { "Dense products with weights in bf16.", DENSE_BF16, "software/dense.wgsl", "gemm", ProductParams }
+bf16! { "Grouped products with weights in bf16.", GROUPED_BF16, "gemm/grouped.wgsl", "grouped_gemm", GroupedParams }
 
 crate::params! {
     struct ProductParams {
@@ -188,21 +200,22 @@ impl Tile {
 
 /// The kernel and geometry of a grouped product or a weight gradient; none where these kernels do not take it.
 pub(in crate::low_level::kernels) fn grouped(gpu: &Gpu, entry: Entry, form: Form) -> Option<Choice> {
-    let family = match entry {
+    let (family, of_bf16) = match entry {
         Entry::Dense => return None,
-        Entry::Grouped => &GROUPED,
-        Entry::WeightGradient => &WEIGHT_GRADIENT,
+        Entry::Grouped => (&GROUPED, Some(&GROUPED_BF16)),
+        Entry::WeightGradient => (&WEIGHT_GRADIENT, None),
     };
-    takes(gpu, form.m, form.n, form.k).then(|| choose(gpu, family, form).0)
+    takes(gpu, form.m, form.n, form.k).then(|| choose(gpu, family, of_bf16, form).0)
 }
 
 /// The kernel and geometry, and whether `C^T = op(B)^T op(A)^T` is computed: the launch then exchanges A and B, M and N.
-fn choose(gpu: &Gpu, family: &'static Family, form: Form) -> (Choice, bool) {
-    let Form { m, n, k, ta, tb, alignment_a, alignment_b, alignment_c, read_c, half, fixed_rows, .. } = form;
+fn choose(gpu: &Gpu, family: &'static Family, of_bf16: Option<&'static Stores>, form: Form) -> (Choice, bool) {
+    let Form { m, n, k, ta, tb, alignment_a, alignment_b, alignment_c, read_c, half, bf16, fixed_rows, .. } = form;
     let (aligned, aligned_c) = (alignment_a.min(alignment_b) >= 4, alignment_c >= 4);
     let lanes = gpu.adapter().subgroup_size.0 as usize;
     let tile = |m, n| Tile::new(m, n, lanes, fixed_rows);
-    let transposed = !fixed_rows && tile(n, m).covered(n, m) < tile(m, n).covered(m, n);
+    // Only B can be bf16.
+    let transposed = !fixed_rows && !bf16 && tile(n, m).covered(n, m) < tile(m, n).covered(m, n);
     let (m, n, ta, tb) = if transposed { (n, m, tb.flip(), ta.flip()) } else { (m, n, ta, tb) };
     let tile = tile(m, n);
     let flag = |flag: bool| f64::from(u8::from(flag));
@@ -224,11 +237,12 @@ fn choose(gpu: &Gpu, family: &'static Family, form: Form) -> (Choice, bool) {
     }
     // B as it is stored comes in eights of columns, transposed in fours of steps.
     let eights = n.is_multiple_of(8) && if transposed { alignment_a } else { alignment_b } >= 8;
-    let u64s = loads::as_u64(gpu) && half == [false; 2] && (lanes, tile.rows, tile.blocks) == (8, ROWS, 2);
-    let kernel = match tb {
+    let u64s = loads::as_u64(gpu) && !bf16 && half == [false; 2] && (lanes, tile.rows, tile.blocks) == (8, ROWS, 2);
+    let kernel = match (tb, of_bf16.filter(|_| bf16)) {
+        (_, Some(stores)) => stores.of(aligned_c),
         _ if !aligned => &family.scalar,
-        Trans::N if u64s && eights => family.u64.of(aligned_c),
-        Trans::T if u64s => family.u64_along.of(aligned_c),
+        (Trans::N, _) if u64s && eights => family.u64.of(aligned_c),
+        (Trans::T, _) if u64s => family.u64_along.of(aligned_c),
         _ => family.vec4.of(aligned_c),
     };
     // The weight gradient: its rows are steps, as many as an expert has.
@@ -307,7 +321,7 @@ fn with_copies<'a>(product: Product<'a>, a: Option<&'a Tensor>, b: Option<&'a Te
 fn launch(product: &Product<'_>, part: Part) -> Result<()> {
     let Product { a, b, c, alpha, .. } = *product;
     let gpu = product.gpu();
-    let (choice, transposed) = choose(gpu, &DENSE, product.form(&part, false));
+    let (choice, transposed) = choose(gpu, &DENSE, Some(&DENSE_BF16), product.form(&part, false));
     let mut params = ProductParams {
         m: part.m as u32,
         n: part.n as u32,
@@ -351,6 +365,16 @@ pub(in crate::low_level::kernels) fn kernels() -> Vec<Variant> {
     let bit = |set: u32, i: u32| f64::from(set >> i & 1);
     for set in 0..4 {
         let flags = vec![("A_TRANSPOSED", bit(set, 0)), ("B_TRANSPOSED", bit(set, 1))];
+        for (kernel, scalar_c) in
+            [&DENSE_BF16, &GROUPED_BF16].into_iter().flat_map(|s| [(&s.vec4, false), (&s.scalar, true)])
+        {
+            let mut constants = vec![("B_TRANSPOSED", bit(set, 1)), ("COLUMN_BLOCKS", 1.0 + bit(set, 0))];
+            constants.extend([("TILE_ROWS", 32.0), ("WG", 8.0), ("B_ONCE", 1.0 - bit(set, 1))]);
+            if scalar_c {
+                constants.push(("READ_C", 1.0));
+            }
+            all.push(Variant { kernel, constants });
+        }
         for family in [&DENSE, &GROUPED, &WEIGHT_GRADIENT] {
             for (transposed, rows, blocks, lanes, compact) in [
                 (0.0, 32.0, 2.0, 8.0, 0.0),

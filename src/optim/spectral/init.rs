@@ -14,7 +14,7 @@ use crate::kernels::spectral_update::{Move, apply};
 use crate::linalg::qr::orthonormalize;
 use crate::linalg::random::fill_normal;
 use crate::nn::config::{ExpertMatrix, SpectralConfig};
-use crate::nn::params::{Group, ParamSet, trained};
+use crate::nn::params::{Group, ParamSet};
 use crate::optim::config::Rule;
 use crate::optim::freeze::Frozen;
 use crate::optim::rule::RuleState;
@@ -76,7 +76,6 @@ impl SpectralBank {
             let mut stacks: Vec<SpectralStack> = Vec::new();
             let mut layer = 0;
             for (w, gradient) in &group.stacks {
-                let gradient = trained(gradient)?;
                 let [count, _, m, n] = sizes(OP, w)?;
                 let k = config.rank;
                 if k > m.min(n) {

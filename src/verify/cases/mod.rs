@@ -16,6 +16,7 @@ mod routing;
 mod rows;
 mod spectral;
 pub(super) mod training;
+mod weights16;
 
 use super::context::Case;
 use crate::gpu::Tier;
@@ -30,6 +31,7 @@ pub(super) fn cases(tier: Tier) -> Vec<Case> {
     }
     all.extend(products::cases(tier));
     all.extend(grouped::cases());
+    all.extend(weights16::cases());
     all.extend(routing::cases());
     all.extend(reductions::cases());
     all.extend(optimizer::cases());

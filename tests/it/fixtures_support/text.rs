@@ -8,11 +8,12 @@ use sdmoe::autograd::Tape;
 use sdmoe::data::hub_tokenizer::{HubTokenizer, Message};
 use sdmoe::gpu::Gpu;
 use sdmoe::nn::generate::Generator;
+use sdmoe::nn::model::Model;
 use sdmoe::nn::pass::{Mode, Pass};
 use sdmoe::nn::sample::Sampling;
 use sdmoe::tensor::Tensor;
 use sdmoe::train::perplexity::{Window, perplexity};
-use sdmoe::train::pretrained::Pretrained;
+use sdmoe::train::pretrained::{Pretrained, WeightType};
 use serde_json::Value;
 
 use super::{entries, tensors};
@@ -75,10 +76,17 @@ pub fn tokenizer(folder: &Path) -> Result<usize, String> {
     Ok(cases.len() + chats.len())
 }
 
-/// Loads a checkpoint as it would be downloaded and compares its logits and, where they are told, its continuations.
+/// Loads a checkpoint as it would be downloaded, in f32 and with its 16 bits as they are, and compares its logits and, where they
+/// are told, its continuations.
 pub fn checkpoint(gpu: &Gpu, folder: &Path) -> Result<(), String> {
     let opened = Pretrained::open(folder).map_err(text)?;
-    let model = opened.load(gpu).map_err(text)?;
+    [WeightType::F32, WeightType::AsStored].into_iter().try_for_each(|weights| {
+        let model = opened.load_for_inference(gpu, weights).map_err(text)?;
+        computes(gpu, folder, &opened, &model).map_err(|e| format!("{weights:?}: {e}"))
+    })
+}
+
+fn computes(gpu: &Gpu, folder: &Path, opened: &Pretrained, model: &Model) -> Result<(), String> {
     let expected = tensors(&folder.join("expected.safetensors"))?;
     let input = &expected["input_ids"];
     let tokens = Tensor::from_u32(gpu, [input.data.len()], &input.to_u32()).map_err(text)?;
@@ -101,7 +109,7 @@ pub fn checkpoint(gpu: &Gpu, folder: &Path) -> Result<(), String> {
             tokenizer.encode(case["prompt_text"].as_str().unwrap_or_default().as_bytes(), true).map_err(text)?;
         same("prompt", &prompt, &ids(&case["prompt_ids"]))?;
         let want = ids(&case["new_ids"]);
-        let mut generator = Generator::new(gpu, &model, &prompt, 256).map_err(text)?;
+        let mut generator = Generator::new(gpu, model, &prompt, 256).map_err(text)?;
         let mut printer = tokenizer.stream();
         let mut shown = String::new();
         for _ in 0..40 {

@@ -1,0 +1,62 @@
+//! The memory that a model takes on a device, worked out before anything is allocated.
+
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::nn::cache::KvCache;
+use crate::nn::config::ModelConfig;
+use crate::nn::model::Model;
+use crate::tensor::DType;
+
+/// The types in which a model for generation and evaluation has its matrices on the device. Activations are f32 in any case, so both
+/// compute the same function; in what order sums are added may differ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WeightType {
+    /// As the files have them: bf16 on every device, f16 where the device has it.
+    #[default]
+    AsStored,
+    /// All in f32.
+    F32,
+}
+
+/// Bytes that a model takes on a device. Activations, temporaries and what the device rounds up come on top.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct MemoryPlan {
+    /// Weights for generation and evaluation, matrices in the types of their files.
+    pub inference: u64,
+    /// The same, all in f32.
+    pub inference_f32: u64,
+    /// Keys and values that generation keeps of a token.
+    pub token: u64,
+    /// Weights, gradients and AdamW's two moments, all in f32.
+    pub training: u64,
+    /// Parameters by the buffer that each takes in `inference`, the largest first.
+    pub buffers: Vec<(String, u64)>,
+}
+
+impl MemoryPlan {
+    /// Bytes of the weights for generation and evaluation.
+    pub fn bytes(&self, weights: WeightType) -> u64 {
+        if weights == WeightType::F32 { self.inference_f32 } else { self.inference }
+    }
+
+    /// The plan of a model whose files have the parameters in the types that `dtype` gives by their names, see
+    /// [`Model::for_inference_in`]; f16 is taken to be there.
+    ///
+    /// # Errors
+    /// [`crate::Error::Config`] for a type that weights do not have.
+    pub fn new(config: &ModelConfig, dtype: impl Fn(&str) -> DType) -> Result<Self> {
+        let mut plan = Self { token: KvCache::token_bytes(config), ..Self::default() };
+        for (name, shape, dtype) in Model::shapes_for_inference(config, dtype)? {
+            let numbers: u64 = shape.iter().map(|&size| size as u64).product();
+            let bytes = numbers * dtype.bytes() as u64;
+            plan.inference += bytes;
+            plan.inference_f32 += 4 * numbers;
+            plan.training += 16 * numbers;
+            plan.buffers.push((name, bytes));
+        }
+        plan.buffers.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+        Ok(plan)
+    }
+}
