@@ -88,7 +88,8 @@ pub(super) fn gemms() -> Group {
 /// The groups of experts that have `counts` rows.
 pub(super) fn groups(gpu: &Gpu, counts: &[usize]) -> Result<Groups> {
     let tile = tile_rows(gpu);
-    let capacity = Groups::capacity(counts.iter().sum(), counts.len(), tile);
+    let rows = counts.iter().sum();
+    let capacity = Groups::capacity(rows, counts.len(), tile);
     let (mut offsets, mut tiles) = (vec![0], Vec::new());
     for (expert, count) in counts.iter().enumerate() {
         tiles.extend(vec![expert as u32; count.div_ceil(tile)]);
@@ -102,7 +103,7 @@ pub(super) fn groups(gpu: &Gpu, counts: &[usize]) -> Result<Groups> {
         Ok::<_, crate::Error>(x)
     };
     let (tile_expert, offsets, counts) = (tensor(&tiles)?, tensor(&offsets)?, tensor(&counts)?);
-    Ok(Groups { experts: counts.numel(), tile_rows: tile, capacity, tile_expert, offsets, counts })
+    Ok(Groups { experts: counts.numel(), rows, tile_rows: tile, capacity, tile_expert, offsets, counts })
 }
 
 /// Rows of each of `experts` experts whose shares are 1, 1/2, 1/3 ..; the first takes what rounding leaves.

@@ -71,7 +71,7 @@ fn launch(product: &Product<'_>, part: Part) -> Result<()> {
     let (gpu, m, n, k, batch) = (product.gpu(), part.m, part.n, part.k, part.batch);
     // The numbers of the parts' elements are u32, and they fit a binding.
     let splits = rows_in_window(gpu, MOST_SPLITS * batch * m, n) == MOST_SPLITS * batch * m;
-    let form = product.form(&part, splits);
+    let form = product.form(&part, splits, gemm_table::is_few(gpu, m, product.ta));
     let choice = gemm_table::choose(gpu, Entry::Dense, form);
     let split_steps = k.div_ceil(choice.splits.min(MOST_SPLITS)).next_multiple_of(choice.steps);
     let splits = k.div_ceil(split_steps);

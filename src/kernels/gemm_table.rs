@@ -7,6 +7,7 @@
 //! | Gpu       | `gemm/workgroup.wgsl`| by [`shapes`] | always                                            |
 //! |           | `gemm/cooperative.wgsl` | 64 x 64 | instead, for f16 A and B in rows of multiples of 4, C of more than 16 rows and columns, where [`Gpu::cooperative_matrix`] |
 //! | Plain     | `gemm/plain.wgsl`    | 32 x 32 | always, and wherever the others do not apply            |
+//! | both      | `gemm/few_rows.wgsl` | 4 x 64 or 32 | instead, for up to 4 rows of A as stored, and grouped rows of which few are routed |
 //!
 //! The workgroup fragment has a kernel for each block of a thread. It and the plain one bind A and B, and C, as vec4 where their rows
 //! allow; dense and grouped products have them once more for weights in bf16, whose rows always do.
@@ -43,6 +44,24 @@ struct Bf16Family {
 impl Bf16Family {
     fn all(&'static self) -> impl Iterator<Item = &'static Stores> {
         self.workgroup.iter().chain([&self.plain])
+    }
+}
+
+/// One entry point joined with the fragment for few rows.
+#[derive(Debug)]
+struct FewRows {
+    f32: Loads,
+    /// Where B is bf16.
+    bf16: Stores,
+}
+
+impl FewRows {
+    fn of(&'static self, bf16: bool, aligned: bool, aligned_c: bool) -> &'static Kernel {
+        if bf16 { self.bf16.of(aligned_c) } else { self.f32.of(aligned, aligned_c) }
+    }
+
+    fn all(&'static self) -> impl Iterator<Item = &'static Kernel> {
+        self.f32.all().into_iter().chain([&self.bf16.vec4, &self.bf16.scalar])
     }
 }
 
@@ -89,6 +108,13 @@ macro_rules! family {
             plain: family!(@bf16 $file, $entry, $params, "_bf16_plain", "gemm/plain.wgsl"),
         };
     };
+    (few $doc:literal, $family:ident, $file:literal, $entry:literal, $params:ty) => {
+        #[doc = $doc]
+        static $family: FewRows = FewRows {
+            f32: family!(@loads $file, $entry, $params, "_few_rows", "gemm/few_rows.wgsl"),
+            bf16: family!(@bf16 $file, $entry, $params, "_few_rows_bf16", "gemm/few_rows.wgsl"),
+        };
+    };
     (@bf16 $file:literal, $entry:literal, $params:ty, $suffix:literal, $($part:literal),+) => {
         Stores {
             vec4: family!(@stored $file, $entry, $params, $suffix, "vec4_bf16", "vec4", "vec4", $($part),+),
@@ -131,6 +157,8 @@ family! { "Grouped products.", GROUPED, "gemm/grouped.wgsl", "grouped_gemm", Gro
 family! { "Weight gradients.", WEIGHT_GRADIENT, "gemm/weight_gradient.wgsl", "grouped_weight_gradient", WeightGradientParams }
 family! { bf16 "Dense products with weights in bf16.", DENSE_BF16, "gemm/dense.wgsl", "gemm", GemmParams }
 family! { bf16 "Grouped products with weights in bf16.", GROUPED_BF16, "gemm/grouped.wgsl", "grouped_gemm", GroupedParams }
+family! { few "Dense products of few rows.", DENSE_FEW, "gemm/dense.wgsl", "gemm", GemmParams }
+family! { few "Grouped products of few rows.", GROUPED_FEW, "gemm/grouped_few.wgsl", "grouped_few", GroupedParams }
 
 /// Adds the parts of products whose sums were cut.
 static SUM_PARTS: Stores = Stores {
@@ -155,6 +183,55 @@ const PLAIN_TILE: usize = 32;
 // A tile of grouped rows belongs to one expert, and the plain fragment works on those of the others, too.
 const _: () =
     assert!(COOPERATIVE_TILE.is_multiple_of(PLAIN_TILE) && software::product::ROWS.is_multiple_of(PLAIN_TILE));
+
+/// Rows of a tile of the fragment for few rows, and fours of columns: where B is read across its rows, along them, and of an expert.
+const FEW: usize = 4;
+const FEW_FOURS: (usize, usize, usize) = (16, 8, 8);
+/// Rows over all experts up to which they are few: each four read their expert's matrix.
+const FEW_ROUTED: usize = 32;
+/// Workgroups of that fragment that fill a GPU: twice those of the larger tiles, which have as many threads.
+const FEW_FULL: usize = 512;
+/// Steps of K below which it is not cut.
+const FEW_STEPS: usize = 256;
+
+/// Whether a product of m rows, A transposed or not, goes to the fragment for few rows.
+pub(super) fn is_few(gpu: &Gpu, m: usize, ta: Trans) -> bool {
+    m <= FEW && ta == Trans::N && takes_few(gpu)
+}
+
+/// Whether a grouped product of `rows` routed rows does.
+pub(super) fn is_few_routed(gpu: &Gpu, rows: usize) -> bool {
+    rows <= FEW_ROUTED && takes_few(gpu)
+}
+
+fn takes_few(gpu: &Gpu) -> bool {
+    gpu.tier() != Tier::Software && gpu.shapes().forced().is_none()
+}
+
+/// The kernel and geometry of a product of few rows.
+fn few(entry: Entry, form: Form) -> Choice {
+    let Form { m, n, k, tb, alignment_a, alignment_b, alignment_c, bf16, splits, .. } = form;
+    let (across, along, of_expert) = FEW_FOURS;
+    let dense = entry == Entry::Dense;
+    let fours = match tb {
+        _ if !dense => of_expert,
+        Trans::N => across,
+        Trans::T => along,
+    };
+    let columns = n.div_ceil(4 * fours);
+    let rows = if dense { m.next_power_of_two() } else { FEW };
+    let constants = vec![
+        ("B_TRANSPOSED", f64::from(u8::from(tb == Trans::T))),
+        ("COLUMN_FOURS", fours as f64),
+        ("ROWS", rows as f64),
+    ];
+    let splits = if splits { FEW_FULL.div_ceil(columns).clamp(1, (k / FEW_STEPS).max(1)) } else { 1 };
+    // Parts are stored without gaps.
+    let aligned_c = if splits > 1 { n.is_multiple_of(4) } else { alignment_c >= 4 };
+    let family = if dense { &DENSE_FEW } else { &GROUPED_FEW };
+    let kernel = family.of(bf16, alignment_a.min(alignment_b) >= 4, aligned_c);
+    Choice { splits, steps: 64, ..Choice::whole(kernel, constants, m.div_ceil(FEW) * columns) }
+}
 
 /// Rows of a tile that the grouped products of `gpu` need: each fragment's tile divides it.
 pub(super) fn tile_rows(gpu: &Gpu) -> usize {
@@ -183,6 +260,7 @@ pub(super) fn choose(gpu: &Gpu, entry: Entry, form: Form) -> Choice {
     };
     let tiles = |tile: usize| m.div_ceil(tile) * n.div_ceil(tile);
     match gpu.tier() {
+        _ if form.few => few(entry, form),
         Tier::Gpu if gpu.cooperative_matrix() && half == [true; 2] && aligned && aligned_c && m.min(n) > NARROW => {
             let mut constants = flags(ta, tb);
             constants.push(("LANES", f64::from(gpu.adapter().subgroup_size.0)));
@@ -230,6 +308,11 @@ pub fn kernels() -> Vec<Variant> {
             let both = [&stores.vec4, &stores.scalar];
             all.extend(both.map(|kernel| Variant { kernel, constants: flags.to_vec() }));
         }
+    }
+    for (fours, transposed, rows) in [(16.0, 0.0, 1.0), (8.0, 1.0, 2.0), (8.0, 0.0, 4.0)] {
+        let constants = vec![("COLUMN_FOURS", fours), ("B_TRANSPOSED", transposed), ("ROWS", rows)];
+        let kernels = [&DENSE_FEW, &GROUPED_FEW].into_iter().flat_map(FewRows::all);
+        all.extend(kernels.map(|kernel| Variant { kernel, constants: constants.clone() }));
     }
     for set in 0..4 {
         let flags = vec![("A_TRANSPOSED", bit(set, 0)), ("B_TRANSPOSED", bit(set, 1))];

@@ -28,6 +28,8 @@ pub const NONE: u32 = u32::MAX;
 pub struct Groups {
     /// Number of experts *E*.
     pub experts: usize,
+    /// Rows that are routed: tokens times the experts of each.
+    pub rows: usize,
     /// Rows of a tile.
     pub tile_rows: usize,
     /// Rows of the grouped tensors, a multiple of `tile_rows`: enough for every distribution of the routed rows.
@@ -109,7 +111,9 @@ pub fn grouped_gemm_onto(x: &Tensor, w: &Tensor, trans_w: Trans, groups: &Groups
         let expected = format!("an inner dimension of at most {longest} on this adapter");
         return Err(mismatch(&expected, x, w, groups, y));
     }
-    for r in Parts::new("grouped gemm", rows).in_windows(gpu, &[k, n]).multiples_of(tile).ranges()? {
+    let row_parts = Parts::new("grouped gemm", rows).in_windows(gpu, &[k, n]).multiples_of(tile).ranges()?;
+    let few = gemm_table::is_few_routed(gpu, groups.rows) && row_parts.clone().count() == 1;
+    for r in row_parts {
         let (wx, wy) = (window(x, r.start * k..r.end * k), window(y, r.start * n..r.end * n));
         let tiles = window(&groups.tile_expert, r.start / tile..r.end / tile);
         for e in Parts::new("grouped gemm", experts).at_most(expert_limit.max(1)).ranges()? {
@@ -129,6 +133,7 @@ pub fn grouped_gemm_onto(x: &Tensor, w: &Tensor, trans_w: Trans, groups: &Groups
                     half: [x, w].map(|t| t.dtype() == DType::F16),
                     bf16: w.dtype() == DType::Bf16,
                     fixed_rows: true,
+                    few,
                     batch: 1,
                     splits: false,
                 };
@@ -150,13 +155,17 @@ pub fn grouped_gemm_onto(x: &Tensor, w: &Tensor, trans_w: Trans, groups: &Groups
                     tile_rows: tile as u32,
                     beta: if steps.start == 0 { beta } else { 1.0 },
                 };
-                launch(&choice, &params)
+                let launch = launch(&choice, &params)
                     .read("a", wx.slice.clone())
                     .read("b", ww.slice)
                     .write("c", wy.slice.clone())
                     .read("tile_expert", tiles.slice.clone())
-                    .workgroups(choice.workgroups)
-                    .run(gpu)?;
+                    .workgroups(choice.workgroups);
+                if few {
+                    launch.read("offsets", &groups.offsets).read("counts", &groups.counts).run(gpu)?;
+                } else {
+                    launch.run(gpu)?;
+                }
             }
         }
     }
@@ -206,6 +215,7 @@ pub fn grouped_weight_gradient(x: &Tensor, dy: &Tensor, groups: &Groups, beta: f
                     half: [x, dy].map(|t| t.dtype() == DType::F16),
                     bf16: false,
                     fixed_rows: true,
+                    few: false,
                     batch: e.len(),
                     splits: false,
                 };

@@ -246,8 +246,9 @@ impl<'a> Product<'a> {
         Ok(())
     }
 
-    /// Returns what decides the variant for a part, whose sums over K may be cut with `splits`.
-    pub fn form(&self, part: &Part, splits: bool) -> Form {
+    /// Returns what decides the variant for a part, whose sums over K may be cut with `splits`, and which is one for the fragment for
+    /// few rows with `few`.
+    pub fn form(&self, part: &Part, splits: bool, few: bool) -> Form {
         Form {
             m: part.m,
             n: part.n,
@@ -261,6 +262,7 @@ impl<'a> Product<'a> {
             half: [&self.a, &self.b].map(|x| x.tensor.dtype() == DType::F16),
             bf16: self.b.tensor.dtype() == DType::Bf16,
             fixed_rows: false,
+            few,
             batch: part.batch,
             splits,
         }
@@ -292,6 +294,8 @@ pub(in crate::low_level::kernels) struct Form {
     pub bf16: bool,
     /// Whether the rows of C are cut into tiles by someone else (grouped products), so that it must not be transposed.
     pub fixed_rows: bool,
+    /// Whether the fragment for few rows takes it.
+    pub few: bool,
     /// Products like this one, matrices of a batch or experts.
     pub batch: usize,
     /// Whether the sums over K may be cut into parts.

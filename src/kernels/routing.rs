@@ -133,6 +133,7 @@ pub fn route(scores: &Tensor, bias: Option<&Tensor>, top_k: usize, tile_rows: us
     }
     let groups = Groups {
         experts,
+        rows: pairs,
         tile_rows,
         capacity,
         tile_expert: Tensor::empty_u32(gpu, [capacity / tile_rows])?,

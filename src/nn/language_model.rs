@@ -68,8 +68,8 @@ impl Output {
     pub fn routed(&mut self, input: Var, routed: Routed) {
         self.losses.extend(routed.losses);
         self.routings.push(routed.routing);
-        let Routed { logits, weights, outputs, .. } = routed;
-        self.experts.push(ExpertVars { input, logits, weights, outputs });
+        let Routed { logits, scores, weights, outputs, .. } = routed;
+        self.experts.push(ExpertVars { input, logits, scores, weights, outputs });
     }
 }
 
@@ -81,6 +81,8 @@ pub struct ExpertVars {
     pub input: Var,
     /// The router's logits, `[tokens, E]`.
     pub logits: Var,
+    /// Softmax or sigmoid of the logits, `[tokens, E]`.
+    pub scores: Var,
     /// Combine weights, `[tokens, K]`.
     pub weights: Var,
     /// The results of the experts, where they ran.

@@ -26,6 +26,7 @@ pub mod router;
 pub mod sample;
 pub(crate) mod size;
 pub mod swiglu;
+pub mod trace;
 pub mod upcycle;
 
 /// Standard deviation of embeddings and routers at the start: small, so that first logits and first routing are close to

@@ -362,7 +362,9 @@ fn matmul_agrees_with_its_reference_and_derivative() {
 #[test]
 fn expert_matmul_agrees_with_its_reference_and_derivative() {
     for gpu in tiers() {
-        for counts in [&[1][..], &[0, 5, 0, 33], &[70, 0]] {
+        // More than few: where few rows are routed the padding is not read but taken to be zero, as it is, and these inputs are random
+        // in it, too. The products of few rows are among those of `grouped_products_equal_a_product_for_each_expert`.
+        for counts in [&[1, 34][..], &[0, 5, 0, 33], &[70, 0]] {
             for (m, n) in [(8, 4), (5, 7), (1, 1)] {
                 let host = groups(&gpu, counts, 0);
                 let inputs = [

@@ -73,6 +73,7 @@ mod spectral_training;
 mod steady_state;
 mod tape;
 mod token_corpus;
+mod trace;
 mod training;
 mod transformer_ops;
 mod tune;

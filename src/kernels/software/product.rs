@@ -321,7 +321,7 @@ fn with_copies<'a>(product: Product<'a>, a: Option<&'a Tensor>, b: Option<&'a Te
 fn launch(product: &Product<'_>, part: Part) -> Result<()> {
     let Product { a, b, c, alpha, .. } = *product;
     let gpu = product.gpu();
-    let (choice, transposed) = choose(gpu, &DENSE, Some(&DENSE_BF16), product.form(&part, false));
+    let (choice, transposed) = choose(gpu, &DENSE, Some(&DENSE_BF16), product.form(&part, false, false));
     let mut params = ProductParams {
         m: part.m as u32,
         n: part.n as u32,

@@ -181,6 +181,19 @@ pub(super) fn cases(tier: Tier) -> Vec<Case> {
             );
         }
     }
+    // Few rows, whose sums are cut where they are long.
+    for (level, sizes) in [
+        (Usual, [1, 5, 7]),
+        (Quick, [1, 1100, 68]),
+        (Usual, [2, 36, 133]),
+        (Usual, [3, 1030, 12]),
+        (Usual, [4, 64, 1000]),
+    ] {
+        for forms in [(N, N), (N, T)] {
+            let few = Product { batch: 2, factors: (0.5, 0.25), ..Product::new(forms, sizes) };
+            all.push(few.case(level, "gemm/few"));
+        }
+    }
     for sizes in [[130, 4, 16], [67, 61, 8], [16, 100, 132], [200, 40, 17], [1, 300, 260]] {
         let forms = [(N, N), (T, N), (N, T)];
         let narrow = |forms| Product { batch: 2, factors: (0.5, 0.25), ..Product::new(forms, sizes) };

@@ -27,6 +27,7 @@ pub fn groups(gpu: &Gpu, counts: &[usize], spare: usize) -> HostGroups {
     let narrow = |data: &[usize]| data.iter().map(|&x| x as u32).collect::<Vec<_>>();
     let groups = Groups {
         experts: counts.len(),
+        rows: counts.iter().sum(),
         tile_rows: tile,
         capacity: tile_expert.len() * tile,
         tile_expert: tensor(&tile_expert),

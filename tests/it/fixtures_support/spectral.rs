@@ -216,6 +216,7 @@ fn token_space(gpu: &Gpu, case: &Case, basis: &Basis, shape: &[usize; 4]) -> Res
     let index = |x: &[u32]| Tensor::from_u32(gpu, [x.len()], x).map_err(text);
     let groups = Groups {
         experts: e,
+        rows: counts.iter().sum::<u32>() as usize,
         tile_rows: tile,
         capacity,
         tile_expert: index(&tiles)?,

@@ -65,6 +65,7 @@ fn routed(gpu: &Gpu, counts: &[usize], m: usize, n: usize) -> (Tensor, Tensor, G
     let counts: Vec<u32> = counts.iter().map(|&c| c as u32).collect();
     let groups = Groups {
         experts: counts.len(),
+        rows: counts.iter().sum::<u32>() as usize,
         tile_rows,
         capacity,
         tile_expert: Tensor::from_u32(gpu, [tiles.len()], &tiles).unwrap(),
