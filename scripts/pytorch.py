@@ -10,7 +10,7 @@ f32 is without TF32. Times are those of CUDA events around one call, the fastest
 import torch
 import torch.nn.functional as functional
 
-# Form, rows and columns of C, terms of a sum, batch: as in src/bench/tune.rs.
+# Form, rows and columns of C, terms of a sum, batch: as in src/bench/tune/product.rs.
 PRODUCTS = [
     ("nn", 4096, 4096, 4096, 1), ("nt", 4096, 4096, 4096, 1), ("tn", 4096, 4096, 4096, 1), ("nn", 2048, 2048, 2048, 1),
     ("nn", 1024, 1024, 1024, 1), ("nt", 1024, 1024, 1024, 1), ("tn", 1024, 1024, 2048, 1), ("nn", 512, 512, 512, 1),

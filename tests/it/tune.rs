@@ -3,11 +3,11 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::common::{own_tiers as tiers, untested, upload};
+use crate::common::{own_tiers as tiers, untested, upload, with_features_and_options};
 use pollster::block_on;
 use sdmoe::autograd::Array;
 use sdmoe::bench::tune::tune;
-use sdmoe::gpu::{Gpu, GpuOptions, Tier};
+use sdmoe::gpu::{Gpu, GpuOptions, OPTIONAL_FEATURES, Tier};
 use sdmoe::low_level::kernels::gemm::{Trans, gemm};
 use sdmoe::low_level::kernels::shapes::SHAPES;
 
@@ -83,4 +83,20 @@ fn where_there_is_one_shape_tuning_says_so() {
     };
     let error = tune(&gpu, Duration::ZERO, None, |_| Ok(())).unwrap_err().to_string();
     assert!(error.contains("its software kernels come in one shape"), "{error}");
+}
+
+#[test]
+fn a_device_without_timestamps_is_timed_by_the_hosts_clock() {
+    let features = OPTIONAL_FEATURES - wgpu::Features::TIMESTAMP_QUERY;
+    let gpu = with_features_and_options(features, &GpuOptions::default().tier(Tier::Gpu));
+    assert!(gpu.start_profile().is_err(), "the device has timestamps");
+    let folder = tempfile::tempdir().unwrap();
+    let mut found = 0;
+    let path = tune(&gpu, Duration::from_millis(1), Some(folder.path()), |tuned| {
+        let chosen = &tuned.timings[tuned.chosen.expect("the kernels are right")];
+        assert!(tuned.timings.iter().all(|way| way.seconds > 1e-6 && chosen.seconds <= way.seconds), "{tuned:?}");
+        found += 1;
+        Ok(())
+    });
+    assert!(found > 0 && path.unwrap().unwrap().exists());
 }

@@ -56,6 +56,11 @@ fn wanted_tier() -> Option<Tier> {
 
 /// The adapter of the tests with a device that has of its features only those of `wanted`.
 pub fn with_features(wanted: wgpu::Features) -> Gpu {
+    with_features_and_options(wanted, &GpuOptions::default())
+}
+
+/// As [`with_features`], with these options.
+pub fn with_features_and_options(wanted: wgpu::Features, options: &GpuOptions) -> Gpu {
     let index = gpu().adapter().index;
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
     let adapter = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all())).swap_remove(index);
@@ -65,7 +70,7 @@ pub fn with_features(wanted: wgpu::Features) -> Gpu {
         ..Default::default()
     };
     let (device, queue) = pollster::block_on(adapter.request_device(&description)).unwrap();
-    Gpu::from_device(device, queue, &GpuOptions::default()).unwrap()
+    Gpu::from_device(device, queue, options).unwrap()
 }
 
 /// The device once in each tier that its adapter can run, or in the one that the variable SDMOE_TIER asks for. Tests share
