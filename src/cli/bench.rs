@@ -5,9 +5,8 @@ use std::path::PathBuf;
 use crate::bench::{Options, Plan, Suite};
 use crate::checkpoint::write_file_atomically;
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
 
-use super::device::DeviceArgs;
+use super::device::{DeviceArgs, TuneArgs};
 use super::usage::whole;
 use super::warn;
 
@@ -29,6 +28,8 @@ pub(super) struct Args {
     json: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    tune: TuneArgs,
     /// Products of f16 operands on matrix units, through wgpu's experimental cooperative matrices (see `sdmoe devices`)
     #[arg(long)]
     matrix_units: bool,
@@ -88,7 +89,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         super::writable("--json", path)?;
     }
     let options = args.device.options().matrix_units(args.matrix_units);
-    let gpu = pollster::block_on(Gpu::open(&options))?;
+    let gpu = args.tune.open(&options)?;
     let figures = plan.run(&gpu, super::print)?;
     match &args.json {
         Some(path) => {

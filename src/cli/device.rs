@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use clap::builder::{OsStringValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
 use etcetera::BaseStrategy;
 
-use crate::gpu::{GpuOptions, Tier};
+use crate::bench::tune::{self, Tune};
+use crate::gpu::{Gpu, GpuOptions, Tier};
+use crate::train::progress::say;
 
 /// Flags that choose among the adapters and their kernels.
 #[derive(Debug, clap::Args)]
@@ -31,6 +33,37 @@ pub(super) struct DeviceArgs {
     /// Where compiled pipelines are kept, on adapters with Vulkan, or off [default: sdmoe in the user's cache folder]
     #[arg(long, value_name = "DIR|off", env = "SDMOE_PIPELINE_CACHE", hide_env_values = true, value_parser = cache())]
     pipeline_cache: Option<Cache>,
+}
+
+/// The flag of a command for which it may pay to time kernels first.
+#[derive(Debug, clap::Args)]
+pub(super) struct TuneArgs {
+    /// Time the shapes in which a GPU can compute products first, for about 10 seconds, and keep the fastest as `sdmoe
+    /// tune` does
+    #[arg(long, value_name = "WHEN", value_enum, default_value = "off")]
+    tune: Timing,
+}
+
+/// When kernels are timed.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Timing {
+    Off,
+    WhenMissing,
+    Always,
+}
+
+impl TuneArgs {
+    /// Opens a device, as [`Gpu::open`] does, after what the flag asks for.
+    pub(super) fn open(&self, options: &GpuOptions) -> crate::error::Result<Gpu> {
+        let when = match self.tune {
+            Timing::Off => Tune::Off,
+            Timing::WhenMissing => Tune::WhenMissing,
+            Timing::Always => Tune::Always,
+        };
+        tune::open(options, when, tune::LIMIT, |gpu| {
+            say(&format!("{}: timing products for {} s (--tune)", gpu.adapter().name, tune::LIMIT.as_secs()));
+        })
+    }
 }
 
 /// A value, or that the adapter's own is wanted: `auto`, and a variable that is set to nothing.

@@ -7,7 +7,6 @@ use std::process::ExitCode;
 use crate::data::Corpus;
 use crate::data::text_tokenizer::{TOKENIZER_FILE, TextTokenizer};
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
 use crate::nn::config::{Precision, Preset};
 use crate::optim::Rule;
 use crate::train::config::{Recompute, RunConfig};
@@ -21,7 +20,7 @@ use crate::train::summary::Summary;
 use crate::train::warnings::settings_warnings;
 use crate::train::{Outcome, Plan};
 
-use super::device::DeviceArgs;
+use super::device::{DeviceArgs, TuneArgs};
 use super::stop::{INTERRUPTED, Stop};
 use super::usage::{Layers, layers, whole};
 use super::{shown, warn};
@@ -86,6 +85,8 @@ pub(super) struct Args {
     recompute: Option<Recompute>,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    tune: TuneArgs,
     /// With --precision f16: products on matrix units, through wgpu's experimental cooperative matrices (see
     /// `sdmoe devices`); a resumed run needs it again
     #[arg(long)]
@@ -304,7 +305,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let unit = plan.tokenizer.unit();
     let stop = Stop::listen()?;
     let options = args.device.options().adapter(plan.config.adapter.as_deref()).matrix_units(args.matrix_units);
-    let gpu = pollster::block_on(Gpu::open(&options))?;
+    let gpu = args.tune.open(&options)?;
     match pollster::block_on(run_on(&gpu, plan, display, stop.asked()))? {
         Outcome::Finished { summary, sample } => {
             if display == Display::Quiet {

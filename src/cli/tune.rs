@@ -1,10 +1,10 @@
 //! `sdmoe tune`: finds the fastest shapes of products on an adapter and keeps them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::bench::tune::{Timing, Tuned, tune};
+use crate::bench::tune::{Family, LIMIT, Timing, Tuned, families, tune};
 use crate::error::Result;
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Tier};
 use crate::kernels::shapes::SHAPES;
 
 use super::device::{DeviceArgs, cache_folder};
@@ -19,7 +19,7 @@ pub(super) struct Args {
     #[command(flatten)]
     device: DeviceArgs,
     /// Seconds to measure, about
-    #[arg(long, value_name = "S", default_value_t = 10, value_parser = whole::<u64>)]
+    #[arg(long, value_name = "S", default_value_t = LIMIT.as_secs(), value_parser = whole::<u64>)]
     seconds: u64,
     /// Print every way that was measured, not the fastest alone
     #[arg(long)]
@@ -36,11 +36,36 @@ fn line(timing: &Timing) -> String {
     format!("{name:<28} {:10.1} us {rate:9.1} GFLOP/s  {}{parts}\n", seconds * 1e6, SHAPES[*shape])
 }
 
+/// The families of kernels beside each other, the fastest first, and what that means for the adapter's own.
+fn compared(families: &[Family], own: Tier) -> String {
+    let times: Vec<String> = families.iter().map(|one| format!("{} {:.2}", one.tier.name(), one.ratio)).collect();
+    let advice = match families.first() {
+        Some(fastest) if fastest.tier != own => {
+            let name = fastest.tier.name();
+            format!("the {name} kernels were faster at products than those that this adapter gets: try --tier {name}\n")
+        }
+        _ => format!("the {} kernels, which this adapter gets, are kept\n", own.name()),
+    };
+    format!(
+        "products of small training steps, time over that of the {} kernels: {}\n{advice}",
+        own.name(),
+        times.join(", ")
+    )
+}
+
 /// Measures.
 pub(super) fn run(args: &Args) -> Result<()> {
-    let gpu = pollster::block_on(Gpu::open(&args.device.options()))?;
+    let (began, limit) = (Instant::now(), Duration::from_secs(args.seconds));
+    let options = args.device.options();
+    let gpu = pollster::block_on(Gpu::open(&options))?;
+    if options.tier.is_none() {
+        super::print(&compared(&families(&options, limit / 4)?, gpu.tier()))?;
+        if gpu.tier() != Tier::Gpu {
+            return super::print("they come in one shape: there is nothing else to choose\n");
+        }
+    }
     let folder = if args.dry_run { None } else { cache_folder() };
-    let path = tune(&gpu, Duration::from_secs(args.seconds), folder.as_deref(), |Tuned { timings, chosen }| {
+    let path = tune(&gpu, limit.saturating_sub(began.elapsed()), folder.as_deref(), |Tuned { timings, chosen }| {
         if args.all {
             return super::print(&timings.iter().map(line).collect::<String>());
         }
@@ -49,5 +74,20 @@ pub(super) fn run(args: &Args) -> Result<()> {
     match path {
         Some(path) => super::print(&format!("kept in {}\n", path.display())),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_family_that_is_faster_than_the_adapters_own_is_named_with_its_flag() {
+        let family = |tier, ratio| Family { tier, ratio };
+        let text = compared(&[family(Tier::Software, 1.0), family(Tier::Plain, 2.0)], Tier::Software);
+        assert_eq!(text.lines().next().unwrap().split(": ").nth(1), Some("software 1.00, plain 2.00"));
+        assert!(text.contains("the software kernels, which this adapter gets, are kept"), "{text}");
+        let text = compared(&[family(Tier::Plain, 0.5), family(Tier::Gpu, 1.0)], Tier::Gpu);
+        assert!(text.contains("try --tier plain"), "{text}");
     }
 }

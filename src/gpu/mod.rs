@@ -186,6 +186,18 @@ impl Gpu {
         self.0.shapes.force(shape);
     }
 
+    /// Whether there are measurements for the shapes of this device's products.
+    #[cfg(feature = "bench")]
+    pub(crate) fn has_measured_shapes(&self) -> bool {
+        self.0.shapes.known().is_measured()
+    }
+
+    /// Has products run in the shapes that were measured to be the fastest.
+    #[cfg(feature = "bench")]
+    pub(crate) fn use_measured_shapes(&self, measured: Vec<Measured>) {
+        self.0.shapes.set(Some(measured));
+    }
+
     /// Checks that shaders can hold f16.
     ///
     /// # Errors

@@ -55,9 +55,9 @@ pub struct GpuOptions {
     /// such a cache of their own.
     #[cfg(feature = "files")]
     pub pipeline_cache: Option<PathBuf>,
-    /// A folder with the shapes of products that `sdmoe tune` or `bench::tune::tune` found to be the fastest, a file
-    /// for each adapter. One that is missing, damaged or made with another driver or version is as none: then a table
-    /// chooses.
+    /// A folder with the shapes of products that `sdmoe tune` or `bench::tune` found to be the fastest, a file for each
+    /// adapter. One that is missing, damaged or made with another driver or version is as none: then a table chooses.
+    /// Opening a device never measures; `bench::tune::open` does, where it is asked to.
     #[cfg(feature = "files")]
     pub tuned: Option<PathBuf>,
 }
@@ -202,7 +202,7 @@ impl Gpu {
         state.shared = adapter.is_none();
         let state = Mutex::new(state);
         #[cfg(feature = "files")]
-        let shapes = Shapes::new(options.tuned.as_deref().map(|folder| shapes_file::measured(folder, &report)));
+        let shapes = Shapes::new(options.tuned.as_deref().and_then(|folder| shapes_file::measured(folder, &report)));
         #[cfg(not(feature = "files"))]
         let shapes = Shapes::default();
         failures.check()?;

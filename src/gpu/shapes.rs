@@ -1,10 +1,12 @@
 //! The shapes of kernels on one device, where they are not the table's: those that were measured to be the fastest, kept in a file
 //! for each adapter, and one that a test or a measurement forces.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use serde::{Deserialize, Serialize};
+
+use super::lock;
 
 /// A product that was measured, and what was the fastest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,20 +38,52 @@ pub(crate) struct Resolved {
     pub(crate) shape: usize,
 }
 
+/// What was measured on a device.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    /// None where nothing was.
+    measured: Option<Vec<Measured>>,
+    resolved: OnceLock<Vec<Resolved>>,
+}
+
+impl Known {
+    /// The products that were measured, those whose shape `index` knows.
+    pub(crate) fn products(&self, index: impl Fn(&str) -> Option<usize>) -> &[Resolved] {
+        self.resolved.get_or_init(|| {
+            let resolve = |measured: &Measured| {
+                index(&measured.shape).map(|shape| Resolved { measured: measured.clone(), shape })
+            };
+            self.measured.iter().flatten().filter_map(resolve).collect()
+        })
+    }
+
+    #[cfg(feature = "bench")]
+    pub(super) fn is_measured(&self) -> bool {
+        self.measured.is_some()
+    }
+}
+
 /// The choices of shapes that belong to a device.
 #[derive(Debug, Default)]
 pub(crate) struct Shapes {
     /// One more than the index of the shape that all products run in, where one is forced, and the parts of their sums.
     forced: AtomicU64,
-    measured: Vec<Measured>,
-    resolved: OnceLock<Vec<Resolved>>,
+    known: Mutex<Arc<Known>>,
 }
 
 impl Shapes {
     /// With what was measured on this adapter.
     #[cfg(feature = "files")]
     pub(super) fn new(measured: Option<Vec<Measured>>) -> Self {
-        Shapes { measured: measured.unwrap_or_default(), ..Shapes::default() }
+        let shapes = Shapes::default();
+        shapes.set(measured);
+        shapes
+    }
+
+    /// Has what was measured chosen from now on.
+    #[cfg(feature = "files")]
+    pub(super) fn set(&self, measured: Option<Vec<Measured>>) {
+        *lock(&self.known) = Arc::new(Known { measured, resolved: OnceLock::new() });
     }
 
     pub(super) fn force(&self, shape: Option<(u32, u32)>) {
@@ -63,13 +97,8 @@ impl Shapes {
         ((packed >> 32) as usize).checked_sub(1).map(|index| (index, packed as u32 as usize))
     }
 
-    /// The products that were measured, those whose shape `index` knows.
-    pub(crate) fn measured(&self, index: impl Fn(&str) -> Option<usize>) -> &[Resolved] {
-        self.resolved.get_or_init(|| {
-            let resolve = |measured: &Measured| {
-                index(&measured.shape).map(|shape| Resolved { measured: measured.clone(), shape })
-            };
-            self.measured.iter().filter_map(resolve).collect()
-        })
+    /// What was measured.
+    pub(crate) fn known(&self) -> Arc<Known> {
+        lock(&self.known).clone()
     }
 }

@@ -19,15 +19,16 @@ struct File {
     adapter: String,
     driver: String,
     sdmoe: String,
+    #[serde(default)]
     product: Vec<Measured>,
 }
 
-/// What was measured on this adapter, if there is a file in `folder`.
-pub(super) fn measured(folder: &Path, report: &AdapterReport) -> Vec<Measured> {
+/// What was measured on this adapter, if there is a file in `folder` that holds for it.
+pub(super) fn measured(folder: &Path, report: &AdapterReport) -> Option<Vec<Measured>> {
     let path = place(folder, report);
     read(&path, report).unwrap_or_else(|reason| {
         log::info!("{}: {reason}; shapes are the table's", path.display());
-        Vec::new()
+        None
     })
 }
 
@@ -38,9 +39,9 @@ fn place(folder: &Path, report: &AdapterReport) -> PathBuf {
     folder.join(format!("tuned-{}-{name}.toml", report.backend.to_lowercase()))
 }
 
-fn read(path: &Path, report: &AdapterReport) -> std::result::Result<Vec<Measured>, String> {
+fn read(path: &Path, report: &AdapterReport) -> std::result::Result<Option<Vec<Measured>>, String> {
     let text = match files::read_small(path, MOST_BYTES) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         read => read.map_err(|e| e.to_string())?,
     };
     let file: File = toml::from_slice(&text).map_err(|e| e.message().to_owned())?;
@@ -48,7 +49,7 @@ fn read(path: &Path, report: &AdapterReport) -> std::result::Result<Vec<Measured
     if (file.adapter.as_str(), file.driver.as_str(), file.sdmoe.as_str()) != own {
         return Err("made with another adapter, driver or version".into());
     }
-    Ok(file.product)
+    Ok(Some(file.product))
 }
 
 /// Keeps what was measured on an adapter in its file in `folder`, which is made where it is missing, and returns its path.

@@ -189,7 +189,8 @@ pub(super) fn cut(gpu: &Gpu, task: Task) -> Cut {
     let alike = |other: &&Resolved| {
         other.measured.form == task.form.name() && suits(&SHAPES[other.shape]) && distance(other) <= FAR
     };
-    let measured = gpu.shapes().measured(index).iter().filter(alike);
+    let known = gpu.shapes().known();
+    let measured = known.products(index).iter().filter(alike);
     if let Some(nearest) = measured.min_by(|a, b| distance(a).total_cmp(&distance(b))) {
         return within(SHAPES[nearest.shape], nearest.measured.splits, 32);
     }

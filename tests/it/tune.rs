@@ -3,10 +3,11 @@
 use std::fs;
 use std::time::Duration;
 
+use crate::common::place::Place;
 use crate::common::{own_tiers as tiers, untested, upload, with_features_and_options};
 use pollster::block_on;
 use sdmoe::autograd::Array;
-use sdmoe::bench::tune::tune;
+use sdmoe::bench::tune::{self, Tune, families, tune};
 use sdmoe::gpu::{Gpu, GpuOptions, OPTIONAL_FEATURES, Tier};
 use sdmoe::low_level::kernels::gemm::{Trans, gemm};
 use sdmoe::low_level::kernels::shapes::SHAPES;
@@ -99,4 +100,50 @@ fn a_device_without_timestamps_is_timed_by_the_hosts_clock() {
         Ok(())
     });
     assert!(found > 0 && path.unwrap().unwrap().exists());
+}
+
+#[test]
+fn opening_a_device_measures_only_where_that_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let limit = Duration::from_millis(1);
+    let open = |options: &GpuOptions, tune| {
+        let mut began = 0;
+        let gpu = tune::open(options, tune, limit, |_| began += 1).unwrap();
+        (gpu, began)
+    };
+    let files = || fs::read_dir(folder.path()).unwrap().count();
+    let options = GpuOptions::default().tier(Tier::Gpu).tuned(folder.path().to_owned());
+    assert_eq!((open(&options, Tune::default()).1, files()), (0, 0));
+    let (gpu, began) = open(&options, Tune::WhenMissing);
+    assert_eq!((began, files()), (1, 1));
+    // The device at hand runs what is kept of its first product.
+    let path = fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+    let kept: toml::Table = fs::read_to_string(&path).unwrap().parse().unwrap();
+    let shape = kept["product"][0]["shape"].as_str().unwrap();
+    let (rows, columns) = SHAPES.iter().find(|one| one.to_string() == shape).unwrap().block.size();
+    assert_eq!(kernels(&gpu, [2048, 256, 256])[0], format!("gemm_workgroup_{rows}x{columns}"));
+    drop(gpu);
+    assert_eq!(open(&options, Tune::WhenMissing).1, 0, "there is a file");
+    assert_eq!(open(&options, Tune::Always).1, 1);
+    // A folder that cannot be written is no reason to fail.
+    fs::write(folder.path().join("file"), "").unwrap();
+    let (gpu, began) = open(&options.clone().tuned(folder.path().join("file")), Tune::WhenMissing);
+    assert_eq!((began, kernels(&gpu, [64, 128, 32]).is_empty()), (1, false));
+    for tier in tiers().iter().map(Gpu::tier).filter(|&tier| tier != Tier::Gpu) {
+        assert_eq!(open(&options.clone().tier(tier), Tune::Always).1, 0, "{tier:?}: nothing to choose");
+    }
+}
+
+#[test]
+fn on_a_software_adapter_the_software_kernels_are_found_to_be_the_fastest_and_kept() {
+    let adapter = crate::common::gpu().adapter().clone();
+    if adapter.tier != Tier::Software || std::env::var_os("SDMOE_TIER").is_some() {
+        return untested("no software adapter, or a tier that is asked for");
+    }
+    let found = families(&GpuOptions::default(), Duration::from_secs(2)).unwrap();
+    assert_eq!((found.len(), found[0].tier, found[0].ratio), (Tier::ALL.len(), Tier::Software, 1.0), "{found:?}");
+    assert!(found.iter().all(|one| one.tier == Tier::Software || one.ratio > 1.0), "{found:?}");
+    let place = Place::new();
+    let text = place.runs("tune --seconds 4");
+    assert!(text.contains("the software kernels, which this adapter gets, are kept"), "{text}");
 }

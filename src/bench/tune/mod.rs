@@ -1,20 +1,80 @@
-//! Which shape is the fastest for products of which size on this adapter.
+//! Which shape is the fastest for products of which size on this adapter, and which family of kernels.
 
 mod clock;
+mod family;
 mod product;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub use clock::Timing;
+pub use family::{Family, families};
 pub use product::Product;
 
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Measured, Tier, keep_shapes};
+use crate::gpu::{Gpu, GpuOptions, Measured, Tier, keep_shapes};
 use crate::kernels::shapes::SHAPES;
+
+/// When [`open`] measures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Tune {
+    /// Never: what was measured before is used, and else a table.
+    #[default]
+    Off,
+    /// Where nothing was measured yet with this adapter, driver and version.
+    WhenMissing,
+    /// Each time.
+    Always,
+}
 
 /// Runs of a product of which one way is timed: to compile it, to choose the clock, and to time it.
 const LEAST_RUNS: f64 = 3.0;
+
+/// How long to measure.
+pub const LIMIT: Duration = Duration::from_secs(10);
+
+/// Opens a device, as [`Gpu::open`] does, after timing the shapes of its products if `tune` asks for that: for about `limit`
+/// ([`LIMIT`] suits most), after calling `begins`. The choices are kept in the folder [`GpuOptions::tuned`] if there is one.
+/// Nothing is measured where there is nothing to choose: the kernels of other families than [`Tier::Gpu`] come in one shape.
+/// Blocks while it measures.
+///
+/// A failure to measure or to write is logged, and leaves the choice to the table.
+///
+/// # Errors
+/// As [`Gpu::open`].
+pub fn open(options: &GpuOptions, tune: Tune, limit: Duration, begins: impl FnOnce(&Gpu)) -> Result<Gpu> {
+    let gpu = pollster::block_on(Gpu::open(options))?;
+    let wanted = match tune {
+        Tune::Off => false,
+        Tune::WhenMissing => !gpu.has_measured_shapes(),
+        Tune::Always => true,
+    };
+    if !wanted || gpu.tier() != Tier::Gpu {
+        return Ok(gpu);
+    }
+    begins(&gpu);
+    let kept = choose(&gpu, limit, |_| Ok(())).and_then(|kept| {
+        gpu.trim()?;
+        gpu.use_measured_shapes(kept.clone());
+        Ok(kept)
+    });
+    match kept {
+        Ok(kept) => {
+            let written = options.tuned.as_deref().map(|folder| keep_shapes(folder, gpu.adapter(), kept));
+            if let Some(Err(error)) = written {
+                log::warn!("the shapes that were measured are not kept: {error}");
+            }
+            Ok(gpu)
+        }
+        // The device may be what failed.
+        Err(error) => {
+            log::warn!("{}: products could not be timed: {error}", gpu.adapter().name);
+            drop(gpu);
+            pollster::block_on(Gpu::open(options))
+        }
+    }
+}
 
 /// A product that was measured in every shape.
 #[derive(Clone, Debug)]
