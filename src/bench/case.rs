@@ -117,6 +117,11 @@ impl Case {
 }
 
 impl Facts {
+    /// Whether the case is a product, or a block that is little else.
+    pub(super) fn of_products(&self) -> bool {
+        ["gemm.", "experts."].iter().any(|suite| self.name.starts_with(suite))
+    }
+
     /// The cases that it is set against.
     fn needs(&self) -> impl Iterator<Item = &String> {
         let baseline = self.comparison.as_ref().map(|c| &c.baseline);

@@ -9,10 +9,11 @@ use std::time::Instant;
 use super::Options;
 use super::case::{Case, Facts, Group, Record};
 use super::ceiling::{Ceiling, Rates, seconds};
-use super::report::Figures;
+use super::report::{Figures, Kernel};
 use super::training::memory;
 use crate::error::Result;
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Launched};
+use crate::kernels::shapes::described;
 
 /// The shortest time that one measurement should take: some hundred times the cost of a submission.
 const LEAST: f64 = 0.04;
@@ -23,6 +24,8 @@ struct Running {
     facts: Facts,
     record: Record,
     repeats: usize,
+    /// The kernels of its products.
+    kernels: Vec<Kernel>,
     /// Seconds of a run in each round.
     times: Vec<f64>,
 }
@@ -37,10 +40,13 @@ pub(super) fn measure(gpu: &Gpu, group: Group, ceiling: &mut Ceiling, options: &
             continue;
         };
         // The first run compiles and touches memory for the first time.
+        gpu.start_noting();
         let first = seconds(gpu, &mut record, 1)?;
+        let launched = gpu.finish_noting();
+        let kernels = if facts.of_products() { products(launched) } else { Vec::new() };
         let again = if first < 1.0 { seconds(gpu, &mut record, 1)? } else { first };
         let repeats = if options.quick { 1 } else { (LEAST / again).ceil().clamp(1.0, 1000.0) as usize };
-        running.push(Running { facts, record, repeats, times: Vec::new() });
+        running.push(Running { facts, record, repeats, kernels, times: Vec::new() });
     }
     let mut rates = Vec::new();
     let rounds = if options.quick { 1 } else { options.rounds };
@@ -69,6 +75,20 @@ pub(super) fn measure(gpu: &Gpu, group: Group, ceiling: &mut Ceiling, options: &
         all.extend(other.map(|other| Figures { case: facts.name, ..other }));
     }
     Ok(all)
+}
+
+/// The kernels of products among those that were launched.
+fn products(launched: Vec<Launched>) -> Vec<Kernel> {
+    let of_products =
+        launched.into_iter().filter(|one| one.kernel.contains("gemm") || one.kernel.contains("weight_gradient"));
+    let named = |one: Launched| Kernel { kernel: one.kernel, shape: described(one.kernel, &one.constants) };
+    let mut kernels: Vec<Kernel> = Vec::new();
+    for kernel in of_products.map(named) {
+        if !kernels.contains(&kernel) {
+            kernels.push(kernel);
+        }
+    }
+    kernels
 }
 
 /// The `q`-quantile.
@@ -134,6 +154,7 @@ fn figures(one: &Running, all: &[Running], rates: &[Rates], options: &Options) -
         best_ratio: ratio.map(|both| both.1),
         tokens_per_second: there(case.tokens).map(|tokens| tokens / median),
         rounds: times.len(),
+        kernels: one.kernels.clone(),
         memory: None,
     }
 }

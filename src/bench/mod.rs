@@ -20,7 +20,7 @@ pub mod tune;
 
 use std::fmt::Write;
 
-pub use report::Figures;
+pub use report::{Figures, Kernel};
 
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -81,15 +81,23 @@ pub struct Options {
     pub seconds: f64,
     /// One round of one run, and no case that takes long: to see that everything runs.
     pub quick: bool,
+    /// A list of the kernels of products, and of the shapes in which they ran.
+    pub shapes: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { filter: None, rounds: 7, seconds: 40.0, quick: false }
+        Self { filter: None, rounds: 7, seconds: 40.0, quick: false, shapes: false }
     }
 }
 
-setters!(Options { filter: impl Into<Option<String>>, rounds: usize, seconds: f64, quick: bool });
+setters!(Options {
+    filter: impl Into<Option<String>>,
+    rounds: usize,
+    seconds: f64,
+    quick: bool,
+    shapes: bool
+});
 
 /// The cases that are to be measured; made before a device is opened.
 pub struct Plan {
@@ -157,6 +165,9 @@ impl Plan {
             let measured = measure::measure(gpu, group, &mut ceiling, &self.options)?;
             for figures in &measured {
                 print(&figures.line())?;
+            }
+            if self.options.shapes {
+                print(&report::kernels(&measured))?;
             }
             print(&report::memory(&measured))?;
             for figures in measured {

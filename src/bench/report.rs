@@ -6,6 +6,17 @@ use serde::Serialize;
 
 use crate::train::memory::MemoryReport;
 
+/// A kernel that computed products of a case.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Kernel {
+    /// Its name, as in [`crate::low_level::catalog`].
+    pub kernel: &'static str,
+    /// The shape that it ran in, where it has several: rows and columns of a tile, what a thread has of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shape: Option<String>,
+}
+
 /// The figures of one case. A figure that does not apply is not there.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Figures {
@@ -50,6 +61,9 @@ pub struct Figures {
     pub tokens_per_second: Option<f64>,
     /// Rounds that were made.
     pub rounds: usize,
+    /// For products: the kernels that ran.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kernels: Vec<Kernel>,
     /// For a training step: where the memory of the device is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemoryReport>,
@@ -108,6 +122,19 @@ impl Figures {
     }
 }
 
+/// The kernels that computed the products of each case; empty where `figures` have none.
+pub(super) fn kernels(figures: &[Figures]) -> String {
+    let lines = figures.iter().flat_map(|one| {
+        one.kernels.iter().enumerate().map(|(i, Kernel { kernel, shape })| {
+            let case = if i == 0 { one.case.as_str() } else { "" };
+            let line = format!("{case:34} {kernel:40} {}", shape.as_deref().unwrap_or_default());
+            format!("{}\n", line.trim_end())
+        })
+    });
+    let lines: String = lines.collect();
+    if lines.is_empty() { lines } else { format!("\n{:34} {:40} shape\n{lines}", "case", "kernel") }
+}
+
 /// Where the memory of training steps is, a column for each; empty where `figures` have none.
 pub(super) fn memory(figures: &[Figures]) -> String {
     let columns: Vec<_> = figures.iter().filter_map(|one| Some((&one.case, one.memory.as_ref()?))).collect();
@@ -135,6 +162,17 @@ pub(super) fn memory(figures: &[Figures]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kernels_are_listed_by_case() {
+        assert_eq!(kernels(&[Figures::default()]), "");
+        let kernel = |kernel, shape: Option<&str>| Kernel { kernel, shape: shape.map(str::to_owned) };
+        let cut = vec![kernel("gemm_workgroup_8x8", Some("64 x 64")), kernel("gemm_sum_parts", None)];
+        let text = kernels(&[Figures { case: "gemm.nn".into(), kernels: cut, ..Figures::default() }]);
+        let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(rows[2], ["gemm.nn", "gemm_workgroup_8x8", "64", "x", "64"]);
+        assert_eq!(rows[3], ["gemm_sum_parts"]);
+    }
 
     #[test]
     fn memory_has_a_column_for_each_step_that_knows_it() {

@@ -42,6 +42,9 @@ pub(super) struct Args {
     /// One run of each case that is short: to see that everything works
     #[arg(long)]
     quick: bool,
+    /// List the kernels that computed products, and the shapes in which they ran
+    #[arg(long)]
+    shapes: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -76,8 +79,13 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let named: Vec<Suite> = args.suites.iter().filter_map(|choice| choice.suite()).collect();
     let all = args.suites.contains(&Choice::All);
     let suites: Vec<Suite> = Suite::ALL.into_iter().filter(|suite| all || named.contains(suite)).collect();
-    let options =
-        Options { filter: args.filter.clone(), rounds: args.rounds, seconds: args.seconds, quick: args.quick };
+    let options = Options {
+        filter: args.filter.clone(),
+        rounds: args.rounds,
+        seconds: args.seconds,
+        quick: args.quick,
+        shapes: args.shapes,
+    };
     let plan = Plan::new(&suites, options)?;
     if args.list {
         if args.json.is_some() {

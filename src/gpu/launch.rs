@@ -133,6 +133,10 @@ impl<'a> Launch<'a> {
             let params = if self.params.is_some() { " and params" } else { "" };
             return Err(self.fail(format!("expected bindings {known:?}, got {got:?}{params}")));
         }
+        #[cfg(any(feature = "bench", feature = "verify"))]
+        if let Some(log) = &mut state.launched {
+            log.note(self.kernel.name, &self.constants);
+        }
         #[cfg(feature = "verify")]
         if state.captures() {
             let params = self.params.map(|(bytes, _)| bytes);

@@ -19,6 +19,8 @@ mod fast_hash;
 mod instant;
 mod kernel;
 mod launch;
+#[cfg(any(feature = "bench", feature = "verify"))]
+mod launched;
 mod needs;
 #[cfg(feature = "files")]
 mod no_adapter;
@@ -59,6 +61,8 @@ pub use descriptor::{Missing, MissingPart, device_descriptor};
 pub(crate) use kernel::wgsl;
 pub use kernel::{DType, Fields, Kernel, KernelParams, ParamScalar, ScalarType};
 pub use launch::Launch;
+#[cfg(feature = "bench")]
+pub(crate) use launched::Launched;
 pub use needs::{NEEDS, Need};
 pub use open::{GpuOptions, OPTIONAL_FEATURES};
 pub use pace::{Budget, Pacing};

@@ -41,6 +41,9 @@ pub(super) struct State {
     /// The launches since [`super::Gpu::start_capture`], where somebody wants them.
     #[cfg(feature = "verify")]
     pub(super) capture: Option<Vec<super::captured::Captured>>,
+    /// The kernels that were launched since [`super::Gpu::start_noting`], where somebody wants to know.
+    #[cfg(any(feature = "bench", feature = "verify"))]
+    pub(super) launched: Option<super::launched::Log>,
     pub(super) commands: VecDeque<Command>,
     /// The commands of the submission at hand, empty between two.
     pub(super) piece: Vec<Command>,
@@ -102,6 +105,8 @@ impl State {
             profile: None,
             #[cfg(feature = "verify")]
             capture: None,
+            #[cfg(any(feature = "bench", feature = "verify"))]
+            launched: None,
             commands: VecDeque::with_capacity(COMMANDS),
             piece: Vec::with_capacity(COMMANDS),
             arena,

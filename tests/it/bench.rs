@@ -4,7 +4,7 @@ use crate::common::place::Place;
 use serde_json::{Map, Value};
 
 /// The figures that scripts read.
-const NAMES: [&str; 16] = [
+const NAMES: [&str; 17] = [
     "case",
     "median_ms",
     "best_ms",
@@ -20,6 +20,7 @@ const NAMES: [&str; 16] = [
     "best_ratio",
     "tokens_per_second",
     "rounds",
+    "kernels",
     "memory",
 ];
 
@@ -31,6 +32,7 @@ fn figures(place: &Place, file: &str) -> Vec<Map<String, Value>> {
             // Of one round there is no spread, and a ceiling has no rounds of its own.
             let none = name == "spread" || name == "rounds";
             let good = name == "case"
+                || name == "kernels" && value[0]["kernel"].is_string()
                 || name == "memory" && value["peak"].as_u64() > value["weights"].as_u64()
                 || value.as_f64().is_some_and(|x| x.is_finite() && (x > 0.0 || none && x == 0.0));
             assert!(good, "{name} in {one:?}");
@@ -47,7 +49,7 @@ fn of<'a>(all: &'a [Map<String, Value>], case: &str) -> &'a Map<String, Value> {
 fn the_figures_of_the_products_have_stable_names() {
     let place = Place::new();
     place.write("b.json", "what was there before");
-    let text = place.runs("bench gemm --quick --json b.json");
+    let text = place.runs("bench gemm --quick --shapes --json b.json");
     let all = figures(&place, "b.json");
     for form in ["nn", "nt", "tn"] {
         for size in ["512x512x512", "1024x1024x1024", "4096x512x512", "511x513x509"] {
@@ -57,6 +59,8 @@ fn the_figures_of_the_products_have_stable_names() {
                 "{one:?}"
             );
             assert_eq!(one.contains_key("ratio_to_dense"), size == "511x513x509", "{one:?}");
+            let kernel = one["kernels"][0]["kernel"].as_str().unwrap();
+            assert!(kernel.contains("gemm") && text.matches(kernel).count() > 0, "{one:?}");
             assert!(one["share_of_ceiling"].as_f64().unwrap() <= 1.0, "{one:?}");
             assert!(text.contains(one["case"].as_str().unwrap()), "{text}");
         }
@@ -125,4 +129,16 @@ fn mistakes_are_told_before_anything_is_measured() {
         "config: --json: expected a file in a folder that exists, got missing/b.json",
     );
     place.fails("bench gemm --quick --adapter nothing", "adapter `nothing` not found");
+}
+
+#[test]
+fn the_kernels_of_products_are_named_with_their_shapes() {
+    let place = Place::new();
+    place.runs("bench experts --tier gpu --quick --filter dw.even --json b.json");
+    let all = figures(&place, "b.json");
+    let kernels = of(&all, "experts.dw.even")["kernels"].as_array().unwrap();
+    let name = kernels[0]["kernel"].as_str().unwrap();
+    let block = name.strip_prefix("grouped_weight_gradient_workgroup_").unwrap_or_else(|| panic!("{kernels:?}"));
+    let shape = kernels[0]["shape"].as_str().unwrap();
+    assert!(shape.contains(&format!("{} a thread", block.replace('x', " x "))), "{kernels:?}");
 }
