@@ -1,5 +1,6 @@
 //! One case: on a thread of its own, for a bounded time, with what became of it as a finding.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Instant;
@@ -20,9 +21,16 @@ use crate::gpu::{Captured, Gpu, GpuOptions, Tier, adapters};
 pub(super) struct Device {
     pub(super) options: GpuOptions,
     pub(super) open: Option<Gpu>,
+    /// The kernels that were launched so far.
+    pub(super) kernels: BTreeSet<&'static str>,
 }
 
 impl Device {
+    /// None is open yet.
+    pub(super) fn new(options: GpuOptions) -> Self {
+        Self { options, open: None, kernels: BTreeSet::new() }
+    }
+
     pub(super) fn get(&mut self) -> Result<Gpu> {
         match &self.open {
             Some(gpu) => Ok(gpu.clone()),
@@ -117,8 +125,10 @@ pub(super) fn one(
     }
     let mut evidence = None;
     let mut reopen = true;
-    let message = match attempt(case, gpu, options) {
+    gpu.start_noting();
+    let message = match attempt(case, gpu.clone(), options) {
         Ended::Found(found) => {
+            device.kernels.extend(gpu.finish_noting().iter().map(|launched| launched.kernel));
             reopen = false;
             if let Some(worst) = &found.worst {
                 report.worst_error = Some(worst.error).filter(|e| e.is_finite());
@@ -159,7 +169,7 @@ pub(super) fn again(name: &str, variant: &str, tier: Tier, options: &Options) ->
     let same = |case: &Case| case.name == name && case.variant.as_deref().unwrap_or(tier.name()) == variant;
     let Some(position) = all.iter().position(same) else { return Ok(None) };
     let wanted = GpuOptions { tier: Some(tier), ..options.gpu.clone() };
-    let mut device = Device { options: wanted, open: None };
+    let mut device = Device::new(wanted);
     Ok(Some(one(all.swap_remove(position), tier, &header, &mut device, None, options, &mut |_| {}).0))
 }
 

@@ -1,5 +1,7 @@
 //! The results of a verification.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use super::Level;
@@ -80,6 +82,8 @@ pub struct AdapterResult {
     pub header: Header,
     /// The cases, in the order in which they ran.
     pub cases: Vec<CaseReport>,
+    /// The kernels that the cases launched, by name; those of cases that failed or opened a device of their own left out.
+    pub kernels: BTreeSet<&'static str>,
     /// Seconds that all took.
     pub seconds: f64,
 }

@@ -1,5 +1,6 @@
 //! Runs the cases: each in a thread of its own, so that one that hangs or panics is a finding, on a fresh device after a failure of it.
 
+use std::collections::BTreeSet;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use pollster::block_on;
@@ -82,12 +83,12 @@ fn verify(
     let started = Instant::now();
     let header = block_on(header(adapter))?;
     on(Event::Adapter(&header));
-    let mut cases: Vec<CaseReport> = Vec::new();
+    let (mut cases, mut kernels): (Vec<CaseReport>, BTreeSet<&'static str>) = Default::default();
     for (tier, planned) in plan {
         let wanted =
             GpuOptions { adapter: AdapterChoice::Index(adapter.index), tier: Some(tier), ..options.gpu.clone() };
         let matrix_units = wanted.matrix_units && tier == Tier::Gpu && adapter.matrix_units;
-        let mut device = Device { options: GpuOptions { matrix_units, ..wanted }, open: None };
+        let mut device = Device::new(GpuOptions { matrix_units, ..wanted });
         // A tier that nobody can open is the caller's mistake, where it is the one that was asked for.
         if let Err(error) = device.get()
             && options.gpu.tier.is_some()
@@ -119,8 +120,9 @@ fn verify(
             cases.push(one);
         }
         on(Event::Group(&cases[first..]));
+        kernels.extend(device.kernels);
     }
-    Ok(AdapterResult { header, cases, seconds: started.elapsed().as_secs_f64() })
+    Ok(AdapterResult { header, cases, kernels, seconds: started.elapsed().as_secs_f64() })
 }
 
 #[cfg(test)]

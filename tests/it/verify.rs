@@ -1,5 +1,6 @@
 //! `sdmoe verify`: what it writes, and that wrong shaders, wrong files and wrong flags are told.
 
+use std::collections::BTreeSet;
 use std::process::Output;
 
 use crate::common::place::Place;
@@ -167,6 +168,9 @@ fn kernels_of_every_tier_are_compared_with_f64() {
         })
         .unwrap();
         assert_eq!(report.verdict(), Verdict::AsExpected, "{filter}: {report:?}");
+        let known: BTreeSet<&str> = LAUNCHED.lines().collect();
+        let kernels = &report.adapters[0].kernels;
+        assert!(!kernels.is_empty() && kernels.is_subset(&known), "{filter}: {:?}", kernels.difference(&known));
         let share = report.adapters[0].cases.iter().filter_map(|c| c.share_of_tolerance).fold(0.0, f64::max);
         assert!(share < 1.0, "{filter}: {share}");
     }
@@ -182,4 +186,73 @@ fn wrong_flags_are_told_before_a_device_is_opened() {
     place.fails("verify --adapter nosuchadapter", "adapter `nosuchadapter` not found");
     let names = place.runs("verify --list --quick --filter op/");
     assert!(names.lines().any(|name| name == "op/rms_norm/7x33"), "{names}");
+}
+
+/// The kernels that a run of `sdmoe verify` at the usual level launches on llvmpipe, from `kernels` of its `--json`.
+const LAUNCHED: &str = include_str!("../launched_by_verify.txt");
+
+/// Kernels that no case launches there, by groups, and why.
+const NOT_LAUNCHED: &[(&[&str], &str)] = &[
+    (
+        &["gemm_cooperative", "grouped_gemm_cooperative", "grouped_weight_gradient_cooperative"],
+        "cases of matrix units launch them on adapters that have some",
+    ),
+    (
+        &[
+            "grouped_gemm_subgroup_scalar_c",
+            "left_factors_rows",
+            "pad",
+            "spectral_adam_follow_rows",
+            "spectral_adam_rows",
+            "spectral_apply_rows",
+            "spectral_products_rows",
+            "sum_blocks_rows",
+        ],
+        "for software adapters without 64-bit integers, where the same cases launch them",
+    ),
+    (
+        &[
+            "grouped_gemm_subgroup_u64_scalar_c",
+            "grouped_weight_gradient_plain_scalar_c",
+            "grouped_weight_gradient_subgroup_scalar_c",
+            "grouped_weight_gradient_subgroup_u64_along",
+            "grouped_weight_gradient_subgroup_u64_along_scalar_c",
+            "grouped_weight_gradient_subgroup_u64_scalar_c",
+            "grouped_weight_gradient_workgroup_4x4_scalar_c",
+            "grouped_weight_gradient_workgroup_8x4_scalar_c",
+            "grouped_weight_gradient_workgroup_8x8_scalar_c",
+        ],
+        "of the family, but no product of that form has rows that would choose them",
+    ),
+    (
+        &[
+            "combine_backward_workgroup_u64",
+            "combine_workgroup_u64",
+            "permute_backward_workgroup_u64",
+            "permute_workgroup_u64",
+            "rms_norm_dx_workgroup_u64",
+            "rms_norm_workgroup_u64",
+            "sigmoid_gate_backward_workgroup_u64",
+            "sigmoid_gate_workgroup_u64",
+        ],
+        "for rows of a million elements and more on a software adapter",
+    ),
+    (
+        &["round_into_u64"],
+        "of the family, for a target in f32; only targets in f16 are rounded into, which are not stored as u64",
+    ),
+];
+
+#[test]
+fn every_kernel_is_launched_by_a_case_of_verify_or_has_a_reason_why_not() {
+    let launched: BTreeSet<&str> = LAUNCHED.lines().collect();
+    let excepted: BTreeSet<&str> = NOT_LAUNCHED.iter().flat_map(|(names, _)| names.iter().copied()).collect();
+    let all: BTreeSet<&str> = sdmoe::low_level::catalog::kernels().iter().map(|variant| variant.kernel.name).collect();
+    let known: BTreeSet<&str> = launched.union(&excepted).copied().collect();
+    let missing: Vec<_> = all.difference(&known).collect();
+    assert!(missing.is_empty(), "no case launches {missing:?}: add one, run `sdmoe verify --json`, and add the names");
+    let gone: Vec<_> = known.difference(&all).collect();
+    assert!(gone.is_empty(), "there are no such kernels: {gone:?}");
+    let both: Vec<_> = launched.intersection(&excepted).collect();
+    assert!(both.is_empty(), "cases launch {both:?}, which are excepted");
 }

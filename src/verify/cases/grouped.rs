@@ -1,18 +1,21 @@
 //! Products of rows grouped by expert, and the experts' weight gradients.
 
+use super::products::Forced;
 use super::routed::{HostGroups, groups};
 use super::sizes;
 use crate::autograd::Array;
 use crate::error::Result;
+use crate::gpu::Tier;
 use crate::kernels::gemm::Trans::{N, T};
 use crate::kernels::grouped::{grouped_gemm, grouped_gemm_onto, grouped_weight_gradient};
+use crate::kernels::shapes::SHAPES;
 use crate::verify::Level::{Quick, Usual};
 use crate::verify::context::{Case, Context, Findings, Guarded};
 
 /// All of them: rows of each expert, m, n, tiles without expert.
-pub(super) fn cases() -> Vec<Case> {
+pub(super) fn cases(tier: Tier) -> Vec<Case> {
     // The last are few, which kernels of their own take on GPUs.
-    let counts: [&[usize]; 8] = [
+    let counts: [&'static [usize]; 8] = [
         &[1],
         &[70],
         &[0, 5, 0, 33, 1],
@@ -24,13 +27,25 @@ pub(super) fn cases() -> Vec<Case> {
     ];
     let mut all = Vec::new();
     for (i, counts) in counts.into_iter().enumerate() {
-        for (j, (m, n)) in [(1, 1), (5, 7), (8, 4), (36, 20), (45, 56), (40, 65)].into_iter().enumerate() {
+        for (j, (m, n)) in [(1, 1), (5, 7), (8, 4), (36, 20), (45, 56), (40, 65), (36, 56)].into_iter().enumerate() {
             // Each once aligned and once not.
             let level = if (i == 2 && j == 3) || (i == 6 && j == 1) || (i == 7 && j == 3) { Quick } else { Usual };
             for spare in [0, 2] {
                 let name = format!("grouped/products/{} rows, {}, spare {spare}", sizes(counts), sizes(&[m, n]));
                 let level = if spare == 0 && level == Quick { Usual } else { level };
                 all.push(Case::new(level, name, move |context| verify(context, counts, spare, m, n)));
+            }
+        }
+    }
+    // In every shape of GPUs' tiles, those that suit tiles of experts; the others choose for themselves.
+    if tier == Tier::Gpu {
+        for (i, shape) in SHAPES.iter().enumerate() {
+            for (m, n) in [(36, 20), (45, 56), (5, 7)] {
+                let name = format!("grouped/tiles/{shape}, {}", sizes(&[m, n]));
+                all.push(Case::new(Usual, name, move |context| {
+                    let _forced = Forced::new(&context.gpu, i, 1);
+                    verify(context, &[17, 3, 140, 0, 96, 2], 2, m, n)
+                }));
             }
         }
     }

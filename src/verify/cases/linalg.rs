@@ -128,12 +128,15 @@ fn angles(context: &Context) -> Result<Findings> {
     let (a, b) = (context.upload(&a)?, context.upload(&b)?);
     let parts = context.twice("angles", &mut found, || {
         let (angles, cosines) = (subspace::angles(&a, &b)?, subspace::cosines(&a, &b)?);
-        Ok(vec![block_on(angles.to_f32())?, block_on(cosines.to_f32())?])
+        let similarity = subspace::similarity(&a, &b)?;
+        Ok(vec![block_on(angles.to_f32())?, block_on(cosines.to_f32())?, block_on(similarity.to_f32())?])
     })?;
     let row = |f: fn(f64) -> f64| Array::new(&[r], want.iter().map(|&t| f(t)).collect());
     // The bases themselves are rounded to f32: 6e-8 an element, sqrt(64) of them.
     found.compare("angles", &parts[0], &row(|t| t), 1e-6);
     found.compare("cosines", &parts[1], &row(f64::cos), 2e-6);
+    let similarity = want.iter().map(|t| t.cos().powi(2)).sum::<f64>() / r as f64;
+    found.compare("similarity", &parts[2], &Array::new(&[1], vec![similarity]), 2e-6);
     Ok(found)
 }
 

@@ -6,6 +6,8 @@
 mod attention;
 mod experts;
 mod grouped;
+#[cfg(feature = "analysis")]
+mod jacobian;
 mod large;
 mod linalg;
 mod optimizer;
@@ -15,6 +17,7 @@ mod routed;
 mod routing;
 mod rows;
 mod spectral;
+mod spectral_metrics;
 pub(super) mod training;
 mod weights16;
 
@@ -30,13 +33,16 @@ pub(super) fn cases(tier: Tier) -> Vec<Case> {
         all.extend(experts::cases(tier, f16));
     }
     all.extend(products::cases(tier));
-    all.extend(grouped::cases());
+    all.extend(grouped::cases(tier));
     all.extend(weights16::cases());
     all.extend(routing::cases());
     all.extend(reductions::cases());
     all.extend(optimizer::cases());
     all.extend(spectral::cases());
+    all.extend(spectral_metrics::cases());
     all.extend(linalg::cases());
+    #[cfg(feature = "analysis")]
+    all.extend(jacobian::cases());
     all.extend(training::cases(tier));
     all.extend(large::cases());
     let group = |case: &Case| (case.group().to_owned(), case.variant.clone());

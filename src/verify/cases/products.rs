@@ -86,10 +86,10 @@ impl Product {
 }
 
 /// Sets the shape of the products' tiles as long as it lives.
-struct Forced(Gpu);
+pub(super) struct Forced(Gpu);
 
 impl Forced {
-    fn new(gpu: &Gpu, shape: usize, splits: usize) -> Self {
+    pub(super) fn new(gpu: &Gpu, shape: usize, splits: usize) -> Self {
         gpu.force_shape(Some((shape as u32, splits as u32)));
         Self(gpu.clone())
     }

@@ -4,6 +4,7 @@ use pollster::block_on;
 
 use super::sizes;
 use crate::autograd::{Array, Op};
+use crate::error::Result;
 use crate::kernels::column_sum::column_sum_onto;
 use crate::kernels::elementwise::{axpby, fill, round_into};
 use crate::kernels::loss::{mean, token_losses};
@@ -11,7 +12,7 @@ use crate::linalg::random;
 use crate::ops::CrossEntropy;
 use crate::tensor::{DType, Tensor};
 use crate::verify::Level::{Full, Quick, Usual};
-use crate::verify::context::{Case, Findings, Guarded, Needs, indices};
+use crate::verify::context::{Case, Context, Findings, Guarded, Needs, indices};
 
 /// All of them.
 pub(super) fn cases() -> Vec<Case> {
@@ -57,24 +58,12 @@ pub(super) fn cases() -> Vec<Case> {
             Ok(found)
         }));
     }
-    all.push(Case::new(Quick, "sums/token losses/67x12", |c| {
-        let mut found = Findings::default();
-        let logits = Array::random(&[67, 12], 3 + 7919 * c.seed);
-        // Those that are not below 12 have no loss.
-        let targets = indices(67, 15, 1);
-        let y = Tensor::from_u32(&c.gpu, [67], &targets.to_u32())?;
-        let x = c.upload(&logits)?;
-        let got = c.twice("losses", &mut found, || {
-            let losses = token_losses(&x, &y)?;
-            Ok(vec![block_on(mean(&losses)?.to_f32())?, block_on(losses.to_f32())?])
-        })?;
-        found.compare("mean of the losses", &got[0], &CrossEntropy.reference(&[logits, targets.clone()]), 2e-6);
-        if got[1].iter().zip(&targets.data).any(|(loss, &target)| (*loss == 0.0) != (target >= 12.0)) {
-            found.wrong("a target beyond the vocabulary has a loss, or another has none");
-        }
-        Ok(found)
-    }));
-    for (level, count) in [(Usual, 1), (Quick, 4099), (Full, 5_000_001)] {
+    // The last is more than a thread takes of one row.
+    for (level, [rows, columns]) in [(Quick, [67, 12]), (Usual, [67, 13]), (Usual, [2, 120_008])] {
+        let name = format!("sums/token losses/{}", sizes(&[rows, columns]));
+        all.push(Case::new(level, name, move |c| losses(c, rows, columns)));
+    }
+    for (level, count) in [(Usual, 1), (Usual, 4096), (Quick, 4099), (Full, 5_000_001)] {
         all.push(Case::new(level, format!("elementwise/axpby/{count}"), move |c| {
             let (mut found, mut guards) = (Findings::default(), Findings::default());
             let (x, y) = (Array::random(&[count], 1 + c.seed), Array::random(&[count], 2 + c.seed));
@@ -137,4 +126,23 @@ pub(super) fn cases() -> Vec<Case> {
         }));
     }
     all
+}
+
+/// The losses of single tokens, and their mean.
+fn losses(c: &Context, rows: usize, columns: usize) -> Result<Findings> {
+    let mut found = Findings::default();
+    let logits = Array::random(&[rows, columns], 3 + 7919 * c.seed);
+    // Those that are beyond the columns have no loss.
+    let targets = indices(rows, columns * 5 / 4, 1);
+    let y = Tensor::from_u32(&c.gpu, [rows], &targets.to_u32())?;
+    let x = c.upload(&logits)?;
+    let got = c.twice("losses", &mut found, || {
+        let losses = token_losses(&x, &y)?;
+        Ok(vec![block_on(mean(&losses)?.to_f32())?, block_on(losses.to_f32())?])
+    })?;
+    found.compare("mean of the losses", &got[0], &CrossEntropy.reference(&[logits, targets.clone()]), 2e-6);
+    if got[1].iter().zip(&targets.data).any(|(loss, &target)| (*loss == 0.0) != (target >= columns as f64)) {
+        found.wrong("a target beyond the vocabulary has a loss, or another has none");
+    }
+    Ok(found)
 }

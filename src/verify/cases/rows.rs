@@ -216,6 +216,10 @@ pub(super) fn cases(tier: Tier, f16: bool) -> Vec<Case> {
             let x = Array::random(&[33, 100], 5 + c.seed).map(|x| f64::from((40.0 * x + 300.0) as f32));
             (CrossEntropy, vec![Input::Tracked(x), Input::Index(Array::from_fn(&[33], |_| 50.0))])
         });
+        // More than a thread takes of one row.
+        cases.op(Usual, "op/cross_entropy/2x120008".into(), (0.0, 0.0), |c, kind| {
+            (CrossEntropy, vec![kind.random(c, &[2, 120_008], 1), Input::Index(indices(2, 120_008, 2))])
+        });
     }
     cases.all
 }

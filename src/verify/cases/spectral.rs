@@ -19,9 +19,9 @@ use crate::tensor::Tensor;
 use crate::verify::Level::{self, Quick, Usual};
 use crate::verify::context::{Case, Context, Findings};
 
-type Mat = DMatrix<f64>;
+pub(super) type Mat = DMatrix<f64>;
 /// Layers, experts, rows, columns, rank.
-type Sizes = [usize; 5];
+pub(super) type Sizes = [usize; 5];
 
 /// All of them.
 pub(super) fn cases() -> Vec<Case> {
@@ -130,7 +130,7 @@ fn matrices(x: &Tensor) -> Result<Vec<Mat>> {
 }
 
 /// The layer as it stands on the device.
-fn read(set: &ParamSet, optimizer: &Optimizer, layer: usize) -> Result<(Mat, Vec<Mat>, Mat, Mat)> {
+pub(super) fn read(set: &ParamSet, optimizer: &Optimizer, layer: usize) -> Result<(Mat, Vec<Mat>, Mat, Mat)> {
     let state = optimizer.state()?;
     let part = |name: &str| -> Result<Mat> {
         let name = format!("spectral.gate.{layer}.{name}");
@@ -145,25 +145,52 @@ fn read(set: &ParamSet, optimizer: &Optimizer, layer: usize) -> Result<(Mat, Vec
     Ok((w_c, w_u, part("u")?, part("v")?))
 }
 
-/// Seven steps with two refreshes, all parts compared after each.
-fn steps(context: &Context, shape: Sizes, config: SpectralConfig, rule: Rule) -> Result<Findings> {
-    let [layers, e, m, n, k] = shape;
-    let mut found = Findings::default();
-    // Epsilon far above the rounding of a gradient: a first direction g / (|g| + eps) makes of an error in g one over eps as large.
-    let adam = OptimizerConfig { rule, clip: 1.0, eps: 1e-5, ..OptimizerConfig::default() };
-    let seed = 7919 * context.seed;
+/// Experts with random matrices, in the order of their layers, and their optimizer.
+pub(super) fn start(
+    context: &Context,
+    [layers, e, m, n, _]: Sizes,
+    config: &SpectralConfig,
+    adam: &OptimizerConfig,
+) -> Result<(ParamSet, Optimizer)> {
     let mut builder = ParamBuilder::default();
     for layer in 0..layers {
         builder.add(format!("layers.{layer}.gate"), Group::Experts(ExpertMatrix::Gate), &[e, m, n], Init::Zeros);
     }
     let set = builder.build(&context.gpu)?;
     for (i, param) in set.iter().enumerate() {
-        let z = Array::random(param.value.dims(), 10 + i as u64 + seed).map(|x| x / (m as f64).sqrt());
+        let z = Array::random(param.value.dims(), 10 + i as u64 + 7919 * context.seed).map(|x| x / (m as f64).sqrt());
         param.value.write_f32(&z.to_f32())?;
     }
+    let setup = SpectralSetup { config, init: SpectralInit::Fresh, seed: 7, tokens_per_expert: f64::INFINITY };
+    let optimizer = Optimizer::new(&context.gpu, &set, adam, setup)?;
+    Ok((set, optimizer))
+}
+
+/// Gives the experts the gradients of a step; those of each layer.
+pub(super) fn gradients(context: &Context, set: &ParamSet, [_, _, m, n, _]: Sizes, step: u64) -> Result<Vec<Vec<Mat>>> {
+    let seed = step * 100 + 7919 * context.seed;
+    let of_layer = |(i, param): (usize, &Param)| {
+        let noise = Array::random(param.value.dims(), i as u64 + seed);
+        let shared = Array::random(&[m * n], 50 + i as u64 + seed);
+        // Sizes that differ from step to step: AdamW would not notice a common factor.
+        let g = Array::from_fn(param.value.dims(), |j| {
+            step as f64 * (0.1 * noise.data[j] + 0.05 * shared.data[j % (m * n)])
+        });
+        trained(&param.gradient)?.write_f32(&g.to_f32())?;
+        let matrix = |c: &[f32]| Mat::from_row_iterator(m, n, c.iter().map(|&x| f64::from(x)));
+        Ok(g.to_f32().chunks(m * n).map(matrix).collect())
+    };
+    set.iter().enumerate().map(of_layer).collect()
+}
+
+/// Seven steps with two refreshes, all parts compared after each.
+fn steps(context: &Context, shape: Sizes, config: SpectralConfig, rule: Rule) -> Result<Findings> {
+    let [layers, e, m, n, k] = shape;
+    let mut found = Findings::default();
+    // Epsilon far above the rounding of a gradient: a first direction g / (|g| + eps) makes of an error in g one over eps as large.
+    let adam = OptimizerConfig { rule, clip: 1.0, eps: 1e-5, ..OptimizerConfig::default() };
     let config = SpectralConfig { rank: k, ..config }.resolved();
-    let setup = SpectralSetup { config: &config, init: SpectralInit::Fresh, seed: 7, tokens_per_expert: f64::INFINITY };
-    let mut optimizer = Optimizer::new(&context.gpu, &set, &adam, setup)?;
+    let (set, mut optimizer) = start(context, shape, &config, &adam)?;
     let mut want = Vec::new();
     for layer in 0..layers {
         let (w_c, w_u, u, v) = read(&set, &optimizer, layer)?;
@@ -173,19 +200,7 @@ fn steps(context: &Context, shape: Sizes, config: SpectralConfig, rule: Rule) ->
     for step in 1..=7u64 {
         let mut square = 0.0;
         let mut split = Vec::new();
-        for (i, (param, layer)) in set.iter().zip(&want).enumerate() {
-            let noise = Array::random(param.value.dims(), step * 100 + i as u64 + seed);
-            let shared = Array::random(&[m * n], step * 100 + 50 + i as u64 + seed);
-            // Sizes that differ from step to step: AdamW would not notice a common factor.
-            let g = Array::from_fn(param.value.dims(), |j| {
-                step as f64 * (0.1 * noise.data[j] + 0.05 * shared.data[j % (m * n)])
-            });
-            trained(&param.gradient)?.write_f32(&g.to_f32())?;
-            let g: Vec<Mat> = g
-                .to_f32()
-                .chunks(m * n)
-                .map(|c| Mat::from_row_iterator(m, n, c.iter().map(|&x| f64::from(x))))
-                .collect();
+        for (g, layer) in gradients(context, &set, shape, step)?.iter().zip(&want) {
             let share = if config.common_gradient == CommonGradient::Sum { 1.0 } else { 1.0 / e as f64 };
             let common: Mat = g.iter().map(|g| layer.common(g)).sum::<Mat>() * share;
             let unique: Vec<Mat> = g.iter().map(|g| layer.unique(g)).collect();

@@ -8,7 +8,7 @@ use crate::checkpoint::TensorToSave;
 use crate::data::{Batch, Batches};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Tier};
-use crate::nn::config::{Precision, Preset};
+use crate::nn::config::{GradientForm, Precision, Preset};
 use crate::tensor::Tensor;
 use crate::train::config::RunConfig;
 use crate::train::resume::restore;
@@ -40,9 +40,9 @@ pub(in crate::verify) fn reference() -> (RunConfig, Vec<u8>, &'static [f64]) {
 }
 
 /// Each loss of ten steps against f64: the whole model, forward, backward and optimizer.
-fn losses(context: &Context) -> Result<Findings> {
+fn losses(context: &Context, config: &RunConfig) -> Result<Findings> {
     let mut found = Findings::default();
-    let mut trainer = Trainer::new(&context.gpu, &config())?;
+    let mut trainer = Trainer::new(&context.gpu, config)?;
     let got = train(&mut trainer, STEPS)?;
     for (step, (got, want)) in got.iter().zip(LOSSES).enumerate() {
         found.at_most(
@@ -62,7 +62,13 @@ pub(super) fn cases(tier: Tier) -> Vec<Case> {
     };
     let half = || format!("{} f16", tier.name());
     vec![
-        Case::new(Quick, "training/losses/decoupled", losses),
+        Case::new(Quick, "training/losses/decoupled", |c| losses(c, &config())),
+        // The same split in another order of its products.
+        Case::new(Usual, "training/losses/token space", |c| {
+            let mut config = config();
+            config.spectral.gradient_form = GradientForm::TokenSpace;
+            losses(c, &config)
+        }),
         Case::new(Usual, "training/repeats/decoupled", |c| repeats(c, &config())),
         Case::new(Usual, "training/repeats/f16", move |c| repeats(c, &f16())).needs(Needs::F16).variant(half()),
         Case::new(Quick, "training/resumes/decoupled", |c| resumes(c, &config())),
