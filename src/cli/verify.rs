@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::checkpoint::write_file_atomically;
 use crate::error::{Error, Result};
-use crate::gpu::GpuOptions;
+use crate::gpu::{AdapterChoice, GpuOptions};
 use crate::verify::{self, CaseReport, Event, Host, Level, Options, Outcome, Report, Verdict};
 
 use super::device::DeviceArgs;
@@ -24,6 +24,10 @@ pub(super) struct Args {
     /// Every adapter of the machine
     #[arg(long, conflicts_with = "adapter")]
     all: bool,
+    /// Another adapter, by a part of its name or by its index, on which each case runs too: how it ends there, and how far
+    /// the results are apart
+    #[arg(long, value_name = "NAME|INDEX")]
+    reference: Option<String>,
     /// Only the cases whose name contains this
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
@@ -83,6 +87,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let mut options = Options::default();
     options.gpu = GpuOptions { matrix_units: args.matrix_units, ..args.device.options() };
     options.all = args.all;
+    options.reference = args.reference.as_deref().map(AdapterChoice::from);
     options.filter.clone_from(&args.filter);
     options.level = level;
     options.seed = args.seed;
@@ -135,6 +140,7 @@ fn told(case: &CaseReport) -> String {
         Outcome::KnownFailure { message, reason } => format!("{name}: known failure: {message}; {reason}\n"),
         _ => String::new(),
     };
+    text.extend(verify::beside(case).map(|there| format!("{name}: {there}\n")));
     text.extend(case.notes.iter().map(|note| format!("{name}: {note}\n")));
     text
 }

@@ -25,6 +25,8 @@ const GUARD: usize = 1024;
 pub(super) struct Context {
     pub gpu: Gpu,
     pub seed: u64,
+    /// Whether results are kept for a comparison.
+    pub keeps_results: bool,
 }
 
 /// The results of a case's comparisons.
@@ -34,6 +36,8 @@ pub(super) struct Findings {
     pub worst: Option<Deviation>,
     /// The first thing that is wrong.
     pub wrong: Option<String>,
+    /// The results that were repeated, as they were the first time.
+    pub results: Vec<Vec<f32>>,
     /// Notes for a person, which decide nothing.
     pub notes: Vec<String>,
     /// The shader with its buffers, where one of the case's own failed.
@@ -151,6 +155,9 @@ impl Context {
         self.gpu.fill_free(POISONED_BYTES, POISON)?;
         let second = run()?;
         found.repeats(what, &first, &second);
+        if self.keeps_results {
+            found.results.extend_from_slice(&first);
+        }
         Ok(first)
     }
 

@@ -269,6 +269,7 @@ mod tests {
             worst_error: None,
             share_of_tolerance: None,
             seconds: 0.0,
+            reference: None,
             notes: Vec::new(),
         };
         let path = write(place.path(), &header, &case, adapter.tier, &Options::default(), None).unwrap();

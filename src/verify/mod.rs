@@ -16,6 +16,7 @@ mod header;
 mod known;
 mod one;
 mod probes;
+mod reference;
 mod render;
 mod report;
 mod runner;
@@ -26,11 +27,12 @@ use std::time::Duration;
 
 pub use dump::{Replayed, replay, write_shader};
 pub use header::{Header, Host};
-pub use render::{junit, line, markdown};
-pub use report::{AdapterResult, CaseReport, Outcome, Report, Verdict};
+pub use reference::Difference;
+pub use render::{beside, junit, line, markdown};
+pub use report::{AdapterResult, Beside, CaseReport, Outcome, Report, Verdict};
 pub use runner::{names, run};
 
-use crate::gpu::GpuOptions;
+use crate::gpu::{AdapterChoice, GpuOptions};
 
 /// How much is verified.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -64,6 +66,8 @@ pub struct Options {
     pub gpu: GpuOptions,
     /// Every adapter of the machine instead.
     pub all: bool,
+    /// Another adapter, on which each case also runs: how it ends there, and how far the results are apart.
+    pub reference: Option<AdapterChoice>,
     /// Only cases whose name contains this.
     pub filter: Option<String>,
     /// How much.
@@ -81,6 +85,7 @@ impl Default for Options {
         Self {
             gpu: GpuOptions::default(),
             all: false,
+            reference: None,
             filter: None,
             level: Level::default(),
             seed: 1,

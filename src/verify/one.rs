@@ -53,7 +53,7 @@ enum Ended {
 /// Runs `case` in a thread of its own, for at most the options' time.
 fn attempt(case: Case, gpu: Gpu, options: &Options) -> Ended {
     let (sender, receiver) = channel();
-    let context = Context { gpu, seed: options.seed };
+    let context = Context { gpu, seed: options.seed, keeps_results: options.reference.is_some() };
     let work = move || {
         let result =
             catch_unwind(AssertUnwindSafe(|| (case.work)(&context).and_then(|f| context.gpu.check().map(|()| f))));
@@ -86,6 +86,15 @@ fn attempt(case: Case, gpu: Gpu, options: &Options) -> Ended {
 /// Begins the message of a case that took too long.
 pub(super) const HUNG: &str = "no end after ";
 
+/// A case that ran, or could not.
+pub(super) struct Ran {
+    pub(super) report: CaseReport,
+    /// The shader with its buffers, where one of the case's own failed.
+    pub(super) evidence: Option<Box<Evidence>>,
+    /// Its results, where somebody compares them.
+    pub(super) results: Vec<Vec<f32>>,
+}
+
 /// Runs one case, unless something is in its way.
 pub(super) fn one(
     case: Case,
@@ -95,7 +104,7 @@ pub(super) fn one(
     hung: Option<&str>,
     options: &Options,
     on: &mut dyn FnMut(Event<'_>),
-) -> (CaseReport, Option<Box<Evidence>>) {
+) -> Ran {
     let started = Instant::now();
     let name = case.name.clone();
     let variant = match &case.variant {
@@ -109,10 +118,13 @@ pub(super) fn one(
         worst_error: None,
         share_of_tolerance: None,
         seconds: 0.0,
+        reference: None,
         notes: Vec::new(),
     };
-    let not_run =
-        |report: CaseReport, reason: String| (CaseReport { outcome: Outcome::NotRun { reason }, ..report }, None);
+    let not_run = |report: CaseReport, reason: String| {
+        let report = CaseReport { outcome: Outcome::NotRun { reason }, ..report };
+        Ran { report, evidence: None, results: Vec::new() }
+    };
     if let Some(before) = hung {
         return not_run(report, format!("{before}, of the same group, did not end"));
     }
@@ -123,7 +135,7 @@ pub(super) fn one(
     if let Some(lacks) = case.lacks(&gpu) {
         return not_run(report, lacks);
     }
-    let mut evidence = None;
+    let (mut evidence, mut results) = (None, Vec::new());
     let mut reopen = true;
     gpu.start_noting();
     let message = match attempt(case, gpu.clone(), options) {
@@ -135,7 +147,7 @@ pub(super) fn one(
                 report.share_of_tolerance = Some(worst.error / worst.allowed).filter(|s| s.is_finite());
             }
             report.notes = found.notes;
-            evidence = found.evidence;
+            (evidence, results) = (found.evidence, found.results);
             found.wrong
         }
         Ended::Error(error) => Some(error.to_string()),
@@ -157,7 +169,7 @@ pub(super) fn one(
         (Some(message), Some(entry)) => Outcome::KnownFailure { message, reason: entry.reason() },
         (Some(message), None) => Outcome::Failed { message },
     };
-    (report, evidence)
+    Ran { report, evidence, results }
 }
 
 /// Runs the case of this name alone, on one tier; none where there is no such case.
@@ -170,7 +182,7 @@ pub(super) fn again(name: &str, variant: &str, tier: Tier, options: &Options) ->
     let Some(position) = all.iter().position(same) else { return Ok(None) };
     let wanted = GpuOptions { tier: Some(tier), ..options.gpu.clone() };
     let mut device = Device::new(wanted);
-    Ok(Some(one(all.swap_remove(position), tier, &header, &mut device, None, options, &mut |_| {}).0))
+    Ok(Some(one(all.swap_remove(position), tier, &header, &mut device, None, options, &mut |_| {}).report))
 }
 
 /// The launches of a case, which runs once more for that on a fresh device; none where it has none or does not end.

@@ -22,29 +22,46 @@ pub fn markdown(report: &Report) -> String {
         for (name, value) in adapter.header.lines(&report.host) {
             let _ = writeln!(text, "| {name} | {} |", cell(&value));
         }
-        text.push_str(
-            "\n| cases | kernels | passed | failed | known | not run | worst, of its tolerance | seconds |\n",
+        let (head, rule) = match &adapter.reference {
+            Some(other) => {
+                let _ = writeln!(text, "| reference | {} |", cell(other));
+                (" differs from the reference by |", "---|")
+            }
+            None => ("", ""),
+        };
+        let _ = writeln!(
+            text,
+            "\n| cases | kernels | passed | failed | known | not run | worst, of its tolerance | seconds |{head}\n\
+             |---|---|---|---|---|---|---|---|{rule}"
         );
-        text.push_str("|---|---|---|---|---|---|---|---|\n");
         for group in groups(adapter) {
             let line = Totals::of(group);
             let share = line.share.map_or(String::new(), |share| format!("{share:.3}"));
             let _ = writeln!(
                 text,
-                "| {} | {} | {} | {} | {} | {} | {share} | {:.2} |",
+                "| {} | {} | {} | {} | {} | {} | {share} | {:.2} |{}",
                 group[0].group(),
                 group[0].variant,
                 line.passed,
                 line.failed,
                 line.known,
                 line.not_run,
-                line.seconds
+                line.seconds,
+                if adapter.reference.is_some() { format!(" {} |", line.difference()) } else { String::new() }
             );
         }
         let told = adapter.cases.iter().filter_map(|case| Some((case, why(case)?)));
         let told: Vec<String> = told
             .map(|(case, why)| {
-                format!("- {}: `{}` ({}): {}\n", case.outcome.name(), case.name, case.variant, cell(&why))
+                let there = beside(case).map_or(String::new(), |there| format!("; {there}"));
+                format!(
+                    "- {}: `{}` ({}): {}{}\n",
+                    case.outcome.name(),
+                    case.name,
+                    case.variant,
+                    cell(&why),
+                    cell(&there)
+                )
             })
             .collect();
         if !told.is_empty() {
@@ -74,6 +91,16 @@ pub(super) fn why(case: &CaseReport) -> Option<String> {
     }
 }
 
+/// What became of a case on the reference that failed on either.
+pub fn beside(case: &CaseReport) -> Option<String> {
+    let there = &case.reference.as_ref()?.outcome;
+    let fails = |outcome: &Outcome| matches!(outcome, Outcome::Failed { .. } | Outcome::KnownFailure { .. });
+    (fails(there) || fails(&case.outcome)).then(|| match there {
+        Outcome::Failed { message } => format!("on the reference: failed: {message}"),
+        other => format!("on the reference: {}", other.name()),
+    })
+}
+
 /// The cases by group and variant, which follow each other.
 fn groups(adapter: &AdapterResult) -> impl Iterator<Item = &[CaseReport]> {
     adapter.cases.chunk_by(|a, b| a.group() == b.group() && a.variant == b.variant)
@@ -87,6 +114,8 @@ struct Totals {
     not_run: usize,
     share: Option<f64>,
     seconds: f64,
+    /// The largest difference from the reference, of the cases that were compared, and how many elements have other bits.
+    difference: Option<(f64, usize)>,
 }
 
 impl Totals {
@@ -99,6 +128,20 @@ impl Totals {
             not_run: count("not run"),
             share: cases.iter().filter_map(|case| case.share_of_tolerance).reduce(f64::max),
             seconds: cases.iter().map(|case| case.seconds).sum(),
+            difference: cases
+                .iter()
+                .filter_map(|case| case.reference.as_ref()?.difference)
+                .map(|difference| (difference.largest, difference.elements))
+                .reduce(|(a, m), (b, n)| (a.max(b), m + n)),
+        }
+    }
+
+    /// The difference in words; nothing where nothing was compared.
+    fn difference(&self) -> String {
+        match self.difference {
+            None => String::new(),
+            Some((_, 0)) => "0".into(),
+            Some((largest, _)) => format!("{largest:.1e}"),
         }
     }
 }
@@ -114,7 +157,9 @@ pub fn line(cases: &[CaseReport]) -> String {
             let _ = write!(text, ", {count} {what}");
         }
     }
-    format!("{text:<62} {share:>24} {:>7.2} s", totals.seconds)
+    let difference = totals.difference();
+    let difference = if difference.is_empty() { difference } else { format!("  reference: {difference}") };
+    format!("{text:<62} {share:>24} {:>7.2} s{difference}", totals.seconds)
 }
 
 /// Text in XML.

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::Level;
 use super::header::{Header, Host};
+use super::reference::Difference;
 
 /// How a case ended.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -62,6 +63,9 @@ pub struct CaseReport {
     pub share_of_tolerance: Option<f64>,
     /// Seconds that it took, the reference on the CPU included.
     pub seconds: f64,
+    /// The same case on the adapter that [`super::Options::reference`] names; none where it cannot run there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference: Option<Beside>,
     /// Notes that decide nothing: how a driver behaves where WGSL leaves it free.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -74,12 +78,26 @@ impl CaseReport {
     }
 }
 
+/// A case on another adapter.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Beside {
+    /// How it ended there.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// How far the results are apart; none for a case that compares something else than numbers it repeats.
+    pub difference: Option<Difference>,
+}
+
 /// The results on one adapter.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct AdapterResult {
     /// The adapter.
     pub header: Header,
+    /// The adapter and driver that its results were set beside.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
     /// The cases, in the order in which they ran.
     pub cases: Vec<CaseReport>,
     /// The kernels that the cases launched, by name; those of cases that failed or opened a device of their own left out.
@@ -163,6 +181,7 @@ mod tests {
             worst_error: None,
             share_of_tolerance: None,
             seconds: 0.0,
+            reference: None,
             notes: Vec::new(),
         };
         assert_eq!(case("op/rms_norm/7x33").group(), "op/rms_norm");

@@ -8,9 +8,10 @@ use pollster::block_on;
 use super::cases;
 use super::context::Case;
 use super::dump;
-use super::header::{Host, header};
-use super::one::{Device, HUNG, one};
-use super::report::{AdapterResult, CaseReport, Outcome, Report};
+use super::header::{Header, Host, header};
+use super::one::{Device, HUNG, Ran, one};
+use super::reference::Difference;
+use super::report::{AdapterResult, Beside, CaseReport, Outcome, Report};
 use super::{Event, Options, probes};
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, AdapterReport, GpuOptions, Tier, adapters};
@@ -28,8 +29,10 @@ pub fn run(options: &Options, on: &mut dyn FnMut(Event<'_>)) -> Result<Report> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let mut report =
         Report { host: Host::new(), level: options.level, seed: options.seed, unix_time: since, adapters: Vec::new() };
+    let reference = options.reference.as_ref().map(|choice| choice.among(&found)).transpose()?.map(|i| &found[i]);
     for adapter in chosen {
-        report.adapters.push(verify(adapter, plan(adapter, options)?, options, on)?);
+        let beside = reference.map(|other| Reference::new(other, options)).transpose()?;
+        report.adapters.push(verify(adapter, plan(adapter, options)?, beside, options, on)?);
     }
     Ok(report)
 }
@@ -73,10 +76,57 @@ fn plan(adapter: &AdapterReport, options: &Options) -> Result<Vec<(Tier, Vec<Cas
     Ok(plan)
 }
 
-/// Verifies one adapter with the cases of `plan`.
+/// Another adapter with its cases, which run one by one beside those of the adapter that is verified.
+struct Reference {
+    header: Header,
+    plan: Vec<(Tier, Vec<Case>)>,
+    /// The device of this tier.
+    device: Option<(Tier, Device)>,
+    /// Tier, group and name of a case that hung.
+    hung: Option<(Tier, String, String)>,
+}
+
+impl Reference {
+    /// Its cases are those of the options that it can run.
+    fn new(adapter: &AdapterReport, options: &Options) -> Result<Self> {
+        let header = block_on(header(adapter))?;
+        let wanted = |tier: &Tier| adapter.runs(*tier);
+        let plan = plan(adapter, options)?.into_iter().filter(|(tier, _)| wanted(tier)).collect();
+        Ok(Self { header, plan, device: None, hung: None })
+    }
+
+    /// Runs the case of this name and variant, where there is one.
+    fn run(&mut self, name: &str, variant: Option<&str>, tier: Tier, options: &Options) -> Option<Ran> {
+        let same = |case: &Case| case.name == name && case.variant.as_deref() == variant;
+        let mut of_tier = self.plan.iter_mut().filter(|(other, _)| *other == tier);
+        let case = of_tier.find_map(|(_, cases)| cases.iter().position(same).map(|i| cases.remove(i)))?;
+        let group = case.group().to_owned();
+        if self.device.as_ref().is_none_or(|(open, _)| *open != tier) {
+            let adapter = AdapterChoice::Index(self.header.adapter.index);
+            let matrix_units = options.gpu.matrix_units && tier == Tier::Gpu && self.header.adapter.matrix_units;
+            let device = GpuOptions { adapter, tier: Some(tier), matrix_units, ..options.gpu.clone() };
+            self.device = Some((tier, Device::new(device)));
+        }
+        let (_, device) = self.device.as_mut()?;
+        let hung = self.hung.as_ref().filter(|(t, g, _)| *t == tier && *g == group).map(|(_, _, name)| name.as_str());
+        let ran = one(case, tier, &self.header, device, hung, options, &mut |_| {});
+        if hangs(&ran.report) {
+            self.hung = Some((tier, group, name.to_owned()));
+        }
+        Some(ran)
+    }
+}
+
+/// Whether a case took too long.
+fn hangs(case: &CaseReport) -> bool {
+    matches!(&case.outcome, Outcome::Failed { message } if message.starts_with(HUNG))
+}
+
+/// Verifies one adapter with the cases of `plan`, beside another where one is named.
 fn verify(
     adapter: &AdapterReport,
     plan: Vec<(Tier, Vec<Case>)>,
+    mut beside: Option<Reference>,
     options: &Options,
     on: &mut dyn FnMut(Event<'_>),
 ) -> Result<AdapterResult> {
@@ -106,14 +156,21 @@ fn verify(
                 }
                 (group, first, hung, dumped) = (case.group().to_owned(), cases.len(), None, false);
             }
-            let (mut one, evidence) = one(case, tier, &header, &mut device, hung.as_deref(), options, on);
+            let (name, variant) = (case.name.clone(), case.variant.clone());
+            let Ran { report: mut one, evidence, results } =
+                one(case, tier, &header, &mut device, hung.as_deref(), options, on);
+            let other = beside.as_mut().and_then(|other| other.run(&name, variant.as_deref(), tier, options));
+            one.reference = other.map(|other| Beside {
+                outcome: other.report.outcome,
+                difference: Difference::between(&results, &other.results),
+            });
             // A group's smallest shape comes first, so that what fails first is the smallest that does.
             if let (Outcome::Failed { .. }, Some(folder), false) = (&one.outcome, &options.dump, dumped) {
                 let path = dump::write(folder, &header, &one, tier, options, evidence.as_deref())?;
                 one.notes.push(format!("run it again alone: sdmoe verify --replay {}", path.display()));
                 dumped = true;
             }
-            if matches!(&one.outcome, Outcome::Failed { message } if message.starts_with(HUNG)) {
+            if hangs(&one) {
                 hung = Some(one.name.clone());
             }
             on(Event::Case(&one));
@@ -122,7 +179,8 @@ fn verify(
         on(Event::Group(&cases[first..]));
         kernels.extend(device.kernels);
     }
-    Ok(AdapterResult { header, cases, kernels, seconds: started.elapsed().as_secs_f64() })
+    let reference = beside.map(|other| other.header.title());
+    Ok(AdapterResult { header, reference, cases, kernels, seconds: started.elapsed().as_secs_f64() })
 }
 
 #[cfg(test)]
@@ -148,7 +206,7 @@ mod tests {
                 reopened.push(name.to_owned());
             }
         };
-        let result = verify(adapter, vec![(adapter.tier, cases)], &options, &mut on).unwrap();
+        let result = verify(adapter, vec![(adapter.tier, cases)], None, &options, &mut on).unwrap();
         (result.cases, reopened)
     }
 

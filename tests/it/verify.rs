@@ -256,3 +256,32 @@ fn every_kernel_is_launched_by_a_case_of_verify_or_has_a_reason_why_not() {
     let both: Vec<_> = launched.intersection(&excepted).collect();
     assert!(both.is_empty(), "cases launch {both:?}, which are excepted");
 }
+
+#[test]
+fn a_case_runs_beside_another_adapter_and_tells_how_far_they_are_apart() {
+    let place = Place::new();
+    // The only adapter that every machine of the tests has: itself.
+    let index = crate::common::gpu().adapter().index;
+    let args =
+        format!("verify --quick --filter op/add --adapter {index} --reference {index} --json r.json --markdown r.md");
+    let text = output(&place, &args, 0);
+    assert!(text.contains("reference: 0"), "{text}");
+    let report: Value = serde_json::from_str(&place.read("r.json")).unwrap();
+    let adapter = &report["adapters"][0];
+    let cases = adapter["cases"].as_array().unwrap();
+    let ran = cases.iter().filter(|case| case["outcome"] == "passed");
+    let mut compared = 0;
+    for case in ran {
+        let beside = &case["reference"];
+        assert_eq!((&beside["outcome"], &beside["difference"]["elements"]), (&"passed".into(), &0.into()), "{case}");
+        assert!(beside["difference"]["of"].as_u64() > Some(0) && beside["difference"]["largest"] == 0.0, "{case}");
+        compared += 1;
+    }
+    assert!(compared > 0 && adapter["reference"].as_str().unwrap().contains("("), "{adapter}");
+    let markdown = place.read("r.md");
+    assert!(
+        markdown.contains("| differs from the reference by |") && markdown.contains("| reference | "),
+        "{markdown}"
+    );
+    place.fails("verify --quick --filter op/add --reference nosuchadapter", "adapter `nosuchadapter` not found");
+}
