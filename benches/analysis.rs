@@ -75,7 +75,7 @@ fn reading(path: &Path) -> Duration {
 }
 
 fn layer(experts: usize, products: Products) -> sdmoe::Result<()> {
-    let folder = tempfile::tempdir_in(".").expect("a temporary folder");
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary folder");
     let path = folder.path().join("layer.bf16");
     write(&path, 3 * experts);
     let from_disk = evict(&path).then(|| reading(&path));

@@ -56,9 +56,9 @@ fn best(mut round: impl FnMut()) -> f64 {
 }
 
 fn main() -> sdmoe::Result<()> {
-    let gpu = pollster::block_on(Gpu::open(&GpuOptions::default()))?;
+    let gpu = pollster::block_on(Gpu::open(&GpuOptions::default()));
     for layout in [Layout::PerExpert, Layout::Fused] {
-        let folder = tempfile::tempdir_in(".").expect("a temporary folder");
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary folder");
         let bytes = write(folder.path(), layout).expect("room on the disk") as f64;
         let mut block = vec![0; 1 << 20];
         let raw = best(|| {
@@ -83,10 +83,14 @@ fn main() -> sdmoe::Result<()> {
             bytes / loading / 1e9,
             raw / loading
         );
+        let Ok(gpu) = &gpu else {
+            println!("    no adapter: loading to a device is left out");
+            continue;
+        };
         let pretrained = Pretrained::open(folder.path())?;
         for weights in [WeightType::AsStored, WeightType::F32] {
             let loading = best(|| {
-                let model = pretrained.load_for_inference(&gpu, weights).expect("a good model");
+                let model = pretrained.load_for_inference(gpu, weights).expect("a good model");
                 // The last part is on the device, too.
                 pollster::block_on(model.params().iter().last().expect("parameters").value.to_f32()).expect("a device");
                 drop(model);

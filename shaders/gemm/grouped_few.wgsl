@@ -9,8 +9,8 @@
 @group(0) @binding(6) var<storage, read> counts: array<u32>;
 
 @compute @workgroup_size(WG)
-fn grouped_few(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-               @builtin(local_invocation_index) lane: u32) {
+fn grouped_gemm(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+                @builtin(local_invocation_index) lane: u32) {
     let index = workgroup_index(group, groups);
     let columns = (params.n + TILE_COLUMNS - 1u) / TILE_COLUMNS;
     let row = index / columns * TILE_ROWS;

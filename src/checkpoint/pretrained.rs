@@ -208,10 +208,10 @@ impl FamilyCheckpoint {
         dtypes(&self.target, &self.map, &self.used)
     }
 
-    /// The memory that it takes on a device.
+    /// The memory that it takes on a device that has f16.
     ///
     /// # Errors
-    /// None: its types are those that weights have.
+    /// [`Error::Config`] for impossible sizes.
     pub fn memory(&self) -> Result<MemoryPlan> {
         memory(self.config(), &self.map, self.dtypes())
     }

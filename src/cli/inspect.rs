@@ -77,7 +77,7 @@ fn words(found: &Inspection) -> String {
         line("", format!("{:<16} {:>16}  in {tensors}", part.name, thousands(part.bytes as usize)));
     }
     if let Some(memory) = &found.memory {
-        plan(memory, &mut line);
+        plan(memory, found.types.contains_key("F16"), &mut line);
     }
     for (name, list) in [
         ("missing", &found.missing),
@@ -139,12 +139,12 @@ fn shape(model: &ModelConfig, context: Option<usize>, line: &mut impl FnMut(&str
 }
 
 /// The memory that the model takes on a device.
-fn plan(memory: &MemoryPlan, line: &mut impl FnMut(&str, String)) {
+fn plan(memory: &MemoryPlan, f16: bool, line: &mut impl FnMut(&str, String)) {
     let bytes = |n: u64| thousands(n as usize);
     let wide = if memory.inference == memory.inference_f32 {
         String::new()
     } else {
-        format!(" ({} in f32)", bytes(memory.inference_f32))
+        format!(" ({} in f32{})", bytes(memory.inference_f32), if f16 { ", as on a device without f16" } else { "" })
     };
     line(
         "on a device",

@@ -26,7 +26,7 @@ pub(super) struct Args {
     all: bool,
     /// Another adapter, by a part of its name or by its index, on which each case runs too: how it ends there, and how far
     /// the results are apart
-    #[arg(long, value_name = "NAME|INDEX")]
+    #[arg(long, value_name = "NAME|INDEX", conflicts_with_all = ["replay", "wgsl", "list"])]
     reference: Option<String>,
     /// Only the cases whose name contains this
     #[arg(long, value_name = "TEXT")]

@@ -101,11 +101,11 @@ macro_rules! family {
         #[doc = $doc]
         static $family: Bf16Family = Bf16Family {
             workgroup: [
-                family!(@bf16 $file, $entry, $params, "_bf16_4x4", "gemm/thread_4x4.wgsl", "gemm/workgroup.wgsl"),
-                family!(@bf16 $file, $entry, $params, "_bf16_8x4", "gemm/thread_8x4.wgsl", "gemm/workgroup.wgsl"),
-                family!(@bf16 $file, $entry, $params, "_bf16_8x8", "gemm/thread_8x8.wgsl", "gemm/workgroup.wgsl"),
+                family!(@bf16 $file, $entry, $params, "_workgroup_4x4_bf16", "gemm/thread_4x4.wgsl", "gemm/workgroup.wgsl"),
+                family!(@bf16 $file, $entry, $params, "_workgroup_8x4_bf16", "gemm/thread_8x4.wgsl", "gemm/workgroup.wgsl"),
+                family!(@bf16 $file, $entry, $params, "_workgroup_8x8_bf16", "gemm/thread_8x8.wgsl", "gemm/workgroup.wgsl"),
             ],
-            plain: family!(@bf16 $file, $entry, $params, "_bf16_plain", "gemm/plain.wgsl"),
+            plain: family!(@bf16 $file, $entry, $params, "_plain_bf16", "gemm/plain.wgsl"),
         };
     };
     (few $doc:literal, $family:ident, $file:literal, $entry:literal, $params:ty) => {
@@ -158,7 +158,7 @@ family! { "Weight gradients.", WEIGHT_GRADIENT, "gemm/weight_gradient.wgsl", "gr
 family! { bf16 "Dense products with weights in bf16.", DENSE_BF16, "gemm/dense.wgsl", "gemm", GemmParams }
 family! { bf16 "Grouped products with weights in bf16.", GROUPED_BF16, "gemm/grouped.wgsl", "grouped_gemm", GroupedParams }
 family! { few "Dense products of few rows.", DENSE_FEW, "gemm/dense.wgsl", "gemm", GemmParams }
-family! { few "Grouped products of few rows.", GROUPED_FEW, "gemm/grouped_few.wgsl", "grouped_few", GroupedParams }
+family! { few "Grouped products of few rows.", GROUPED_FEW, "gemm/grouped_few.wgsl", "grouped_gemm", GroupedParams }
 
 /// Adds the parts of products whose sums were cut.
 static SUM_PARTS: Stores = Stores {
@@ -208,7 +208,7 @@ fn takes_few(gpu: &Gpu) -> bool {
     gpu.tier() != Tier::Software && gpu.shapes().forced().is_none()
 }
 
-/// The kernel and geometry of a product of few rows.
+/// The kernel and geometry of a product of few rows, whatever shape of tile was measured for it.
 fn few(entry: Entry, form: Form) -> Choice {
     let Form { m, n, k, tb, alignment_a, alignment_b, alignment_c, bf16, splits, .. } = form;
     let (across, along, of_expert) = FEW_FOURS;
@@ -225,7 +225,8 @@ fn few(entry: Entry, form: Form) -> Choice {
         ("COLUMN_FOURS", fours as f64),
         ("ROWS", rows as f64),
     ];
-    let splits = if splits { FEW_FULL.div_ceil(columns).clamp(1, (k / FEW_STEPS).max(1)) } else { 1 };
+    let splits =
+        if splits { FEW_FULL.div_ceil(columns * form.batch.max(1)).clamp(1, (k / FEW_STEPS).max(1)) } else { 1 };
     // Parts are stored without gaps.
     let aligned_c = if splits > 1 { n.is_multiple_of(4) } else { alignment_c >= 4 };
     let family = if dense { &DENSE_FEW } else { &GROUPED_FEW };

@@ -28,7 +28,7 @@ pub const NONE: u32 = u32::MAX;
 pub struct Groups {
     /// Number of experts *E*.
     pub experts: usize,
-    /// Rows that are routed: tokens times the experts of each.
+    /// Rows that are routed, tokens times the experts of each: all of `counts` together. It decides whether they are few.
     pub rows: usize,
     /// Rows of a tile.
     pub tile_rows: usize,
@@ -67,8 +67,8 @@ fn mismatch(expected: &str, x: &Tensor, w: &Tensor, groups: &Groups, y: &Tensor)
 
 /// Records `Y[rows of e] = X[rows of e] op(W[e])` for every expert e.
 ///
-/// `X: [R, m]`, `W: [E, m, n]`, `Y: [R, n]`; with `trans_w` T instead `X: [R, n]`, `Y: [R, m]`: the input gradient. Zero
-/// rows of X give zero rows of Y. Rows of tiles without expert are left as they are.
+/// `X: [R, m]`, `W: [E, m, n]`, `Y: [R, n]`; with `trans_w` T instead `X: [R, n]`, `Y: [R, m]`: the input gradient. The padding
+/// rows of X, between an expert's last and the next tile, must be zero; those of Y become so. Rows of tiles without expert are left as they are.
 ///
 /// # Errors
 /// [`Error::Shape`] when the sizes do not fit, or when four rows of one matrix or a tile of rows exceed a binding.

@@ -33,7 +33,7 @@ impl KvCache {
     /// Bytes of the keys and values of a token, in f32.
     pub fn token_bytes(config: &ModelConfig) -> u64 {
         let width = config.head_dim + config.attention.value_dim(config.head_dim);
-        4 * (config.layers * config.kv_heads * width) as u64
+        4 * config.layers as u64 * config.kv_heads as u64 * width as u64
     }
 
     /// Tokens that it holds.

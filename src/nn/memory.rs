@@ -45,8 +45,9 @@ impl MemoryPlan {
     /// [`Model::for_inference_in`]; f16 is taken to be there.
     ///
     /// # Errors
-    /// [`crate::Error::Config`] for a type that weights do not have.
+    /// [`crate::Error::Config`] for impossible sizes, and for a type that weights do not have.
     pub fn new(config: &ModelConfig, dtype: impl Fn(&str) -> DType) -> Result<Self> {
+        config.validate()?;
         let mut plan = Self { token: KvCache::token_bytes(config), ..Self::default() };
         for (name, shape, dtype) in Model::shapes_for_inference(config, dtype)? {
             let numbers: u64 = shape.iter().map(|&size| size as u64).product();

@@ -58,12 +58,16 @@ pub fn trace(model: &dyn LanguageModel, tokens: &Tensor, seq: usize) -> Result<T
             add("ffn_input", tape.value(layer.ffn_input));
         }
         if let Some(i) = numbers.iter().position(|number| *number == l) {
-            let experts = output.experts[i];
-            add("router.logits", tape.value(experts.logits));
-            add("router.scores", tape.value(experts.scores));
+            let experts = output.experts.get(i);
+            if let Some(experts) = experts {
+                add("router.logits", tape.value(experts.logits));
+                add("router.scores", tape.value(experts.scores));
+            }
             add("router.experts", &output.routings[i].index);
-            add("router.weights", tape.value(experts.weights));
-            if let Some(outputs) = experts.outputs {
+            if let Some(experts) = experts {
+                add("router.weights", tape.value(experts.weights));
+            }
+            if let Some(outputs) = experts.and_then(|experts| experts.outputs) {
                 add("experts", tape.value(outputs.sum));
                 if let Some(shared) = outputs.shared {
                     add("shared", tape.value(shared));

@@ -16,7 +16,7 @@ pub struct Embedding;
 /// As [`Embedding`] of a table in bf16 or f16, whose rows have a multiple of 4 elements, with the output in f32 and no gradient: for
 /// inference with weights of 16 bits and activations of 32.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct WideEmbedding;
+pub struct WideEmbedding;
 
 /// The forward.
 pub static EMBEDDING: PackKernels = forms!("embedding", "embedding.wgsl", EmbeddingParams, packs);

@@ -4,8 +4,8 @@
 //! y_r = x_r w[expert of r]      x: [R, m]   w: [E, m, n]   y: [R, n]
 //! ```
 //!
-//! Rows are grouped by expert as [`Groups`] describes; padding rows of x are zero, and so are those of y and of the
-//! gradient of x. Rows of tiles without expert are never read and hold anything.
+//! Rows are grouped by expert as [`Groups`] describes; padding rows of x must be zero, as those of the gradient of y, and so are those
+//! of y and of the gradient of x: where few rows are routed they are not read. Rows of tiles without expert are never read and hold anything.
 
 use crate::autograd::{Array, Backward, Forward, Op, Reads};
 use crate::error::{Error, Result};

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::nn::config::{ModelConfig, Precision};
 use crate::nn::families::{FamilyModel, Parameter};
+use crate::nn::memory::MemoryPlan;
 pub use crate::nn::memory::WeightType;
 use crate::nn::model::Model;
 use crate::tensor::DType;
@@ -254,10 +255,15 @@ impl Pretrained {
             Self::Saved(saved) => return restore_for_inference(gpu, saved),
             Self::Family(family) => family,
         };
-        let stored = family.map().parameters.iter().map(|p| p.name.as_str()).zip(family.dtypes());
-        let stored: BTreeMap<&str, DType> = stored.filter(|_| weights == WeightType::AsStored).collect();
-        let dtype = |name: &str| stored.get(name).copied().unwrap_or(DType::F32);
-        let plan = family.memory()?;
+        let f16 = gpu.require_f16().is_ok();
+        let on_device = |dtype| if dtype == DType::F16 && !f16 { DType::F32 } else { dtype };
+        let stored = family.map().parameters.iter().map(|p| p.name.as_str());
+        let stored: BTreeMap<&str, DType> = stored.zip(family.dtypes().into_iter().map(on_device)).collect();
+        let plan = MemoryPlan::new(family.config(), |name| stored.get(name).copied().unwrap_or(DType::F32))?;
+        let dtype = |name: &str| match weights {
+            WeightType::AsStored => stored.get(name).copied().unwrap_or(DType::F32),
+            WeightType::F32 => DType::F32,
+        };
         check_inference(gpu, &plan, weights)?;
         let model = Model::for_inference_in(gpu, family.config(), dtype).and_then(|model| loaded(family, model));
         model.map_err(|error| explain_inference(&plan, weights, error))

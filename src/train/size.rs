@@ -118,6 +118,7 @@ fn too_much(needs: &[Need], but: &str) -> Error {
 ///
 /// # Errors
 /// [`Error::Config`] says what they take and what takes less.
+#[cfg(feature = "files")]
 pub(crate) fn check_inference(gpu: &Gpu, plan: &MemoryPlan, weights: WeightType) -> Result<()> {
     let memory = if gpu.adapter().is_software() { host_memory() } else { None };
     let needed = plan.bytes(weights);
@@ -130,6 +131,7 @@ pub(crate) fn check_inference(gpu: &Gpu, plan: &MemoryPlan, weights: WeightType)
 }
 
 /// The error of a device whose memory did not suffice for a model's weights, with what takes less.
+#[cfg(any(test, feature = "files"))]
 pub(crate) fn explain_inference(plan: &MemoryPlan, weights: WeightType, error: Error) -> Error {
     match error {
         Error::OutOfMemory { message, .. } => weights_too_large(plan, weights, &format!("the device says: {message}")),
@@ -137,16 +139,17 @@ pub(crate) fn explain_inference(plan: &MemoryPlan, weights: WeightType, error: E
     }
 }
 
+#[cfg(any(test, feature = "files"))]
 fn weights_too_large(plan: &MemoryPlan, weights: WeightType, but: &str) -> Error {
     let shown = |bytes: u64| mib(u128::from(bytes));
-    let largest = plan.buffers.first().map_or_else(String::new, |(name, bytes)| {
-        format!(", of which `{name}` {} in the types of the files", shown(*bytes))
-    });
-    let less = if weights == WeightType::F32 && plan.inference < plan.inference_f32 {
-        format!("; in the types of the files they take {}", shown(plan.inference))
-    } else {
-        String::new()
+    let (largest, less) = match weights {
+        WeightType::AsStored => (plan.buffers.first(), String::new()),
+        WeightType::F32 if plan.inference < plan.inference_f32 => {
+            (None, format!("; in the types of the files they take {}", shown(plan.inference)))
+        }
+        WeightType::F32 => (None, String::new()),
     };
+    let largest = largest.map(|(name, bytes)| format!(", of which `{name}` {}", shown(*bytes))).unwrap_or_default();
     Error::config("model", format!("weights take {}{largest}; {but}{less}", shown(plan.bytes(weights))))
 }
 
@@ -218,13 +221,14 @@ mod tests {
         assert_eq!(plan.buffers.iter().map(|(_, bytes)| bytes).sum::<u64>(), plan.inference);
         let full = || Error::OutOfMemory { message: "Out of Memory".into(), source: None };
         let wide = explain_inference(&plan, WeightType::F32, full()).to_string();
-        assert!(wide.starts_with("config: model: weights take 7 MiB, of which `layers.0.moe.experts."), "{wide}");
+        assert!(wide.starts_with("config: model: weights take 7 MiB; the device says: Out of Memory"), "{wide}");
         assert!(
             wide.ends_with("; the device says: Out of Memory; in the types of the files they take 3 MiB"),
             "{wide}"
         );
         let stored = explain_inference(&plan, WeightType::AsStored, full()).to_string();
-        assert!(stored.contains("weights take 3 MiB") && stored.ends_with("Out of Memory"), "{stored}");
+        assert!(stored.contains("weights take 3 MiB, of which `layers.0.moe.experts."), "{stored}");
+        assert!(stored.ends_with("; the device says: Out of Memory"), "{stored}");
         assert_eq!(
             explain_inference(&plan, WeightType::F32, Error::Device("lost".into())).to_string(),
             "GPU device: lost"

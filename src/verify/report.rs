@@ -100,7 +100,8 @@ pub struct AdapterResult {
     pub reference: Option<String>,
     /// The cases, in the order in which they ran.
     pub cases: Vec<CaseReport>,
-    /// The kernels that the cases launched, by name; those of cases that failed or opened a device of their own left out.
+    /// The kernels that the cases launched, by name; those of cases that ended with an error, hung or opened a device of
+    /// their own left out.
     pub kernels: BTreeSet<&'static str>,
     /// Seconds that all took.
     pub seconds: f64,

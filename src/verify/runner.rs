@@ -32,7 +32,9 @@ pub fn run(options: &Options, on: &mut dyn FnMut(Event<'_>)) -> Result<Report> {
     let reference = options.reference.as_ref().map(|choice| choice.among(&found)).transpose()?.map(|i| &found[i]);
     for adapter in chosen {
         let beside = reference.map(|other| Reference::new(other, options)).transpose()?;
-        report.adapters.push(verify(adapter, plan(adapter, options)?, beside, options, on)?);
+        let plan = plan(adapter, options);
+        require_cases(&plan, options)?;
+        report.adapters.push(verify(adapter, plan, beside, options, on)?);
     }
     Ok(report)
 }
@@ -45,7 +47,9 @@ pub fn names(options: &Options) -> Result<Vec<String>> {
     let found = block_on(adapters())?;
     let adapter = &found[options.gpu.adapter.among(&found)?];
     let mut names: Vec<String> = Vec::new();
-    for (_, cases) in plan(adapter, options)? {
+    let plan = plan(adapter, options);
+    require_cases(&plan, options)?;
+    for (_, cases) in plan {
         for case in cases {
             if !names.contains(&case.name) {
                 names.push(case.name);
@@ -55,8 +59,11 @@ pub fn names(options: &Options) -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// Cases by the tier that they run on.
+type Plan = Vec<(Tier, Vec<Case>)>;
+
 /// The cases of each variant: probes of the driver on the adapter's own tier, then the kernels of every tier that it can run.
-fn plan(adapter: &AdapterReport, options: &Options) -> Result<Vec<(Tier, Vec<Case>)>> {
+fn plan(adapter: &AdapterReport, options: &Options) -> Plan {
     let tiers: Vec<Tier> = match options.gpu.tier {
         Some(tier) => vec![tier],
         None => Tier::ALL.into_iter().filter(|tier| adapter.runs(*tier)).collect(),
@@ -69,17 +76,22 @@ fn plan(adapter: &AdapterReport, options: &Options) -> Result<Vec<(Tier, Vec<Cas
     };
     plan.iter_mut().for_each(|(_, cases)| cases.retain(wanted));
     plan.retain(|(_, cases)| !cases.is_empty());
+    plan
+}
+
+/// An error where there is nothing to run.
+fn require_cases(plan: &Plan, options: &Options) -> Result<()> {
     if plan.is_empty() {
         let part = options.filter.as_deref().unwrap_or_default();
         return Err(Error::config("--filter", format!("no case of this level contains `{part}`; --list names them")));
     }
-    Ok(plan)
+    Ok(())
 }
 
 /// Another adapter with its cases, which run one by one beside those of the adapter that is verified.
 struct Reference {
     header: Header,
-    plan: Vec<(Tier, Vec<Case>)>,
+    plan: Plan,
     /// The device of this tier.
     device: Option<(Tier, Device)>,
     /// Tier, group and name of a case that hung.
@@ -91,7 +103,7 @@ impl Reference {
     fn new(adapter: &AdapterReport, options: &Options) -> Result<Self> {
         let header = block_on(header(adapter))?;
         let wanted = |tier: &Tier| adapter.runs(*tier);
-        let plan = plan(adapter, options)?.into_iter().filter(|(tier, _)| wanted(tier)).collect();
+        let plan = plan(adapter, options).into_iter().filter(|(tier, _)| wanted(tier)).collect();
         Ok(Self { header, plan, device: None, hung: None })
     }
 
@@ -125,7 +137,7 @@ fn hangs(case: &CaseReport) -> bool {
 /// Verifies one adapter with the cases of `plan`, beside another where one is named.
 fn verify(
     adapter: &AdapterReport,
-    plan: Vec<(Tier, Vec<Case>)>,
+    plan: Plan,
     mut beside: Option<Reference>,
     options: &Options,
     on: &mut dyn FnMut(Event<'_>),

@@ -29,7 +29,8 @@ fn every_layer_is_there_by_its_number_and_adds_up_to_what_the_model_computes() {
     let wanted: Vec<String> = dense.into_iter().chain(of(1)).chain(of(2)).chain(["logits".to_owned()]).collect();
     assert_eq!(names, wanted);
 
-    let (tokens_seen, experts, k) = (ids.len(), config.moe.experts, config.moe.top_k);
+    let (tokens_seen, d) = (ids.len(), config.d_model);
+    let (experts, k) = (config.moe.experts, config.moe.top_k);
     let value = |name: &str| download(found.get(name).unwrap_or_else(|| panic!("no {name}")));
     for l in [1, 2] {
         let at = |name: &str| value(&format!("layers.{l}.{name}"));
@@ -46,10 +47,27 @@ fn every_layer_is_there_by_its_number_and_adds_up_to_what_the_model_computes() {
         }
         let (sum, shared, output) = (at("experts"), at("shared"), at("ffn_output"));
         assert!(sum.iter().zip(&shared).zip(&output).all(|((a, b), c)| a + b == *c));
-        // The residual stream behind the layer has the network's output in it: what is left is what attention has left.
-        let stream = at("output");
-        assert_eq!(stream.len(), tokens_seen * config.d_model);
-        assert!(stream.iter().all(|x| x.is_finite()));
+        // The router's logits are those of this layer's input and router.
+        let (input, router) = (at("ffn_input"), download(model.router(l).unwrap()));
+        for (t, row) in at("router.logits").chunks(experts).enumerate() {
+            let own = |e: usize| (0..d).map(|i| input[t * d + i] * router[i * experts + e]).sum::<f32>();
+            assert!((0..experts).all(|e| (row[e] - own(e)).abs() < 1e-5), "layer {l}, token {t}");
+        }
+        // Combine weights: the chosen scores, which add up to 1 where the model renormalises them.
+        for (t, weights) in at("router.weights").chunks(k).enumerate() {
+            let own: Vec<f32> = chosen[t * k..(t + 1) * k].iter().map(|&e| scores[t * experts + e as usize]).collect();
+            let total = if config.moe.renormalize { own.iter().sum() } else { 1.0 };
+            assert!(weights.iter().zip(&own).all(|(w, s)| (w - s / total).abs() < 1e-6), "layer {l}, token {t}");
+        }
+    }
+    // The stream behind the last layer, normed, gives the logits.
+    let (stream, embed) = (value("layers.2.output"), download(&model.params().iter().next().unwrap().value));
+    let logits = value("logits");
+    for t in [0, tokens_seen - 1] {
+        let row = &stream[t * d..(t + 1) * d];
+        let scale = (row.iter().map(|x| x * x).sum::<f32>() / d as f32 + config.norm_eps).sqrt().recip();
+        let logit = |v: usize| (0..d).map(|i| scale * row[i] * embed[v * d + i]).sum::<f32>();
+        assert!((0..256).all(|v| (logits[t * 256 + v] - logit(v)).abs() < 1e-4), "token {t}");
     }
 
     let mut tape = Tape::new(&gpu);

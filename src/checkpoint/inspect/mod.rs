@@ -44,7 +44,7 @@ pub struct Inspection {
     pub context: Option<usize>,
     /// Why this program cannot run the model; none where it can.
     pub cannot_run: Option<String>,
-    /// The memory that the model takes on a device; none where it cannot run.
+    /// The memory that the model takes on a device that has f16; none where it cannot run, or is not whole.
     pub memory: Option<MemoryPlan>,
     /// Numbers in all parameters.
     pub parameters: usize,
@@ -160,8 +160,7 @@ pub fn inspect(path: &Path) -> Result<Inspection> {
     let own = matches!(target.source, Source::Run | Source::Checkpoint);
     if own {
         found.model = own_model(&target);
-        let valid = found.model.as_ref().filter(|model| model.validate().is_ok());
-        found.memory = valid.and_then(|model| MemoryPlan::new(model, |_| DType::F32).ok());
+        found.memory = found.model.as_ref().and_then(|model| MemoryPlan::new(model, |_| DType::F32).ok());
     } else {
         match family_model(&target) {
             Ok(model) => of_family(&target, model, &mut found),
@@ -209,7 +208,7 @@ fn own_model(target: &Target) -> Option<ModelConfig> {
 fn of_family(target: &Target, model: FamilyModel, found: &mut Inspection) {
     let (layout, map) = described(target, &model);
     let comparison = compare(target, &model, &map);
-    if model.config.validate().is_ok() {
+    if comparison.missing.is_empty() && comparison.unfit.is_empty() {
         found.memory = planned(target, &model, &map, &comparison.used).ok();
     }
     found.family = model.family.name().to_owned();

@@ -34,7 +34,7 @@ pub(super) fn cases(tier: Tier) -> Vec<Case> {
     }
     all.extend(products::cases(tier));
     all.extend(grouped::cases(tier));
-    all.extend(weights16::cases());
+    all.extend(weights16::cases(tier));
     all.extend(routing::cases());
     all.extend(reductions::cases());
     all.extend(optimizer::cases());

@@ -2,13 +2,16 @@
 
 use pollster::block_on;
 
+use super::products::Forced;
 use super::routed::groups;
 use super::sizes;
 use crate::autograd::{Array, Op};
 use crate::error::Result;
+use crate::gpu::Tier;
 use crate::kernels::gemm::Trans::{self, N, T};
 use crate::kernels::gemm::gemm;
 use crate::kernels::grouped::grouped_gemm;
+use crate::kernels::shapes::SHAPES;
 use crate::ops::{Embedding, WideEmbedding};
 use crate::tensor::{DType, Tensor};
 use crate::verify::Level::{Quick, Usual};
@@ -89,7 +92,7 @@ fn embedding(context: &Context, dtype: DType, [vocabulary, width]: [usize; 2]) -
 }
 
 /// All of them.
-pub(super) fn cases() -> Vec<Case> {
+pub(super) fn cases(tier: Tier) -> Vec<Case> {
     let mut all = Vec::new();
     for (level, size) in [
         (Quick, [1, 64, 40]),
@@ -107,14 +110,36 @@ pub(super) fn cases() -> Vec<Case> {
         }
     }
     // Rows of C that are no fours.
-    all.push(Case::new(Quick, "gemm/bf16/nt 9x36x51", |context| product(context, T, [9, 36, 51])));
+    for (level, size) in [(Quick, [9, 36, 51]), (Usual, [2, 36, 51])] {
+        let name = format!("gemm/bf16/nt {}", sizes(&size));
+        all.push(Case::new(level, name, move |context| product(context, T, size)));
+    }
     let counts: [&[usize]; 3] = [&[1], &[0, 5, 0, 19, 1], &[17, 3, 40, 0, 0, 96, 2, 31]];
     for (i, counts) in counts.into_iter().enumerate() {
-        for size in [[4, 8], [36, 20], [64, 132]] {
-            for (tb, letter) in [(N, 'n'), (T, 't')] {
+        for size in [[4, 8], [36, 20], [64, 132], [36, 51]] {
+            // The rows of W as it is stored are fours.
+            let forms = [(N, 'n'), (T, 't')].into_iter().filter(|(tb, _)| *tb == T || size[1] % 4 == 0);
+            for (tb, letter) in forms {
                 let level = if i == 1 && size[0] == 36 { Quick } else { Usual };
                 let name = format!("grouped/bf16/{} rows, n{letter} {}", sizes(counts), sizes(&size));
                 all.push(Case::new(level, name, move |context| grouped(context, counts, tb, size)));
+            }
+        }
+    }
+    // In every shape of GPUs' tiles; those that do not suit tiles of experts leave these to choose for themselves.
+    if tier == Tier::Gpu {
+        for (i, shape) in SHAPES.iter().enumerate() {
+            for n in [56, 51] {
+                let name = format!("gemm/bf16/{shape}, nt {}", sizes(&[67, 36, n]));
+                all.push(Case::new(Usual, name, move |context| {
+                    let _forced = Forced::new(&context.gpu, i, 1);
+                    product(context, T, [67, 36, n])
+                }));
+                let name = format!("grouped/bf16/{shape}, nt {}", sizes(&[36, n]));
+                all.push(Case::new(Usual, name, move |context| {
+                    let _forced = Forced::new(&context.gpu, i, 1);
+                    grouped(context, &[17, 3, 140, 0, 96, 2], T, [36, n])
+                }));
             }
         }
     }
