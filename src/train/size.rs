@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::kernels::grouped::tile_rows;
 use crate::nn::config::{ExpertMatrix, Precision};
+#[cfg(any(test, feature = "files"))]
 use crate::nn::memory::{MemoryPlan, WeightType};
 use crate::nn::size::{Factor, Need, fits, mib, parameters};
 use crate::optim::Rule;
