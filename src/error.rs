@@ -41,7 +41,7 @@ pub enum Error {
     /// wgpu refused a call: a kernel of one's own asks for more than the device gives, or it is a bug of this crate.
     #[error("GPU device: {message}")]
     Validation {
-        /// What wgpu says.
+        /// The message of wgpu.
         message: String,
         /// The reason behind it, if wgpu gives one.
         source: Option<Cause>,
@@ -49,7 +49,7 @@ pub enum Error {
     /// The device's memory does not suffice.
     #[error("GPU device: {message}")]
     OutOfMemory {
-        /// What wgpu says.
+        /// The message of wgpu.
         message: String,
         /// The reason behind it, if wgpu gives one.
         source: Option<Cause>,

@@ -71,7 +71,7 @@ impl Live {
         self.handle.send(Command::Stop);
     }
 
-    /// What the session has found.
+    /// The findings of the session.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn session(&self) -> &Handle {
         &self.handle

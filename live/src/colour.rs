@@ -18,7 +18,7 @@ pub fn expert(i: usize, count: usize) -> Color32 {
 pub const DECOUPLED: Color32 = Color32::from_rgb(0x4f, 0xb5, 0xe8);
 /// The model without.
 pub const PLAIN: Color32 = Color32::from_rgb(0xf2, 0xa0, 0x3d);
-/// What chance gives.
+/// The level of chance.
 pub const CHANCE: Color32 = Color32::from_rgb(0xe0, 0x5a, 0x6d);
 /// Words that explain.
 pub const QUIET: Color32 = Color32::from_rgb(0x9a, 0xa4, 0xb2);

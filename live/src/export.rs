@@ -1,4 +1,4 @@
-//! What leaves the window: images and figures.
+//! Images and figures that leave the window.
 
 use std::fmt::Write;
 

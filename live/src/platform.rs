@@ -1,4 +1,4 @@
-//! What differs between a desktop and a browser tab: threads, waiting, and where a file goes.
+//! The differences between a desktop and a browser tab: threads, waiting, and where a file goes.
 
 use std::time::Duration;
 

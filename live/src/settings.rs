@@ -1,4 +1,4 @@
-//! What a demonstration runs with; a link holds it, or a file.
+//! The settings of a demonstration; a link holds them, or a file.
 
 use sdmoe::RunConfig;
 use sdmoe::nn::config::Preset;
@@ -15,7 +15,7 @@ pub enum Size {
     Medium,
 }
 
-/// What happens to the experts' own parts where a refresh turns the bases.
+/// The treatment of the experts' own parts where a refresh turns the bases.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Variant {

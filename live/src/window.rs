@@ -15,7 +15,7 @@ use crate::{platform, texts};
 /// The application: a device, two trainers beside it, and the charts.
 pub struct Window {
     live: Live,
-    /// What the window's title says, and since when.
+    /// The window's title, and since when it is so.
     title: (String, Option<Instant>),
     /// Whether what is drawn is stored as sRGB.
     srgb: bool,

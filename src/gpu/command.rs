@@ -37,7 +37,7 @@ pub(super) enum Command {
         offset: u64,
         size: u64,
     },
-    /// What the host writes between two submissions.
+    /// The writes of the host between two submissions.
     Write {
         target: wgpu::Buffer,
         offset: u64,

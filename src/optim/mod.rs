@@ -156,8 +156,8 @@ impl Optimizer {
         })
     }
 
-    /// What a tape has to have registered before a model's backward pass ([`crate::Tape::hook`]), with the gradients that it is for:
-    /// of the decoupled matrices whose gradients are split in token space.
+    /// The hooks that a tape must have registered before a model's backward pass ([`crate::Tape::hook`]), each with the gradient that it is
+    /// for: those of the decoupled matrices whose gradients are split in token space.
     ///
     /// # Errors
     /// [`crate::Error::Device`].

@@ -52,7 +52,7 @@ pub(super) trait Moving: Debug + wgpu::WasmNotSendSync {
     /// [`crate::Error::Device`].
     fn step(&self, at: At<'_>, clip: &Tensor) -> Result<()>;
 
-    /// What is kept of the parameter `name` that has the elements `range` of the buffers of `group`, with the names in
+    /// The state of the parameter `name` that has the elements `range` of the buffers of `group`, with the names in
     /// checkpoints; nothing of a parameter that is not among these weights.
     ///
     /// # Errors
@@ -93,7 +93,7 @@ impl Moving for MuonWeights {
     }
 }
 
-/// What a rule keeps of one part of decoupled matrices, of the part's shape.
+/// The state of a rule for one part of decoupled matrices, of the part's shape.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum RuleState {

@@ -1,4 +1,4 @@
-//! What a person sees while a run goes on: a bar on a terminal, else a line every tenth of the way.
+//! The progress of a run, for a person: a bar on a terminal, else a line every tenth of the way.
 
 use std::borrow::Cow;
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! What a run asks of a device beyond the parameters ([`crate::nn::size`]), worked out before anything is written.
+//! The demands of a run on a device beyond the parameters ([`crate::nn::size`]), worked out before anything is written.
 
 use std::fs;
 

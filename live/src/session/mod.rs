@@ -80,13 +80,13 @@ pub struct Looks {
 pub struct Sample {
     /// The step.
     pub step: u64,
-    /// What it was given.
+    /// The prompt.
     pub prompt: Vec<u8>,
-    /// What it wrote, with decoupling and without.
+    /// The continuations, with decoupling and without.
     pub text: [Vec<u8>; 2],
 }
 
-/// What the window draws.
+/// The figures that the window draws.
 #[derive(Debug)]
 pub struct State {
     /// The run, counted from 0: each restart begins another.
@@ -105,9 +105,9 @@ pub struct State {
     pub refresh_every: u64,
     /// Texts so far.
     pub samples: Vec<Sample>,
-    /// What the last trials came to, newest last.
+    /// The results of the last trials, newest last.
     pub outcomes: Vec<Outcome>,
-    /// What went wrong with the last trial, if anything.
+    /// The error of the last trial, if it had one.
     pub message: String,
     /// Tokens of both models a second, over the last second.
     pub tokens_per_second: f64,
@@ -150,7 +150,7 @@ impl Shared {
 
 /// A session's handle in the window.
 pub struct Handle {
-    /// What it has found.
+    /// Its findings.
     pub state: Shared,
     commands: Sender<Command>,
 }

@@ -93,7 +93,7 @@ impl Rate {
         self.since += time;
     }
 
-    /// What comes next is measured anew.
+    /// Begins to measure anew.
     pub(super) fn skip(&mut self) {
         (self.since, self.steps) = (Instant::now(), 0);
     }

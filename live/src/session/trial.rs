@@ -1,4 +1,4 @@
-//! What a model loses when an expert is switched off, or merged with its nearest: tried on the spot, beside a random pick.
+//! The loss of a model when an expert is switched off, or merged with its nearest: tried on the spot, beside a random pick.
 
 use sdmoe::analysis::jacobian::{Experts, JacobianOptions, jacobians};
 use sdmoe::autograd::Tape;
@@ -17,7 +17,7 @@ use crate::settings::SEQ;
 /// Tokens at which Jacobians are compared.
 const TOKENS: usize = 12;
 
-/// What is tried.
+/// A trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The expert is switched off: its tokens go to the next best.
@@ -35,10 +35,10 @@ pub struct Expert {
     pub number: usize,
 }
 
-/// What came of it, in nats per byte on held-out text. The model is as it was.
+/// The result of a trial, in nats per byte on held-out text. The model is as it was.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// What was tried.
+    /// The trial.
     pub kind: Kind,
     /// Whether with the decoupled model.
     pub decoupled: bool,

@@ -1,4 +1,4 @@
-//! What a model loses without an expert.
+//! The loss of a model without an expert.
 
 use eframe::egui::{self, RichText, Ui};
 

@@ -15,7 +15,7 @@ use crate::colour;
 use crate::session::look::Look;
 use crate::session::{Looks, State};
 
-/// What is chosen for all charts.
+/// The choices for all charts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Choice {
     /// Whether charts of one model show the decoupled one.
@@ -48,7 +48,7 @@ impl Choice {
     }
 }
 
-/// What charts are drawn from.
+/// The sources of the charts.
 pub struct Scene<'a> {
     /// Everything so far.
     pub state: &'a State,

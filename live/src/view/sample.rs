@@ -1,4 +1,4 @@
-//! What the models write.
+//! The texts that the models write.
 
 use eframe::egui::{RichText, Ui};
 

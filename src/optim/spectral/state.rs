@@ -52,9 +52,9 @@ pub struct SpectralStack {
     pub w_c: Tensor,
     /// The bases *U*, *V*.
     pub basis: Basis,
-    /// What the update rule keeps of `w_c`, `[layers, 1, m, n]` each.
+    /// The state of the update rule for `w_c`, `[layers, 1, m, n]` each.
     pub common_state: RuleState,
-    /// What it keeps of the unique matrices *W_u*, `[layers, E, m, n]` each.
+    /// Its state for the unique matrices *W_u*, `[layers, E, m, n]` each.
     pub unique_state: RuleState,
     /// The common part of the gradient in the token-space form.
     pub token_sums: TokenSums,
