@@ -1,13 +1,11 @@
 // Rows of a table by token, and the gradient of the table.
 //
-// needs: lib/grid.wgsl, pack
+// needs: lib/grid.wgsl, lib/token_row.wgsl, pack
 
 override WG: u32 = 64;
 
 const NONE: u32 = 0xffffffffu;
 
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> token: array<u32>;
 @group(0) @binding(2) var<storage, read> table: array<StoredPack>;
 @group(0) @binding(3) var<storage, read_write> y: array<StoredPack>;
 @group(0) @binding(4) var<storage, read_write> next_out: array<u32>;
@@ -22,13 +20,12 @@ const NONE: u32 = 0xffffffffu;
 fn embedding(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
              @builtin(local_invocation_index) lane: u32) {
     let i = workgroup_index(group, groups) * WG + lane;
-    let position = i / params.width;
-    if position >= params.tokens {
+    if i / params.width >= params.tokens {
         return;
     }
-    let row = token[position] - params.first;
-    if token[position] >= params.first && row < params.rows {
-        y[i] = table[row * params.width + i % params.width];
+    let place = place_in_table(i);
+    if place != ELSEWHERE {
+        y[i] = table[place];
     } else if params.first == 0u {
         y[i] = StoredPack();
     }
