@@ -213,7 +213,7 @@ impl FamilyCheckpoint {
     /// # Errors
     /// [`Error::Config`] for impossible sizes.
     pub fn memory(&self) -> Result<MemoryPlan> {
-        memory(self.config(), &self.map, self.dtypes())
+        planned(&self.target, &self.model, &self.map, &self.used)
     }
 
     /// Reads all parameters, and the state beside them, into a model of the same shape. What the model keeps in the 16 bits that the
@@ -345,11 +345,6 @@ fn dtypes(target: &Target, map: &TensorMap, used: &[(usize, usize)]) -> Vec<DTyp
     found.into_iter().map(|dtype| dtype.unwrap_or(DType::F32)).collect()
 }
 
-fn memory(config: &ModelConfig, map: &TensorMap, dtypes: Vec<DType>) -> Result<MemoryPlan> {
-    let named: BTreeMap<&str, DType> = map.parameters.iter().map(|p| p.name.as_str()).zip(dtypes).collect();
-    MemoryPlan::new(config, |name| named.get(name).copied().unwrap_or(DType::F32))
-}
-
 /// The memory that the model of a target takes, as far as its tensors are there.
 pub(super) fn planned(
     target: &Target,
@@ -357,7 +352,9 @@ pub(super) fn planned(
     map: &TensorMap,
     used: &[(usize, usize)],
 ) -> Result<MemoryPlan> {
-    memory(&model.config, map, dtypes(target, map, used))
+    let names = map.parameters.iter().map(|p| p.name.as_str());
+    let named: BTreeMap<&str, DType> = names.zip(dtypes(target, map, used)).collect();
+    MemoryPlan::new(&model.config, |name| named.get(name).copied().unwrap_or(DType::F32))
 }
 
 /// Compares the headers of a target with the tensors of a model.

@@ -41,54 +41,50 @@ impl Part<'_> {
 
     /// Fills `out` with the part as the parameter has it: `[rows, columns]`, or `[columns, rows]` if it is transposed.
     fn read(&self, out: &mut [f32], scratch: &mut Scratch) -> Result<()> {
-        let columns = self.piece.columns;
-        let first = self.first();
         if !self.is_transposed() {
-            for (i, out) in out.chunks_mut(CHUNK).enumerate() {
-                self.file.read(self.tensor, first + i * CHUNK, out, &mut scratch.widener)?;
-            }
-            return Ok(());
+            return self.chunks(out, |first, out| self.file.read(self.tensor, first, out, &mut scratch.widener));
         }
-        let (rows, band) = (self.rows.len(), band_rows(columns));
-        let element = self.file.element(self.tensor)?;
-        for start in (0..rows).step_by(band) {
-            let numel = band.min(rows - start) * columns;
-            let first = first + start * columns;
-            if directly(element) {
-                scratch.bits.resize(scratch.bits.len().max(numel), 0);
-                let bits = &mut scratch.bits[..numel];
-                self.file.read_bits(self.tensor, first, bits)?;
-                if finite_bits(element, bits) {
-                    transpose(bits, columns, &mut out[start..], rows, widen_bf16);
-                    continue;
-                }
-                // Read once more for the error that says where.
-            }
+        if directly(self.file.element(self.tensor)?) {
+            return self.transpose_bits(out, scratch, widen_bf16);
+        }
+        for (start, numel) in self.bands() {
             scratch.band.resize(scratch.band.len().max(numel), 0.0);
             let band = &mut scratch.band[..numel];
-            self.file.read(self.tensor, first, band, &mut scratch.widener)?;
-            transpose(band, columns, &mut out[start..], rows, |x| x);
+            self.file.read(self.tensor, self.first() + start * self.piece.columns, band, &mut scratch.widener)?;
+            transpose(band, self.piece.columns, &mut out[start..], self.rows.len(), |x| x);
         }
         Ok(())
     }
 
     /// As [`Part::read`], the numbers as they are.
     fn read_bits(&self, out: &mut [u16], scratch: &mut Scratch) -> Result<()> {
-        let element = self.file.element(self.tensor)?;
-        if !self.is_transposed() {
-            for (i, out) in out.chunks_mut(CHUNK).enumerate() {
-                self.read_finite(element, self.first() + i * CHUNK, out, &mut scratch.widener)?;
-            }
-            return Ok(());
+        if self.is_transposed() {
+            return self.transpose_bits(out, scratch, |bits| bits);
         }
-        let columns = self.piece.columns;
-        let (rows, band) = (self.rows.len(), band_rows(columns));
-        for start in (0..rows).step_by(band) {
-            let numel = band.min(rows - start) * columns;
+        let element = self.file.element(self.tensor)?;
+        self.chunks(out, |first, out| self.read_finite(element, first, out, &mut scratch.widener))
+    }
+
+    /// Calls `read` with the first element of each chunk, and where it goes.
+    fn chunks<T>(&self, out: &mut [T], mut read: impl FnMut(usize, &mut [T]) -> Result<()>) -> Result<()> {
+        out.chunks_mut(CHUNK).enumerate().try_for_each(|(i, out)| read(self.first() + i * CHUNK, out))
+    }
+
+    /// The first row of each band, within the part, and its numbers.
+    fn bands(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let (rows, columns) = (self.rows.len(), self.piece.columns);
+        let band = band_rows(columns);
+        (0..rows).step_by(band).map(move |start| (start, band.min(rows - start) * columns))
+    }
+
+    /// Reads the bits of a part that is transposed, and writes what `widen` makes of each.
+    fn transpose_bits<U>(&self, out: &mut [U], scratch: &mut Scratch, widen: impl Fn(u16) -> U) -> Result<()> {
+        let element = self.file.element(self.tensor)?;
+        for (start, numel) in self.bands() {
             scratch.bits.resize(scratch.bits.len().max(numel), 0);
             let bits = &mut scratch.bits[..numel];
-            self.read_finite(element, self.first() + start * columns, bits, &mut scratch.widener)?;
-            transpose(bits, columns, &mut out[start..], rows, |x| x);
+            self.read_finite(element, self.first() + start * self.piece.columns, bits, &mut scratch.widener)?;
+            transpose(bits, self.piece.columns, &mut out[start..], self.rows.len(), &widen);
         }
         Ok(())
     }
