@@ -1,7 +1,7 @@
 //! Reading a model of 0.6 GB in bf16, transposed, against reading its bytes from the page cache: widened to f32 in host memory, and on
 //! the default adapter's device as it is and in f32.
 //!
-//!     cargo bench --bench loading                  # the best of five rounds
+//!     cargo bench --no-default-features --features files --bench loading                  # the best of five rounds
 //!
 //! The model is one layer of Qwen1.5-MoE-A2.7B's shapes with 26 experts and a vocabulary of 8192.
 

@@ -31,7 +31,7 @@ pub(super) struct Args {
     /// Only the cases whose name contains this
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
-    /// Every kernel once or twice, in about a minute on two busy CPU cores
+    /// Most kernels once or twice, in about a minute on two busy CPU cores
     #[arg(long, conflicts_with = "full")]
     quick: bool,
     /// Also what is large: more than 65,535 workgroups, tensors beyond a binding, every tile in every form

@@ -38,7 +38,7 @@ use crate::gpu::{AdapterChoice, GpuOptions};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
-    /// Every kernel once or twice.
+    /// Most kernels once or twice: the others are variants for shapes of their own.
     Quick,
     /// Awkward shapes of every kernel.
     #[default]
