@@ -186,7 +186,8 @@ impl AdapterReport {
         report
     }
 
-    /// The place in the order in which adapters are taken; those that can run no kernel come last.
+    /// The place in the order in which adapters are taken: those of OpenGL, which show a device that another interface may show as well,
+    /// come after all others, and those that can run no kernel come last.
     fn rank(&self) -> u32 {
         let kind = match self.device_type.as_str() {
             "DiscreteGpu" => 0,
@@ -195,7 +196,7 @@ impl AdapterReport {
             "Cpu" => 4,
             _ => 3,
         };
-        kind + 5 * u32::from(self.lacks.is_some())
+        kind + 5 * u32::from(self.backend == "Gl") + 10 * u32::from(self.lacks.is_some())
     }
 
     /// Whether it computes on the processor, as llvmpipe and SwiftShader do.
@@ -368,8 +369,13 @@ mod tests {
         for tier in Tier::ALL {
             assert_eq!(few.lacks_for(tier).unwrap(), "max_storage_buffers_per_shader_stage of at least 8, it has 4");
         }
-        // What can run no kernel is taken last.
-        assert_eq!(AdapterChoice::Auto.among(&[few, good]).unwrap(), 1);
+        // What can run no kernel is taken last, and OpenGL after a software driver.
+        assert_eq!(AdapterChoice::Auto.among(&[few.clone(), good.clone()]).unwrap(), 1);
+        let mut info = wgpu::AdapterInfo::new(wgpu::DeviceType::DiscreteGpu, wgpu::Backend::Gl);
+        (info.subgroup_min_size, info.subgroup_max_size) = (8, 8);
+        let gl = AdapterReport::new(0, &info, all, &wgpu::Limits::default(), &[]);
+        assert_eq!(AdapterChoice::Auto.among(&[few, gl.clone(), good]).unwrap(), 2);
+        assert_eq!(AdapterChoice::Auto.among(&[gl]).unwrap(), 0);
     }
 
     #[test]

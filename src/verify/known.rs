@@ -55,7 +55,8 @@ impl Known {
 
 /// The entry that says that a case fails on this adapter.
 pub(super) fn known(header: &Header, name: &str, variant: &str) -> Option<&'static Known> {
-    let driver = (header.driver_name.as_str(), header.driver_version.as_str());
+    let named = if header.driver_name.is_empty() { &header.adapter.name } else { &header.driver_name };
+    let driver = (named.as_str(), header.driver_version.as_str());
     table().iter().find(|known| known.is(name, variant, &header.adapter.backend, driver))
 }
 
