@@ -46,12 +46,8 @@ pub struct Live {
 impl Live {
     /// The window's content for a session on `gpu`.
     pub fn new(gpu: &Gpu, handle: Handle, settings: &Settings, sources: Vec<Source>) -> Self {
-        let adapter = gpu.adapter();
         Self {
-            adapter: [adapter.name.split(" (").next().unwrap_or_default(), &adapter.backend]
-                .join(" ")
-                .trim()
-                .to_owned(),
+            adapter: adapter(gpu),
             handle,
             sources,
             files: channel(),
@@ -66,13 +62,18 @@ impl Live {
         }
     }
 
+    /// The session goes on on `gpu`.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn moved_to(&mut self, gpu: &Gpu) {
+        self.adapter = adapter(gpu);
+    }
+
     /// Ends the session.
     pub fn stop(&self) {
         self.handle.send(Command::Stop);
     }
 
     /// The findings of the session.
-    #[cfg(not(target_arch = "wasm32"))]
     pub fn session(&self) -> &Handle {
         &self.handle
     }
@@ -220,11 +221,15 @@ impl Live {
                 Status::Running | Status::Paused => {
                     format!("step {step}, {:.0} tokens/s, {:.0} % busy", state.tokens_per_second, 100.0 * state.busy)
                 }
+                Status::Lost => "the GPU device is lost: another is being opened".to_owned(),
                 Status::Failed(message) => format!("stopped: {message}"),
             };
             let failed = matches!(state.status, Status::Failed(_));
             ui.label(if failed { RichText::new(says).color(colour::CHANCE) } else { RichText::new(says) });
             ui.label(RichText::new(&self.adapter).weak());
+            if !state.notice.is_empty() {
+                ui.label(RichText::new(&state.notice).color(colour::CHANCE));
+            }
             if !self.message.is_empty() {
                 ui.label(RichText::new(&self.message).color(colour::CHANCE));
             }
@@ -356,6 +361,13 @@ impl Live {
         });
         self.open = open;
     }
+}
+
+/// The adapter in a few words.
+fn adapter(gpu: &Gpu) -> String {
+    let adapter = gpu.adapter();
+    let name = adapter.name.split(" (").next().unwrap_or_default();
+    [name, &adapter.backend].join(" ").trim().to_owned()
 }
 
 fn size_name(size: Size) -> &'static str {

@@ -1,5 +1,6 @@
 //! Frames without a window: for tests, and for films.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use eframe::egui::{self, ColorImage, Context, FullOutput, RawInput};
 use eframe::egui_wgpu::{Renderer, RendererOptions, ScreenDescriptor};
 use sdmoe::gpu::device_descriptor;
-use sdmoe::{Gpu, GpuOptions, wgpu};
+use sdmoe::{ErrorKind, Gpu, GpuOptions, wgpu};
 
 use crate::app::Live;
 use crate::session::{Status, session};
@@ -22,8 +23,7 @@ const FORMAT: wgpu::TextureFormat = wgpu::TextureFormat::Rgba8Unorm;
 /// A message where there is no adapter, training fails or a file cannot be written.
 pub fn run(settings: Settings, folder: &Path, size: [u32; 2], steps: u64, every: u64) -> Result<(), String> {
     std::fs::create_dir_all(folder).map_err(|e| format!("making {}: {e}", folder.display()))?;
-    let (device, queue) = pollster::block_on(open())?;
-    let gpu = Gpu::from_device(device.clone(), queue.clone(), &GpuOptions::default()).map_err(|e| e.to_string())?;
+    let gpu = open()?;
     let sources = texts::inside();
     let (news, heard) = channel();
     let tell = move || {
@@ -31,10 +31,15 @@ pub fn run(settings: Settings, folder: &Path, size: [u32; 2], steps: u64, every:
     };
     let (handle, session) = session(gpu.clone(), settings.clone(), sources.clone(), tell);
     let mut live = Live::new(&gpu, handle, &settings, sources.clone());
-    let session = session.limited_to(steps);
+    let (give, fresh) = channel();
+    let session = session.limited_to(steps).reopening(Box::new(move || {
+        let gpu = open()?;
+        let _ = give.send(gpu.clone());
+        Ok(gpu)
+    }));
     let worker = platform::spawn(move || session.run(sources));
-    let mut film = Film::new(&device, &queue, size);
-    let drawn = frames(&mut live, &heard, &mut film, folder, every);
+    let mut film = Film::new(&gpu, size);
+    let drawn = frames(&mut live, &heard, (&mut film, &fresh), folder, every);
     live.stop();
     let joined = worker.join().map_err(|_| "training panicked".to_owned());
     drawn.and(joined)?;
@@ -43,7 +48,7 @@ pub fn run(settings: Settings, folder: &Path, size: [u32; 2], steps: u64, every:
         return Err(message);
     }
     let step = live.session().state.lock().losses[0].len();
-    film.keep(&mut live, &folder.join(format!("{step:06}.png")))?;
+    frame(&mut live, (&mut film, &fresh), &folder.join(format!("{step:06}.png")))?;
     let state = live.session().state.lock();
     let csv = folder.join("figures.csv");
     std::fs::write(&csv, export::csv(&state)).map_err(|e| format!("writing {}: {e}", csv.display()))?;
@@ -59,17 +64,27 @@ pub fn run(settings: Settings, folder: &Path, size: [u32; 2], steps: u64, every:
     Ok(())
 }
 
-async fn open() -> Result<(wgpu::Device, wgpu::Queue), String> {
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
-    let adapter = instance.request_adapter(&wgpu::RequestAdapterOptions::default()).await.map_err(|e| e.to_string())?;
-    adapter
-        .request_device(&device_descriptor(&adapter, wgpu::DeviceDescriptor::default()))
-        .await
-        .map_err(|e| e.to_string())
+/// A device that draws and trains.
+fn open() -> Result<Gpu, String> {
+    let open = async {
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+        let adapter =
+            instance.request_adapter(&wgpu::RequestAdapterOptions::default()).await.map_err(|e| e.to_string())?;
+        let description = device_descriptor(&adapter, wgpu::DeviceDescriptor::default());
+        adapter.request_device(&description).await.map_err(|e| e.to_string())
+    };
+    let (device, queue) = pollster::block_on(open)?;
+    Gpu::from_device(device, queue, &GpuOptions::default()).map_err(|e| e.to_string())
 }
 
 /// Draws while the session works; returns when it has ended.
-fn frames(live: &mut Live, heard: &Receiver<()>, film: &mut Film, folder: &Path, every: u64) -> Result<(), String> {
+fn frames(
+    live: &mut Live,
+    heard: &Receiver<()>,
+    (film, fresh): (&mut Film, &Receiver<Gpu>),
+    folder: &Path,
+    every: u64,
+) -> Result<(), String> {
     let mut next = every;
     loop {
         match heard.recv_timeout(Duration::from_millis(200)) {
@@ -84,16 +99,31 @@ fn frames(live: &mut Live, heard: &Receiver<()>, film: &mut Film, folder: &Path,
             return Ok(());
         }
         if step >= next {
-            film.keep(live, &folder.join(format!("{step:06}.png")))?;
+            frame(live, (film, fresh), &folder.join(format!("{step:06}.png")))?;
             next = step - step % every + every;
         }
     }
 }
 
+/// Draws a frame, on the session's newest device; one that is due while a device is lost is left out.
+fn frame(live: &mut Live, (film, fresh): (&mut Film, &Receiver<Gpu>), path: &Path) -> Result<(), String> {
+    if let Some(gpu) = fresh.try_iter().last() {
+        *film = Film::new(&gpu, film.size);
+    }
+    // The renderer panics where a device that is gone gives no memory.
+    let drawn = catch_unwind(AssertUnwindSafe(|| film.keep(live, path)));
+    match drawn.unwrap_or_else(|_| Err("drawing panicked".to_owned())) {
+        Err(error) if pollster::block_on(film.gpu.finish()).is_err_and(|e| e.kind() == ErrorKind::DeviceLost) => {
+            log::warn!("{} is left out, as the device is lost: {error}", path.display());
+            Ok(())
+        }
+        drawn => drawn,
+    }
+}
+
 /// A texture that the charts are drawn into.
 struct Film {
-    device: wgpu::Device,
-    queue: wgpu::Queue,
+    gpu: Gpu,
     context: Context,
     renderer: Renderer,
     texture: wgpu::Texture,
@@ -102,7 +132,8 @@ struct Film {
 }
 
 impl Film {
-    fn new(device: &wgpu::Device, queue: &wgpu::Queue, size: [u32; 2]) -> Self {
+    fn new(gpu: &Gpu, size: [u32; 2]) -> Self {
+        let device = gpu.device();
         let texture = device.create_texture(&wgpu::TextureDescriptor {
             label: Some("frame"),
             size: wgpu::Extent3d { width: size[0], height: size[1], depth_or_array_layers: 1 },
@@ -117,7 +148,7 @@ impl Film {
         context.set_theme(egui::Theme::Dark);
         let renderer =
             Renderer::new(device, FORMAT, RendererOptions { dithering: false, ..RendererOptions::default() });
-        Self { device: device.clone(), queue: queue.clone(), context, renderer, texture, size, time: 0.0 }
+        Self { gpu: gpu.clone(), context, renderer, texture, size, time: 0.0 }
     }
 
     /// Draws the window's content and keeps it as PNG.
@@ -141,7 +172,7 @@ impl Film {
         let mut output = self.context.run_ui(input, |ui| live.ui(ui));
         for (id, deltas) in output.textures_delta.set.drain() {
             for delta in &deltas {
-                self.renderer.update_texture(&self.device, &self.queue, id, delta);
+                self.renderer.update_texture(self.gpu.device(), self.gpu.queue(), id, delta);
             }
         }
         for id in output.textures_delta.free.drain() {
@@ -151,11 +182,11 @@ impl Film {
     }
 
     fn draw(&mut self, output: &FullOutput) -> Result<ColorImage, String> {
-        let [width, height] = self.size;
+        let (device, queue, [width, height]) = (self.gpu.device(), self.gpu.queue(), self.size);
         let jobs = self.context.tessellate(output.shapes.clone(), output.pixels_per_point);
         let screen = ScreenDescriptor { size_in_pixels: self.size, pixels_per_point: output.pixels_per_point };
-        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        let more = self.renderer.update_buffers(&self.device, &self.queue, &mut encoder, &jobs, &screen);
+        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let more = self.renderer.update_buffers(device, queue, &mut encoder, &jobs, &screen);
         let view = self.texture.create_view(&wgpu::TextureViewDescriptor::default());
         {
             let [r, g, b, a] = self.context.global_style().visuals.panel_fill.to_normalized_gamma_f32().map(f64::from);
@@ -173,7 +204,7 @@ impl Film {
             self.renderer.render(&mut pass.forget_lifetime(), &jobs, &screen);
         }
         let row = (width * 4).next_multiple_of(wgpu::COPY_BYTES_PER_ROW_ALIGNMENT);
-        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+        let buffer = device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("frame"),
             size: u64::from(row) * u64::from(height),
             usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
@@ -182,10 +213,10 @@ impl Film {
         let layout = wgpu::TexelCopyBufferLayout { offset: 0, bytes_per_row: Some(row), rows_per_image: None };
         let target = wgpu::TexelCopyBufferInfo { buffer: &buffer, layout };
         encoder.copy_texture_to_buffer(self.texture.as_image_copy(), target, self.texture.size());
-        self.queue.submit(more.into_iter().chain([encoder.finish()]));
+        queue.submit(more.into_iter().chain([encoder.finish()]));
         let (sender, mapped) = channel();
         buffer.slice(..).map_async(wgpu::MapMode::Read, move |result| drop(sender.send(result)));
-        self.device.poll(wgpu::PollType::wait_indefinitely()).map_err(|e| e.to_string())?;
+        device.poll(wgpu::PollType::wait_indefinitely()).map_err(|e| e.to_string())?;
         mapped.recv().map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
         let bytes = buffer.slice(..).get_mapped_range().map_err(|e| e.to_string())?;
         let rgba: Vec<u8> = bytes.chunks(row as usize).flat_map(|row| &row[..width as usize * 4]).copied().collect();

@@ -1,8 +1,10 @@
 //! The program on a desktop.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use eframe::egui::{ViewportBuilder, vec2};
@@ -10,9 +12,16 @@ use eframe::egui_wgpu::{WgpuConfiguration, WgpuSetup, WgpuSetupCreateNew};
 use sdmoe::gpu::device_descriptor;
 use sdmoe::wgpu;
 
-use crate::headless;
+use crate::session::Status;
 use crate::settings::Settings;
-use crate::window::Window;
+use crate::window::{Stage, Window};
+use crate::{export, headless, platform};
+
+/// With so many windows one after the other that cannot be opened the program ends.
+const FAILURES: u32 = 2;
+/// Lost devices within a minute that are borne.
+const LOSSES: usize = 3;
+const MINUTE: Duration = Duration::from_mins(1);
 
 /// Watch the experts of a Mixture-of-Experts model learn, with spectral decoupling and without
 #[derive(Parser)]
@@ -81,7 +90,47 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Windows one after the other: where the device that draws one is lost, the session goes on in another.
 fn window(settings: Settings, size: [u32; 2]) -> Result<(), String> {
+    let stage = Stage::default();
+    let (mut failures, mut losses) = (0, Vec::new());
+    loop {
+        // The renderer panics where a device that is gone gives no memory.
+        let opened = catch_unwind(AssertUnwindSafe(|| open(settings.clone(), size, &stage)));
+        let mut play = stage.borrow_mut();
+        let Some(play) = &mut *play else { return opened.unwrap_or_else(|panic| resume_unwind(panic)) };
+        if !play.is_lost() {
+            play.end();
+            return opened.unwrap_or_else(|panic| resume_unwind(panic));
+        }
+        let error = match opened {
+            Ok(Err(error)) => {
+                play.not_moved(&error);
+                failures += 1;
+                std::thread::sleep(Duration::from_secs(1));
+                (failures >= FAILURES).then_some(error)
+            }
+            Ok(Ok(())) | Err(_) => {
+                (failures, losses) = (0, losses.into_iter().filter(|at: &Instant| at.elapsed() < MINUTE).collect());
+                losses.push(Instant::now());
+                let status = play.live.session().state.lock().status.clone();
+                match status {
+                    Status::Failed(error) => Some(error),
+                    _ => (losses.len() > LOSSES).then(|| format!("it was lost {} times in a minute", losses.len())),
+                }
+            }
+        };
+        if let Some(error) = error {
+            play.end();
+            let figures = export::csv(&play.live.session().state.lock());
+            let kept = platform::save("sdmoe-live.csv", figures.as_bytes());
+            return Err(format!("the device that draws the window is gone for good: {error} ({kept})"));
+        }
+    }
+}
+
+fn open(settings: Settings, size: [u32; 2], stage: &Stage) -> Result<(), String> {
+    let stage = stage.clone();
     let mut setup = WgpuSetupCreateNew::without_display_handle();
     setup.instance_descriptor.backends = wgpu::Backends::from_env().unwrap_or(wgpu::Backends::PRIMARY);
     setup.device_descriptor = Arc::new(|adapter| device_descriptor(adapter, wgpu::DeviceDescriptor::default()));
@@ -95,7 +144,7 @@ fn window(settings: Settings, size: [u32; 2]) -> Result<(), String> {
         ..Default::default()
     };
     let create = move |cc: &eframe::CreationContext<'_>| -> Result<Box<dyn eframe::App>, Box<dyn std::error::Error + Send + Sync>> {
-        Ok(Box::new(Window::new(cc, settings)?))
+        Ok(Box::new(Window::new(cc, settings, stage)?))
     };
     eframe::run_native("sdmoe-live", options, Box::new(create)).map_err(|e| e.to_string())
 }

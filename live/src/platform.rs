@@ -6,6 +6,8 @@ use std::time::Duration;
 use eframe::egui::ViewportCommand;
 use eframe::egui::{Context, DroppedFileHandle};
 
+use crate::app::Live;
+
 /// Runs `work` beside the window: on a thread of its own.
 #[cfg(not(target_arch = "wasm32"))]
 pub fn spawn<F: Future<Output = ()>>(work: impl FnOnce() -> F + Send + 'static) -> std::thread::JoinHandle<()> {
@@ -48,17 +50,10 @@ pub fn save(name: &str, bytes: &[u8]) -> String {
 /// Keeps a file: as a download. Returns what to tell the user.
 #[cfg(target_arch = "wasm32")]
 pub fn save(name: &str, bytes: &[u8]) -> String {
-    use wasm_bindgen::JsCast;
     let download = || {
-        let parts = js_sys::Array::of1(&js_sys::Uint8Array::from(bytes));
-        let blob = web_sys::Blob::new_with_u8_array_sequence(&parts).ok()?;
-        let url = web_sys::Url::create_object_url_with_blob(&blob).ok()?;
-        let anchor = web_sys::window()?.document()?.create_element("a").ok()?;
-        let anchor: web_sys::HtmlAnchorElement = anchor.dyn_into().ok()?;
-        anchor.set_href(&url);
-        anchor.set_download(name);
+        let anchor = crate::web::link(name, bytes)?;
         anchor.click();
-        web_sys::Url::revoke_object_url(&url).ok()
+        web_sys::Url::revoke_object_url(&anchor.href()).ok()
     };
     match download() {
         Some(()) => format!("downloaded {name}"),
@@ -100,6 +95,19 @@ pub fn read(file: DroppedFileHandle, give: impl FnOnce(String, Result<Vec<u8>, S
 
 fn name(file: &DroppedFileHandle) -> String {
     file.path().file_name().map_or_else(|| "dropped".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+/// The device that draws the window is gone: the window closes, and another opens.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn device_lost(ctx: &Context, reason: &str, _live: &Live) {
+    log::warn!("the device that draws the window is lost: {reason}");
+    ctx.send_viewport_cmd(ViewportCommand::Close);
+}
+
+/// The device that draws the page is gone: the page says so.
+#[cfg(target_arch = "wasm32")]
+pub fn device_lost(_ctx: &Context, reason: &str, live: &Live) {
+    crate::web::device_lost(reason, &crate::export::csv(&live.session().state.lock()));
 }
 
 /// The time for which a title stays: on a desktop another one costs a frame.

@@ -8,7 +8,7 @@ use sdmoe::wgpu;
 use wasm_bindgen::JsCast;
 
 use crate::settings::Settings;
-use crate::window::Window;
+use crate::window::{Stage, Window};
 
 /// Starts the page.
 pub fn main() {
@@ -38,7 +38,7 @@ async fn start() -> Result<(), String> {
         ..Default::default()
     };
     let create = move |cc: &eframe::CreationContext<'_>| -> Result<Box<dyn eframe::App>, Box<dyn std::error::Error + Send + Sync>> {
-        Ok(Box::new(Window::new(cc, settings)?))
+        Ok(Box::new(Window::new(cc, settings, Stage::default())?))
     };
     eframe::WebRunner::new().start(canvas, options, Box::new(create)).await.map_err(|e| format!("{e:?}"))
 }
@@ -49,4 +49,34 @@ fn say(words: &str) {
     if let Some(element) = element {
         element.set_text_content(Some(words));
     }
+}
+
+/// Says on the page that its device is gone, which the page cannot get again, with a link that keeps the `figures`.
+pub fn device_lost(reason: &str, figures: &str) {
+    let element = web_sys::window().and_then(|w| w.document()).and_then(|d| d.get_element_by_id("words"));
+    // Once is enough.
+    let Some(element) = element.filter(|e| e.text_content().is_none_or(|text| text.is_empty())) else { return };
+    element.set_text_content(Some(&format!(
+        "The browser has taken the graphics device away ({reason}).\n\
+         Training has stopped, and this page cannot go on: reload it to begin again from the first step.\n"
+    )));
+    // Above the last picture, and to be clicked.
+    let _ = element.set_attribute("style", "background: #1b1b1b; pointer-events: auto; flex-direction: column");
+    if let Some(link) = link("sdmoe-live.csv", figures.as_bytes()) {
+        link.set_text_content(Some("Save the figures so far as CSV"));
+        let _ = link.set_attribute("style", "color: #4fb5e8");
+        let _ = element.append_child(&link);
+    }
+}
+
+/// A link that downloads `bytes` as a file.
+pub fn link(name: &str, bytes: &[u8]) -> Option<web_sys::HtmlAnchorElement> {
+    let parts = js_sys::Array::of1(&js_sys::Uint8Array::from(bytes));
+    let blob = web_sys::Blob::new_with_u8_array_sequence(&parts).ok()?;
+    let url = web_sys::Url::create_object_url_with_blob(&blob).ok()?;
+    let anchor = web_sys::window()?.document()?.create_element("a").ok()?;
+    let anchor: web_sys::HtmlAnchorElement = anchor.dyn_into().ok()?;
+    anchor.set_href(&url);
+    anchor.set_download(name);
+    Some(anchor)
 }

@@ -4,6 +4,7 @@
 pub mod look;
 mod mixture;
 mod pace;
+pub mod recovery;
 pub mod trial;
 
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
@@ -14,12 +15,13 @@ use sdmoe::gpu::{Budget, Compiling};
 use sdmoe::linalg::random::uniform;
 use sdmoe::nn::generate::Generator;
 use sdmoe::nn::sample::Sampling;
-use sdmoe::{Batch, Gpu, Trainer};
+use sdmoe::{Batch, ErrorKind, Gpu, Trainer};
 use web_time::Instant;
 
 use self::look::{Look, Readings, look};
 use self::mixture::Mixture;
 use self::pace::{Looking, Rate};
+use self::recovery::{Kept, Recovery, Reopen};
 use self::trial::{Expert, Kind, Outcome, try_out};
 use crate::platform;
 use crate::settings::{SEQ, Settings};
@@ -62,6 +64,8 @@ pub enum Status {
     Running,
     /// Standing still.
     Paused,
+    /// The device is lost, and another is being opened.
+    Lost,
     /// It cannot go on.
     Failed(String),
 }
@@ -109,6 +113,8 @@ pub struct State {
     pub outcomes: Vec<Outcome>,
     /// The error of the last trial, if it had one.
     pub message: String,
+    /// What happened to the device in this run, if anything did.
+    pub notice: String,
     /// Tokens of both models a second, over the last second.
     pub tokens_per_second: f64,
     /// Share of the time in which the device worked on the models.
@@ -130,10 +136,24 @@ impl State {
             samples: Vec::new(),
             outcomes: Vec::new(),
             message: String::new(),
+            notice: String::new(),
             tokens_per_second: 0.0,
             busy: 0.0,
             first_loss: None,
         }
+    }
+
+    /// Steps that both models have done.
+    pub fn steps(&self) -> u64 {
+        self.losses.iter().map(Vec::len).min().unwrap_or(0) as u64
+    }
+
+    /// Forgets what was found behind `step`, and the look there, which is taken again.
+    fn back_to(&mut self, step: u64) {
+        self.losses.iter_mut().for_each(|losses| losses.truncate(step as usize));
+        self.looks.retain(|looks| looks.step < step);
+        self.samples.retain(|sample| sample.step < step);
+        self.outcomes.retain(|outcome| outcome.step <= step);
     }
 }
 
@@ -173,10 +193,20 @@ pub fn session(
     let shared = Shared(Arc::new(Mutex::new(state)));
     let (sender, commands) = channel();
     let handle = Handle { state: shared.clone(), commands: sender };
-    (
-        handle,
-        Session { gpu, commands, shared, news: Box::new(news), paused: false, single: false, share: 1.0, limit: None },
-    )
+    let session = Session {
+        gpu,
+        commands,
+        shared,
+        news: Box::new(news),
+        paused: false,
+        single: false,
+        share: 1.0,
+        limit: None,
+        reopen: None,
+        kept: Kept::default(),
+        recovery: Recovery::default(),
+    };
+    (handle, session)
 }
 
 /// Two trainers and what is measured of them.
@@ -191,11 +221,17 @@ pub struct Session {
     single: bool,
     share: f32,
     limit: Option<u64>,
+    /// Gives another device where this one is lost.
+    reopen: Option<Reopen>,
+    kept: Kept,
+    recovery: Recovery,
 }
 
 /// Why a run ends.
 enum Ended {
     Stop,
+    /// The device is gone.
+    Lost(String),
     Restart(Settings, Vec<Source>),
     Failed(String),
 }
@@ -207,17 +243,30 @@ impl Session {
         Self { limit: Some(steps), ..self }
     }
 
+    /// Goes on after a lost device, on another.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn reopening(self, reopen: Reopen) -> Self {
+        Self { reopen: Some(reopen), ..self }
+    }
+
     /// Trains until it is told to stop.
     pub async fn run(mut self, mut sources: Vec<Source>) {
         let mut settings = self.shared.lock().settings.clone();
         loop {
-            match self.train(&settings, &sources).await {
+            let ended = match self.train(&settings, &sources).await {
+                Ended::Lost(error) => match self.go_on(&error).await {
+                    Ok(()) => continue,
+                    Err(message) => Ended::Failed(message),
+                },
+                ended => ended,
+            };
+            match ended {
                 Ended::Stop => return,
                 Ended::Restart(new, texts) => {
                     (settings, sources) = (new, texts);
                     self.begin(&settings, &sources);
                 }
-                Ended::Failed(message) => {
+                Ended::Lost(message) | Ended::Failed(message) => {
                     log::error!("{message}");
                     self.tell(Status::Failed(message));
                     // Other settings may do.
@@ -236,6 +285,7 @@ impl Session {
     /// Forgets the run before.
     fn begin(&mut self, settings: &Settings, sources: &[Source]) {
         (self.paused, self.single) = (false, false);
+        (self.kept, self.recovery) = (Kept::default(), Recovery::default());
         let mut state = self.shared.lock();
         let number = state.number + 1;
         *state = State { number, ..State::new(settings, sources) };
@@ -258,20 +308,58 @@ impl Session {
         (self.news)();
     }
 
+    /// Another device in place of the lost one; the models then go on from where they were kept.
+    ///
+    /// # Errors
+    /// What to tell the user where that cannot be.
+    async fn go_on(&mut self, error: &str) -> Result<(), String> {
+        let step = self.shared.lock().steps();
+        let Some(reopen) = &mut self.reopen else { return Err(error.to_owned()) };
+        log::warn!("{error}");
+        self.shared.lock().status = Status::Lost;
+        (self.news)();
+        self.recovery.lost(step).map_err(|reason| format!("{error}; {reason}"))?;
+        self.gpu = self.recovery.open(reopen).await.map_err(|reason| format!("{error}; {reason}"))?;
+        let from = self.kept.step();
+        let from = if from > 0 { format!("from step {from}") } else { "from the beginning".to_owned() };
+        let notice = format!("The device was lost at step {step}; training went on {from} on a fresh one.");
+        log::info!("{notice}");
+        let mut state = self.shared.lock();
+        state.back_to(self.kept.step());
+        state.notice = notice;
+        Ok(())
+    }
+
     async fn train(&mut self, settings: &Settings, sources: &[Source]) -> Ended {
         match self.try_train(settings, sources).await {
             Ok(ended) => ended,
-            Err(error) => Ended::Failed(error.to_string()),
+            Err(error) => {
+                // A loss explains whatever else went wrong; a readback that was under way may end otherwise, and only what is
+                // submitted next finds it.
+                if !cfg!(target_arch = "wasm32") {
+                    let _ = self.gpu.finish().await;
+                }
+                let error = self.gpu.check().err().filter(|e| e.kind() == ErrorKind::DeviceLost).unwrap_or(error);
+                let lost = error.kind() == ErrorKind::DeviceLost;
+                if lost { Ended::Lost(error.to_string()) } else { Ended::Failed(error.to_string()) }
+            }
         }
     }
 
     async fn try_train(&mut self, settings: &Settings, sources: &[Source]) -> sdmoe::Result<Ended> {
         let begun = Instant::now();
-        self.tell(Status::Compiling(0, 0));
+        self.tell(if self.paused { Status::Paused } else { Status::Compiling(0, 0) });
         self.keep_to_budget();
         let readings = Arc::new(Readings::new(sources));
-        let mut trainers =
-            [Trainer::new(&self.gpu, &settings.run(true))?, Trainer::new(&self.gpu, &settings.run(false))?];
+        let mut trainers = match self.kept.restore(&self.gpu)? {
+            Some(trainers) => trainers,
+            None => [Trainer::new(&self.gpu, &settings.run(true))?, Trainer::new(&self.gpu, &settings.run(false))?],
+        };
+        // It may have been moved since the models were kept.
+        let balance = self.shared.lock().settings.balance_loss;
+        for trainer in &mut trainers {
+            trainer.set_balance_loss(balance)?;
+        }
         let batches = Mixture::new(sources, settings.seed)?;
         let (mut rate, mut looking) = (Rate::new(), Looking::default());
         loop {
@@ -289,6 +377,11 @@ impl Session {
             }
             if at_limit {
                 return Ok(Ended::Stop);
+            }
+            if self.reopen.is_some() && self.kept.is_due(step - 1) {
+                let begun = Instant::now();
+                self.kept.keep(&trainers).await?;
+                rate.leave_out(begun.elapsed());
             }
             if self.paused && !self.single {
                 rate.skip();
@@ -490,5 +583,82 @@ mod tests {
         };
         let plain = plain.lock();
         assert_eq!([&plain.losses[0][..], &plain.losses[1][..]], [&on[..2], &off[..2]]);
+    }
+
+    fn open() -> Gpu {
+        pollster::block_on(Gpu::open(&sdmoe::GpuOptions::default())).unwrap()
+    }
+
+    #[test]
+    fn a_session_goes_on_after_a_lost_device_as_if_nothing_had_been() {
+        /// Steps after which the device is destroyed, behind the first snapshot, and those of the run.
+        const ACCIDENTS: [usize; 2] = [3, 12];
+        const STEPS: u64 = 13;
+        let run = |accidents: &'static [usize]| {
+            let sources = texts::inside();
+            let devices = Arc::new(Mutex::new(vec![open()]));
+            let state = Arc::new(std::sync::OnceLock::<Shared>::new());
+            let (of_news, seen) = (devices.clone(), state.clone());
+            let due = Mutex::new(accidents.to_vec());
+            let news = move || {
+                let Some(state) = seen.get() else { return };
+                let mut due = due.lock().unwrap();
+                if due.first().is_some_and(|&step| state.lock().steps() == step as u64) {
+                    due.remove(0);
+                    of_news.lock().unwrap().last().unwrap().device().destroy();
+                }
+            };
+            let gpu = devices.lock().unwrap()[0].clone();
+            let (handle, session) = session(gpu, Settings::default(), sources.clone(), news);
+            state.set(handle.state.clone()).unwrap();
+            let opened = devices.clone();
+            let session = session.limited_to(STEPS).reopening(Box::new(move || {
+                let gpu = open();
+                opened.lock().unwrap().push(gpu.clone());
+                Ok(gpu)
+            }));
+            pollster::block_on(session.run(sources));
+            let count = devices.lock().unwrap().len();
+            (handle.state, count)
+        };
+        let ((plain, one), (state, three)) = (run(&[]), run(&ACCIDENTS));
+        let (plain, state) = (plain.lock(), state.lock());
+        assert_eq!((one, three), (1, 3));
+        assert_eq!(state.status, Status::Running);
+        assert_eq!((plain.steps(), &plain.losses), (STEPS, &state.losses));
+        assert_eq!(plain.notice, "");
+        assert_eq!(state.notice, "The device was lost at step 12; training went on from step 10 on a fresh one.");
+        // In order, each once.
+        assert!(state.looks.windows(2).all(|two| two[0].step < two[1].step));
+        assert_eq!(state.looks.last().unwrap().step, STEPS);
+    }
+
+    #[test]
+    fn a_session_whose_device_cannot_be_had_again_says_so_and_ends() {
+        let run = |reopen: Option<recovery::Reopen>| {
+            let gpu = open();
+            gpu.device().destroy();
+            let sources = texts::inside();
+            let (handle, session) = session(gpu, Settings::default(), sources.clone(), || ());
+            let session = match reopen {
+                Some(reopen) => session.reopening(reopen),
+                None => session,
+            };
+            // It waits for another wish when it has failed.
+            handle.send(Command::Stop);
+            pollster::block_on(session.limited_to(2).run(sources));
+            let Status::Failed(message) = handle.state.lock().status.clone() else { panic!("expected a failure") };
+            assert!(message.starts_with("GPU device lost: "), "{message}");
+            message
+        };
+        assert!(!run(None).contains(';'));
+        let refused = run(Some(Box::new(|| Err("the driver is away".to_owned()))));
+        assert!(refused.ends_with("; opening another failed twice: the driver is away"), "{refused}");
+        let gone = run(Some(Box::new(|| {
+            let gpu = open();
+            gpu.device().destroy();
+            Ok(gpu)
+        })));
+        assert!(gone.ends_with("; it was lost 3 times, and training came no further than step 0"), "{gone}");
     }
 }
