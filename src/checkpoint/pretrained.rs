@@ -33,6 +33,8 @@ use crate::nn::config::ModelConfig;
 use crate::nn::families::{FamilyModel, HEAD, HubTensor, Layout, Parameter, TensorMap};
 use crate::nn::memory::MemoryPlan;
 use crate::nn::model::Model;
+use crate::nn::params::ParamSet;
+use crate::nn::part::ModelPart;
 use crate::tensor::{DType, Tensor};
 
 /// Bytes that are on their way to the device at once.
@@ -223,31 +225,59 @@ impl FamilyCheckpoint {
     /// As [`FamilyCheckpoint::read`]; [`Error::Checkpoint`] when the model has other parameters, before one is written;
     /// [`Error::Device`].
     pub fn load_into(&self, model: &Model) -> Result<Coverage> {
-        let mut targets: BTreeMap<String, Tensor> =
-            model.params().iter().map(|p| (p.name.clone(), p.value.clone())).collect();
+        let tensors = self.targets(model.params())?;
+        if let Some((Parameter { name, .. }, _)) = self.map.parameters.iter().zip(&tensors).find(|(_, t)| t.is_none()) {
+            let message = format!("expected a model with the parameter `{name}`, got one without it");
+            return Err(Error::checkpoint(&self.target.root, message));
+        }
+        self.fill(&self.tables(), &tensors)?;
+        model.params().update_copies()?;
+        Ok(self.coverage())
+    }
+
+    /// As [`FamilyCheckpoint::load_into`], into a part of the model: the tensors that it comes of are read, and no others.
+    ///
+    /// # Errors
+    /// As [`FamilyCheckpoint::load_into`].
+    pub fn load_part(&self, part: &ModelPart) -> Result<()> {
+        let tensors = self.targets(part.params())?;
+        let wanted = |(_, tensor): &(&TensorTable, &HubTensor)| {
+            tensor.pieces.iter().any(|piece| tensors[piece.parameter].is_some())
+        };
+        let tables: Vec<_> = self.tables().into_iter().filter(wanted).collect();
+        self.fill(&tables, &tensors)
+    }
+
+    /// The tensors on a device, flat, that the parameters of the map go to, in its order; none for one that `params` do not have.
+    fn targets(&self, params: &ParamSet) -> Result<Vec<Option<Tensor>>> {
+        let mut targets: BTreeMap<&str, &Tensor> = params.iter().map(|p| (p.name.as_str(), &p.value)).collect();
         // State that the checkpoint does not have stays as it is.
-        let mut state: BTreeMap<String, Tensor> = model.state().into_iter().collect();
+        let mut state: BTreeMap<&str, &Tensor> = params.states().iter().map(|(name, t)| (name.as_str(), t)).collect();
         let bad = |message: String| Error::checkpoint(&self.target.root, message);
         let mut tensors = Vec::new();
         for Parameter { name, shape, .. } in &self.map.parameters {
-            let tensor = targets
-                .remove(name)
-                .or_else(|| state.remove(name))
-                .ok_or_else(|| bad(format!("expected a model with the parameter `{name}`, got one without it")))?;
-            if tensor.dims() != shape {
+            let found = targets.remove(name.as_str()).or_else(|| state.remove(name.as_str()));
+            if let Some(tensor) = found.filter(|tensor| tensor.dims() != shape) {
                 let got = tensor.dims();
                 return Err(bad(format!("expected a model with `{name}` of shape {shape:?}, got {got:?}")));
             }
-            tensors.push(tensor.reshape([tensor.numel()])?);
+            tensors.push(found.map(|tensor| tensor.reshape([tensor.numel()])).transpose()?);
         }
-        if let Some(name) = targets.keys().next() {
-            return Err(bad(format!("expected a model without the parameter `{name}`, got one with it")));
+        match targets.keys().next() {
+            Some(name) => Err(bad(format!("expected a model without the parameter `{name}`, got one with it"))),
+            None => Ok(tensors),
         }
-        let of_16_bits = |(stored, tensor): (DType, &Tensor)| stored == tensor.dtype() && stored.bytes() == 2;
-        let as_bits: Vec<bool> = self.dtypes().into_iter().zip(&tensors).map(of_16_bits).collect();
+    }
+
+    /// Reads `tables` into what [`FamilyCheckpoint::targets`] gives, and passes over what goes nowhere.
+    fn fill(&self, tables: &[(&TensorTable, &HubTensor)], targets: &[Option<Tensor>]) -> Result<()> {
+        let of_16_bits = |(stored, tensor): (DType, &Option<Tensor>)| {
+            tensor.as_ref().is_some_and(|tensor| stored == tensor.dtype()) && stored.bytes() == 2
+        };
+        let as_bits: Vec<bool> = self.dtypes().into_iter().zip(targets).map(of_16_bits).collect();
         let mut waiting = 0;
-        stream(&self.tables(), &|parameter| as_bits[parameter], &mut |parameter, first, numbers| {
-            let tensor = &tensors[parameter];
+        stream(tables, &|parameter| as_bits[parameter], &mut |parameter, first, numbers| {
+            let Some(tensor) = &targets[parameter] else { return Ok(()) };
             let part = |count: usize| tensor.slice(first..first + count);
             waiting += match numbers {
                 Numbers::F32(values) => {
@@ -267,9 +297,7 @@ impl FamilyCheckpoint {
                 tensor.gpu().check()?;
             }
             Ok(())
-        })?;
-        model.params().update_copies()?;
-        Ok(self.coverage())
+        })
     }
 }
 

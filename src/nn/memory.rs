@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::nn::cache::KvCache;
 use crate::nn::config::ModelConfig;
 use crate::nn::model::Model;
+use crate::nn::part::Part;
 use crate::tensor::DType;
 
 /// The types in which a model for generation and evaluation has its matrices on the device. Activations are f32 in any case, so both
@@ -27,6 +28,11 @@ pub struct MemoryPlan {
     pub inference: u64,
     /// The same, all in f32.
     pub inference_f32: u64,
+    /// Weights of the largest part of the model ([`Part`]), in the types of their files: what is there at a time where a
+    /// model is run by layer.
+    pub part: u64,
+    /// The same, all in f32.
+    pub part_f32: u64,
     /// Keys and values that generation keeps of a token.
     pub token: u64,
     /// Weights, gradients and AdamW's two moments, all in f32.
@@ -41,6 +47,11 @@ impl MemoryPlan {
         if weights == WeightType::F32 { self.inference_f32 } else { self.inference }
     }
 
+    /// Bytes of the weights that are there at a time where a model is run by layer.
+    pub fn part_bytes(&self, weights: WeightType) -> u64 {
+        if weights == WeightType::F32 { self.part_f32 } else { self.part }
+    }
+
     /// The plan of a model whose files have the parameters in the types that `dtype` gives by their names, see
     /// [`Model::for_inference_in`]; f16 is taken to be there.
     ///
@@ -49,6 +60,13 @@ impl MemoryPlan {
     pub fn new(config: &ModelConfig, dtype: impl Fn(&str) -> DType) -> Result<Self> {
         config.validate()?;
         let mut plan = Self { token: KvCache::token_bytes(config), ..Self::default() };
+        for part in Part::all(config) {
+            let shapes = part.shapes_for_inference(config, &dtype)?;
+            let numbers = |shape: &[usize]| shape.iter().map(|&size| size as u64).product::<u64>();
+            let bytes = shapes.iter().map(|(_, shape, dtype)| numbers(shape) * dtype.bytes() as u64);
+            plan.part = plan.part.max(bytes.sum());
+            plan.part_f32 = plan.part_f32.max(shapes.iter().map(|(_, shape, _)| 4 * numbers(shape)).sum());
+        }
         for (name, shape, dtype) in Model::shapes_for_inference(config, dtype)? {
             let numbers: u64 = shape.iter().map(|&size| size as u64).product();
             let bytes = numbers * dtype.bytes() as u64;

@@ -21,6 +21,7 @@ pub mod model;
 pub mod moe;
 pub mod norm;
 pub mod params;
+pub mod part;
 pub mod pass;
 pub mod router;
 pub mod sample;

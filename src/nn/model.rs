@@ -13,10 +13,11 @@ use crate::nn::language_model::{ExpertCount, LanguageModel, LayerVars, Output};
 use crate::nn::linear::Linear;
 use crate::nn::moe::MoeLayer;
 use crate::nn::norm::Norm;
-use crate::nn::params::{Group, Init, ParamBuilder, ParamId, ParamSet};
+use crate::nn::params::{ParamBuilder, ParamId, ParamSet};
+use crate::nn::part::{add_embedding, add_head, embedded, score};
 use crate::nn::pass::{Mode, Pass};
 use crate::nn::size;
-use crate::ops::{Embedding, MatMul, Reshape, Slice, WideEmbedding};
+use crate::ops::{Reshape, Slice};
 use crate::tensor::{DType, Tensor};
 
 /// The model: its parameters and how they are used.
@@ -101,13 +102,10 @@ impl Model {
 
     /// The model before it has buffers.
     fn registered(params: &mut ParamBuilder, config: &ModelConfig) -> Self {
-        let d = config.d_model;
         params.number_expert_layers(config.moe_layers());
-        let embed = params.add("embed.weight", Group::Decay, &[config.vocab, d], Init::Normal(super::SMALL_STD));
+        let embed = add_embedding(params, config);
         let blocks = (0..config.layers).map(|l| Block::new(params, l, config)).collect();
-        let final_norm = Norm::new(params, "final_norm.weight", d, config.norm_eps);
-        let untied = !config.tied_head;
-        let head = untied.then(|| Linear::scoring(params, "head.weight", [d, config.vocab], Init::fan_in(d)));
+        let (final_norm, head) = add_head(params, config);
         Self { config: config.clone(), params: ParamSet::default(), embed, blocks, final_norm, head }
     }
 
@@ -187,11 +185,7 @@ impl Model {
         }
         let input = tape.constant(tokens);
         let embed = pass.param(tape, self.embed);
-        let mut x = if pass.params.get(self.embed).value.dtype() == DType::F32 {
-            tape.apply(Embedding, &[embed, input])?
-        } else {
-            tape.apply(WideEmbedding, &[embed, input])?
-        };
+        let mut x = embedded(tape, pass, self.embed, [embed, input])?;
         let mut layers = Vec::new();
         let mut decided = Vec::new();
         for block in &self.blocks {
@@ -207,10 +201,7 @@ impl Model {
         let normed = self.final_norm.forward(tape, pass, x)?;
         tape.release(&[x]);
         let normed = if pass.last_only { last_row(tape, normed)? } else { normed };
-        let logits = match &self.head {
-            Some(head) => head.forward(tape, pass, normed)?,
-            None => tape.apply(MatMul { trans_b: true }, &[normed, embed])?,
-        };
+        let logits = score(tape, pass, self.head.as_ref(), Some(embed), normed)?;
         tape.release(&[normed]);
         let mut output = Output::new(logits);
         output.layers = layers;

@@ -17,6 +17,8 @@ mod bar;
 #[cfg(feature = "files")]
 pub mod begin;
 #[cfg(feature = "files")]
+pub mod by_layer;
+#[cfg(feature = "files")]
 mod clock;
 #[cfg(feature = "files")]
 #[cfg_attr(target_arch = "wasm32", path = "no_compiling.rs")]

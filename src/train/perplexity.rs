@@ -9,6 +9,7 @@ use crate::data::NO_TARGET;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::kernels::loss::token_losses;
+use crate::nn::config::ModelConfig;
 use crate::nn::model::Model;
 use crate::nn::pass::{Mode, Pass};
 use crate::tensor::Tensor;
@@ -42,6 +43,15 @@ impl Perplexity {
     /// Nats a token.
     pub fn mean(&self) -> f64 {
         self.sum / self.targets as f64
+    }
+
+    /// Adds the losses of a batch by its logits.
+    pub(super) async fn add(&mut self, batch: &Batch, logits: &Tensor) -> Result<()> {
+        let targets = Tensor::from_u32(logits.gpu(), [batch.targets.len()], &batch.targets)?;
+        let losses = token_losses(logits, &targets)?.to_f32().await?;
+        self.sum += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
+        self.targets += batch.counted;
+        Ok(())
     }
 
     /// `exp` of the mean.
@@ -85,40 +95,62 @@ pub async fn perplexity(
     window: Window,
     top_k: Option<usize>,
 ) -> Result<Perplexity> {
+    check(model.config(), tokens, window, top_k)?;
+    let mut found = Perplexity::default();
+    for batch in batches(model.config(), tokens, window) {
+        let input = Tensor::from_u32(gpu, [batch.tokens.len()], &batch.tokens)?;
+        let mut tape = Tape::new(gpu);
+        let pass = Pass { top_k, ..Pass::plain(model.params(), batch.seq, Mode::Inference) };
+        let output = model.forward(&mut tape, &pass, &input)?;
+        found.add(&batch, tape.value(output.logits)).await?;
+    }
+    Ok(found)
+}
+
+/// Checks what is to be evaluated.
+pub(super) fn check(config: &ModelConfig, tokens: &[u32], window: Window, top_k: Option<usize>) -> Result<()> {
     window.validate()?;
     if tokens.len() < 2 {
         return Err(Error::Data(format!("expected at least 2 tokens to evaluate on, got {}", tokens.len())));
     }
-    let reach = model.config().moe.reach();
+    let reach = config.moe.reach();
     if let Some(k) = top_k.filter(|k| !(1..=reach).contains(k)) {
         let message = format!("expected at least 1 and at most the {reach} experts that a token can visit, got {k}");
         return Err(Error::config("top-k", message));
     }
+    Ok(())
+}
+
+/// Windows of one forward pass.
+pub(super) struct Batch {
+    /// Tokens of a window.
+    pub seq: usize,
+    /// The windows behind each other.
+    pub tokens: Vec<u32>,
+    /// The token that follows each, or [`NO_TARGET`] where another window counts it.
+    targets: Vec<u32>,
+    /// Targets that count.
+    counted: u64,
+}
+
+/// The windows over a text, as many at a time as one forward pass has. Windows of the same length go together: all but the last.
+pub(super) fn batches(config: &ModelConfig, tokens: &[u32], window: Window) -> impl Iterator<Item = Batch> {
     let places: Vec<(usize, usize)> = window.places(tokens.len()).collect();
-    let at_once = ((LOGITS / 4 / model.config().vocab).min(AT_ONCE) / window.context).max(1);
-    let mut found = Perplexity::default();
-    let mut counted = 1;
-    // Windows of the same length go together: all but the last.
-    for same in places.chunk_by(|a, b| a.1 - a.0 == b.1 - b.0) {
-        for windows in same.chunks(at_once) {
-            let seq = windows[0].1 - windows[0].0;
-            let mut targets = Vec::new();
-            for &(first, end) in windows {
-                targets.extend((first + 1..=end).map(|t| if t >= counted && t < end { tokens[t] } else { NO_TARGET }));
-                found.targets += (end - counted) as u64;
-                counted = end;
-            }
-            let input: Vec<u32> = windows.iter().flat_map(|&(first, end)| &tokens[first..end]).copied().collect();
-            let input = Tensor::from_u32(gpu, [input.len()], &input)?;
-            let targets = Tensor::from_u32(gpu, [targets.len()], &targets)?;
-            let mut tape = Tape::new(gpu);
-            let pass = Pass { top_k, ..Pass::plain(model.params(), seq, Mode::Inference) };
-            let output = model.forward(&mut tape, &pass, &input)?;
-            let losses = token_losses(tape.value(output.logits), &targets)?.to_f32().await?;
-            found.sum += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
+    let at_once = ((LOGITS / 4 / config.vocab).min(AT_ONCE) / window.context).max(1);
+    let same = places.chunk_by(|a, b| a.1 - a.0 == b.1 - b.0);
+    let together: Vec<Vec<(usize, usize)>> = same.flat_map(|same| same.chunks(at_once)).map(<[_]>::to_vec).collect();
+    let mut reached = 1;
+    together.into_iter().map(move |windows| {
+        let seq = windows[0].1 - windows[0].0;
+        let (mut inputs, mut targets, mut counted) = (Vec::new(), Vec::new(), 0);
+        for (first, end) in windows {
+            inputs.extend_from_slice(&tokens[first..end]);
+            targets.extend((first + 1..=end).map(|t| if t >= reached && t < end { tokens[t] } else { NO_TARGET }));
+            counted += (end - reached) as u64;
+            reached = end;
         }
-    }
-    Ok(found)
+        Batch { seq, tokens: inputs, targets, counted }
+    })
 }
 
 #[cfg(test)]

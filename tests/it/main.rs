@@ -18,6 +18,7 @@ mod analysis_weights;
 mod analyze;
 mod attention_window;
 mod bench;
+mod by_layer;
 mod cached_attention;
 mod checkpoint_experts;
 mod checkpoint_families;
