@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::accepts::same_model;
+use super::by_layer::ByLayer;
 use super::config::RunConfig;
 use super::saved::HUB_FOLDER;
 use crate::checkpoint::experts::Source;
@@ -255,11 +256,7 @@ impl Pretrained {
             Self::Saved(saved) => return restore_for_inference(gpu, saved),
             Self::Family(family) => family,
         };
-        let f16 = gpu.require_f16().is_ok();
-        let on_device = |dtype| if dtype == DType::F16 && !f16 { DType::F32 } else { dtype };
-        let stored = family.map().parameters.iter().map(|p| p.name.as_str());
-        let stored: BTreeMap<&str, DType> = stored.zip(family.dtypes().into_iter().map(on_device)).collect();
-        let plan = MemoryPlan::new(family.config(), |name| stored.get(name).copied().unwrap_or(DType::F32))?;
+        let (stored, plan) = on_device(gpu, family)?;
         let dtype = |name: &str| match weights {
             WeightType::AsStored => stored.get(name).copied().unwrap_or(DType::F32),
             WeightType::F32 => DType::F32,
@@ -268,6 +265,42 @@ impl Pretrained {
         let model = Model::for_inference_in(gpu, family.config(), dtype).and_then(|model| loaded(family, model));
         model.map_err(|error| explain_inference(&plan, weights, error))
     }
+
+    /// Whether the weights, for generation and evaluation alone, fit the memory of `gpu` as far as that can be known beforehand:
+    /// where it is the machine's. A run is taken to fit.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for impossible sizes.
+    pub fn fits(&self, gpu: &Gpu, weights: WeightType) -> Result<bool> {
+        match self {
+            Self::Saved(_) => Ok(true),
+            Self::Family(family) => Ok(check_inference(gpu, &on_device(gpu, family)?.1, weights).is_ok()),
+        }
+    }
+
+    /// The model as one whose parts are read when they are used, for devices that do not hold all of it.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a run or a checkpoint of this program, which is loaded whole.
+    pub fn by_layer(&self, gpu: &Gpu, weights: WeightType) -> Result<ByLayer<'_>> {
+        match self {
+            Self::Saved(_) => {
+                let message = "expected a Hugging Face folder, got a checkpoint of this program, which is loaded whole";
+                Err(Error::config("by-layer", message))
+            }
+            Self::Family(family) => ByLayer::new(gpu, family, weights),
+        }
+    }
+}
+
+/// The types that the parameters of files have on a device by their names, and the memory that they take there.
+fn on_device<'a>(gpu: &Gpu, family: &'a FamilyCheckpoint) -> Result<(BTreeMap<&'a str, DType>, MemoryPlan)> {
+    let f16 = gpu.require_f16().is_ok();
+    let on_device = |dtype| if dtype == DType::F16 && !f16 { DType::F32 } else { dtype };
+    let stored = family.map().parameters.iter().map(|p| p.name.as_str());
+    let stored: BTreeMap<&str, DType> = stored.zip(family.dtypes().into_iter().map(on_device)).collect();
+    let plan = MemoryPlan::new(family.config(), |name| stored.get(name).copied().unwrap_or(DType::F32))?;
+    Ok((stored, plan))
 }
 
 fn loaded(family: &FamilyCheckpoint, model: Model) -> Result<Model> {

@@ -122,9 +122,8 @@ fn too_much(needs: &[Need], but: &str) -> Error {
 #[cfg(feature = "files")]
 pub(crate) fn check_inference(gpu: &Gpu, plan: &MemoryPlan, weights: WeightType) -> Result<()> {
     let memory = if gpu.adapter().is_software() { host_memory() } else { None };
-    let needed = plan.bytes(weights);
     match memory {
-        Some(memory) if needed > memory => {
+        Some(memory) if plan.bytes(weights) > memory => {
             Err(weights_too_large(plan, weights, &format!("this machine has {}", mib(u128::from(memory)))))
         }
         _ => Ok(()),

@@ -61,6 +61,17 @@ fn more_or_fewer_experts_a_token_are_evaluated_as_a_table() {
 }
 
 #[test]
+fn a_model_by_layer_is_evaluated_as_the_whole() {
+    let place = place();
+    for more in ["", " --top-k 1,2 --weights f32"] {
+        let eval =
+            |when: &str| place.runs(&format!("eval --model model --data text --context 64 --by-layer {when}{more}"));
+        assert_eq!(eval("on"), eval("off"), "{more}");
+    }
+    place.fails("eval --model model --data text --by-layer maybe", "[possible values: auto, on, off]");
+}
+
+#[test]
 fn experts_of_a_published_model_are_analysed_at_work_on_a_text() {
     let place = place();
     let shown = place.runs("analyze model --data text --tokens 512 --out report");
@@ -108,6 +119,10 @@ fn a_run_becomes_a_folder_that_computes_the_same() {
     assert!(shown.starts_with("mixtral model in hub"), "{shown}");
     let eval = |model: &str| place.runs(&format!("eval --model {model} --data text --context 64 --stride 32"));
     assert_eq!(eval("run"), eval("hub"));
+    place.fails(
+        "eval --model run --data text --by-layer on",
+        "--by-layer: expected a Hugging Face folder, got a checkpoint",
+    );
     place.runs("export run --out fused --fused --dtype bf16");
     let loss = |shown: &str| shown.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap();
     assert!((loss(&eval("fused")) - loss(&eval("run"))).abs() < 0.01, "{}", eval("fused"));
