@@ -29,6 +29,7 @@ use super::target::{MAX_CONFIG, Source, Target};
 use super::widen::Element;
 use crate::error::{Error, Result};
 use crate::files;
+use crate::gpu::Gpu;
 use crate::nn::config::ModelConfig;
 use crate::nn::families::{FamilyModel, HEAD, HubTensor, Layout, Parameter, TensorMap};
 use crate::nn::memory::MemoryPlan;
@@ -208,6 +209,14 @@ impl FamilyCheckpoint {
     /// parameter comes of are of that type, else f32.
     pub fn dtypes(&self) -> Vec<DType> {
         dtypes(&self.target, &self.map, &self.used)
+    }
+
+    /// The same by name as `gpu` can hold them: f16 becomes f32 on a device without it.
+    pub fn dtypes_on(&self, gpu: &Gpu) -> BTreeMap<&str, DType> {
+        let f16 = gpu.require_f16().is_ok();
+        let held = |dtype| if dtype == DType::F16 && !f16 { DType::F32 } else { dtype };
+        let names = self.map.parameters.iter().map(|p| p.name.as_str());
+        names.zip(self.dtypes().into_iter().map(held)).collect()
     }
 
     /// The memory that it takes on a device that has f16.

@@ -65,9 +65,7 @@ impl<'a> ByLayer<'a> {
     /// [`crate::Error::Config`] for settings that this program cannot compute.
     pub fn new(gpu: &Gpu, family: &'a FamilyCheckpoint, weights: WeightType) -> Result<Self> {
         family.config().validate()?;
-        let names = family.map().parameters.iter().map(|p| p.name.as_str());
-        let stored = names.zip(family.dtypes()).collect();
-        Ok(Self { gpu: gpu.clone(), family, stored, weights, states: STATES })
+        Ok(Self { gpu: gpu.clone(), family, stored: family.dtypes_on(gpu), weights, states: STATES })
     }
 
     /// As it is, with at most so many bytes of hidden states on the host, or those of one batch of windows.

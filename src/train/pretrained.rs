@@ -295,10 +295,7 @@ impl Pretrained {
 
 /// The types that the parameters of files have on a device by their names, and the memory that they take there.
 fn on_device<'a>(gpu: &Gpu, family: &'a FamilyCheckpoint) -> Result<(BTreeMap<&'a str, DType>, MemoryPlan)> {
-    let f16 = gpu.require_f16().is_ok();
-    let on_device = |dtype| if dtype == DType::F16 && !f16 { DType::F32 } else { dtype };
-    let stored = family.map().parameters.iter().map(|p| p.name.as_str());
-    let stored: BTreeMap<&str, DType> = stored.zip(family.dtypes().into_iter().map(on_device)).collect();
+    let stored = family.dtypes_on(gpu);
     let plan = MemoryPlan::new(family.config(), |name| stored.get(name).copied().unwrap_or(DType::F32))?;
     Ok((stored, plan))
 }
