@@ -116,7 +116,7 @@ impl Play {
     }
 }
 
-/// What only a desktop does: a page has one canvas, whose device it cannot get again.
+/// The part of a desktop: a page has one canvas, whose device it cannot get again.
 #[cfg(not(target_arch = "wasm32"))]
 impl Play {
     /// Goes on in another window.
@@ -140,7 +140,9 @@ impl Play {
 
     /// Whether the last window is gone with its device.
     pub fn is_lost(&self) -> bool {
-        self.lost || pollster::block_on(self.gpu.finish()).is_err_and(|e| e.kind() == ErrorKind::DeviceLost)
+        // One that the user closed is not.
+        let open = self.worker.is_some();
+        self.lost || open && pollster::block_on(self.gpu.finish()).is_err_and(|e| e.kind() == ErrorKind::DeviceLost)
     }
 
     /// Ends the session. The device outlives whoever works on it.

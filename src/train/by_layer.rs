@@ -38,7 +38,7 @@ use crate::tensor::{DType, Tensor};
 
 /// Bytes of hidden states that are on the host at once; of a text that has more, as much as fits goes through the model before
 /// the rest does, which reads the weights once more.
-const STATES: usize = 4 << 30;
+const STATES: u64 = 4 << 30;
 
 /// A published model whose parts are read when they are used.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ pub struct ByLayer<'a> {
     family: &'a FamilyCheckpoint,
     stored: BTreeMap<&'a str, DType>,
     weights: WeightType,
-    states: usize,
+    states: u64,
 }
 
 /// Windows on their way through the model.
@@ -70,7 +70,7 @@ impl<'a> ByLayer<'a> {
 
     /// As it is, with at most so many bytes of hidden states on the host, or those of one batch of windows.
     #[must_use]
-    pub fn with_states(self, states: usize) -> Self {
+    pub fn with_states(self, states: u64) -> Self {
         Self { states, ..self }
     }
 
@@ -84,7 +84,7 @@ impl<'a> ByLayer<'a> {
     /// # Errors
     /// [`crate::Error::Config`] for impossible sizes.
     pub fn memory(&self) -> Result<MemoryPlan> {
-        self.family.memory()
+        MemoryPlan::new(self.config(), |name| self.stored.get(name).copied().unwrap_or(DType::F32))
     }
 
     /// A part with its weights on the device. [`Gpu::trim`] frees its memory when it was dropped.
@@ -108,13 +108,17 @@ impl<'a> ByLayer<'a> {
     /// # Errors
     /// Those of [`perplexity`](super::perplexity::perplexity) and of [`ByLayer::load`].
     pub async fn perplexity(&self, tokens: &[u32], window: Window, top_k: &[Option<usize>]) -> Result<Vec<Perplexity>> {
+        check(self.config(), tokens, window, None)?;
         top_k.iter().try_for_each(|&k| check(self.config(), tokens, window, k))?;
+        if top_k.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut found = vec![Perplexity::default(); top_k.len()];
         let all: Vec<Batch> = batches(self.config(), tokens, window).collect();
-        let bytes = |batch: &Batch| 4 * batch.tokens.len() * self.config().d_model * top_k.len();
+        let numbers = |batch: &Batch| batch.tokens.len() as u64 * self.config().d_model as u64 * top_k.len() as u64;
         // The first batch is the largest.
-        let together = all.first().map_or(1, |first| (self.states / bytes(first).max(1)).max(1));
-        for round in all.chunks(together) {
+        let together = all.first().map_or(1, |first| (self.states / (4 * numbers(first)).max(1)).max(1));
+        for round in all.chunks(usize::try_from(together).unwrap_or(usize::MAX)) {
             let both = (0..round.len()).flat_map(|batch| (0..top_k.len()).map(move |top_k| (batch, top_k)));
             let mut passing: Vec<Passing> =
                 both.map(|(batch, top_k)| Passing { batch, top_k, state: Vec::new() }).collect();

@@ -113,7 +113,7 @@ pub struct State {
     pub outcomes: Vec<Outcome>,
     /// The error of the last trial, if it had one.
     pub message: String,
-    /// What happened to the device in this run, if anything did.
+    /// The last loss of the device in this run, in a sentence; empty without one.
     pub notice: String,
     /// Tokens of both models a second, over the last second.
     pub tokens_per_second: f64,
@@ -311,7 +311,7 @@ impl Session {
     /// Another device in place of the lost one; the models then go on from where they were kept.
     ///
     /// # Errors
-    /// What to tell the user where that cannot be.
+    /// A message for the user where that cannot be.
     async fn go_on(&mut self, error: &str) -> Result<(), String> {
         let step = self.shared.lock().steps();
         let Some(reopen) = &mut self.reopen else { return Err(error.to_owned()) };

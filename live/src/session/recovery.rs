@@ -89,7 +89,10 @@ impl Recovery {
         let mut again = false;
         loop {
             let error = match reopen() {
-                Ok(gpu) => return Ok(gpu),
+                Ok(gpu) => {
+                    self.failed = None;
+                    return Ok(gpu);
+                }
                 Err(error) => error,
             };
             log::warn!("opening another device: {error}");
