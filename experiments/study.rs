@@ -86,7 +86,7 @@ fn compare(study: &StudyArgs) -> Result<(), Failure> {
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|");
     let mut all = [const { Vec::new() }; MODES.len()];
-    for seed in 1..=study.seeds {
+    for seed in study.seeds() {
         let mut off = 0.0;
         for (mode, done) in MODES.iter().zip(&mut all) {
             config.seed = seed;

@@ -112,7 +112,7 @@ fn compare(args: &Args) -> Result<(), Failure> {
     println!("| seed | what | step | validation loss | against off | merged | W_u | apart |");
     println!("|---|---|---|---|---|---|---|---|");
     let mut all = [const { Vec::new() }; MODES.len()];
-    for seed in 1..=args.study.seeds {
+    for seed in args.study.seeds() {
         (dense.seed, config.seed) = (seed, seed);
         let mut trainer = Trainer::new(&gpu, &dense)?;
         let before = train(&mut trainer, &texts, &[dense.train.steps])?[0];

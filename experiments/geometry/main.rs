@@ -79,7 +79,7 @@ fn compare(args: &Args) -> Result<(), Failure> {
     let names: Vec<String> = texts.held_out.iter().map(|s| s.name.clone()).collect();
     let MoeConfig { experts, top_k, .. } = base.moe;
     let mut runs = Vec::new();
-    for seed in 1..=args.study.seeds {
+    for seed in args.study.seeds() {
         for &kind in &args.models {
             config.seed = seed;
             config.model = kind.model(&base);

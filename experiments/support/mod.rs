@@ -1,6 +1,6 @@
 //! What the studies share: arguments, text, one training run.
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -27,9 +27,12 @@ pub struct StudyArgs {
     /// Steps of each run
     #[arg(long, value_name = "N", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
     pub steps: u64,
-    /// Seeds, from 1
+    /// The first seed
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    first_seed: u64,
+    /// Seeds, one after the other
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
-    pub seeds: u64,
+    seeds: u64,
     /// Highest learning rate [default: that of the preset `tiny`]
     #[arg(long, value_name = "X")]
     lr: Option<f32>,
@@ -40,6 +43,11 @@ pub struct StudyArgs {
 }
 
 impl StudyArgs {
+    /// The seeds.
+    pub fn seeds(&self) -> Range<u64> {
+        self.first_seed..self.first_seed.saturating_add(self.seeds)
+    }
+
     /// Sets what the arguments say.
     pub fn apply(&self, config: &mut RunConfig) {
         config.train.steps = self.steps;

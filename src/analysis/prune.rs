@@ -6,14 +6,13 @@
 
 use super::record::{Outputs, Pairs, PrunedLayer, Pruning, PruningStep, Redundant};
 use super::routed::permutation;
-use crate::autograd::Tape;
 use crate::data::sources::SourceWindows;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::kernels::loss::{mean, token_losses};
 use crate::nn::mask::ExpertMask;
-use crate::nn::model::Model;
-use crate::nn::pass::{Mode, Pass};
+use crate::nn::part::ModelParts;
+use crate::nn::passage::{Passenger, STATES, pass_through};
 use crate::tensor::Tensor;
 
 /// The shares of a layer's experts that are switched off: one of so many.
@@ -70,7 +69,7 @@ pub fn order(alignment: &Pairs, outputs: &Outputs) -> PrunedLayer {
 /// [`Error::Data`] when a loss is not finite; [`Error::Shape`] when the windows are not of `seq` tokens; [`Error::Device`].
 pub async fn prune(
     gpu: &Gpu,
-    model: &Model,
+    model: &dyn ModelParts,
     (seq, text): (usize, &SourceWindows),
     layers: Vec<PrunedLayer>,
     seed: u64,
@@ -83,16 +82,13 @@ pub async fn prune(
         let of = |number: &usize| layers.iter().find(|l| l.layer == *number).map_or(Vec::new(), first);
         numbers.iter().map(of).collect()
     };
-    let without = async |off: Vec<Vec<usize>>| {
-        let mask = ExpertMask::new(gpu, experts, top_k, &off)?;
-        loss(gpu, model, seq, text, Some(&mask)).await
-    };
-    let (mut steps, mut left_out, mut done) = (Vec::new(), Vec::new(), 0);
+    let mask = |off: Vec<Vec<usize>>| ExpertMask::new(gpu, experts, top_k, &off).map(Some);
+    // The whole model, and for each step as many orders and draws.
+    let (mut masks, mut counts, mut left_out) = (vec![None], Vec::new(), Vec::new());
     for count in SHARES.map(|share| experts / share) {
-        if count == done {
+        if count == 0 || counts.contains(&count) {
             continue;
         }
-        done = count;
         if experts - count < top_k {
             left_out.push(format!(
                 "{count} of {experts} experts off were left out: {} would remain, and a token visits {top_k}",
@@ -100,13 +96,9 @@ pub async fn prune(
             ));
             continue;
         }
-        let redundant = |l: &PrunedLayer| l.redundancy[..count].iter().map(|r| r.expert).collect();
-        let mut step = PruningStep {
-            off: count,
-            redundancy: without(off(&redundant)).await?,
-            saliency: without(off(&|l| l.saliency[..count].to_vec())).await?,
-            random: Vec::new(),
-        };
+        counts.push(count);
+        masks.push(mask(off(&|l| l.redundancy[..count].iter().map(|r| r.expert).collect()))?);
+        masks.push(mask(off(&|l| l.saliency[..count].to_vec()))?);
         for draw in 0..DRAWS {
             // Of a draw the larger sets hold the smaller ones, as by the other orders.
             let drawn = |l: &PrunedLayer| {
@@ -114,31 +106,50 @@ pub async fn prune(
                 all.truncate(count);
                 all
             };
-            step.random.push(without(off(&drawn)).await?);
+            masks.push(mask(off(&drawn))?);
         }
-        steps.push(step);
     }
-    let loss = loss(gpu, model, seq, text, None).await?;
-    Ok(Pruning { experts, top_k, layers, loss, steps, left_out })
+    let found = losses(gpu, model, seq, text, &masks).await?;
+    let step = |(&off, found): (&usize, &[f64])| PruningStep {
+        off,
+        redundancy: found[0],
+        saliency: found[1],
+        random: found[2..].to_vec(),
+    };
+    let steps = counts.iter().zip(found[1..].chunks(2 + DRAWS as usize)).map(step).collect();
+    Ok(Pruning { experts, top_k, layers, loss: found[0], steps, left_out })
 }
 
-/// The mean loss over the text, nats a token.
-async fn loss(gpu: &Gpu, model: &Model, seq: usize, text: &SourceWindows, mask: Option<&ExpertMask>) -> Result<f64> {
+/// The mean losses over the text with each of the masks, nats a token.
+async fn losses(
+    gpu: &Gpu,
+    model: &dyn ModelParts,
+    seq: usize,
+    text: &SourceWindows,
+    masks: &[Option<ExpertMask>],
+) -> Result<Vec<f64>> {
     let at_once = ((LOGITS / 4 / model.config().vocab).min(AT_ONCE) / seq).max(1) * seq;
     let (tokens, targets) = (&text.batch.tokens, &text.batch.targets);
-    let mut sum = 0.0;
-    for (tokens, targets) in tokens.chunks(at_once).zip(targets.chunks(at_once)) {
-        let mut tape = Tape::new(gpu);
-        let pass = Pass { mask, ..Pass::plain(model.params(), seq, Mode::Inference) };
-        let output = model.forward(&mut tape, &pass, &Tensor::from_u32(gpu, [tokens.len()], tokens)?)?;
-        let losses = token_losses(tape.value(output.logits), &Tensor::from_u32(gpu, [targets.len()], targets)?)?;
-        sum += f64::from(mean(&losses)?.to_f32().await?[0]) * targets.len() as f64;
+    let mut passengers = Vec::new();
+    for mask in masks {
+        let passes = tokens.chunks(at_once);
+        passengers.extend(passes.map(|tokens| Passenger { seq, tokens, top_k: None, mask: mask.as_ref() }));
     }
-    let found = sum / targets.len().max(1) as f64;
-    if !found.is_finite() {
-        return Err(Error::Data(format!("expected a finite loss on the text, got {found}")));
-    }
-    Ok(found)
+    let targets: Vec<&[u32]> = targets.chunks(at_once).collect();
+    let mut sums = vec![0.0; masks.len()];
+    pass_through(gpu, model, &passengers, STATES, async |i, logits: &Tensor| {
+        let (mask, of_pass) = (i / targets.len(), targets[i % targets.len()]);
+        let losses = token_losses(logits, &Tensor::from_u32(gpu, [of_pass.len()], of_pass)?)?;
+        sums[mask] += f64::from(mean(&losses)?.to_f32().await?[0]) * of_pass.len() as f64;
+        Ok(())
+    })
+    .await?;
+    let average = |sum: f64| {
+        let found = sum / text.batch.targets.len().max(1) as f64;
+        let finite = || Error::Data(format!("expected a finite loss on the text, got {found}"));
+        found.is_finite().then_some(found).ok_or_else(finite)
+    };
+    sums.into_iter().map(average).collect()
 }
 
 #[cfg(test)]

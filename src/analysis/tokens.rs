@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::kernels::gemm::{Trans, gemm};
 use crate::nn::config::ExpertMatrix;
-use crate::nn::model::Model;
+use crate::nn::part::PartRef;
 use crate::ops::SwiGlu;
 use crate::tensor::Tensor;
 use crate::train::metrics::Side;
@@ -40,7 +40,7 @@ pub(super) struct Kind {
 /// [`Error::Shape`] when there are no directions of every expert; [`Error::Device`].
 pub(super) async fn activations(
     gpu: &Gpu,
-    model: &Model,
+    part: PartRef<'_>,
     kind: Kind,
     view: &LayerView,
     routed: Routed<'_>,
@@ -48,7 +48,7 @@ pub(super) async fn activations(
 ) -> Result<Vec<Activations>> {
     let Kind { layer, matrix, directions } = kind;
     let groups = routed.groups();
-    let &[count, m, n] = experts(model, layer, matrix)?.dims() else { return Ok(Vec::new()) };
+    let &[count, m, n] = experts(part, matrix)?.dims() else { return Ok(Vec::new()) };
     if directions.len() != count || directions.iter().any(|d| d.u.len() != m * d.s.len()) {
         let got = format!("those of {} in layer {layer}", directions.len());
         return Err(Error::shape("activations", format!("directions of {count} experts in {m} dimensions"), got));
@@ -79,11 +79,11 @@ pub(super) async fn activations(
             let mut inputs = Vec::new();
             for x in [&view.x, &view.permuted] {
                 let x = rows(gpu, x, routed.d, tokens())?;
-                inputs.push(if matrix == ExpertMatrix::Down { hidden(model, layer, expert, &x)? } else { x });
+                inputs.push(if matrix == ExpertMatrix::Down { hidden(part, expert, &x)? } else { x });
             }
             let [x, permuted] = &inputs[..] else { continue };
             let u = Tensor::from_f32(gpu, [m, s.len()], &u)?;
-            let w = one(model, layer, matrix, expert)?;
+            let w = one(part, matrix, expert)?;
             let Usage { ratio, input_energy, output_energy } = usage(x, &w, &u, &s).await?;
             (row.ratio, row.input_energy, row.output_energy) = (ratio, input_energy, output_energy);
             [row.shuffle_top, row.shuffle_tail] = shuffle_sensitivity(x, permuted, &u, top).await?;
@@ -96,23 +96,23 @@ pub(super) async fn activations(
 }
 
 /// The experts' matrices of one kind in a layer, `[E, m, n]`.
-pub(super) fn experts(model: &Model, layer: usize, matrix: ExpertMatrix) -> Result<&Tensor> {
-    let found = model.experts(layer, matrix);
-    found.ok_or_else(|| Error::shape("experts", "a layer with experts", format!("layer {layer} without any")))
+pub(super) fn experts(part: PartRef<'_>, matrix: ExpertMatrix) -> Result<&Tensor> {
+    let found = part.experts(matrix);
+    found.ok_or_else(|| Error::shape("experts", "a layer with experts", format!("{:?} without any", part.part())))
 }
 
 /// One expert's matrix: a copy, as a slice may not start where a binding can.
-fn one(model: &Model, layer: usize, matrix: ExpertMatrix, expert: usize) -> Result<Tensor> {
-    let stack = experts(model, layer, matrix)?;
+fn one(part: PartRef<'_>, matrix: ExpertMatrix, expert: usize) -> Result<Tensor> {
+    let stack = experts(part, matrix)?;
     let w = stack.slice(expert..expert + 1)?.duplicate()?;
     w.reshape(&stack.dims()[1..])
 }
 
 /// `silu(x W_gate) * (x W_up)` of one expert.
-fn hidden(model: &Model, layer: usize, expert: usize, x: &Tensor) -> Result<Tensor> {
+fn hidden(part: PartRef<'_>, expert: usize, x: &Tensor) -> Result<Tensor> {
     let mut parts = Vec::new();
     for matrix in [ExpertMatrix::Gate, ExpertMatrix::Up] {
-        let w = one(model, layer, matrix, expert)?;
+        let w = one(part, matrix, expert)?;
         let y = Tensor::empty_f32(x.gpu(), [x.rows(), w.cols()])?;
         gemm(Trans::N, Trans::N, 1.0, x, &w, 0.0, &y)?;
         parts.push(y);

@@ -4,7 +4,6 @@ use std::fs::{self, File};
 use std::io::{BufWriter, ErrorKind, Read, Write};
 use std::path::Path;
 
-use super::observe::Observed;
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -35,25 +34,34 @@ pub fn check(path: &Path) -> Result<()> {
     files::replaceable(path).map_err(Error::io("writing", path))
 }
 
-/// Writes the table of the layers `layers`, which have experts, of the tokens `tokens` in sequences of `seq`: the
+/// The choices of a text's tokens in one layer.
+#[derive(Clone, Debug)]
+pub struct LayerChoices {
+    /// The layer's number.
+    pub layer: usize,
+    /// Chosen experts, `[tokens, K]`.
+    pub index: Vec<u32>,
+    /// Their combine weights, `[tokens, K]`.
+    pub weight: Vec<f32>,
+}
+
+/// Writes the table of `layers`, of whose experts a token visits `k`, of the tokens `tokens` in sequences of `seq`: the
 /// number of the sequence, the token's place in it from 0, its number in the vocabulary, the layer, its experts in the
 /// order of the choice, and their weights.
 ///
 /// # Errors
 /// [`Error::Io`]; what was at `path` is then as before.
-pub fn write(path: &Path, observed: &Observed, layers: &[usize], tokens: &[u32], seq: usize) -> Result<()> {
-    let k = observed.top_k;
+pub fn write(path: &Path, layers: &[LayerChoices], k: usize, tokens: &[u32], seq: usize) -> Result<()> {
     let table = |file: &mut dyn Write| {
         let mut out = BufWriter::new(file);
         out.write_all(START.as_bytes())?;
         (2..=k).try_for_each(|j| write!(out, ",expert_{j}"))?;
         (1..=k).try_for_each(|j| write!(out, ",weight_{j}"))?;
         for (t, token) in tokens.iter().enumerate() {
-            for &layer in layers {
+            for LayerChoices { layer, index, weight } in layers {
                 write!(out, "\n{},{},{token},{layer}", t / seq, t % seq)?;
-                let view = &observed.layers[layer];
-                view.index[t * k..(t + 1) * k].iter().try_for_each(|expert| write!(out, ",{expert}"))?;
-                view.weight[t * k..(t + 1) * k].iter().try_for_each(|weight| write!(out, ",{weight}"))?;
+                index[t * k..(t + 1) * k].iter().try_for_each(|expert| write!(out, ",{expert}"))?;
+                weight[t * k..(t + 1) * k].iter().try_for_each(|weight| write!(out, ",{weight}"))?;
             }
         }
         out.write_all(b"\n")?;

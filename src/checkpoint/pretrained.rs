@@ -391,7 +391,7 @@ pub(super) fn planned(
 ) -> Result<MemoryPlan> {
     let names = map.parameters.iter().map(|p| p.name.as_str());
     let named: BTreeMap<&str, DType> = names.zip(dtypes(target, map, used)).collect();
-    MemoryPlan::new(&model.config, |name| named.get(name).copied().unwrap_or(DType::F32))
+    MemoryPlan::of_stored(&model.config, &named)
 }
 
 /// Compares the headers of a target with the tensors of a model.

@@ -18,6 +18,7 @@ use crate::data::sources::{self, SourceWindows};
 use crate::data::text_tokenizer::TextTokenizer;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
+use crate::nn::memory::Purpose;
 use crate::report;
 use crate::train::compiling::CompileNotice;
 use crate::train::config::RunConfig;
@@ -27,6 +28,7 @@ use crate::train::run_folder::RunFolder;
 use crate::train::warnings;
 
 use super::analysis_bar::AnalysisBar;
+use super::by_layer::{ByLayerArgs, Loaded};
 use super::device::DeviceArgs;
 use super::usage::{Layers, layers, whole};
 use super::{shown, warn};
@@ -89,6 +91,8 @@ pub(super) struct Args {
     /// all no curves of single experts [default: full up to 64 experts in a layer, else top]
     #[arg(long, value_name = "full|top|none")]
     pairs: Option<PairsArg>,
+    #[command(flatten)]
+    by_layer: ByLayerArgs,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -175,6 +179,8 @@ struct Asked<'a> {
     trace: Option<&'a Path>,
     /// Whether the loss without some experts is wanted.
     prune: bool,
+    /// The flags that say how the model is loaded; none for a run that has just finished on the device.
+    loading: Option<(ByLayerArgs, &'a DeviceArgs)>,
 }
 
 /// A target, opened and checked, and the text for it.
@@ -253,10 +259,14 @@ impl Subject {
             }
         }
         if let Some(Text { model, seq, names, windows }) = &self.text {
-            let model = model.load(gpu)?;
-            let Asked { label, jacobians, trace, prune } = asked;
+            let Asked { label, jacobians, trace, prune, loading } = asked;
+            let (gpu, model) = match loading {
+                Some((by_layer, device)) => by_layer.load(model, Purpose::Gradients, device, gpu.clone()).await?,
+                None => (gpu.clone(), Loaded::Whole(Box::new(model.load(gpu)?))),
+            };
             let text = DataOptions { seq: *seq, windows, names, label, jacobians, trace, prune };
-            add_data(gpu, &model, &self.checkpoint, &text, options, &mut controls, &listener, &mut found).await?;
+            let parts = model.parts();
+            add_data(&gpu, parts, &self.checkpoint, &text, options, &mut controls, &listener, &mut found).await?;
         }
         Ok(found.analysis)
     }
@@ -270,8 +280,13 @@ const RUN_JACOBIANS: usize = 8;
 /// Writes the report of a run that has just finished on `gpu`, whose kernels are compiled, into its folder, with the
 /// held-out part of its data as text; gives the page's path.
 pub(super) fn report_run(gpu: &Gpu, dir: &Path, held_out: &[u8], display: Display) -> Result<PathBuf> {
-    let asked =
-        Asked { label: "the held-out part of the run's data", jacobians: RUN_JACOBIANS, trace: None, prune: false };
+    let asked = Asked {
+        label: "the held-out part of the run's data",
+        jacobians: RUN_JACOBIANS,
+        trace: None,
+        prune: false,
+        loading: None,
+    };
     let text = [sources::Source { name: "held-out".into(), bytes: held_out.to_vec() }];
     let subject = Subject::open(dir, Some(&text), RUN_TOKENS)?;
     let options = AnalysisOptions::default();
@@ -314,6 +329,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let open_one = |path: &PathBuf| {
         let subject = Subject::open(path, text.as_deref(), args.tokens.unwrap_or(TOKENS))?;
         options.chosen(&subject.checkpoint)?;
+        subject.text.as_ref().map_or(Ok(()), |text| args.by_layer.check(&text.model))?;
         let experts = subject.text.as_ref().map(|text| text.model.config().moe.experts);
         if let Some(experts) = experts.filter(|&experts| args.prune && experts < 2) {
             let message = format!("expected at least 2 experts in a layer, got {experts}");
@@ -324,7 +340,13 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let subjects = targets.map(open_one).collect::<Result<Vec<Subject>>>()?;
     let dir = folder(args.out.as_deref(), &subjects)?;
     let label = args.data.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
-    let asked = Asked { label: &label, jacobians: JACOBIANS, trace: args.trace.as_deref(), prune: args.prune };
+    let asked = Asked {
+        label: &label,
+        jacobians: JACOBIANS,
+        trace: args.trace.as_deref(),
+        prune: args.prune,
+        loading: Some((args.by_layer, &args.device)),
+    };
     asked.trace.map_or(Ok(()), trace::check)?;
 
     // Numbers of layers are those of the model's own stack, and two targets are compared in these.

@@ -8,15 +8,13 @@ use crate::data::text_tokenizer::TextTokenizer;
 use crate::data::tokens::Tokens;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::nn::model::Model;
-use crate::nn::size::mib;
-use crate::train::by_layer::ByLayer;
 use crate::train::compiling::CompileNotice;
 use crate::train::perplexity::{Perplexity, Window, perplexity};
 use crate::train::pretrained::Pretrained;
 use crate::train::progress::say;
 use crate::train::run::evaluate_text;
 
+use super::by_layer::{ByLayerArgs, Loaded};
 use super::device::DeviceArgs;
 use super::usage::whole;
 use super::weights::WeightArgs;
@@ -43,40 +41,19 @@ pub(super) struct Args {
     /// Evaluate with so many experts a token, several numbers as a table: 1,2,4
     #[arg(long, value_name = "K,..", value_delimiter = ',', value_parser = whole::<usize>)]
     top_k: Vec<usize>,
-    /// Run a published model a layer at a time, so that the device holds the largest layer alone; auto: where the whole does
-    /// not fit
-    #[arg(long, value_name = "WHEN", value_enum, default_value_t = Layers::Auto)]
-    by_layer: Layers,
+    #[command(flatten)]
+    by_layer: ByLayerArgs,
     #[command(flatten)]
     weights: WeightArgs,
     #[command(flatten)]
     device: DeviceArgs,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Layers {
-    /// Where its weights do not fit the memory
-    Auto,
-    /// Always
-    On,
-    /// Never
-    Off,
-}
-
-/// A model that is ready to be evaluated.
-enum Loaded<'a> {
-    Whole(Box<Model>),
-    ByLayer(ByLayer<'a>),
-}
-
 /// Evaluates.
 pub(super) fn run(args: &Args) -> Result<()> {
     let model = Pretrained::open(&args.model)?;
     let tokenizer = model.tokenizer()?;
-    if args.by_layer == Layers::On && matches!(model, Pretrained::Saved(_)) {
-        let message = "expected a Hugging Face folder, got a checkpoint of this program, which is loaded whole";
-        return Err(Error::config("--by-layer", message));
-    }
+    args.by_layer.check(&model)?;
     let text = corpus::read(&args.data)?;
     // Models of others have seen the tokens that their tokenizer puts around a text.
     let published = model.family_model()?.is_some();
@@ -124,54 +101,33 @@ pub(super) fn run(args: &Args) -> Result<()> {
     pollster::block_on(async {
         let gpu = Gpu::open(&args.device.options()).await?;
         let _notice = CompileNotice::start(&gpu, say);
-        let (gpu, loaded) = load(args, &model, gpu).await?;
+        let weights = args.weights.weight_type();
+        let (gpu, loaded) = args.by_layer.load(&model, weights.into(), &args.device, gpu).await?;
         let numbers: Vec<Option<usize>> =
             if args.top_k.is_empty() { vec![None] } else { args.top_k.iter().copied().map(Some).collect() };
-        // All numbers of experts in one passage, for each reads the weights.
-        let together = match &loaded {
+        let found = match &loaded {
+            // All numbers of experts in one passage, for each reads the weights.
             Loaded::ByLayer(model) => model.perplexity(&tokens, window, &numbers).await?,
-            Loaded::Whole(_) => Vec::new(),
-        };
-        let measure = async |i: usize| match &loaded {
-            Loaded::ByLayer(_) => Ok(together[i]),
-            Loaded::Whole(model) => perplexity(&gpu, model, &tokens, window, numbers[i]).await,
+            Loaded::Whole(model) => {
+                let mut found = Vec::new();
+                for &top_k in &numbers {
+                    found.push(perplexity(&gpu, model, &tokens, window, top_k).await?);
+                }
+                found
+            }
         };
         if args.top_k.is_empty() {
-            let found = measure(0).await?;
+            let found = found[0];
             let place = format!("windows of {context}, stride {}; {}", window.stride, text.description);
             return super::print(&format!("{} ({place})\n", words(&tokenizer, found, text.bytes.len())));
         }
         super::print(&format!("experts a token    loss, nats per {}    perplexity\n", tokenizer.unit()))?;
-        for (i, &k) in args.top_k.iter().enumerate() {
-            let found = measure(i).await?;
+        for (&k, found) in args.top_k.iter().zip(found) {
             let own = if k == config.moe.top_k { "   (the model's own)" } else { "" };
             super::print(&format!("{k:15} {:22.4} {:13.3}{own}\n", found.mean(), found.perplexity()))?;
         }
         Ok(())
     })
-}
-
-/// Loads the model, or prepares to run it by layer, on `gpu` or one that takes its place.
-async fn load<'a>(args: &Args, model: &'a Pretrained, mut gpu: Gpu) -> Result<(Gpu, Loaded<'a>)> {
-    let weights = args.weights.weight_type();
-    let auto = args.by_layer == Layers::Auto && matches!(model, Pretrained::Family(_));
-    let by_layer = args.by_layer == Layers::On || auto && !model.fits(&gpu, weights)?;
-    if !by_layer {
-        match model.load_for_inference(&gpu, weights) {
-            Ok(model) => return Ok((gpu, Loaded::Whole(Box::new(model)))),
-            Err(_) if auto && matches!(gpu.check(), Err(Error::OutOfMemory { .. })) => {}
-            Err(error) => return Err(error),
-        }
-        // A device that was full stays out of use.
-        gpu = Gpu::open(&args.device.options()).await?;
-    }
-    let parts = model.by_layer(&gpu, weights)?;
-    if auto {
-        let (plan, shown) = (parts.memory()?, |bytes: u64| mib(u128::from(bytes)));
-        let (all, part) = (shown(plan.bytes(weights)), shown(plan.part_bytes(weights)));
-        say(&format!("the weights take {all}, more than there is: the model runs by layer, {part} of them at a time"));
-    }
-    Ok((gpu, Loaded::ByLayer(parts)))
 }
 
 /// `loss 5.8585 nats per byte, perplexity 350.2, 8.4521 bits per byte, over 599 bytes`.

@@ -6,7 +6,7 @@ use crate::checkpoint::inspect::{Experts, Inspection, inspect};
 use crate::checkpoint::others;
 use crate::error::{Error, Result};
 use crate::nn::config::{ModelConfig, SharedGate};
-use crate::nn::memory::MemoryPlan;
+use crate::nn::memory::{MemoryPlan, Purpose, WeightType};
 use crate::report::thousands;
 use crate::train::progress::plain;
 
@@ -77,7 +77,7 @@ fn words(found: &Inspection) -> String {
         line("", format!("{:<16} {:>16}  in {tensors}", part.name, thousands(part.bytes as usize)));
     }
     if let Some(memory) = &found.memory {
-        plan(memory, found.types.contains_key("F16"), &mut line);
+        plan(memory, found.types.contains_key("F16"), found.source == "hugging_face", &mut line);
     }
     for (name, list) in [
         ("missing", &found.missing),
@@ -138,8 +138,8 @@ fn shape(model: &ModelConfig, context: Option<usize>, line: &mut impl FnMut(&str
     line("model", format!("width {}, vocabulary {}{tied}{context}", model.d_model, model.vocab));
 }
 
-/// The memory that the model takes on a device.
-fn plan(memory: &MemoryPlan, f16: bool, line: &mut impl FnMut(&str, String)) {
+/// The memory that the model takes on a device, with f16 where it is in its files; `published` models can run by layer.
+fn plan(memory: &MemoryPlan, f16: bool, published: bool, line: &mut impl FnMut(&str, String)) {
     let bytes = |n: u64| thousands(n as usize);
     let wide = if memory.inference == memory.inference_f32 {
         String::new()
@@ -161,6 +161,14 @@ fn plan(memory: &MemoryPlan, f16: bool, line: &mut impl FnMut(&str, String)) {
             bytes(memory.training)
         ),
     );
+    if published {
+        let [evaluate, analyse] =
+            [Purpose::from(WeightType::AsStored), Purpose::Gradients].map(|p| memory.part_bytes(p));
+        line(
+            "",
+            format!("by layer: {} at a time to evaluate, {} to analyse with a text", bytes(evaluate), bytes(analyse)),
+        );
+    }
     if let Some((name, largest)) = memory.buffers.first() {
         line("", format!("the largest buffer: {}, `{name}`", bytes(*largest)));
     }

@@ -18,6 +18,7 @@ use crate::train::progress::{plain, say, without_controls};
 mod analysis_bar;
 mod analyze;
 mod bench;
+mod by_layer;
 mod decouple;
 mod device;
 mod devices;

@@ -28,6 +28,13 @@ pub struct SourceWindows {
     pub source: Vec<u32>,
 }
 
+impl SourceWindows {
+    /// For each token of the windows of `seq` tokens the number of its source.
+    pub fn source_of_tokens(&self, seq: usize) -> Vec<u32> {
+        self.source.iter().flat_map(|&source| std::iter::repeat_n(source, seq)).collect()
+    }
+}
+
 /// The sources of `paths`: each path is one, also where it is named twice; of a single folder each entry is one that
 /// holds text. No path: the project's own sources, as one.
 ///

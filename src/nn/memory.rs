@@ -1,5 +1,8 @@
 //! The memory that a model takes on a device, worked out before anything is allocated.
 
+#[cfg(feature = "files")]
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::error::Result;
@@ -18,6 +21,32 @@ pub enum WeightType {
     AsStored,
     /// All in f32.
     F32,
+}
+
+#[cfg(feature = "files")]
+impl WeightType {
+    /// The type of a parameter on the device, of which `stored` has the type that its files have: f32 where they do not say.
+    pub(crate) fn of(self, stored: &BTreeMap<&str, DType>, name: &str) -> DType {
+        match self {
+            Self::AsStored => stored.get(name).copied().unwrap_or(DType::F32),
+            Self::F32 => DType::F32,
+        }
+    }
+}
+
+/// What a model's weights are on a device for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Generation and evaluation, with matrices in these types.
+    Inference(WeightType),
+    /// Gradients beside the weights, both in f32: what an analysis with a text takes.
+    Gradients,
+}
+
+impl From<WeightType> for Purpose {
+    fn from(weights: WeightType) -> Self {
+        Self::Inference(weights)
+    }
 }
 
 /// Bytes that a model takes on a device. Activations, temporaries and what the device rounds up come on top.
@@ -42,14 +71,28 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// Bytes of the weights for generation and evaluation.
-    pub fn bytes(&self, weights: WeightType) -> u64 {
-        if weights == WeightType::F32 { self.inference_f32 } else { self.inference }
+    /// Bytes of the whole model.
+    pub fn bytes(&self, purpose: impl Into<Purpose>) -> u64 {
+        match purpose.into() {
+            Purpose::Inference(WeightType::AsStored) => self.inference,
+            Purpose::Inference(WeightType::F32) => self.inference_f32,
+            Purpose::Gradients => 2 * self.inference_f32,
+        }
     }
 
-    /// Bytes of the weights that are there at a time where a model is run by layer.
-    pub fn part_bytes(&self, weights: WeightType) -> u64 {
-        if weights == WeightType::F32 { self.part_f32 } else { self.part }
+    /// Bytes that are there at a time where a model is run by layer.
+    pub fn part_bytes(&self, purpose: impl Into<Purpose>) -> u64 {
+        match purpose.into() {
+            Purpose::Inference(WeightType::AsStored) => self.part,
+            Purpose::Inference(WeightType::F32) => self.part_f32,
+            Purpose::Gradients => 2 * self.part_f32,
+        }
+    }
+
+    /// The plan of a model of whose parameters `stored` has the types that their files have, see [`MemoryPlan::new`].
+    #[cfg(feature = "files")]
+    pub(crate) fn of_stored(config: &ModelConfig, stored: &BTreeMap<&str, DType>) -> Result<Self> {
+        Self::new(config, |name| WeightType::AsStored.of(stored, name))
     }
 
     /// The plan of a model whose files have the parameters in the types that `dtype` gives by their names, see

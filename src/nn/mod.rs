@@ -23,6 +23,7 @@ pub mod norm;
 pub mod params;
 pub mod part;
 pub mod pass;
+pub mod passage;
 pub mod router;
 pub mod sample;
 pub(crate) mod size;

@@ -14,7 +14,7 @@ use crate::nn::linear::Linear;
 use crate::nn::moe::MoeLayer;
 use crate::nn::norm::Norm;
 use crate::nn::params::{ParamBuilder, ParamId, ParamSet};
-use crate::nn::part::{add_embedding, add_head, embedded, score};
+use crate::nn::part::{HeldPart, ModelParts, Part, PartRef, add_embedding, add_head, embedded, score};
 use crate::nn::pass::{Mode, Pass};
 use crate::nn::size;
 use crate::ops::{Reshape, Slice};
@@ -153,16 +153,22 @@ impl Model {
         Some(&self.params.get(moe.experts().banks()[matrix as usize]).value)
     }
 
-    /// The gradients of those matrices, `[E, m, n]`; none in a model for inference alone.
-    #[cfg(feature = "analysis")]
-    pub(crate) fn expert_gradients(&self, layer: usize, matrix: ExpertMatrix) -> Option<&Tensor> {
-        let moe = self.blocks.get(layer)?.moe()?;
-        self.params.get(moe.experts().banks()[matrix as usize]).gradient.as_ref()
-    }
-
     /// The router of layer `layer`, `[d_model, E]`; none in a layer without experts.
     pub fn router(&self, layer: usize) -> Option<&Tensor> {
         Some(&self.params.get(self.blocks.get(layer)?.moe()?.router().weight()).value)
+    }
+
+    /// A part of the model.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a layer that the model does not have.
+    pub fn part(&self, part: Part) -> Result<PartRef<'_>> {
+        part.check(&self.config)?;
+        Ok(match part {
+            Part::Embedding => PartRef::embedding(&self.params, self.embed),
+            Part::Layer(layer) => PartRef::layer(&self.params, layer, &self.blocks[layer]),
+            Part::Head => PartRef::head(&self.params, &self.final_norm, self.head.as_ref(), self.embed),
+        })
     }
 
     /// State beside the parameters, with its names in checkpoints: the balance biases.
@@ -253,6 +259,19 @@ fn last_row(tape: &mut Tape, x: Var) -> Result<Var> {
     let last = tape.apply(Slice { start: (rows - 1) * columns, width: columns }, &[flat])?;
     tape.release(&[x, flat]);
     Ok(last)
+}
+
+impl ModelParts for Model {
+    fn config(&self) -> &ModelConfig {
+        Model::config(self)
+    }
+
+    fn part(&self, part: Part, gradients: bool) -> Result<HeldPart<'_>> {
+        if gradients && self.params.iter().any(|p| p.gradient.is_none()) {
+            return Err(Error::shape("model", "buffers for gradients", "a model for inference alone"));
+        }
+        self.part(part).map(HeldPart::Of)
+    }
 }
 
 impl LanguageModel for Model {

@@ -24,21 +24,18 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::mem;
 
 use super::perplexity::{Batch, Perplexity, Window, batches, check};
-use crate::autograd::Tape;
 use crate::checkpoint::FamilyCheckpoint;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::nn::config::ModelConfig;
-use crate::nn::memory::{MemoryPlan, WeightType};
-use crate::nn::part::{ModelPart, Part};
+use crate::nn::memory::{MemoryPlan, Purpose, WeightType};
+use crate::nn::part::{HeldPart, ModelPart, ModelParts, Part};
+use crate::nn::passage::{Passenger, STATES, pass_through};
+use crate::nn::size::mib;
 use crate::tensor::{DType, Tensor};
-
-/// Bytes of hidden states that are on the host at once; of a text that has more, as much as fits goes through the model before
-/// the rest does, which reads the weights once more.
-const STATES: u64 = 4 << 30;
+use crate::train::size::memory_of;
 
 /// A published model whose parts are read when they are used.
 #[derive(Debug)]
@@ -48,14 +45,6 @@ pub struct ByLayer<'a> {
     stored: BTreeMap<&'a str, DType>,
     weights: WeightType,
     states: u64,
-}
-
-/// Windows on their way through the model.
-struct Passing {
-    batch: usize,
-    top_k: usize,
-    /// Hidden states, `[tokens, d_model]`; none before the embedding.
-    state: Vec<f32>,
 }
 
 impl<'a> ByLayer<'a> {
@@ -68,7 +57,8 @@ impl<'a> ByLayer<'a> {
         Ok(Self { gpu: gpu.clone(), family, stored: family.dtypes_on(gpu), weights, states: STATES })
     }
 
-    /// As it is, with at most so many bytes of hidden states on the host, or those of one batch of windows.
+    /// As it is, with at most so many bytes of hidden states on the host in [`ByLayer::perplexity`], or those of one forward pass; of a
+    /// text that has more, as much as fits goes through the model before the rest does, which reads the weights once more.
     #[must_use]
     pub fn with_states(self, states: u64) -> Self {
         Self { states, ..self }
@@ -84,7 +74,22 @@ impl<'a> ByLayer<'a> {
     /// # Errors
     /// [`crate::Error::Config`] for impossible sizes.
     pub fn memory(&self) -> Result<MemoryPlan> {
-        MemoryPlan::new(self.config(), |name| self.stored.get(name).copied().unwrap_or(DType::F32))
+        MemoryPlan::of_stored(self.config(), &self.stored)
+    }
+
+    /// Checks that the device can hold the largest part, as far as that can be known beforehand: where its memory is the machine's.
+    ///
+    /// # Errors
+    /// [`crate::Error::Config`] says what it takes.
+    pub fn require_memory(&self, purpose: impl Into<Purpose>) -> Result<()> {
+        let part = self.memory()?.part_bytes(purpose);
+        match memory_of(&self.gpu) {
+            Some(memory) if part > memory => {
+                let [part, memory] = [part, memory].map(|bytes| mib(u128::from(bytes)));
+                Err(Error::config("model", format!("the largest of its parts takes {part}; this machine has {memory}")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A part with its weights on the device. [`Gpu::trim`] frees its memory when it was dropped.
@@ -93,10 +98,7 @@ impl<'a> ByLayer<'a> {
     /// [`crate::Error::Checkpoint`] for a number that is not finite; [`crate::Error::Config`] and [`crate::Error::Device`] when
     /// the adapter cannot hold it; [`crate::Error::Io`].
     pub fn load(&self, part: Part) -> Result<ModelPart> {
-        let dtype = |name: &str| match self.weights {
-            WeightType::AsStored => self.stored.get(name).copied().unwrap_or(DType::F32),
-            WeightType::F32 => DType::F32,
-        };
+        let dtype = |name: &str| self.weights.of(&self.stored, name);
         let loaded = ModelPart::for_inference_in(&self.gpu, self.config(), part, dtype)?;
         self.family.load_part(&loaded)?;
         Ok(loaded)
@@ -113,42 +115,34 @@ impl<'a> ByLayer<'a> {
         if top_k.is_empty() {
             return Ok(Vec::new());
         }
-        let mut found = vec![Perplexity::default(); top_k.len()];
         let all: Vec<Batch> = batches(self.config(), tokens, window).collect();
-        let numbers = |batch: &Batch| batch.tokens.len() as u64 * self.config().d_model as u64 * top_k.len() as u64;
-        // The first batch is the largest.
-        let together = all.first().map_or(1, |first| (self.states / (4 * numbers(first)).max(1)).max(1));
-        for round in all.chunks(usize::try_from(together).unwrap_or(usize::MAX)) {
-            let both = (0..round.len()).flat_map(|batch| (0..top_k.len()).map(move |top_k| (batch, top_k)));
-            let mut passing: Vec<Passing> =
-                both.map(|(batch, top_k)| Passing { batch, top_k, state: Vec::new() }).collect();
-            for part in Part::all(self.config()) {
-                let loaded = self.load(part)?;
-                for Passing { batch, top_k: k, state } in &mut passing {
-                    let batch = &round[*batch];
-                    let input = self.input(batch, mem::take(state))?;
-                    let mut tape = Tape::new(&self.gpu);
-                    let output = loaded.forward(&mut tape, batch.seq, top_k[*k], &input)?;
-                    match part {
-                        Part::Head => found[*k].add(batch, tape.value(output)).await?,
-                        Part::Embedding | Part::Layer(_) => *state = tape.value(output).to_f32().await?,
-                    }
-                }
-                drop(loaded);
-                // Bind groups keep the memory of what was bound.
-                self.gpu.trim()?;
-                self.gpu.finish().await?;
-            }
+        let mut passengers = Vec::new();
+        for Batch { seq, tokens, .. } in &all {
+            passengers.extend(top_k.iter().map(|&top_k| Passenger { seq: *seq, tokens, top_k, mask: None }));
         }
+        let mut found = vec![Perplexity::default(); top_k.len()];
+        pass_through(&self.gpu, self, &passengers, self.states, async |i, logits: &Tensor| {
+            found[i % top_k.len()].add(&all[i / top_k.len()], logits).await
+        })
+        .await?;
         Ok(found)
     }
+}
 
-    /// The input of the next part: hidden states, or tokens where there are none yet.
-    fn input(&self, batch: &Batch, state: Vec<f32>) -> Result<Tensor> {
-        let tokens = batch.tokens.len();
-        if state.is_empty() {
-            return Tensor::from_u32(&self.gpu, [tokens], &batch.tokens);
-        }
-        Tensor::from_f32(&self.gpu, [tokens, self.config().d_model], &state)
+impl ModelParts for ByLayer<'_> {
+    fn config(&self) -> &ModelConfig {
+        self.family.config()
+    }
+
+    /// Weights of which gradients are wanted are in f32.
+    fn part(&self, part: Part, gradients: bool) -> Result<HeldPart<'_>> {
+        let loaded = if gradients {
+            let loaded = ModelPart::with_gradients(&self.gpu, self.family.config(), part)?;
+            self.family.load_part(&loaded)?;
+            loaded
+        } else {
+            self.load(part)?
+        };
+        Ok(HeldPart::Own(Box::new(loaded)))
     }
 }

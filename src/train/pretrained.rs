@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::accepts::same_model;
-use super::by_layer::ByLayer;
 use super::config::RunConfig;
 use super::saved::HUB_FOLDER;
 use crate::checkpoint::experts::Source;
@@ -15,12 +14,11 @@ use crate::gpu::Gpu;
 use crate::nn::config::{ModelConfig, Precision};
 use crate::nn::families::{FamilyModel, Parameter};
 use crate::nn::memory::MemoryPlan;
-pub use crate::nn::memory::WeightType;
+pub use crate::nn::memory::{Purpose, WeightType};
 use crate::nn::model::Model;
-use crate::tensor::DType;
 use crate::train::resume::{restore_for_inference, restore_model};
 use crate::train::saved::SavedModel;
-use crate::train::size::{check_inference, explain_inference};
+use crate::train::size::{check_inference, explain_inference, memory_of};
 
 /// A parameter, or state beside the parameters, in host memory.
 #[derive(Clone, Debug, PartialEq)]
@@ -256,48 +254,42 @@ impl Pretrained {
             Self::Saved(saved) => return restore_for_inference(gpu, saved),
             Self::Family(family) => family,
         };
-        let (stored, plan) = on_device(gpu, family)?;
-        let dtype = |name: &str| match weights {
-            WeightType::AsStored => stored.get(name).copied().unwrap_or(DType::F32),
-            WeightType::F32 => DType::F32,
-        };
+        let stored = family.dtypes_on(gpu);
+        let plan = MemoryPlan::of_stored(family.config(), &stored)?;
+        let dtype = |name: &str| weights.of(&stored, name);
         check_inference(gpu, &plan, weights)?;
         let model = Model::for_inference_in(gpu, family.config(), dtype).and_then(|model| loaded(family, model));
         model.map_err(|error| explain_inference(&plan, weights, error))
     }
 
-    /// Whether the weights, for generation and evaluation alone, fit the memory of `gpu` as far as that can be known beforehand:
-    /// where it is the machine's. A run is taken to fit.
+    /// Whether the weights fit the memory of `gpu` as far as that can be known beforehand: where it is the machine's. A run is taken
+    /// to fit.
     ///
     /// # Errors
     /// [`Error::Config`] for impossible sizes.
-    pub fn fits(&self, gpu: &Gpu, weights: WeightType) -> Result<bool> {
+    pub fn fits(&self, gpu: &Gpu, purpose: impl Into<Purpose>) -> Result<bool> {
         match self {
             Self::Saved(_) => Ok(true),
-            Self::Family(family) => Ok(check_inference(gpu, &on_device(gpu, family)?.1, weights).is_ok()),
+            Self::Family(family) => {
+                let plan = MemoryPlan::of_stored(family.config(), &family.dtypes_on(gpu))?;
+                Ok(memory_of(gpu).is_none_or(|memory| plan.bytes(purpose) <= memory))
+            }
         }
     }
 
-    /// The model as one whose parts are read when they are used, for devices that do not hold all of it.
+    /// The checkpoint of a published model, whose parts can be read when they are used ([`ByLayer`](super::by_layer::ByLayer)).
     ///
     /// # Errors
     /// [`Error::Config`] for a run or a checkpoint of this program, which is loaded whole.
-    pub fn by_layer(&self, gpu: &Gpu, weights: WeightType) -> Result<ByLayer<'_>> {
+    pub fn in_parts(&self) -> Result<&FamilyCheckpoint> {
         match self {
             Self::Saved(_) => {
                 let message = "expected a Hugging Face folder, got a checkpoint of this program, which is loaded whole";
                 Err(Error::config("by-layer", message))
             }
-            Self::Family(family) => ByLayer::new(gpu, family, weights),
+            Self::Family(family) => Ok(family),
         }
     }
-}
-
-/// The types that the parameters of files have on a device by their names, and the memory that they take there.
-fn on_device<'a>(gpu: &Gpu, family: &'a FamilyCheckpoint) -> Result<(BTreeMap<&'a str, DType>, MemoryPlan)> {
-    let stored = family.dtypes_on(gpu);
-    let plan = MemoryPlan::new(family.config(), |name| stored.get(name).copied().unwrap_or(DType::F32))?;
-    Ok((stored, plan))
 }
 
 fn loaded(family: &FamilyCheckpoint, model: Model) -> Result<Model> {

@@ -21,9 +21,12 @@ pub(crate) fn check(gpu: &Gpu, config: &RunConfig) -> Result<()> {
     let largest = gpu.device().limits().max_buffer_size;
     fits(&config.model, largest)?;
     check_activations(gpu, config)?;
-    // How much a GPU has left nobody says before it fails.
-    let memory = if gpu.adapter().is_software() { host_memory() } else { None };
-    memory.map_or(Ok(()), |memory| fits_together(config, memory))
+    memory_of(gpu).map_or(Ok(()), |memory| fits_together(config, memory))
+}
+
+/// Bytes of memory of a device that has the machine's; none of a GPU: how much it has left nobody says before it fails.
+pub(crate) fn memory_of(gpu: &Gpu) -> Option<u64> {
+    if gpu.adapter().is_software() { host_memory() } else { None }
 }
 
 /// Checks the largest buffers of a forward pass over `train.batch` sequences of `train.seq` tokens.
@@ -121,8 +124,7 @@ fn too_much(needs: &[Need], but: &str) -> Error {
 /// [`Error::Config`] says what they take and what takes less.
 #[cfg(feature = "files")]
 pub(crate) fn check_inference(gpu: &Gpu, plan: &MemoryPlan, weights: WeightType) -> Result<()> {
-    let memory = if gpu.adapter().is_software() { host_memory() } else { None };
-    match memory {
+    match memory_of(gpu) {
         Some(memory) if plan.bytes(weights) > memory => {
             Err(weights_too_large(plan, weights, &format!("this machine has {}", mib(u128::from(memory)))))
         }

@@ -4,16 +4,25 @@ use std::path::Path;
 
 use crate::common::families::{config, tensors, write_folder};
 use crate::common::{download, gpu, own_gpu};
+use sdmoe::analysis::Controls;
+use sdmoe::analysis::data::{DataOptions, add_data};
+use sdmoe::analysis::observe::Reading;
+use sdmoe::analysis::spectra::SpectrumOptions;
+use sdmoe::analysis::whole::{AnalysisOptions, analyze_weights};
 use sdmoe::autograd::Tape;
-use sdmoe::checkpoint::FamilyCheckpoint;
+use sdmoe::checkpoint::{ExpertCheckpoint, FamilyCheckpoint};
+use sdmoe::data::Batch;
+use sdmoe::data::sources::SourceWindows;
 use sdmoe::gpu::Gpu;
 use sdmoe::low_level::kernels::grouped::{Groups, tile_rows};
-use sdmoe::nn::part::{ModelPart, Part};
+use sdmoe::nn::config::ExpertMatrix;
+use sdmoe::nn::part::{ModelPart, ModelParts, Part};
 use sdmoe::nn::pass::{Mode, Pass};
+use sdmoe::ops::CrossEntropy;
 use sdmoe::tensor::{DType, Tensor};
 use sdmoe::train::by_layer::ByLayer;
 use sdmoe::train::perplexity::{Window, perplexity};
-use sdmoe::train::pretrained::{Pretrained, WeightType};
+use sdmoe::train::pretrained::{Pretrained, Purpose, WeightType};
 use serde_json::{Value, json};
 
 /// A folder of a family with some fields of its `config.json` changed.
@@ -101,6 +110,118 @@ fn the_device_holds_the_largest_part_and_no_more() {
         (peak, plan.inference)
     });
     assert!(many == few && many < whole, "{few} and {many} bytes of {whole}");
+}
+
+/// Windows of `seq` tokens, of two sources.
+fn windows(count: usize, seq: usize) -> SourceWindows {
+    let all = text(count * seq + 1);
+    let batch = Batch { tokens: all[..count * seq].to_vec(), targets: all[1..].to_vec() };
+    SourceWindows { batch, source: (0..count).map(|window| (2 * window / count) as u32).collect() }
+}
+
+#[test]
+fn gradients_that_come_back_part_by_part_are_those_of_the_whole() {
+    let gpu = gpu();
+    let cases = [
+        ("mixtral", json!({ "tie_word_embeddings": true })),
+        ("deepseek_v2", json!({})),
+        ("qwen2_moe", json!({ "use_sliding_window": true, "sliding_window": 9, "layer_types": null })),
+    ];
+    for (family, fields) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let checkpoint = folder(dir.path(), family, "BF16", fields);
+        // 513 windows of 8 tokens are two passes, of 4096 tokens and of 8.
+        let (seq, text) = (8, windows(513, 8));
+        let whole = Pretrained::open(dir.path()).unwrap().load(&gpu).unwrap();
+        for (first, mode) in [(0..4096, Mode::Train), (4096..4104, Mode::Accumulate)] {
+            let mut tape = Tape::new(&gpu);
+            let tokens = Tensor::from_u32(&gpu, [first.len()], &text.batch.tokens[first.clone()]).unwrap();
+            let targets = Tensor::from_u32(&gpu, [first.len()], &text.batch.targets[first.clone()]).unwrap();
+            let output = whole.forward(&mut tape, &Pass::plain(whole.params(), seq, mode), &tokens).unwrap();
+            let targets = tape.constant(&targets);
+            let loss = tape.apply(CrossEntropy, &[output.logits, targets]).unwrap();
+            let share = Tensor::from_f32(&gpu, [1], &[first.len() as f32 / 4104.0]).unwrap();
+            tape.backward(&[(loss, share)]).unwrap();
+        }
+        let want = |name: &str| {
+            let param = whole.params().iter().find(|p| p.name == name).unwrap();
+            download(param.gradient.as_ref().unwrap())
+        };
+        let model = ByLayer::new(&gpu, &checkpoint, WeightType::F32).unwrap();
+        let mut reading = Reading::new(model.config(), seq, &text, 0);
+        pollster::block_on(async {
+            for part in Part::all(model.config()).filter(|&part| part != Part::Head) {
+                let held = model.part(part, false).unwrap();
+                let seen = reading.pass(&gpu, held.view()).await.unwrap();
+                let has_experts = held.view().router().is_some();
+                assert_eq!(seen.map(|view| view.x.len()), has_experts.then_some(4104 * model.config().d_model));
+                held.let_go(&gpu).await.unwrap();
+            }
+            let layers = (0..model.config().layers).rev().map(Part::Layer);
+            for part in std::iter::once(Part::Head).chain(layers) {
+                let held = model.part(part, true).unwrap();
+                reading.back(&gpu, held.view()).await.unwrap();
+                let experts = ExpertMatrix::ALL.map(|matrix| held.view().expert_gradients(matrix).map(download));
+                assert!(experts.into_iter().flatten().all(|g| g.iter().any(|x| *x != 0.0)), "{family}, {part:?}");
+                for param in held.view().params().iter() {
+                    // A tied head is the embedding, whose gradient has the tokens' share as well.
+                    if param.name != "embed.weight" {
+                        let (got, want) = (download(param.gradient.as_ref().unwrap()), want(&param.name));
+                        let same = got.iter().zip(&want).all(|(x, y)| x.to_bits() == y.to_bits());
+                        assert!(same && got.len() == want.len(), "{family}, {}", param.name);
+                    }
+                }
+                held.let_go(&gpu).await.unwrap();
+            }
+            let held = model.part(Part::Head, true).unwrap();
+            // The input of the first layer was used: there is nothing left to go back through.
+            let message = reading.back(&gpu, held.view()).await.unwrap_err().to_string();
+            assert!(message.contains("expected a part that was passed"), "{message}");
+        });
+    }
+}
+
+#[test]
+fn an_analysis_holds_the_largest_part_and_finds_the_same_in_it() {
+    let (d, f) = (128, 128);
+    let [few, many] = [2, 4].map(|layers| {
+        let dir = tempfile::tempdir().unwrap();
+        let fields = json!({ "num_hidden_layers": layers, "hidden_size": d, "intermediate_size": f });
+        let family = folder(dir.path(), "mixtral", "BF16", fields);
+        let checkpoint = ExpertCheckpoint::open(dir.path()).unwrap();
+        let gpu = own_gpu();
+        let found = |gpu: &Gpu, model: &dyn ModelParts| {
+            let options = AnalysisOptions::default().spectrum(SpectrumOptions::default().directions(true));
+            let (mut controls, windows) = (Controls::default(), windows(8, 16));
+            let names = ["a".to_owned(), "b".to_owned()];
+            let (seq, label, jacobians) = (16, "text", 4);
+            let text =
+                DataOptions { seq, windows: &windows, names: &names, label, jacobians, trace: None, prune: true };
+            pollster::block_on(async {
+                let silent = |_: sdmoe::analysis::whole::Event<'_>| {};
+                let mut found =
+                    analyze_weights(gpu, dir.path(), &checkpoint, &options, &mut controls, &silent).await.unwrap();
+                gpu.trim().unwrap();
+                gpu.finish().await.unwrap();
+                let before = gpu.counters().bytes_allocated;
+                add_data(gpu, model, &checkpoint, &text, &options, &mut controls, &silent, &mut found).await.unwrap();
+                (serde_json::to_value(&found.analysis).unwrap(), before)
+            })
+        };
+        let model = ByLayer::new(&gpu, &family, WeightType::F32).unwrap();
+        let (by_layer, before) = found(&gpu, &model);
+        let plan = model.memory().unwrap();
+        let peak = gpu.counters().peak_bytes - before;
+        assert!(peak >= plan.part_bytes(Purpose::Gradients), "{peak} bytes, {plan:?}");
+        let whole = Pretrained::open(dir.path()).unwrap().load(&gpu).unwrap();
+        let (want, _) = found(&gpu, &whole);
+        for part in ["similarity", "spectra", "load", "routed_pca", "jacobians", "outputs", "activations", "pruning"] {
+            assert!(by_layer[part] == want[part] && !want[part].is_null(), "{part} by layer is not that of the whole");
+        }
+        assert_eq!(by_layer, want);
+        (peak, plan.bytes(Purpose::Gradients))
+    });
+    assert!(many.0 <= few.0 * 11 / 10 && many.1 > few.1 * 3 / 2, "peak and whole, bytes: {few:?}, {many:?}");
 }
 
 #[test]

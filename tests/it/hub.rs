@@ -85,6 +85,20 @@ fn experts_of_a_published_model_are_analysed_at_work_on_a_text() {
 }
 
 #[test]
+fn a_model_by_layer_is_analysed_as_the_whole() {
+    let place = place();
+    let [on, off] = ["on", "off"].map(|when| {
+        let asked = "--data text --tokens 512 --prune --layers 0";
+        place.runs(&format!("analyze model {asked} --trace {when}.csv --out {when} --by-layer {when}"));
+        ["analysis.json", "keep.json"]
+            .map(|file| place.read(&format!("{when}/{file}")))
+            .join(&place.read(&format!("{when}.csv")))
+    });
+    assert!(on == off && on.contains("keep"), "{on}");
+    place.fails("analyze model --data text --by-layer maybe", "[possible values: auto, on, off]");
+}
+
+#[test]
 fn what_does_not_fit_is_one_line() {
     let place = place();
     let config = place.read("model/config.json");

@@ -39,6 +39,7 @@ fn a_good_folder_is_described_and_written_as_json() {
             "bytes        486,784\n",
             "bytes of weights (973,568 in f32), 512 a token of keys and values\n",
             "to train: 3,894,272 of weights, gradients and AdamW's moments in f32",
+            "by layer: 211,200 at a time to evaluate, 842,240 to analyse with a text\n",
             "all are finite\n",
             "none is zero, and no two of a layer are equal\n",
             "ignored      config.json: attention_dropout; ",
