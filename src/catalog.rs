@@ -1,8 +1,8 @@
 //! Every kernel of the project in every variant: what `tests/it/shaders.rs` validates and translates without a GPU.
 
 use crate::kernels::{
-    Variant, column_sum, columns, elementwise, gemm_table, loss, routing, routing_groups, software, spectral,
-    spectral_momentum, spectral_shared, spectral_update, token_space,
+    Variant, column_sum, columns, elementwise, expert_sums, gemm_table, loss, routing, routing_groups, software,
+    spectral, spectral_blocks, spectral_momentum, spectral_shared, spectral_update, token_space,
 };
 use crate::optim::{adamw, clip, muon};
 use crate::{linalg, ops};
@@ -21,7 +21,9 @@ pub fn kernels() -> Vec<Variant> {
         linalg::kernels(),
         #[cfg(feature = "analysis")]
         crate::analysis::jacobian::kernels(),
+        expert_sums::kernels(),
         spectral::kernels(),
+        spectral_blocks::kernels(),
         software::spectral_rows::kernels(),
         spectral_momentum::kernels(),
         spectral_shared::kernels(),

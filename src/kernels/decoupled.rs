@@ -105,3 +105,30 @@ pub struct Moments<'a> {
     /// Second moment.
     pub v: &'a Tensor,
 }
+
+/// A stack that AdamW moves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stack<'a> {
+    /// Weights, `[layers, experts, m, n]`.
+    pub(crate) weight: &'a Tensor,
+    /// Their moments.
+    pub(crate) moments: Moments<'a>,
+}
+
+/// The `left` and `right` of a kernel that passes over AdamW's state, and where in `right` V^T begins: it has no binding to spare, so V^T
+/// and the clip, with four further numbers, lie behind U^T X. Without a common part `left` is U.
+pub(crate) fn packed(part: &StackPart, mix: Mix<'_>, basis: &Basis, clip: &Tensor) -> Result<(Tensor, Tensor, usize)> {
+    let vt = part.layers(&basis.vt)?;
+    let (left, a) = match mix.common {
+        Some((_, factors)) => (part.rows(&factors.left)?, Some(part.matrices(&factors.right)?)),
+        None => (part.layers(&basis.u)?, None),
+    };
+    let vt_first = a.as_ref().map_or(0, Tensor::numel);
+    let right = Tensor::empty_f32(clip.gpu(), [vt_first + vt.numel() + 8])?;
+    if let Some(a) = a {
+        right.slice(0..vt_first)?.copy_from(&a)?;
+    }
+    right.slice(vt_first..vt_first + vt.numel())?.copy_from(&vt)?;
+    right.slice(vt_first + vt.numel()..right.numel() - 4)?.copy_from(clip)?;
+    Ok((left, right, vt_first))
+}

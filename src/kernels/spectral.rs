@@ -16,17 +16,17 @@ use crate::gpu::{Kernel, Launch, Parts, wgsl};
 use crate::kernels::Variant;
 pub use crate::kernels::decoupled::{Basis, Factors, Skinny};
 pub(crate) use crate::kernels::decoupled::{Products, THREADS, sizes};
-use crate::kernels::elementwise::fill;
+use crate::kernels::expert_sums::FactorParams;
+pub use crate::kernels::expert_sums::sum_experts;
 use crate::kernels::gemm::{Trans, gemm};
 use crate::kernels::software::spectral_rows;
+use crate::kernels::spectral_blocks;
 use crate::kernels::spectral_shared::add_shared;
 use crate::kernels::stack_parts::stack_parts;
 use crate::tensor::Tensor;
 
 /// `[U | B - U M]`.
 pub static LEFT_FACTORS: Kernel = Kernel::new("left_factors", wgsl!["spectral_factors.wgsl"]).params::<FactorParams>();
-/// Sums over the experts of each layer.
-pub static SUM_EXPERTS: Kernel = Kernel::new("sum_experts", wgsl!["spectral_factors.wgsl"]).params::<FactorParams>();
 /// `V^T` of each layer.
 pub static TRANSPOSE_BASIS: Kernel =
     Kernel::new("transpose_basis", wgsl!["spectral_factors.wgsl"]).params::<FactorParams>();
@@ -41,14 +41,10 @@ pub static PAIR_PRODUCTS: Kernel =
 
 /// This module's kernels.
 pub fn kernels() -> Vec<Variant> {
-    [&LEFT_FACTORS, &SUM_EXPERTS, &TRANSPOSE_BASIS, &INITIAL_COMMON, &SQUARE_ROWS, &PAIR_PRODUCTS]
+    [&LEFT_FACTORS, &TRANSPOSE_BASIS, &INITIAL_COMMON, &SQUARE_ROWS, &PAIR_PRODUCTS]
         .into_iter()
         .map(|k: &'static Kernel| k.into())
         .collect()
-}
-
-crate::params! {
-    struct FactorParams { count: u32, rows: u32, columns: u32, rank: u32, experts: u32, first_layer: u32, factor: f32 }
 }
 
 impl Basis {
@@ -113,6 +109,9 @@ impl Basis {
     /// Records the skinny products of `x: [layers, experts, m, n]` and what [`Basis::factors_of`] needs beside them.
     pub(crate) fn products(&self, x: &Tensor) -> Result<Products> {
         if let Some(products) = spectral_rows::products(self, x, None)? {
+            return Ok(products);
+        }
+        if let Some(products) = spectral_blocks::products(self, x)? {
             return Ok(products);
         }
         let skinny = self.skinny(x)?;
@@ -194,36 +193,6 @@ impl Skinny {
     pub fn sum(&self) -> Result<Skinny> {
         Ok(Skinny { a: sum_experts(&self.a, 1.0)?, b: sum_experts(&self.b, 1.0)? })
     }
-}
-
-/// Records `factor * sum_e x[:, e]`: `[layers, experts, m, n]` to `[layers, 1, m, n]`, in the experts' order.
-///
-/// # Errors
-/// [`Error::Shape`] when `x` has not four dimensions, or a matrix of it exceeds a quarter of a binding; [`Error::Device`].
-pub fn sum_experts(x: &Tensor, factor: f32) -> Result<Tensor> {
-    let [layers, experts, m, n] = sizes("sum over experts", x)?;
-    let y = Tensor::empty_f32(x.gpu(), [layers, 1, m, n])?;
-    if (experts * m * n * 4) as u64 > x.gpu().max_binding_bytes() {
-        // A layer beyond a binding: a product with a row of ones, which is cut as any product is.
-        let ones = Tensor::empty_f32(x.gpu(), [1, experts])?;
-        fill(&ones, 1.0)?;
-        let (x, sum) = (x.reshape([layers, experts, m * n])?, y.reshape([layers, 1, m * n])?);
-        gemm(Trans::N, Trans::N, factor, &ones, &x, 0.0, &sum)?;
-        return Ok(y);
-    }
-    for range in Parts::new("sum over experts", layers).sliced(x.gpu(), &[experts * m * n, m * n]).ranges()? {
-        let (x, y) = (x.slice(range.clone())?, y.slice(range)?);
-        let params = FactorParams {
-            count: y.numel() as u32,
-            columns: (m * n) as u32,
-            experts: experts as u32,
-            factor,
-            ..FactorParams::default()
-        };
-        let launch = Launch::new(&SUM_EXPERTS).constant("WG", THREADS).params(&params);
-        launch.read("x", &x).write("y", &y).threads(y.numel(), THREADS).run(x.gpu())?;
-    }
-    Ok(y)
 }
 
 /// Records the squared Frobenius norms of the matrices `x: [.., m, n]`, of their columns from `first` on: `[number]`.

@@ -11,13 +11,15 @@
 //! nothing: with `D_c` and `D_i` the directions of the two, `W_i -= lr D_i - lr common(D_i - D_c)`, a common part like the other.
 //! Without it `W` reads what `W_c` moves by where it takes its own step.
 //!
-//! With AdamW, where `kernels::software::spectral_rows` run, 2 moves `W` by all of -lr D and gives D's products, so that D is never stored, and 3
+//! With AdamW, where `kernels::software::spectral_rows` or `kernels::spectral_blocks` run, 2 moves `W` by all of -lr D and gives D's products, so that D is never stored, and 3
 //! gives the common part back.
 
 use super::split::Split;
 use super::state::SpectralStack;
 use crate::error::Result;
-use crate::kernels::software::spectral_rows::{self, Recorded, Stack, Wanted};
+use crate::kernels::decoupled::Stack;
+use crate::kernels::software::spectral_rows::{self, Recorded, Wanted};
+use crate::kernels::spectral_blocks;
 use crate::kernels::spectral_update::{Mix, Move, apply};
 use crate::nn::config::CommonGradient;
 use crate::optim::rule::{At, RuleState};
@@ -59,7 +61,14 @@ impl SpectralStack {
         clip: &Tensor,
     ) -> Result<Recorded> {
         let Some(moments) = state.moments() else { return Ok(Recorded::Nothing) };
-        spectral_rows::adam(gradient, Stack { weight, moments }, mix, &self.basis, &at.adam(), wanted, clip)
+        let (stack, adam) = (Stack { weight, moments }, at.adam());
+        let recorded = spectral_rows::adam(gradient, stack, mix, &self.basis, &adam, wanted, clip)?;
+        if let (Recorded::Nothing, Wanted::Products { moving }) = (&recorded, wanted)
+            && let Some(products) = spectral_blocks::adam(gradient, stack, mix, &self.basis, &adam, moving, clip)?
+        {
+            return Ok(Recorded::All(Some(Box::new(products))));
+        }
+        Ok(recorded)
     }
 
     fn common_part(&self) -> (&Tensor, &RuleState) {

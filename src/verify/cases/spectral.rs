@@ -42,6 +42,7 @@ pub(super) fn cases() -> Vec<Case> {
         (Usual, [2, 2, 41, 36, 8]),
         (Usual, [1, 5, 70, 66, 8]),
         (Usual, [1, 2, 300, 24, 8]),
+        (Usual, [1, 2, 38, 300, 8]),
     ] {
         add(level, "default", shape, base.clone());
     }

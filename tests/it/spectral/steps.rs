@@ -6,7 +6,7 @@ use crate::reference;
 use crate::reference::tape::Mat;
 use crate::reference::{Adam, Decoupled, Moments};
 use pollster::block_on;
-use sdmoe::gpu::GpuOptions;
+use sdmoe::gpu::{GpuOptions, Tier};
 use sdmoe::nn::config::{GradientForm, Realign, SpectralConfig};
 use sdmoe::optim::{MetricOptions, Optimizer, OptimizerConfig, SpectralInit, SpectralSetup};
 use sdmoe::tensor::Tensor;
@@ -29,6 +29,8 @@ fn steps_and_refreshes_follow_dense_projectors_in_f64() {
             [2, 2, 41, 40, 8],
             [1, 2, 300, 24, 8],
             [2, 2, 41, 36, 8],
+            // Two tiles of columns.
+            [1, 2, 38, 300, 8],
         ] {
             follow(&gpu, sizes, config.clone(), SpectralInit::Fresh);
         }
@@ -37,7 +39,8 @@ fn steps_and_refreshes_follow_dense_projectors_in_f64() {
 
 #[test]
 fn small_bindings_split_the_stacks_and_change_nothing() {
-    let gpu = open(&GpuOptions::default().max_binding_bytes(32 << 10));
+    let small = |tier| open(&GpuOptions::default().tier(tier).max_binding_bytes(32 << 10));
+    let (own, gpu) = (small(None), small(Some(Tier::Gpu)));
     let config = with!(SpectralConfig { refresh_every: 3, ..SpectralConfig::default() });
     for sizes in [
         [2, 3, 66, 72, 8],
@@ -47,6 +50,10 @@ fn small_bindings_split_the_stacks_and_change_nothing() {
         [1, 3, 97, 103, 3],
         [1, 2, 97, 106, 2],
     ] {
+        follow(&own, sizes, config.clone(), SpectralInit::Fresh);
+    }
+    // Matrices that are whole in a launch of their own, and some that are cut.
+    for sizes in [[2, 2, 64, 72, 8], [1, 2, 100, 96, 8]] {
         follow(&gpu, sizes, config.clone(), SpectralInit::Fresh);
     }
 }

@@ -7,7 +7,7 @@
 mod moves;
 mod products;
 
-pub(crate) use moves::{Recorded, Stack, Wanted, adam, apply};
+pub(crate) use moves::{Recorded, Wanted, adam, apply};
 pub(crate) use products::{left_factors, products};
 
 use moves::{AdamParams, ApplyParams};

@@ -3,8 +3,7 @@
 use super::products::Partial;
 use super::{Block, SPECTRAL_ADAM_FOLLOW_ROWS, SPECTRAL_ADAM_ROWS, SPECTRAL_APPLY_ROWS, parts};
 use crate::error::Result;
-use crate::kernels::decoupled::{AdamFactors, Basis, Factors, Mix, Moments, Products, sizes};
-use crate::kernels::stack_parts::StackPart;
+use crate::kernels::decoupled::{AdamFactors, Basis, Factors, Mix, Products, Stack, packed, sizes};
 use crate::tensor::Tensor;
 
 crate::params! {
@@ -91,15 +90,6 @@ pub(crate) enum Recorded {
     All(Option<Box<Products>>),
 }
 
-/// A stack that AdamW moves.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Stack<'a> {
-    /// Weights, `[layers, experts, m, n]`.
-    pub(crate) weight: &'a Tensor,
-    /// Their moments.
-    pub(crate) moments: Moments<'a>,
-}
-
 /// Records AdamW's moments for the gradient `mix` of X = `gradient` (may be left out where its factor is 0), multiplied by
 /// the scale in `clip`, and with the direction D what is `wanted`: `weight -= lr (D + decay weight)`, D's products. Nothing
 /// changes where `clip` says that the norm is not finite; the products and what leads are then undefined.
@@ -162,22 +152,4 @@ pub(crate) fn adam(
         launch.workgroups(part.count() * block.count(m)).run(gpu)?;
     }
     Ok(Recorded::All(partial.map(|p| p.finish(basis, &parts, None).map(Box::new)).transpose()?))
-}
-
-/// The kernel's `left` and `right`, and where in `right` V^T begins: a pass over AdamW's state has no binding to spare, so V^T
-/// and the clip lie behind U^T X.
-fn packed(part: &StackPart, mix: Mix<'_>, basis: &Basis, clip: &Tensor) -> Result<(Tensor, Tensor, usize)> {
-    let vt = part.layers(&basis.vt)?;
-    let (left, a) = match mix.common {
-        Some((_, factors)) => (part.rows(&factors.left)?, Some(part.matrices(&factors.right)?)),
-        None => (part.layers(&basis.u)?, None),
-    };
-    let vt_first = a.as_ref().map_or(0, Tensor::numel);
-    let right = Tensor::empty_f32(clip.gpu(), [vt_first + vt.numel() + 8])?;
-    if let Some(a) = a {
-        right.slice(0..vt_first)?.copy_from(&a)?;
-    }
-    right.slice(vt_first..vt_first + vt.numel())?.copy_from(&vt)?;
-    right.slice(vt_first + vt.numel()..right.numel() - 4)?.copy_from(clip)?;
-    Ok((left, right, vt_first))
 }
