@@ -60,7 +60,8 @@ pub struct DataOptions<'a> {
 }
 
 /// Adds to what the weights in `checkpoint` gave, with their directions, what the same weights in `model` do with a
-/// text. The directions are used up. A model whose parts are read when they are used is read twice, and once more for pruning.
+/// text. The directions are used up. A model whose parts are read when they are used is read twice, and for pruning once more for
+/// each [`STATES`](crate::nn::passage::STATES) of its hidden states.
 ///
 /// # Errors
 /// [`Error::Shape`] when the model is not that of the checkpoint or its experts are not in f32, the windows are not of `seq` tokens or
@@ -86,7 +87,7 @@ pub async fn add_data(
     let source = text.windows.source_of_tokens(text.seq);
     analysis.settings.tokens = source.len();
     analysis.settings.data = Some(text.label.to_owned());
-    let mut reading = Reading::new(config, text.seq, text.windows, seed);
+    let mut reading = Reading::new(config, text.seq, text.windows, seed)?;
     let (mut pruned, mut traced) = (Vec::new(), Vec::new());
     for part in Part::all(config).filter(|&part| part != Part::Head) {
         let layer = if let Part::Layer(number) = part { chosen.get(&number).copied() } else { None };
@@ -96,6 +97,10 @@ pub async fn add_data(
         }
         let held = model.part(part, false)?;
         let view = reading.pass(gpu, held.view()).await?;
+        if let (Some(layer), None, false) = (layer, &view, source.is_empty()) {
+            let got = format!("a dense layer {}", layer.number);
+            return Err(Error::shape("analysis", "a model with the checkpoint's layers of experts", got));
+        }
         if let Some((layer, view)) = layer.zip(view) {
             let number = layer.number;
             let directions = ExpertMatrix::ALL.map(|m| directions.remove(&(number, m)).unwrap_or_default());
@@ -129,6 +134,7 @@ pub async fn add_data(
     for found in by_layer.into_iter().rev() {
         analysis.similarity.extend(found.similarity);
         analysis.spectra.extend(found.spectra);
+        analysis.spectra_over_experts.extend(found.spectra_over_experts);
     }
     if text.prune {
         listener(Event::Begin("the loss without some experts"));

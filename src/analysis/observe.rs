@@ -97,11 +97,18 @@ pub struct Reading<'a> {
 
 impl<'a> Reading<'a> {
     /// Begins to read the windows of `seq` tokens, and the same with the tokens of each window permuted by `seed`.
-    pub fn new(config: &ModelConfig, seq: usize, text: &'a SourceWindows, seed: u64) -> Self {
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the windows are not of `seq` tokens.
+    pub fn new(config: &ModelConfig, seq: usize, text: &'a SourceWindows, seed: u64) -> Result<Self> {
+        let tokens = text.batch.tokens.len();
+        if seq == 0 || !tokens.is_multiple_of(seq) {
+            return Err(Error::shape("text", format!("windows of {seq} tokens"), format!("{tokens} tokens")));
+        }
         let order = permutation(seq, seed);
         let permuted_tokens = text.batch.tokens.chunks(seq).flat_map(|s| order.iter().map(|&i| s[i])).collect();
         let (states, permuted, gradient) = (Vec::new(), Vec::new(), Vec::new());
-        Self { seq, text, d: config.d_model, order, permuted_tokens, states, permuted, gradient }
+        Ok(Self { seq, text, d: config.d_model, order, permuted_tokens, states, permuted, gradient })
     }
 
     /// The tokens of each forward pass.
@@ -113,7 +120,7 @@ impl<'a> Reading<'a> {
     /// Runs the embedding or a layer; gives what is to be seen of its experts, if it has any.
     ///
     /// # Errors
-    /// [`Error::Shape`] when the windows are not of `seq` tokens; [`Error::Device`].
+    /// The errors of the ops; [`Error::Device`].
     pub async fn pass(&mut self, gpu: &Gpu, part: PartRef<'_>) -> Result<Option<LayerView>> {
         let (d, seq) = (self.d, self.seq);
         let before = self.states.last().map_or(&[][..], Vec::as_slice);
@@ -196,7 +203,7 @@ pub async fn observe(
 ) -> Result<Observed> {
     let config = model.config();
     let mut layers = vec![LayerView::default(); config.layers];
-    let mut reading = Reading::new(config, seq, text, seed);
+    let mut reading = Reading::new(config, seq, text, seed)?;
     for part in Part::all(config).filter(|&part| part != Part::Head) {
         let held = model.part(part, false)?;
         if let (Part::Layer(layer), Some(view)) = (part, reading.pass(gpu, held.view()).await?) {

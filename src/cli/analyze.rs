@@ -232,10 +232,10 @@ impl Subject {
         }
     }
 
-    /// All that can be said of it.
+    /// All that can be said of it. Another device takes the place of `gpu` where that is full.
     async fn analyze(
         &self,
-        gpu: &Gpu,
+        gpu: &mut Gpu,
         options: &AnalysisOptions,
         asked: Asked<'_>,
         display: Display,
@@ -260,13 +260,16 @@ impl Subject {
         }
         if let Some(Text { model, seq, names, windows }) = &self.text {
             let Asked { label, jacobians, trace, prune, loading } = asked;
-            let (gpu, model) = match loading {
+            // What the weights' analysis has left.
+            gpu.trim()?;
+            let (own, model) = match loading {
                 Some((by_layer, device)) => by_layer.load(model, Purpose::Gradients, device, gpu.clone()).await?,
                 None => (gpu.clone(), Loaded::Whole(Box::new(model.load(gpu)?))),
             };
+            *gpu = own;
             let text = DataOptions { seq: *seq, windows, names, label, jacobians, trace, prune };
             let parts = model.parts();
-            add_data(&gpu, parts, &self.checkpoint, &text, options, &mut controls, &listener, &mut found).await?;
+            add_data(gpu, parts, &self.checkpoint, &text, options, &mut controls, &listener, &mut found).await?;
         }
         Ok(found.analysis)
     }
@@ -290,7 +293,7 @@ pub(super) fn report_run(gpu: &Gpu, dir: &Path, held_out: &[u8], display: Displa
     let text = [sources::Source { name: "held-out".into(), bytes: held_out.to_vec() }];
     let subject = Subject::open(dir, Some(&text), RUN_TOKENS)?;
     let options = AnalysisOptions::default();
-    let found = pollster::block_on(subject.analyze(gpu, &options, asked, display))?;
+    let found = pollster::block_on(subject.analyze(&mut gpu.clone(), &options, asked, display))?;
     let folder = dir.join(FOLDER);
     report::write(&folder, &found)?;
     Ok(folder.join(report::PAGE))
@@ -323,6 +326,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
         AnalysisOptions { spectrum, layers: args.layers.clone().map(|l| l.0), pairs: args.pairs.map(Detail::from) };
     if args.tokens.is_some() && args.data.is_empty() {
         warn("--tokens has no effect without --data, whose tokens are looked at");
+    }
+    if args.by_layer.is_on() && args.data.is_empty() {
+        warn("--by-layer has no effect without --data, for which the model runs");
     }
     let text = if args.data.is_empty() { None } else { Some(sources::read(&args.data)?) };
     let targets = args.target.iter().chain(&args.compare);
@@ -357,17 +363,17 @@ pub(super) fn run(args: &Args) -> Result<()> {
     others.iter().try_for_each(|(other, _)| report::check(&dir.join(&other.folder)))?;
 
     let (found, beside) = pollster::block_on(async {
-        let gpu = Gpu::open(&args.device.options()).await?;
+        let mut gpu = Gpu::open(&args.device.options()).await?;
         let _notice = CompileNotice::start(&gpu, say);
         let (mut found, mut beside) = (Vec::new(), Vec::new());
         for subject in &subjects {
-            let mut record = subject.analyze(&gpu, &options, asked, display).await?;
+            let mut record = subject.analyze(&mut gpu, &options, asked, display).await?;
             subject.leave_out(1 + others.len(), &mut record);
             record.coverage.other_stacks = others.iter().map(|(other, _)| other.clone()).collect();
             found.push(record);
         }
         for (other, subject) in &others {
-            beside.push((other, subject.analyze(&gpu, &options, asked, display).await?));
+            beside.push((other, subject.analyze(&mut gpu, &options, asked, display).await?));
         }
         Ok::<_, Error>((found, beside))
     })?;

@@ -51,9 +51,14 @@ impl Loaded<'_> {
 }
 
 impl ByLayerArgs {
+    /// Whether the flag asks for a layer at a time.
+    pub(super) fn is_on(self) -> bool {
+        self.when == When::On
+    }
+
     /// Refuses a model that cannot be run as the flag wants it.
     pub(super) fn check(self, model: &Pretrained) -> Result<()> {
-        if self.when == When::On { model.in_parts().map(drop).map_err(as_flag) } else { Ok(()) }
+        if self.is_on() { model.in_parts().map(drop).map_err(as_flag) } else { Ok(()) }
     }
 
     /// Loads the model, or prepares to run it by layer, on `gpu` or one that takes its place.
@@ -65,8 +70,14 @@ impl ByLayerArgs {
         mut gpu: Gpu,
     ) -> Result<(Gpu, Loaded<'a>)> {
         let auto = self.when == When::Auto && matches!(model, Pretrained::Family(_));
-        let by_layer = self.when == When::On || auto && !model.fits(&gpu, purpose)?;
-        if !by_layer {
+        let fits = model.fits(&gpu, purpose)?;
+        let shown = |bytes: u64| mib(u128::from(bytes));
+        if !fits && !auto && !self.is_on() && purpose == Purpose::Gradients {
+            let whole = shown(model.in_parts()?.memory()?.bytes(purpose));
+            let message = format!("the weights take {whole} with their gradients, more than the device holds");
+            return Err(Error::config("--by-layer", message));
+        }
+        if !self.is_on() && (fits || !auto) {
             let loaded = match purpose {
                 Purpose::Inference(weights) => model.load_for_inference(&gpu, weights),
                 Purpose::Gradients => model.load(&gpu),
@@ -84,9 +95,9 @@ impl ByLayerArgs {
         parts.require_memory(purpose)?;
         if auto {
             let plan = parts.memory()?;
-            let [all, part] = [plan.bytes(purpose), plan.part_bytes(purpose)].map(|bytes| mib(u128::from(bytes)));
+            let [all, part] = [plan.bytes(purpose), plan.part_bytes(purpose)].map(shown);
             say(&format!(
-                "the model takes {all}, more than there is: it runs by layer, {part} of it at a time at the most"
+                "the model takes {all}, more than the device holds: it runs by layer, {part} of it at a time at the most"
             ));
         }
         Ok((gpu, Loaded::ByLayer(parts)))

@@ -267,6 +267,9 @@ impl ModelParts for Model {
     }
 
     fn part(&self, part: Part, gradients: bool) -> Result<HeldPart<'_>> {
+        if self.params.iter().any(|p| p.half.is_some()) {
+            return Err(Error::shape("parts of a model", "activations in f32", "a model in mixed precision"));
+        }
         if gradients && self.params.iter().any(|p| p.gradient.is_none()) {
             return Err(Error::shape("model", "buffers for gradients", "a model for inference alone"));
         }

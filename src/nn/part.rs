@@ -304,7 +304,7 @@ pub trait ModelParts {
     ///
     /// # Errors
     /// [`Error::Config`] for a layer that the model does not have; [`Error::Shape`] for gradients of a model for inference
-    /// alone; what reading it returns; [`Error::Device`].
+    /// alone, and for a model in mixed precision; what reading it returns; [`Error::Device`].
     fn part(&self, part: Part, gradients: bool) -> Result<HeldPart<'_>>;
 }
 

@@ -16,6 +16,7 @@ use crate::nn::families::{FamilyModel, Parameter};
 use crate::nn::memory::MemoryPlan;
 pub use crate::nn::memory::{Purpose, WeightType};
 use crate::nn::model::Model;
+use crate::nn::size;
 use crate::train::resume::{restore_for_inference, restore_model};
 use crate::train::saved::SavedModel;
 use crate::train::size::{check_inference, explain_inference, memory_of};
@@ -262,8 +263,8 @@ impl Pretrained {
         model.map_err(|error| explain_inference(&plan, weights, error))
     }
 
-    /// Whether the weights fit the memory of `gpu` as far as that can be known beforehand: where it is the machine's. A run is taken
-    /// to fit.
+    /// Whether the model fits `gpu` as far as that can be known beforehand: of its memory where that is the machine's, and for
+    /// gradients, which all layers' experts have in one buffer, of the largest buffer. A run is taken to fit.
     ///
     /// # Errors
     /// [`Error::Config`] for impossible sizes.
@@ -272,7 +273,10 @@ impl Pretrained {
             Self::Saved(_) => Ok(true),
             Self::Family(family) => {
                 let plan = MemoryPlan::of_stored(family.config(), &family.dtypes_on(gpu))?;
-                Ok(memory_of(gpu).is_none_or(|memory| plan.bytes(purpose) <= memory))
+                let purpose = purpose.into();
+                let buffers = || size::fits(family.config(), gpu.device().limits().max_buffer_size).is_ok();
+                let memory = memory_of(gpu).is_none_or(|memory| plan.bytes(purpose) <= memory);
+                Ok(memory && (purpose != Purpose::Gradients || buffers()))
             }
         }
     }

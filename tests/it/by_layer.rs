@@ -148,7 +148,10 @@ fn gradients_that_come_back_part_by_part_are_those_of_the_whole() {
             download(param.gradient.as_ref().unwrap())
         };
         let model = ByLayer::new(&gpu, &checkpoint, WeightType::F32).unwrap();
-        let mut reading = Reading::new(model.config(), seq, &text, 0);
+        let mut reading = Reading::new(model.config(), seq, &text, 0).unwrap();
+        assert!(
+            Reading::new(model.config(), 7, &text, 0).is_err_and(|e| e.to_string().contains("windows of 7 tokens"))
+        );
         pollster::block_on(async {
             for part in Part::all(model.config()).filter(|&part| part != Part::Head) {
                 let held = model.part(part, false).unwrap();

@@ -88,13 +88,17 @@ fn experts_of_a_published_model_are_analysed_at_work_on_a_text() {
 fn a_model_by_layer_is_analysed_as_the_whole() {
     let place = place();
     let [on, off] = ["on", "off"].map(|when| {
-        let asked = "--data text --tokens 512 --prune --layers 0";
+        let asked = "--data text --tokens 512 --prune --layers 0 --pairs top";
         place.runs(&format!("analyze model {asked} --trace {when}.csv --out {when} --by-layer {when}"));
         ["analysis.json", "keep.json"]
             .map(|file| place.read(&format!("{when}/{file}")))
             .join(&place.read(&format!("{when}.csv")))
     });
     assert!(on == off && on.contains("keep"), "{on}");
+    let record: serde_json::Value = serde_json::from_str(&place.read("on/analysis.json")).unwrap();
+    let of: Vec<&str> =
+        record["spectra_over_experts"].as_array().unwrap().iter().filter_map(|row| row["of"].as_str()).collect();
+    assert!(of.contains(&"gradients") && of.contains(&"weights"), "{of:?}");
     place.fails("analyze model --data text --by-layer maybe", "[possible values: auto, on, off]");
 }
 
