@@ -141,13 +141,16 @@ impl Failures {
 /// # Errors
 /// [`Error::Device`].
 pub(super) async fn caught<T>(what: &str, future: impl Future<Output = T>) -> Result<T> {
+    let panicked = |message| Error::Device(format!("{what}: wgpu or the driver panicked: {message}"));
+    unwound(future).await.map_err(panicked)
+}
+
+/// Awaits `future`; a panic in it is an error with the panic's message.
+pub(crate) async fn unwound<T>(future: impl Future<Output = T>) -> std::result::Result<T, String> {
     let mut future = pin!(future);
     std::future::poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
         Ok(poll) => poll.map(Ok),
-        Err(panic) => {
-            let message = panic_message(&*panic);
-            Poll::Ready(Err(Error::Device(format!("{what}: wgpu or the driver panicked: {message}"))))
-        }
+        Err(panic) => Poll::Ready(Err(panic_message(&*panic).to_owned())),
     })
     .await
 }

@@ -1,6 +1,6 @@
 //! The clock: the standard library's, where it has one.
 
 #[cfg(not(target_arch = "wasm32"))]
-pub(super) use std::time::Instant;
+pub use std::time::Instant;
 #[cfg(target_arch = "wasm32")]
-pub(super) use web_time::Instant;
+pub use web_time::Instant;

@@ -58,6 +58,10 @@ pub use adapter::{AdapterChoice, AdapterReport, Tier, adapters};
 #[cfg(feature = "verify")]
 pub(crate) use captured::Captured;
 pub use descriptor::{Missing, MissingPart, device_descriptor};
+#[cfg(feature = "verify")]
+pub(crate) use failure::unwound;
+#[cfg(feature = "verify")]
+pub(crate) use instant::Instant;
 pub(crate) use kernel::wgsl;
 pub use kernel::{DType, Fields, Kernel, KernelParams, ParamScalar, ScalarType};
 pub use launch::Launch;

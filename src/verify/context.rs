@@ -1,6 +1,6 @@
 //! The context of a case: its device, and the findings that it makes.
 
-use pollster::block_on;
+use std::pin::Pin;
 
 use super::Level;
 use super::shader::Evidence;
@@ -145,15 +145,15 @@ impl Context {
     }
 
     /// Runs `run` twice, with the pool's free memory poisoned before the second time; the results must have the same bits.
-    pub fn twice(
+    pub async fn twice(
         &self,
         what: &str,
         found: &mut Findings,
-        mut run: impl FnMut() -> Result<Vec<Vec<f32>>>,
+        mut run: impl AsyncFnMut() -> Result<Vec<Vec<f32>>>,
     ) -> Result<Vec<Vec<f32>>> {
-        let first = run()?;
+        let first = run().await?;
         self.gpu.fill_free(POISONED_BYTES, POISON)?;
-        let second = run()?;
+        let second = run().await?;
         found.repeats(what, &first, &second);
         if self.keeps_results {
             found.results.extend_from_slice(&first);
@@ -162,17 +162,24 @@ impl Context {
     }
 
     /// Compares an op with its reference, forward and backward, and its second run with its first.
-    pub fn op(&self, op: impl Op + 'static, inputs: &[Input], tolerance: Tolerance, seed: u64) -> Result<Findings> {
+    pub async fn op(
+        &self,
+        op: impl Op + 'static,
+        inputs: &[Input],
+        tolerance: Tolerance,
+        seed: u64,
+    ) -> Result<Findings> {
         let mut found = Findings::default();
         let check = Check::new(op, inputs, seed.wrapping_add(self.seed.wrapping_mul(1000)));
         let mut given = None;
-        self.twice("forward and gradients", &mut found, || {
-            let now = block_on(check.run(&self.gpu))?;
+        self.twice("forward and gradients", &mut found, async || {
+            let now = check.run(&self.gpu).await?;
             let mut parts = vec![now.output.clone()];
             parts.extend(now.gradients.iter().flatten().map(Array::to_f32));
             given.get_or_insert(now);
             Ok(parts)
-        })?;
+        })
+        .await?;
         if let Some(given) = given {
             match check.deviations(&given, tolerance) {
                 Ok(deviations) => deviations.into_iter().for_each(|d| found.deviation(d)),
@@ -211,8 +218,8 @@ impl Guarded {
     }
 
     /// The tensor's elements; a guard that was written is wrong, and so is an element that was not, unless `sparse`.
-    pub fn read(&self, what: &str, sparse: bool, found: &mut Findings) -> Result<Vec<f32>> {
-        let all = block_on(self.whole.to_f32())?;
+    pub async fn read(&self, what: &str, sparse: bool, found: &mut Findings) -> Result<Vec<f32>> {
+        let all = self.whole.to_f32().await?;
         let end = all.len() - self.guard;
         let is_poison = |x: &f32| x.to_bits() == POISON;
         let mut outside = (0..self.guard).chain(end..all.len());
@@ -239,8 +246,11 @@ pub(super) enum Needs {
     MatrixUnits,
 }
 
-/// The work of a case.
-pub(super) type Work = Box<dyn FnOnce(&Context) -> Result<Findings> + Send>;
+/// What a case finds, once it has waited for the device.
+pub(super) type Finding<'a> = Pin<Box<dyn Future<Output = Result<Findings>> + 'a>>;
+
+/// The work of a case, which may go to another thread before it begins.
+pub(super) type Work = Box<dyn for<'a> FnOnce(&'a Context) -> Finding<'a> + Send>;
 
 /// A case that has not run yet.
 pub(super) struct Case {
@@ -258,9 +268,10 @@ impl Case {
     pub fn new(
         level: Level,
         name: impl Into<String>,
-        work: impl FnOnce(&Context) -> Result<Findings> + Send + 'static,
+        work: impl AsyncFnOnce(&Context) -> Result<Findings> + Send + 'static,
     ) -> Self {
-        Self { name: name.into(), level, needs: Needs::Nothing, variant: None, work: Box::new(work) }
+        let work: Work = Box::new(|context| Box::pin(work(context)));
+        Self { name: name.into(), level, needs: Needs::Nothing, variant: None, work }
     }
 
     pub fn needs(self, needs: Needs) -> Self {

@@ -1,7 +1,6 @@
 //! One case: on a thread of its own, for a bounded time, with what became of it as a finding.
 
 use std::collections::BTreeSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Instant;
 
@@ -15,7 +14,7 @@ use super::report::{CaseReport, Outcome};
 use super::shader::Evidence;
 use super::{Event, Options, probes};
 use crate::error::{Error, Result};
-use crate::gpu::{Captured, Gpu, GpuOptions, Tier, adapters};
+use crate::gpu::{Captured, Gpu, GpuOptions, Tier, adapters, unwound};
 
 /// The device of the cases, opened when it is needed and again after a failure of it.
 pub(super) struct Device {
@@ -50,23 +49,26 @@ enum Ended {
     Hung,
 }
 
+/// Runs `case`.
+async fn attempt(case: Case, context: &Context) -> Ended {
+    let work = async {
+        let found = (case.work)(context).await?;
+        context.gpu.check().map(|()| found)
+    };
+    match unwound(work).await {
+        Ok(Ok(found)) => Ended::Found(found),
+        Ok(Err(error)) => Ended::Error(error),
+        Err(panic) => Ended::Panicked(panic.replace('\n', " ")),
+    }
+}
+
 /// Runs `case` in a thread of its own, for at most the options' time.
-fn attempt(case: Case, gpu: Gpu, options: &Options) -> Ended {
+fn attempt_in_thread(case: Case, gpu: Gpu, options: &Options) -> Ended {
     let (sender, receiver) = channel();
     let context = Context { gpu, seed: options.seed, keeps_results: options.reference.is_some() };
     let work = move || {
-        let result =
-            catch_unwind(AssertUnwindSafe(|| (case.work)(&context).and_then(|f| context.gpu.check().map(|()| f))));
         // Nobody listens any more where it took too long.
-        let _ = sender.send(match result {
-            Ok(Ok(found)) => Ended::Found(found),
-            Ok(Err(error)) => Ended::Error(error),
-            Err(panic) => {
-                let text = panic.downcast_ref::<String>().map(String::as_str);
-                let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message");
-                Ended::Panicked(text.trim().replace('\n', " "))
-            }
-        });
+        let _ = sender.send(block_on(attempt(case, &context)));
         drop(context);
     };
     match std::thread::Builder::new().name("sdmoe verify".into()).spawn(work) {
@@ -138,7 +140,7 @@ pub(super) fn one(
     let (mut evidence, mut results) = (None, Vec::new());
     let mut reopen = true;
     gpu.start_noting();
-    let message = match attempt(case, gpu.clone(), options) {
+    let message = match attempt_in_thread(case, gpu.clone(), options) {
         Ended::Found(found) => {
             device.kernels.extend(gpu.finish_noting().iter().map(|launched| launched.kernel));
             reopen = false;
@@ -193,7 +195,7 @@ pub(super) fn launches(name: &str, variant: &str, tier: Tier, options: &Options)
     let same = |case: &Case| case.name == name && case.variant.as_deref().unwrap_or(tier.name()) == variant;
     let Some(position) = all.iter().position(same) else { return Ok((gpu, Vec::new())) };
     gpu.start_capture();
-    let ended = attempt(all.swap_remove(position), gpu.clone(), options);
+    let ended = attempt_in_thread(all.swap_remove(position), gpu.clone(), options);
     let launches = if matches!(ended, Ended::Found(_)) { gpu.finish_capture() } else { Vec::new() };
     Ok((gpu, launches))
 }

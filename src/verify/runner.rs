@@ -204,13 +204,15 @@ mod tests {
     use crate::verify::Level;
     use crate::verify::context::{Context, Findings};
 
-    type Work = fn(&Context) -> Result<Findings>;
+    /// A case of this name.
+    fn case(name: &str, work: impl AsyncFnOnce(&Context) -> Result<Findings> + Send + 'static) -> Case {
+        Case::new(Level::Quick, name, work)
+    }
 
-    /// Runs cases of these names; the outcomes, and after which cases a device was opened anew.
-    fn outcomes(cases: &[(&str, Work)]) -> (Vec<CaseReport>, Vec<String>) {
+    /// Runs cases; the outcomes, and after which cases a device was opened anew.
+    fn outcomes(cases: Vec<Case>) -> (Vec<CaseReport>, Vec<String>) {
         let found = block_on(adapters()).unwrap();
         let adapter = &found[AdapterChoice::Auto.among(&found).unwrap()];
-        let cases = cases.iter().map(|(name, work)| Case::new(Level::Quick, *name, *work)).collect();
         let options = Options { timeout: Duration::from_secs(5), ..Options::default() };
         let mut reopened = Vec::new();
         let mut on = |event: Event<'_>| {
@@ -222,9 +224,9 @@ mod tests {
         (result.cases, reopened)
     }
 
-    fn passes(context: &Context) -> Result<Findings> {
+    async fn passes(context: &Context) -> Result<Findings> {
         let x = Tensor::from_f32(&context.gpu, [2], &[1.0, 2.0])?;
-        assert_eq!(block_on(x.to_f32())?, [1.0, 2.0]);
+        assert_eq!(x.to_f32().await?, [1.0, 2.0]);
         Ok(Findings::default())
     }
 
@@ -237,11 +239,11 @@ mod tests {
 
     #[test]
     fn a_lost_device_is_a_finding_and_the_rest_goes_on_on_a_fresh_one() {
-        let lose = |context: &Context| {
+        let lose = async |context: &Context| {
             context.gpu.device().destroy();
-            passes(context)
+            passes(context).await
         };
-        let (cases, reopened) = outcomes(&[("a/first", passes), ("a/lost", lose), ("b/last", passes)]);
+        let (cases, reopened) = outcomes(vec![case("a/first", passes), case("a/lost", lose), case("b/last", passes)]);
         assert_eq!(cases[0].outcome, Outcome::Passed);
         assert!(message(&cases[1]).contains("lost"), "{cases:?}");
         assert_eq!(cases[2].outcome, Outcome::Passed);
@@ -250,7 +252,8 @@ mod tests {
 
     #[test]
     fn a_case_that_panics_is_a_finding() {
-        let (cases, reopened) = outcomes(&[("a/panics", |_| panic!("of the driver")), ("a/next", passes)]);
+        let panics = async |_: &Context| panic!("of the driver");
+        let (cases, reopened) = outcomes(vec![case("a/panics", panics), case("a/next", passes)]);
         assert_eq!(message(&cases[0]), "panicked: of the driver");
         assert_eq!(cases[1].outcome, Outcome::Passed);
         assert_eq!(reopened, ["a/panics"]);
@@ -258,11 +261,11 @@ mod tests {
 
     #[test]
     fn a_case_that_hangs_is_a_finding_and_its_group_is_left() {
-        let hang = |_: &Context| {
+        let hang = async |_: &Context| {
             std::thread::sleep(Duration::from_secs(60));
             Ok(Findings::default())
         };
-        let (cases, _) = outcomes(&[("a/hangs", hang), ("a/next", passes), ("b/other", passes)]);
+        let (cases, _) = outcomes(vec![case("a/hangs", hang), case("a/next", passes), case("b/other", passes)]);
         assert_eq!(message(&cases[0]), "no end after 5 s");
         assert_eq!(message(&cases[1]), "not run");
         assert_eq!(cases[2].outcome, Outcome::Passed);
@@ -270,21 +273,22 @@ mod tests {
 
     #[test]
     fn what_differs_is_told_with_its_share_of_the_tolerance() {
-        let wrong = |_: &Context| {
+        let wrong = async |_: &Context| {
             let mut found = Findings::default();
             found.at_most("the difference", 2.0, 8.0);
             found.at_most("another difference", 3.0, 2.0);
             Ok(found)
         };
-        let repeats = |context: &Context| {
+        let repeats = async |context: &Context| {
             let (mut found, mut run) = (Findings::default(), 0.0);
-            context.twice("x", &mut found, || {
+            let next = async || {
                 run += 1.0;
                 Ok(vec![vec![1.0, run]])
-            })?;
+            };
+            context.twice("x", &mut found, next).await?;
             Ok(found)
         };
-        let (cases, reopened) = outcomes(&[("a/wrong", wrong), ("b/differs", repeats)]);
+        let (cases, reopened) = outcomes(vec![case("a/wrong", wrong), case("b/differs", repeats)]);
         assert_eq!(message(&cases[0]), "another difference: 3.000e0, allowed 2.000e0");
         assert_eq!((cases[0].worst_error, cases[0].share_of_tolerance), (Some(3.0), Some(1.5)));
         assert!(message(&cases[1]).contains("element 1 of part 0 is 1 in one run and 2 in the next"), "{cases:?}");

@@ -1,7 +1,6 @@
 //! Causal attention: grouped heads, head widths about every tile, one key and many; windows; and that to a cache.
 
 use super::rows::Cases;
-use pollster::block_on;
 
 use super::sizes;
 use crate::autograd::Array;
@@ -73,7 +72,7 @@ fn cached(tier: Tier, f16: bool) -> Vec<Case> {
     ];
     let case = |(level, shape, window): (_, [usize; 6], _)| {
         let [n, past, heads, kv_heads, k_dim, v_dim] = shape;
-        let case = Case::new(level, format!("generation/attention/{}", sizes(&shape)), move |c| {
+        let case = Case::new(level, format!("generation/attention/{}", sizes(&shape)), async move |c| {
             let mut found = Findings::default();
             let op = CachedAttention { window, ..CachedAttention::new(heads, kv_heads, k_dim, v_dim) };
             let random = |rows: usize, width: usize, seed| {
@@ -89,8 +88,9 @@ fn cached(tier: Tier, f16: bool) -> Vec<Case> {
                 write_rows(&c.stored(x, dtype)?, &cache, 0).map(|()| cache)
             };
             let (query, keys, values) = (c.stored(&q, dtype)?, cache(&k)?, cache(&v)?);
-            let got =
-                c.twice("y", &mut found, || Ok(vec![block_on(op.forward(&query, &keys, &values, past)?.to_f32())?]))?;
+            let got = c
+                .twice("y", &mut found, async || Ok(vec![op.forward(&query, &keys, &values, past)?.to_f32().await?]))
+                .await?;
             let tolerance = if f16 { Tolerance::half(1.0, 0.0) } else { Tolerance::default() };
             found.compare("y", &got[0], &op.reference(&q, &k, &v, past), tolerance.forward);
             Ok(found)

@@ -83,13 +83,13 @@ pub(super) fn cases(tier: Tier, f16: bool) -> Vec<Case> {
         (Usual, &[17, 3, 40, 0, 0, 96], 40, 65),
     ] {
         let name = format!("op/expert_matmul/{} rows, {}", sizes(counts), sizes(&[m, n]));
-        let case = Case::new(level, name, move |c| {
+        let case = Case::new(level, name, async move |c| {
             let host = groups(&c.gpu, counts, 0)?;
             let kind = Kind { f16 };
             let inputs = [kind.random(c, &[host.groups.capacity, m], 1), kind.weight(c, &[counts.len(), m, n], 2)];
             let op = ExpertMatMul { groups: host.groups, host_tile_expert: host.tile_expert };
             let tolerance = if f16 { Tolerance::half(1.0, 1.0) } else { Tolerance::default() };
-            c.op(op, &inputs, tolerance, 3)
+            c.op(op, &inputs, tolerance, 3).await
         });
         let f16_variant = |case: Case| case.needs(Needs::F16).variant(format!("{} f16", tier.name()));
         cases.all.push(if f16 { f16_variant(case) } else { case });

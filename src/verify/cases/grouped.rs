@@ -33,7 +33,7 @@ pub(super) fn cases(tier: Tier) -> Vec<Case> {
             for spare in [0, 2] {
                 let name = format!("grouped/products/{} rows, {}, spare {spare}", sizes(counts), sizes(&[m, n]));
                 let level = if spare == 0 && level == Quick { Usual } else { level };
-                all.push(Case::new(level, name, move |context| verify(context, counts, spare, m, n)));
+                all.push(Case::new(level, name, async move |context| verify(context, counts, spare, m, n).await));
             }
         }
     }
@@ -42,9 +42,9 @@ pub(super) fn cases(tier: Tier) -> Vec<Case> {
         for (i, shape) in SHAPES.iter().enumerate() {
             for (m, n) in [(36, 20), (45, 56), (5, 7)] {
                 let name = format!("grouped/tiles/{shape}, {}", sizes(&[m, n]));
-                all.push(Case::new(Usual, name, move |context| {
+                all.push(Case::new(Usual, name, async move |context| {
                     let _forced = Forced::new(&context.gpu, i, 1);
-                    verify(context, &[17, 3, 140, 0, 96, 2], 2, m, n)
+                    verify(context, &[17, 3, 140, 0, 96, 2], 2, m, n).await
                 }));
             }
         }
@@ -52,7 +52,7 @@ pub(super) fn cases(tier: Tier) -> Vec<Case> {
     all
 }
 
-fn verify(context: &Context, counts: &[usize], spare: usize, m: usize, n: usize) -> Result<Findings> {
+async fn verify(context: &Context, counts: &[usize], spare: usize, m: usize, n: usize) -> Result<Findings> {
     let gpu = &context.gpu;
     let host: HostGroups = groups(gpu, counts, spare)?;
     let (experts, rows, seed) = (counts.len(), host.groups.capacity, 7919 * context.seed);
@@ -62,19 +62,23 @@ fn verify(context: &Context, counts: &[usize], spare: usize, m: usize, n: usize)
     let mut found = Findings::default();
     let mut guards = Findings::default();
     // Rows of tiles without expert stay as they are.
-    let run = |found: &mut Findings| {
+    let run = async |found: &mut Findings| {
         let [y, dx, dw] = [&[rows, n][..], &[rows, m], &[experts, m, n]].map(|shape| Guarded::new(gpu, shape));
         let (y, dx, dw) = (y?, dx?, dw?);
         grouped_gemm(&tx, &tw, N, &host.groups, &y.inner)?;
         grouped_gemm(&tdy, &tw, T, &host.groups, &dx.inner)?;
         grouped_weight_gradient(&tx, &tdy, &host.groups, 0.0, &dw.inner)?;
-        let once = [y.read("y", spare > 0, found)?, dx.read("dx", spare > 0, found)?, dw.read("dw", false, found)?];
+        let once = [
+            y.read("y", spare > 0, found).await?,
+            dx.read("dx", spare > 0, found).await?,
+            dw.read("dw", false, found).await?,
+        ];
         grouped_gemm_onto(&tx, &tw, N, &host.groups, 1.0, &y.inner)?;
         grouped_weight_gradient(&tx, &tdy, &host.groups, 1.0, &dw.inner)?;
-        let twice = [y.read("y, added", true, found)?, dw.read("dw, added", true, found)?];
+        let twice = [y.read("y, added", true, found).await?, dw.read("dw, added", true, found).await?];
         Ok([once.as_slice(), &twice].concat())
     };
-    let parts = context.twice("products", &mut found, || run(&mut guards))?;
+    let parts = context.twice("products", &mut found, async || run(&mut guards).await).await?;
     guards.wrong.into_iter().for_each(|wrong| found.wrong(wrong));
     let [y, dx, dw, y_twice, dw_twice] = &parts[..] else { return Ok(found) };
     let part =

@@ -4,8 +4,6 @@
 //! v J(x) = ((v W_gate) * silu'(g) * u + (v W_up) * silu(g)) W_down      g = x W_gate, u = x W_up
 //! ```
 
-use pollster::block_on;
-
 use super::sizes;
 use crate::analysis::jacobian::{Experts, Prepared};
 use crate::autograd::Array;
@@ -24,13 +22,13 @@ pub(super) fn cases() -> Vec<Case> {
     ];
     shapes
         .map(|(level, shape)| {
-            Case::new(level, format!("analysis/jacobians/{}", sizes(&shape)), move |c| jacobians(c, shape))
+            Case::new(level, format!("analysis/jacobians/{}", sizes(&shape)), async move |c| jacobians(c, shape).await)
         })
         .into()
 }
 
 /// Experts, their widths, tokens, and probes, of which 0 is the exact Jacobian.
-fn jacobians(context: &Context, [e, d, f, tokens, probes]: [usize; 5]) -> Result<Findings> {
+async fn jacobians(context: &Context, [e, d, f, tokens, probes]: [usize; 5]) -> Result<Findings> {
     let mut found = Findings::default();
     let random = |shape: &[usize], seed: u64| {
         let x = Array::random(shape, seed + 7919 * context.seed).map(|x| 2.0 * x / (shape[1] as f64).sqrt());
@@ -46,11 +44,17 @@ fn jacobians(context: &Context, [e, d, f, tokens, probes]: [usize; 5]) -> Result
     let [device_gate, device_up, device_down] = device;
     let (device_gate, device_up, device_down) = (device_gate?, device_up?, device_down?);
     let (device_x, device_v) = (context.upload(&x)?, context.upload(&v)?);
-    let got = context.twice("rows", &mut found, || {
-        let experts = Experts { gate: &device_gate, up: &device_up, down: &device_down };
-        let prepared = Prepared::new(experts, &device_x, (probes > 0).then_some(&device_v))?;
-        (0..tokens).map(|t| block_on(prepared.at(t)?.to_f32())).collect()
-    })?;
+    let got = context
+        .twice("rows", &mut found, async || {
+            let experts = Experts { gate: &device_gate, up: &device_up, down: &device_down };
+            let prepared = Prepared::new(experts, &device_x, (probes > 0).then_some(&device_v))?;
+            let mut rows = Vec::with_capacity(tokens);
+            for t in 0..tokens {
+                rows.push(prepared.at(t)?.to_f32().await?);
+            }
+            Ok(rows)
+        })
+        .await?;
     let part = |w: &Array, i: usize, [m, n]: [usize; 2]| Array::new(&[m, n], w.data[i * m * n..][..m * n].to_vec());
     let abs = |x: &Array| x.map(|x| x.abs());
     for (t, got) in got.iter().enumerate() {

@@ -1,7 +1,5 @@
 //! Large launches: more workgroups than one dimension takes, and tensors that do not fit a binding.
 
-use pollster::block_on;
-
 use crate::autograd::check::{Input, Tolerance};
 use crate::autograd::{Array, Op};
 use crate::error::Result;
@@ -24,7 +22,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// A sum of more than 65,537 x 64 elements, and attention over 70,000 sequences of one token.
-fn grids(context: &Context) -> Result<Findings> {
+async fn grids(context: &Context) -> Result<Findings> {
     let mut found = Findings::default();
     let gpu = &context.gpu;
     let count = 65_537 * 256 + 1;
@@ -32,21 +30,21 @@ fn grids(context: &Context) -> Result<Findings> {
     let last = x.slice(count / 64 * 64..count)?;
     last.write_f32(&vec![2.0; last.numel()])?;
     axpby(2.0, &x, 0.0, &y)?;
-    let end = block_on(y.slice(count / 64 * 64..count)?.to_f32())?;
+    let end = y.slice(count / 64 * 64..count)?.to_f32().await?;
     if end.iter().any(|&v| v != 4.0) {
         found.wrong(format!("the end of a sum of {count} elements: expected 4, got {end:?}"));
     }
     let op = Attention::new(1, 1, 4, 1);
     let v = context.upload(&Array::random(&[70_000, 4], 1 + context.seed))?;
     // A single key: the output is the value, to the last bit of p = 1.
-    let (got, want) = (block_on(op.forward(&[&v, &v, &v])?.output.to_f32())?, block_on(v.to_f32())?);
+    let (got, want) = (op.forward(&[&v, &v, &v])?.output.to_f32().await?, v.to_f32().await?);
     let bits = |x: Vec<f32>| x.into_iter().map(f32::to_bits).collect::<Vec<_>>();
     found.same("attention with one key", &bits(got), &bits(want));
     Ok(found)
 }
 
 /// 70,000 products of 1 x 2 x 1.
-fn products(context: &Context) -> Result<Findings> {
+async fn products(context: &Context) -> Result<Findings> {
     let mut found = Findings::default();
     const COUNT: usize = 70_000;
     let (a, b) = (Array::random(&[COUNT, 1, 2], 1 + context.seed), Array::random(&[1, 2, 1], 2 + context.seed));
@@ -54,12 +52,12 @@ fn products(context: &Context) -> Result<Findings> {
     gemm(Trans::N, Trans::N, 1.0, &context.upload(&a)?, &context.upload(&b)?, 0.0, &c)?;
     let term = |i: usize, f: fn(f64) -> f64| f(a.data[2 * i] * b.data[0]) + f(a.data[2 * i + 1] * b.data[1]);
     let (want, bound) = (Array::from_fn(&[COUNT], |i| term(i, |x| x)), Array::from_fn(&[COUNT], |i| term(i, f64::abs)));
-    found.sums("C", &block_on(c.to_f32())?, &want, &bound, 2);
+    found.sums("C", &c.to_f32().await?, &want, &bound, 2);
     Ok(found)
 }
 
 /// Every op on tensors that a binding does not hold: launches are split.
-fn small_bindings(context: &Context) -> Result<Findings> {
+async fn small_bindings(context: &Context) -> Result<Findings> {
     let adapter = AdapterChoice::Index(context.gpu.adapter().index);
     let options = GpuOptions {
         adapter,
@@ -67,7 +65,7 @@ fn small_bindings(context: &Context) -> Result<Findings> {
         max_binding_bytes: Some(1 << 16),
         ..GpuOptions::default()
     };
-    let small = Context { gpu: block_on(Gpu::open(&options))?, seed: context.seed, keeps_results: false };
+    let small = Context { gpu: Gpu::open(&options).await?, seed: context.seed, keeps_results: false };
     let random = |shape: &[usize], seed| Input::Tracked(Array::random(shape, seed + 7919 * context.seed));
     let mut found = Findings::default();
     let mut take = |what: &str, other: Findings| {
@@ -78,20 +76,20 @@ fn small_bindings(context: &Context) -> Result<Findings> {
     };
     let tolerance = Tolerance::default();
     // Above 64 KiB each: 1023 x 33 x 4 = 135 KB and more.
-    take("add", small.op(Add, &[random(&[1023, 33], 1), random(&[1023, 33], 2)], tolerance, 1)?);
-    take("rms_norm", small.op(RmsNorm { eps: 1e-5 }, &[random(&[1023, 33], 1), random(&[33], 2)], tolerance, 1)?);
+    take("add", small.op(Add, &[random(&[1023, 33], 1), random(&[1023, 33], 2)], tolerance, 1).await?);
+    take("rms_norm", small.op(RmsNorm { eps: 1e-5 }, &[random(&[1023, 33], 1), random(&[33], 2)], tolerance, 1).await?);
     let op = Attention::new(6, 2, 8, 11);
     let inputs = [random(&[473, 48], 1), random(&[473, 16], 2), random(&[473, 16], 3)];
-    take("attention", small.op(op, &inputs, tolerance, 1)?);
+    take("attention", small.op(op, &inputs, tolerance, 1).await?);
     let tokens = Input::Index(indices(997, 1000, 3));
-    take("embedding", small.op(Embedding, &[random(&[1000, 33], 1), tokens], tolerance, 1)?);
+    take("embedding", small.op(Embedding, &[random(&[1000, 33], 1), tokens], tolerance, 1).await?);
     let targets = Input::Index(indices(997, 37, 3));
-    take("cross_entropy", small.op(CrossEntropy, &[random(&[997, 37], 1), targets], tolerance, 1)?);
+    take("cross_entropy", small.op(CrossEntropy, &[random(&[997, 37], 1), targets], tolerance, 1).await?);
     Ok(found)
 }
 
 /// A tensor of a little more than the adapter's largest binding, where a buffer may hold it.
-fn beyond(context: &Context) -> Result<Findings> {
+async fn beyond(context: &Context) -> Result<Findings> {
     const MOST: u64 = 1 << 30;
     let mut found = Findings::default();
     let gpu = &context.gpu;
@@ -106,11 +104,11 @@ fn beyond(context: &Context) -> Result<Findings> {
     end.write_f32(&[3.0; 1024])?;
     let sum = x.duplicate()?;
     axpby(1.0, &x, 1.0, &sum)?;
-    let got = block_on(sum.slice(count - 1024..count)?.to_f32())?;
+    let got = sum.slice(count - 1024..count)?.to_f32().await?;
     if got.iter().any(|&v| v != 6.0) {
         found.wrong(format!("the end of a sum of {count} elements: expected 6, got {:?}", &got[..4]));
     }
-    let start = block_on(sum.slice(0..1024)?.to_f32())?;
+    let start = sum.slice(0..1024)?.to_f32().await?;
     if start.iter().any(|&v| v != 0.0) {
         found.wrong(format!("the begin of a sum of {count} elements: expected 0, got {:?}", &start[..4]));
     }

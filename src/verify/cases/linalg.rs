@@ -1,7 +1,6 @@
 //! Tall-skinny QR, small and randomized SVD on the spectra that break them: by what does not depend on signs and rotations.
 
 use nalgebra::DMatrix;
-use pollster::block_on;
 
 use super::sizes;
 use crate::autograd::Array;
@@ -34,7 +33,7 @@ pub(super) fn cases() -> Vec<Case> {
         (Usual, [1031, 16]),
         (Usual, [1300, 64]),
     ] {
-        all.push(Case::new(level, format!("linalg/qr/{}", sizes(&[m, n])), move |c| verify_qr(c, m, n)));
+        all.push(Case::new(level, format!("linalg/qr/{}", sizes(&[m, n])), async move |c| verify_qr(c, m, n).await));
     }
     for (level, [m, n]) in [
         (Usual, [1, 1]),
@@ -46,14 +45,16 @@ pub(super) fn cases() -> Vec<Case> {
         (Usual, [33, 33]),
         (Usual, [64, 64]),
     ] {
-        all.push(Case::new(level, format!("linalg/small_svd/{}", sizes(&[m, n])), move |c| small(c, m, n)));
+        all.push(Case::new(level, format!("linalg/small_svd/{}", sizes(&[m, n])), async move |c| small(c, m, n).await));
     }
     for (level, [m, n]) in [(Quick, [96, 80]), (Usual, [80, 131]), (Usual, [257, 70])] {
-        all.push(Case::new(level, format!("linalg/randomized_svd/{}", sizes(&[m, n])), move |c| sketched(c, m, n)));
+        all.push(Case::new(level, format!("linalg/randomized_svd/{}", sizes(&[m, n])), async move |c| {
+            sketched(c, m, n).await
+        }));
     }
     for (level, shape) in [(Usual, [1, 1, 1]), (Quick, [2, 33, 65]), (Usual, [3, 70, 9]), (Usual, [2, 64, 128])] {
         let name = format!("linalg/newton_schulz/{}", sizes(&shape));
-        all.push(Case::new(level, name, move |c| orthogonalized(c, shape)));
+        all.push(Case::new(level, name, async move |c| orthogonalized(c, shape).await));
     }
     all.push(Case::new(Quick, "linalg/subspaces/projections", projections));
     all.push(Case::new(Usual, "linalg/subspaces/angles", angles));
@@ -74,17 +75,19 @@ pub(super) fn exact_newton_schulz(x: &DMatrix<f64>) -> DMatrix<f64> {
 }
 
 /// Newton-Schulz iterations of several matrices, of which the last is zero where there are several.
-fn orthogonalized(context: &Context, [count, m, n]: [usize; 3]) -> Result<Findings> {
+async fn orthogonalized(context: &Context, [count, m, n]: [usize; 3]) -> Result<Findings> {
     let mut found = Findings::default();
     let mut x = Array::random(&[count, m, n], 3 + context.seed);
     if count > 1 {
         x.data[(count - 1) * m * n..].fill(0.0);
     }
-    let got = context.twice("newton_schulz", &mut found, || {
-        let device = context.upload(&x)?;
-        newton_schulz(&device, 3.0)?;
-        Ok(vec![block_on(device.to_f32())?])
-    })?;
+    let got = context
+        .twice("newton_schulz", &mut found, async || {
+            let device = context.upload(&x)?;
+            newton_schulz(&device, 3.0)?;
+            Ok(vec![device.to_f32().await?])
+        })
+        .await?;
     let exact = x.data.chunks(m * n).map(|x| 3.0 * exact_newton_schulz(&DMatrix::from_row_slice(m, n, x)));
     let want = exact.flat_map(|x| x.transpose().as_slice().to_vec()).collect();
     // Sums along a side, and five times 3.4445, by which small singular values grow.
@@ -94,16 +97,18 @@ fn orthogonalized(context: &Context, [count, m, n]: [usize; 3]) -> Result<Findin
 }
 
 /// A basis takes a matrix apart into what lies in its span and what is orthogonal to that.
-fn projections(context: &Context) -> Result<Findings> {
+async fn projections(context: &Context) -> Result<Findings> {
     let mut found = Findings::default();
     let u = qr::orthonormalize(&context.upload(&Array::random(&[2, 50, 4], 1 + context.seed))?)?;
     let x = Array::random(&[2, 50, 7], 2 + context.seed);
     let device = context.upload(&x)?;
-    let parts = context.twice("projections", &mut found, || {
-        let (inside, outside) = (subspace::project(&u, &device)?, subspace::complement(&u, &device)?);
-        Ok(vec![block_on(inside.to_f32())?, block_on(outside.to_f32())?])
-    })?;
-    let basis = Array::from_f32(&[2, 50, 4], &block_on(u.to_f32())?);
+    let parts = context
+        .twice("projections", &mut found, async || {
+            let (inside, outside) = (subspace::project(&u, &device)?, subspace::complement(&u, &device)?);
+            Ok(vec![inside.to_f32().await?, outside.to_f32().await?])
+        })
+        .await?;
+    let basis = Array::from_f32(&[2, 50, 4], &u.to_f32().await?);
     for i in 0..2 {
         let (basis, x) = (basis.matrix(i), x.matrix(i));
         let inside = basis.matmul(&basis.transpose().matmul(&x));
@@ -115,7 +120,7 @@ fn projections(context: &Context) -> Result<Findings> {
 }
 
 /// Angles between two subspaces, from none to a right one.
-fn angles(context: &Context) -> Result<Findings> {
+async fn angles(context: &Context) -> Result<Findings> {
     let mut found = Findings::default();
     let want = [0.0, 1e-6, 1e-4, 0.01, 0.5, 0.785, 0.79, 1.2, 1.5607, std::f64::consts::FRAC_PI_2];
     let (m, r) = (64, want.len());
@@ -126,11 +131,13 @@ fn angles(context: &Context) -> Result<Findings> {
         t.cos() * q[(i / r, i % r)] + t.sin() * q[(i / r, r + i % r)]
     });
     let (a, b) = (context.upload(&a)?, context.upload(&b)?);
-    let parts = context.twice("angles", &mut found, || {
-        let (angles, cosines) = (subspace::angles(&a, &b)?, subspace::cosines(&a, &b)?);
-        let similarity = subspace::similarity(&a, &b)?;
-        Ok(vec![block_on(angles.to_f32())?, block_on(cosines.to_f32())?, block_on(similarity.to_f32())?])
-    })?;
+    let parts = context
+        .twice("angles", &mut found, async || {
+            let (angles, cosines) = (subspace::angles(&a, &b)?, subspace::cosines(&a, &b)?);
+            let similarity = subspace::similarity(&a, &b)?;
+            Ok(vec![angles.to_f32().await?, cosines.to_f32().await?, similarity.to_f32().await?])
+        })
+        .await?;
     let row = |f: fn(f64) -> f64| Array::new(&[r], want.iter().map(|&t| f(t)).collect());
     // The bases themselves are rounded to f32: 6e-8 an element, sqrt(64) of them.
     found.compare("angles", &parts[0], &row(|t| t), 1e-6);
@@ -206,7 +213,7 @@ fn stacked(parts: &[Array]) -> Array {
 }
 
 /// Returns the factors of a stack that `run` gives, which it must give twice.
-fn factors(
+async fn factors(
     context: &Context,
     found: &mut Findings,
     parts: &[Array],
@@ -214,11 +221,17 @@ fn factors(
 ) -> Result<Vec<Array>> {
     let x = context.upload(&stacked(parts))?;
     let mut shapes = Vec::new();
-    let data = context.twice("factors", found, || {
-        let given = run(&x)?;
-        shapes = given.iter().map(|t| t.dims().to_vec()).collect();
-        given.iter().map(|t| block_on(t.to_f32())).collect()
-    })?;
+    let data = context
+        .twice("factors", found, async || {
+            let given = run(&x)?;
+            shapes = given.iter().map(|t| t.dims().to_vec()).collect();
+            let mut parts = Vec::with_capacity(given.len());
+            for tensor in &given {
+                parts.push(tensor.to_f32().await?);
+            }
+            Ok(parts)
+        })
+        .await?;
     Ok(shapes.iter().zip(&data).map(|(shape, data)| Array::from_f32(shape, data)).collect())
 }
 
@@ -231,10 +244,10 @@ fn orthonormal(found: &mut Findings, what: &str, q: &Array) {
     found.at_most(&format!("{what}: |Q^T Q - I|"), error, ORTHONORMAL);
 }
 
-fn verify_qr(context: &Context, m: usize, l: usize) -> Result<Findings> {
+async fn verify_qr(context: &Context, m: usize, l: usize) -> Result<Findings> {
     let mut found = Findings::default();
     let (names, parts) = awkward(m, l, context.seed);
-    let given = factors(context, &mut found, &parts, |x| qr::qr(x).map(|(q, r)| vec![q, r]))?;
+    let given = factors(context, &mut found, &parts, |x| qr::qr(x).map(|(q, r)| vec![q, r])).await?;
     for (i, (name, y)) in names.iter().zip(&parts).enumerate() {
         let (q, r) = (given[0].matrix(i), given[1].matrix(i));
         orthonormal(&mut found, name, &q);
@@ -253,11 +266,11 @@ fn verify_qr(context: &Context, m: usize, l: usize) -> Result<Findings> {
     Ok(found)
 }
 
-fn small(context: &Context, m: usize, n: usize) -> Result<Findings> {
+async fn small(context: &Context, m: usize, n: usize) -> Result<Findings> {
     let mut found = Findings::default();
     let r = m.min(n);
     let (names, parts) = awkward(m, n, context.seed);
-    let given = factors(context, &mut found, &parts, |x| svd_small(x, r).map(|svd| vec![svd.u, svd.s, svd.v]))?;
+    let given = factors(context, &mut found, &parts, |x| svd_small(x, r).map(|svd| vec![svd.u, svd.s, svd.v])).await?;
     for (i, (name, x)) in names.iter().zip(&parts).enumerate() {
         let (u, s, v) = (given[0].matrix(i), given[1].row(i), given[2].matrix(i));
         let want = singular_values(x);
@@ -277,7 +290,7 @@ fn small(context: &Context, m: usize, n: usize) -> Result<Findings> {
 }
 
 /// Eight triplets of matrices whose spectra have a gap, none, or few values.
-fn sketched(context: &Context, m: usize, n: usize) -> Result<Findings> {
+async fn sketched(context: &Context, m: usize, n: usize) -> Result<Findings> {
     const K: usize = 8;
     // What the ratio of the spectrum at k + oversampling leaves after two power iterations: (s_17 / s_8)^10 < 1e-5.
     const SLACK: f64 = 1e-4;
@@ -300,7 +313,8 @@ fn sketched(context: &Context, m: usize, n: usize) -> Result<Findings> {
         let cold = randomized_svd(x, K, SvdOptions::default(), None)?;
         let warm = randomized_svd(x, K, SvdOptions::default(), Some(&cold.v))?;
         Ok(vec![cold.u, cold.s_all, cold.v, warm.u, warm.s_all, warm.v])
-    })?;
+    })
+    .await?;
     for (start, given) in [("cold", &given[..3]), ("warm", &given[3..])] {
         for (i, ((name, _), x)) in spectra.iter().zip(&parts).enumerate() {
             let (u, s, v) = (given[0].matrix(i), given[1].row(i), given[2].matrix(i));

@@ -1,7 +1,6 @@
 //! The norm of all gradients, clipping by it, the loss scale, and AdamW and Muon against loops in f64.
 
 use nalgebra::DMatrix;
-use pollster::block_on;
 
 use super::linalg::exact_newton_schulz;
 use crate::autograd::Array;
@@ -38,18 +37,20 @@ fn params(context: &Context) -> Result<ParamSet> {
 }
 
 /// Sums of squares with a weight, and of the columns from one on.
-fn masked(context: &Context) -> Result<Findings> {
+async fn masked(context: &Context) -> Result<Findings> {
     let mut found = Findings::default();
     let (x, y) = (Array::random(&[5, 7, 6], 1 + context.seed), Array::random(&[3001], 2 + context.seed));
     let (a, b) = (context.upload(&x)?, context.upload(&y)?);
-    let got = context.twice("clip", &mut found, || {
-        let mut norm = GradientNorm::new();
-        norm.add(1.0, &b);
-        norm.add_columns(-2.0, &a, 4);
-        let clip = Tensor::zeros(&context.gpu, [4])?;
-        norm.finish(0.0, &clip)?;
-        Ok(vec![block_on(clip.to_f32())?])
-    })?;
+    let got = context
+        .twice("clip", &mut found, async || {
+            let mut norm = GradientNorm::new();
+            norm.add(1.0, &b);
+            norm.add_columns(-2.0, &a, 4);
+            let clip = Tensor::zeros(&context.gpu, [4])?;
+            norm.finish(0.0, &clip)?;
+            Ok(vec![clip.to_f32().await?])
+        })
+        .await?;
     let masked: f64 = (0..35).flat_map(|r| x.row(r)[4..].to_vec()).map(|v| v * v).sum();
     let want = (y.dot(&y) - 2.0 * masked).sqrt();
     found.compare("norm", &got[0][..1], &Array::new(&[1], vec![want]), 1e-5);
@@ -58,7 +59,7 @@ fn masked(context: &Context) -> Result<Findings> {
 }
 
 /// A norm that is not finite is told, and changes nothing. WGSL lets a compiler assume that there is none; the kernels must not.
-fn not_finite(context: &Context) -> Result<Findings> {
+async fn not_finite(context: &Context) -> Result<Findings> {
     let mut found = Findings::default();
     for bad in [f32::NAN, f32::INFINITY, 3e30] {
         let set = params(context)?;
@@ -75,11 +76,11 @@ fn not_finite(context: &Context) -> Result<Findings> {
         let clip = Tensor::zeros(&context.gpu, [4])?;
         norm.finish(1.0, &clip)?;
         group.step(&OptimizerConfig::default(), 1, 0.1, &clip)?;
-        let got = block_on(clip.to_f32())?;
+        let got = clip.to_f32().await?;
         if got[0].is_finite() || got[1..] != [0.0, 1.0, 0.0] {
             found.wrong(format!("a gradient with {bad}: expected a norm that is not finite and 0, 1, 0, got {got:?}"));
         }
-        if block_on(param.value.to_f32())? != p || block_on(group.m.to_f32())?.iter().any(|&m| m != 0.0) {
+        if param.value.to_f32().await? != p || group.m.to_f32().await?.iter().any(|&m| m != 0.0) {
             found.wrong(format!("a gradient with {bad} changed a weight or a moment"));
         }
     }
@@ -87,15 +88,15 @@ fn not_finite(context: &Context) -> Result<Findings> {
 }
 
 /// The loss scale halves with each step that overflows, and doubles after three that did not.
-fn loss_scale(context: &Context) -> Result<Findings> {
+async fn loss_scale(context: &Context) -> Result<Findings> {
     let mut found = Findings::default();
     let scaling = LossScale::new(&context.gpu, 64.0, 3)?;
-    let mut decide = |gradient: [f32; 2], want: [f32; 2]| -> Result<()> {
+    let mut decide = async |gradient: [f32; 2], want: [f32; 2]| -> Result<()> {
         let clip = Tensor::zeros(&context.gpu, [4])?;
         let mut norm = GradientNorm::new();
         norm.add(1.0, &Tensor::from_f32(&context.gpu, [2], &gradient)?);
         norm.finish_scaled(2.0, Some(&scaling), &clip)?;
-        let state = block_on(scaling.state.to_f32())?;
+        let state = scaling.state.to_f32().await?;
         if state[..2] != want {
             found.wrong(format!(
                 "after a gradient of {gradient:?}: expected scale and good steps {want:?}, got {state:?}"
@@ -103,17 +104,17 @@ fn loss_scale(context: &Context) -> Result<Findings> {
         }
         Ok(())
     };
-    decide([192.0, 256.0], [64.0, 1.0])?;
-    decide([1.0, f32::INFINITY], [32.0, 0.0])?;
-    decide([f32::NAN, 1.0], [16.0, 0.0])?;
+    decide([192.0, 256.0], [64.0, 1.0]).await?;
+    decide([1.0, f32::INFINITY], [32.0, 0.0]).await?;
+    decide([f32::NAN, 1.0], [16.0, 0.0]).await?;
     for (scale, good) in [(16.0, 1.0), (16.0, 2.0), (32.0, 0.0)] {
-        decide([3.0, 4.0], [scale, good])?;
+        decide([3.0, 4.0], [scale, good]).await?;
     }
     Ok(found)
 }
 
 /// Ten steps of parameters of odd sizes, some of them clipped.
-fn adamw(context: &Context) -> Result<Findings> {
+async fn adamw(context: &Context) -> Result<Findings> {
     let mut found = Findings::default();
     let set = params(context)?;
     let adam = OptimizerConfig { clip: 20.0, ..OptimizerConfig::default() };
@@ -140,7 +141,7 @@ fn adamw(context: &Context) -> Result<Findings> {
         groups.iter().try_for_each(|group| group.step(&adam, t, 0.01, &clip))?;
         let exact = gradients.iter().map(|g| g.dot(g)).sum::<f64>().sqrt();
         let scale = (f64::from(adam.clip) / (exact + 1e-6)).min(1.0);
-        let got = block_on(clip.to_f32())?;
+        let got = clip.to_f32().await?;
         // 1024 squares a thread, then a tree: far below 100 roundings.
         found.compare("norm", &got[..1], &Array::new(&[1], vec![exact]), 6e-6);
         found.compare("scale", &got[1..2], &Array::new(&[1], vec![scale]), 6e-6);
@@ -158,13 +159,13 @@ fn adamw(context: &Context) -> Result<Findings> {
     }
     for (param, [p, ..]) in set.iter().zip(&want) {
         // Each step's direction is at most about 1 and rounded to a few ulps (division and root: 2.5 ulps each).
-        found.compare(&param.name, &block_on(param.value.to_f32())?, p, 2e-6);
+        found.compare(&param.name, &param.value.to_f32().await?, p, 2e-6);
     }
     Ok(found)
 }
 
 /// Four steps of matrices alone, two of one shape, and of a bank.
-fn muon(context: &Context) -> Result<Findings> {
+async fn muon(context: &Context) -> Result<Findings> {
     let mut found = Findings::default();
     let mut builder = ParamBuilder::default();
     for (name, shape) in [("one", [13, 17]), ("other", [13, 17]), ("tall", [64, 40])] {
@@ -219,7 +220,7 @@ fn muon(context: &Context) -> Result<Findings> {
     for (param, [w, _]) in set.iter().zip(&want) {
         // Directions of about 0.2, four times 0.01 of them, whose small singular values are off by up to 485 eps times the root of a
         // side; of weights of about 4.
-        found.compare(&param.name, &block_on(param.value.to_f32())?, w, 1e-6);
+        found.compare(&param.name, &param.value.to_f32().await?, w, 1e-6);
     }
     Ok(found)
 }

@@ -1,7 +1,5 @@
 //! Dense products in every form, size, batch and tile.
 
-use pollster::block_on;
-
 use super::sizes;
 use crate::autograd::Array;
 use crate::error::Result;
@@ -47,7 +45,7 @@ impl Product {
         name
     }
 
-    fn verify(&self, context: &Context) -> Result<Findings> {
+    async fn verify(&self, context: &Context) -> Result<Findings> {
         let Product { forms: (ta, tb), sizes: [m, k, n], batch, repeats: (ra, rb), factors: (alpha, beta) } = *self;
         let shape = |t, count, rows, columns| if t == N { [count, rows, columns] } else { [count, columns, rows] };
         let seed = 7919 * context.seed;
@@ -55,18 +53,20 @@ impl Product {
         let b = Array::random(&shape(tb, batch / rb, k, n), 2 + seed);
         let before = Array::random(&[batch, m, n], 3 + seed).map(|x| if beta == 0.0 { 0.0 } else { *x });
         let (mut found, mut guards) = (Findings::default(), Findings::default());
-        let got = context.twice("C", &mut found, || {
-            // Operands between guards: what is read beyond them spoils the sums.
-            let [a, b] = [&a, &b].map(|x| Guarded::holding(&context.gpu, x));
-            let (a, b) = (a?, b?);
-            let c = if beta == 0.0 {
-                Guarded::new(&context.gpu, &[batch, m, n])?
-            } else {
-                Guarded::holding(&context.gpu, &before)?
-            };
-            gemm(ta, tb, alpha, &a.inner, &b.inner, beta, &c.inner)?;
-            Ok(vec![c.read("C", false, &mut guards)?])
-        })?;
+        let got = context
+            .twice("C", &mut found, async || {
+                // Operands between guards: what is read beyond them spoils the sums.
+                let [a, b] = [&a, &b].map(|x| Guarded::holding(&context.gpu, x));
+                let (a, b) = (a?, b?);
+                let c = if beta == 0.0 {
+                    Guarded::new(&context.gpu, &[batch, m, n])?
+                } else {
+                    Guarded::holding(&context.gpu, &before)?
+                };
+                gemm(ta, tb, alpha, &a.inner, &b.inner, beta, &c.inner)?;
+                Ok(vec![c.read("C", false, &mut guards).await?])
+            })
+            .await?;
         guards.wrong.into_iter().for_each(|wrong| found.wrong(wrong));
         let (alpha, beta) = (f64::from(alpha), f64::from(beta));
         for z in 0..batch {
@@ -81,7 +81,7 @@ impl Product {
     }
 
     fn case(self, level: Level, group: &str) -> Case {
-        Case::new(level, format!("{group}/{}", self.name()), move |context| self.verify(context))
+        Case::new(level, format!("{group}/{}", self.name()), async move |context| self.verify(context).await)
     }
 }
 
@@ -102,7 +102,7 @@ impl Drop for Forced {
 }
 
 /// A product whose operands are f16 where a bit of `types` is 1: A, B, C.
-fn mixed(
+async fn mixed(
     context: &Context,
     types: u32,
     (ta, tb): (Trans, Trans),
@@ -118,11 +118,13 @@ fn mixed(
     let want = a.matmul(&b).zip(&c, |ab, c| 0.5 * ab - c);
     let bound = a.map(|x| x.abs()).matmul(&b.map(|x| x.abs())).zip(&c, |ab, c| 0.5 * ab + c.abs());
     let stored = |t: Trans, x: &Array, bit| context.stored(&if t == T { x.transpose() } else { x.clone() }, dtype(bit));
-    let got = context.twice("C", &mut found, || {
-        let y = context.stored(&c, dtype(2))?;
-        gemm(ta, tb, 0.5, &stored(ta, &a, 0)?, &stored(tb, &b, 1)?, -1.0, &y)?;
-        Ok(vec![block_on(y.to_f32())?])
-    })?;
+    let got = context
+        .twice("C", &mut found, async || {
+            let y = context.stored(&c, dtype(2))?;
+            gemm(ta, tb, 0.5, &stored(ta, &a, 0)?, &stored(tb, &b, 1)?, -1.0, &y)?;
+            Ok(vec![y.to_f32().await?])
+        })
+        .await?;
     // Matrix units may truncate their f32 sums instead of rounding them. A result in f16 is rounded once.
     let truncated = if matrix_units { 2.0 } else { 1.0 };
     let eps = if dtype(2) == DType::F16 { f64::exp2(-11.0) } else { 0.0 };
@@ -208,14 +210,17 @@ pub(super) fn cases(tier: Tier) -> Vec<Case> {
         let level = if types == 3 { Quick } else { Usual };
         let letters: String = (0..3).map(|bit| if types >> bit & 1 == 1 { 'h' } else { 's' }).collect();
         let name = format!("gemm/f16/{letters} {}", super::sizes(&sizes));
-        all.push(Case::new(level, name, move |c| mixed(c, types, forms, sizes, false)).needs(Needs::F16));
+        all.push(Case::new(level, name, async move |c| mixed(c, types, forms, sizes, false).await).needs(Needs::F16));
     }
     if tier == Tier::Gpu {
         for sizes in [[64, 64, 64], [20, 40, 24], [132, 100, 68], [128, 256, 192], [260, 1000, 516]] {
             for forms in FORMS {
                 let level = if sizes[0] == 132 { Quick } else { Usual };
                 let name = format!("gemm/matrix_units/{}", Product::new(forms, sizes).name());
-                all.push(Case::new(level, name, move |c| mixed(c, 3, forms, sizes, true)).needs(Needs::MatrixUnits));
+                all.push(
+                    Case::new(level, name, async move |c| mixed(c, 3, forms, sizes, true).await)
+                        .needs(Needs::MatrixUnits),
+                );
             }
         }
     }
@@ -231,9 +236,9 @@ fn shapes() -> Vec<Case> {
             let (batch, beta) = if splits == 1 { (1, 0.0) } else { (2, 2.0) };
             let product = Product { batch, repeats: (1, batch), factors: (0.5, beta), ..Product::new(forms, sizes) };
             let name = format!("gemm/tiles/{shape}, {splits} parts, {}", product.name());
-            all.push(Case::new(level, name, move |context: &Context| {
+            all.push(Case::new(level, name, async move |context: &Context| {
                 let _forced = Forced::new(&context.gpu, index, splits);
-                product.verify(context)
+                product.verify(context).await
             }));
         };
         let level = if first { Quick } else { Usual };

@@ -1,7 +1,5 @@
 //! Sums, fills, random numbers, losses of single tokens.
 
-use pollster::block_on;
-
 use super::sizes;
 use crate::autograd::{Array, Op};
 use crate::error::Result;
@@ -25,16 +23,18 @@ pub(super) fn cases() -> Vec<Case> {
         (Usual, [70, 1000]),
         (Full, [70_001, 12]),
     ] {
-        all.push(Case::new(level, format!("sums/columns/{}", sizes(&[rows, columns])), move |c| {
+        all.push(Case::new(level, format!("sums/columns/{}", sizes(&[rows, columns])), async move |c| {
             let (mut found, mut guards) = (Findings::default(), Findings::default());
             let x = Array::random(&[rows, columns], 1 + 7919 * c.seed);
             let y = Array::random(&[columns], 2 + 7919 * c.seed);
             let device = c.upload(&x)?;
-            let got = c.twice("sum", &mut found, || {
-                let sum = Guarded::holding(&c.gpu, &y)?;
-                column_sum_onto(&device, 0.5, &sum.inner)?;
-                Ok(vec![sum.read("sum", false, &mut guards)?])
-            })?;
+            let got = c
+                .twice("sum", &mut found, async || {
+                    let sum = Guarded::holding(&c.gpu, &y)?;
+                    column_sum_onto(&device, 0.5, &sum.inner)?;
+                    Ok(vec![sum.read("sum", false, &mut guards).await?])
+                })
+                .await?;
             guards.wrong.into_iter().for_each(|wrong| found.wrong(wrong));
             let ones = Array::new(&[1, rows], vec![1.0; rows]);
             let row = |x: Array| Array::new(&[columns], x.data);
@@ -46,11 +46,11 @@ pub(super) fn cases() -> Vec<Case> {
         }));
     }
     for (level, count) in [(Usual, 1), (Usual, 63), (Quick, 4099), (Full, 1_000_003)] {
-        all.push(Case::new(level, format!("sums/mean/{count}"), move |c| {
+        all.push(Case::new(level, format!("sums/mean/{count}"), async move |c| {
             let mut found = Findings::default();
             let x = Array::random(&[count], 1 + 7919 * c.seed);
             let device = c.upload(&x)?;
-            let got = c.twice("mean", &mut found, || Ok(vec![block_on(mean(&device)?.to_f32())?]))?;
+            let got = c.twice("mean", &mut found, async || Ok(vec![mean(&device)?.to_f32().await?])).await?;
             let n = count as f64;
             let want = Array::new(&[1], vec![x.data.iter().sum::<f64>() / n]);
             let bound = Array::new(&[1], vec![x.data.iter().map(|v| v.abs()).sum::<f64>() / n]);
@@ -61,38 +61,40 @@ pub(super) fn cases() -> Vec<Case> {
     // The last is more than a thread takes of one row.
     for (level, [rows, columns]) in [(Quick, [67, 12]), (Usual, [67, 13]), (Usual, [2, 120_008])] {
         let name = format!("sums/token losses/{}", sizes(&[rows, columns]));
-        all.push(Case::new(level, name, move |c| losses(c, rows, columns)));
+        all.push(Case::new(level, name, async move |c| losses(c, rows, columns).await));
     }
     for (level, count) in [(Usual, 1), (Usual, 4096), (Quick, 4099), (Full, 5_000_001)] {
-        all.push(Case::new(level, format!("elementwise/axpby/{count}"), move |c| {
+        all.push(Case::new(level, format!("elementwise/axpby/{count}"), async move |c| {
             let (mut found, mut guards) = (Findings::default(), Findings::default());
             let (x, y) = (Array::random(&[count], 1 + c.seed), Array::random(&[count], 2 + c.seed));
             let device = c.upload(&x)?;
-            let got = c.twice("y", &mut found, || {
-                let sum = Guarded::holding(&c.gpu, &y)?;
-                axpby(2.0, &device, -0.5, &sum.inner)?;
-                Ok(vec![sum.read("y", false, &mut guards)?])
-            })?;
+            let got = c
+                .twice("y", &mut found, async || {
+                    let sum = Guarded::holding(&c.gpu, &y)?;
+                    axpby(2.0, &device, -0.5, &sum.inner)?;
+                    Ok(vec![sum.read("y", false, &mut guards).await?])
+                })
+                .await?;
             guards.wrong.into_iter().for_each(|wrong| found.wrong(wrong));
             let (want, bound) = (x.zip(&y, |x, y| 2.0 * x - 0.5 * y), x.zip(&y, |x, y| 2.0 * x.abs() + 0.5 * y.abs()));
             found.sums("y", &got[0], &want, &bound, 1);
             Ok(found)
         }));
-        all.push(Case::new(level, format!("elementwise/fill/{count}"), move |c| {
+        all.push(Case::new(level, format!("elementwise/fill/{count}"), async move |c| {
             let mut found = Findings::default();
             let y = Guarded::new(&c.gpu, &[count])?;
             fill(&y.inner, 0.1)?;
-            let got = y.read("y", false, &mut found)?;
+            let got = y.read("y", false, &mut found).await?;
             found.compare("y", &got, &Array::new(&[count], vec![f64::from(0.1f32); count]), 0.0);
             Ok(found)
         }));
-        let case = Case::new(level, format!("elementwise/round to f16/{count}"), move |c| {
+        let case = Case::new(level, format!("elementwise/round to f16/{count}"), async move |c| {
             let mut found = Findings::default();
             let x = Array::random(&[count], 3 + c.seed).map(|v| 100.0 * v);
             let x = Array::from_f32(&[count], &x.to_f32());
             let y = Tensor::empty(&c.gpu, [count], DType::F16)?;
             round_into(&c.upload(&x)?, &y)?;
-            let got = block_on(y.to_f32())?;
+            let got = y.to_f32().await?;
             let want = x.map(|&v| f64::from(half::f16::from_f64(v)));
             // WGSL lets a conversion round either way: one unit of the last place, not half of one.
             let eps = if got.iter().zip(&want.data).all(|(g, w)| f64::from(*g) == *w) { 0.0 } else { f64::exp2(-10.0) };
@@ -106,20 +108,20 @@ pub(super) fn cases() -> Vec<Case> {
         all.push(case.needs(Needs::F16));
     }
     for (level, count) in [(Usual, 1), (Quick, 4099)] {
-        all.push(Case::new(level, format!("random/uniform/{count}"), move |c| {
+        all.push(Case::new(level, format!("random/uniform/{count}"), async move |c| {
             let mut found = Findings::default();
             let y = Guarded::new(&c.gpu, &[count])?;
             random::fill_uniform(&y.inner, c.seed, 5)?;
-            let got = y.read("y", false, &mut found)?;
+            let got = y.read("y", false, &mut found).await?;
             let want: Vec<u32> = (0..count).map(|i| random::uniform(c.seed, 5, i as u32).to_bits()).collect();
             found.same("bits", &got.iter().map(|x| x.to_bits()).collect::<Vec<_>>(), &want);
             Ok(found)
         }));
-        all.push(Case::new(level, format!("random/normal/{count}"), move |c| {
+        all.push(Case::new(level, format!("random/normal/{count}"), async move |c| {
             let mut found = Findings::default();
             let y = Guarded::new(&c.gpu, &[count])?;
             random::fill_normal(&y.inner, c.seed, 6, 1.0)?;
-            let got = y.read("y", false, &mut found)?;
+            let got = y.read("y", false, &mut found).await?;
             let want: Vec<u32> = (0..count).map(|i| random::normal(c.seed, 6, i as u32).to_bits()).collect();
             found.same("bits", &got.iter().map(|x| x.to_bits()).collect::<Vec<_>>(), &want);
             Ok(found)
@@ -129,17 +131,19 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// The losses of single tokens, and their mean.
-fn losses(c: &Context, rows: usize, columns: usize) -> Result<Findings> {
+async fn losses(c: &Context, rows: usize, columns: usize) -> Result<Findings> {
     let mut found = Findings::default();
     let logits = Array::random(&[rows, columns], 3 + 7919 * c.seed);
     // Those that are beyond the columns have no loss.
     let targets = indices(rows, columns * 5 / 4, 1);
     let y = Tensor::from_u32(&c.gpu, [rows], &targets.to_u32())?;
     let x = c.upload(&logits)?;
-    let got = c.twice("losses", &mut found, || {
-        let losses = token_losses(&x, &y)?;
-        Ok(vec![block_on(mean(&losses)?.to_f32())?, block_on(losses.to_f32())?])
-    })?;
+    let got = c
+        .twice("losses", &mut found, async || {
+            let losses = token_losses(&x, &y)?;
+            Ok(vec![mean(&losses)?.to_f32().await?, losses.to_f32().await?])
+        })
+        .await?;
     found.compare("mean of the losses", &got[0], &CrossEntropy.reference(&[logits, targets.clone()]), 2e-6);
     if got[1].iter().zip(&targets.data).any(|(loss, &target)| (*loss == 0.0) != (target >= columns as f64)) {
         found.wrong("a target beyond the vocabulary has a loss, or another has none");

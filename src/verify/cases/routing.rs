@@ -1,7 +1,5 @@
 //! The top-K choice and the placement of rows by expert, which are exact, over the scores that break sorts and scans.
 
-use pollster::block_on;
-
 use super::routed::{Routed, route as on_host};
 use crate::error::Result;
 use crate::kernels::routing::{route, sum_counts, update_bias};
@@ -72,7 +70,9 @@ pub(super) fn cases() -> Vec<Case> {
         (Full, "more than 65535 workgroups", [530_001, 3, 1, 8], plain, None),
     ];
     let route = |(level, name, shape, score, bias)| {
-        Case::new(level, format!("routing/route/{name}"), move |context| verify(context, shape, score, bias))
+        Case::new(level, format!("routing/route/{name}"), async move |context| {
+            verify(context, shape, score, bias).await
+        })
     };
     let mut all: Vec<Case> = list.into_iter().map(route).collect();
     all.push(Case::new(Quick, "routing/bias/towards the mean", balance));
@@ -81,7 +81,7 @@ pub(super) fn cases() -> Vec<Case> {
     all
 }
 
-fn verify(
+async fn verify(
     context: &Context,
     [tokens, experts, top_k, tile_rows]: [usize; 4],
     score: Score,
@@ -95,23 +95,25 @@ fn verify(
     let mut first = None;
     let device_scores = Tensor::from_f32(&context.gpu, [tokens, experts], &scores)?;
     let device_bias = bias.as_ref().map(|b| Tensor::from_f32(&context.gpu, [experts], b)).transpose()?;
-    context.twice("routing", &mut found, || {
-        let routing = route(&device_scores, device_bias.as_ref(), top_k, tile_rows)?;
-        let host = |t: &Tensor| block_on(t.to_u32());
-        let got = Routed {
-            index: host(&routing.index)?,
-            tile_expert: host(&routing.groups.tile_expert)?,
-            offsets: host(&routing.groups.offsets)?,
-            counts: host(&routing.groups.counts)?,
-            slot: host(&routing.slot)?,
-            source: host(&routing.source)?,
-        };
-        let bits = |x: &[u32]| x.iter().map(|&x| f32::from_bits(x)).collect();
-        let parts = [&got.index, &got.tile_expert, &got.offsets, &got.counts, &got.slot, &got.source];
-        let parts = parts.map(|x| bits(x)).to_vec();
-        first.get_or_insert(got);
-        Ok(parts)
-    })?;
+    context
+        .twice("routing", &mut found, async || {
+            let routing = route(&device_scores, device_bias.as_ref(), top_k, tile_rows)?;
+            let host = async |t: &Tensor| t.to_u32().await;
+            let got = Routed {
+                index: host(&routing.index).await?,
+                tile_expert: host(&routing.groups.tile_expert).await?,
+                offsets: host(&routing.groups.offsets).await?,
+                counts: host(&routing.groups.counts).await?,
+                slot: host(&routing.slot).await?,
+                source: host(&routing.source).await?,
+            };
+            let bits = |x: &[u32]| x.iter().map(|&x| f32::from_bits(x)).collect();
+            let parts = [&got.index, &got.tile_expert, &got.offsets, &got.counts, &got.slot, &got.source];
+            let parts = parts.map(|x| bits(x)).to_vec();
+            first.get_or_insert(got);
+            Ok(parts)
+        })
+        .await?;
     let got = first.unwrap_or_default();
     for (what, got, want) in [
         ("index", &got.index, &want.index),
@@ -127,7 +129,7 @@ fn verify(
 }
 
 /// The bias moves towards the mean load by the sign of the difference.
-fn balance(context: &Context) -> Result<Findings> {
+async fn balance(context: &Context) -> Result<Findings> {
     let mut found = Findings::default();
     for counts in [vec![4, 0, 2, 2], vec![3, 2, 2, 2], vec![9], (0..1001).collect::<Vec<u32>>()] {
         let bias = Tensor::from_f32(&context.gpu, [counts.len()], &vec![0.5; counts.len()])?;
@@ -140,13 +142,13 @@ fn balance(context: &Context) -> Result<Findings> {
         };
         let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
         let want: Vec<f32> = counts.iter().map(moved).collect();
-        found.same(&format!("bias of {} experts", counts.len()), &bits(&block_on(bias.to_f32())?), &bits(&want));
+        found.same(&format!("bias of {} experts", counts.len()), &bits(&bias.to_f32().await?), &bits(&want));
     }
     Ok(found)
 }
 
 /// Experts outside a token's groups of largest value come last.
-fn groups(context: &Context) -> Result<Findings> {
+async fn groups(context: &Context) -> Result<Findings> {
     let mut found = Findings::default();
     let list = [(1, 2, 1, 1), (67, 12, 3, 2), (33, 160, 8, 3), (5, 64, 64, 7), (3, 1024, 64, 4)];
     for (number, (tokens, experts, groups, kept)) in list.into_iter().enumerate() {
@@ -171,13 +173,13 @@ fn groups(context: &Context) -> Result<Findings> {
             want.extend((0..experts).map(|e| if kept.contains(&(e / size)) { row[e] } else { OUTSIDE.min(row[e]) }));
         }
         let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-        found.same(&format!("{experts} experts in {groups} groups"), &bits(&block_on(chosen.to_f32())?), &bits(&want));
+        found.same(&format!("{experts} experts in {groups} groups"), &bits(&chosen.to_f32().await?), &bits(&want));
     }
     Ok(found)
 }
 
 /// Counts of micro-batches add up.
-fn counts(context: &Context) -> Result<Findings> {
+async fn counts(context: &Context) -> Result<Findings> {
     let mut found = Findings::default();
     let counts: Vec<u32> = (0..131).map(|i| i * 7 % 31).collect();
     let part = Tensor::from_u32(&context.gpu, [131], &counts)?;
@@ -185,6 +187,6 @@ fn counts(context: &Context) -> Result<Findings> {
     sum_counts(&part, false, &sum)?;
     sum_counts(&part, true, &sum)?;
     let want: Vec<u32> = counts.iter().map(|c| 2 * c).collect();
-    found.same("sum", &block_on(sum.to_u32())?, &want);
+    found.same("sum", &sum.to_u32().await?, &want);
     Ok(found)
 }

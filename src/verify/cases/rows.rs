@@ -45,10 +45,10 @@ impl Cases {
         make: impl FnOnce(&Context, &Kind) -> Result<(T, Vec<Input>)> + Send + 'static,
     ) {
         let kind = Kind { f16: self.f16 };
-        let case = Case::new(level, name, move |context| {
+        let case = Case::new(level, name, async move |context| {
             let (op, inputs) = make(context, &kind)?;
             let tolerance = if kind.f16 { Tolerance::half(roundings.0, roundings.1) } else { Tolerance::default() };
-            context.op(op, &inputs, tolerance, 3)
+            context.op(op, &inputs, tolerance, 3).await
         });
         self.all.push(if self.f16 {
             case.needs(Needs::F16).variant(format!("{} f16", self.tier.name()))

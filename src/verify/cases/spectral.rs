@@ -6,7 +6,6 @@
 //! ```
 
 use nalgebra::DMatrix;
-use pollster::block_on;
 
 use super::linalg::exact_newton_schulz;
 use super::sizes;
@@ -30,7 +29,7 @@ pub(super) fn cases() -> Vec<Case> {
     let mut all = Vec::new();
     let mut add = |level: Level, what: &str, shape: Sizes, config: SpectralConfig| {
         let name = format!("spectral/steps/{what} {}", sizes(&shape));
-        all.push(Case::new(level, name, move |context| steps(context, shape, config, Rule::AdamW)));
+        all.push(Case::new(level, name, async move |context| steps(context, shape, config, Rule::AdamW).await));
     };
     for (level, shape) in [
         (Usual, [1, 1, 7, 5, 2]),
@@ -56,7 +55,7 @@ pub(super) fn cases() -> Vec<Case> {
     add(Usual, "mean, cold", [2, 3, 24, 16, 4], cold);
     for (level, shape) in [(Quick, [2, 3, 24, 16, 4]), (Usual, [2, 2, 41, 30, 3]), (Usual, [2, 3, 64, 40, 8])] {
         let (config, name) = (by_muon.clone(), format!("spectral/steps/muon {}", sizes(&shape)));
-        all.push(Case::new(level, name, move |context| steps(context, shape, config, Rule::Muon)));
+        all.push(Case::new(level, name, async move |context| steps(context, shape, config, Rule::Muon).await));
     }
     all
 }
@@ -123,27 +122,27 @@ fn direction(adam: &OptimizerConfig, (m, v): &mut (Mat, Mat), g: &Mat, t: i32) -
     m.zip_map(v, |m, v| (m / c1) / ((v / c2).sqrt() + f64::from(adam.eps)))
 }
 
-fn matrices(x: &Tensor) -> Result<Vec<Mat>> {
+async fn matrices(x: &Tensor) -> Result<Vec<Mat>> {
     let (rows, columns) = (x.dims()[x.dims().len() - 2], x.cols());
-    let data = block_on(x.to_f32())?;
+    let data = x.to_f32().await?;
     let wide: Vec<f64> = data.iter().map(|&x| f64::from(x)).collect();
     Ok(wide.chunks(rows * columns).map(|c| Mat::from_row_slice(rows, columns, c)).collect())
 }
 
 /// The layer as it stands on the device.
-pub(super) fn read(set: &ParamSet, optimizer: &Optimizer, layer: usize) -> Result<(Mat, Vec<Mat>, Mat, Mat)> {
+pub(super) async fn read(set: &ParamSet, optimizer: &Optimizer, layer: usize) -> Result<(Mat, Vec<Mat>, Mat, Mat)> {
     let state = optimizer.state()?;
-    let part = |name: &str| -> Result<Mat> {
+    let part = async |name: &str| -> Result<Mat> {
         let name = format!("spectral.gate.{layer}.{name}");
         let tensor = state.iter().find(|(n, _)| *n == name).map(|(_, x)| x);
         let tensor = tensor.ok_or_else(|| crate::Error::config("spectral", format!("no state `{name}`")))?;
-        Ok(matrices(tensor)?.remove(0))
+        Ok(matrices(tensor).await?.remove(0))
     };
-    let w_c = part("w_c")?;
+    let w_c = part("w_c").await?;
     let name = format!("layers.{layer}.gate");
     let merged: Vec<&Param> = set.iter().filter(|p| p.name == name).collect();
-    let w_u = matrices(&merged[0].value)?.iter().map(|w| w - &w_c).collect();
-    Ok((w_c, w_u, part("u")?, part("v")?))
+    let w_u = matrices(&merged[0].value).await?.iter().map(|w| w - &w_c).collect();
+    Ok((w_c, w_u, part("u").await?, part("v").await?))
 }
 
 /// Experts with random matrices, in the order of their layers, and their optimizer.
@@ -185,7 +184,7 @@ pub(super) fn gradients(context: &Context, set: &ParamSet, [_, _, m, n, _]: Size
 }
 
 /// Seven steps with two refreshes, all parts compared after each.
-fn steps(context: &Context, shape: Sizes, config: SpectralConfig, rule: Rule) -> Result<Findings> {
+async fn steps(context: &Context, shape: Sizes, config: SpectralConfig, rule: Rule) -> Result<Findings> {
     let [layers, e, m, n, k] = shape;
     let mut found = Findings::default();
     // Epsilon far above the rounding of a gradient: a first direction g / (|g| + eps) makes of an error in g one over eps as large.
@@ -194,7 +193,7 @@ fn steps(context: &Context, shape: Sizes, config: SpectralConfig, rule: Rule) ->
     let (set, mut optimizer) = start(context, shape, &config, &adam)?;
     let mut want = Vec::new();
     for layer in 0..layers {
-        let (w_c, w_u, u, v) = read(&set, &optimizer, layer)?;
+        let (w_c, w_u, u, v) = read(&set, &optimizer, layer).await?;
         let zero = || (Mat::zeros(m, n), Mat::zeros(m, n));
         want.push(Layer { w_c, w_u, u, v, moments_c: zero(), moments_u: (0..e).map(|_| zero()).collect() });
     }
@@ -208,7 +207,7 @@ fn steps(context: &Context, shape: Sizes, config: SpectralConfig, rule: Rule) ->
             square += common.norm_squared() + unique.iter().map(Mat::norm_squared).sum::<f64>();
             split.push((common, unique));
         }
-        let clip = block_on(optimizer.step(step, 0.01)?.norm.to_f32())?;
+        let clip = optimizer.step(step, 0.01)?.norm.to_f32().await?;
         let what = |part: &str| format!("{part}, step {step}");
         found.at_most(&what("norm of the gradients, relative"), (f64::from(clip[0]) / square.sqrt() - 1.0).abs(), 2e-5);
         let scale = (f64::from(adam.clip) / (square.sqrt() + 1e-6)).min(1.0);
@@ -230,7 +229,7 @@ fn steps(context: &Context, shape: Sizes, config: SpectralConfig, rule: Rule) ->
             if step % config.refresh_every == 0 {
                 layer.refresh(config.realign);
             }
-            let (w_c, w_u, u, v) = read(&set, &optimizer, i)?;
+            let (w_c, w_u, u, v) = read(&set, &optimizer, i).await?;
             let projector = |u: &Mat| u * u.transpose();
             let mut close = |part: &str, got: &Mat, want: &Mat, tolerance: f64| {
                 let what = format!("{part}, step {step}, layer {i}: worst element, of the largest");

@@ -1,7 +1,6 @@
 //! The figures of decoupled experts in a training log, from the device's own matrices and bases in f64.
 
 use nalgebra::DMatrix;
-use pollster::block_on;
 
 use super::sizes;
 use super::spectral::{Mat, Sizes, gradients, read, start};
@@ -9,7 +8,7 @@ use crate::autograd::Array;
 use crate::error::Result;
 use crate::kernels::spectral::pair_overlaps;
 use crate::nn::config::{Realign, SpectralConfig};
-use crate::optim::{MetricOptions, OptimizerConfig};
+use crate::optim::{MetricOptions, Optimizer, OptimizerConfig};
 use crate::verify::Level::{Quick, Usual};
 use crate::verify::context::{Case, Context, Findings};
 
@@ -17,16 +16,20 @@ use crate::verify::context::{Case, Context, Findings};
 pub(super) fn cases() -> Vec<Case> {
     let mut all = Vec::new();
     for (level, shape) in [(Usual, [1, 2, 5, 1]), (Quick, [2, 3, 40, 4]), (Usual, [1, 5, 67, 16])] {
-        all.push(Case::new(level, format!("spectral/overlaps/{}", sizes(&shape)), move |c| overlaps(c, shape)));
+        all.push(Case::new(level, format!("spectral/overlaps/{}", sizes(&shape)), async move |c| {
+            overlaps(c, shape).await
+        }));
     }
     for (level, shape) in [(Quick, [2, 3, 40, 32, 4]), (Usual, [1, 2, 33, 70, 3])] {
-        all.push(Case::new(level, format!("spectral/figures/{}", sizes(&shape)), move |c| figures(c, shape)));
+        all.push(Case::new(level, format!("spectral/figures/{}", sizes(&shape)), async move |c| {
+            figures(c, shape).await
+        }));
     }
     all
 }
 
 /// `|U_a^T U_b|_F^2` of all pairs of bases of a layer.
-fn overlaps(context: &Context, [layers, e, m, r]: [usize; 4]) -> Result<Findings> {
+async fn overlaps(context: &Context, [layers, e, m, r]: [usize; 4]) -> Result<Findings> {
     let mut found = Findings::default();
     let count = layers * e;
     let bases: Vec<Mat> = (0..count as u64)
@@ -35,7 +38,7 @@ fn overlaps(context: &Context, [layers, e, m, r]: [usize; 4]) -> Result<Findings
         .collect();
     let data = bases.iter().flat_map(|u| u.transpose().as_slice().to_vec()).collect();
     let x = context.upload(&Array::new(&[layers, e, m, r], data))?;
-    let got = context.twice("overlaps", &mut found, || Ok(vec![block_on(pair_overlaps(&x)?.to_f32())?]))?;
+    let got = context.twice("overlaps", &mut found, async || Ok(vec![pair_overlaps(&x)?.to_f32().await?])).await?;
     let over = |f: &dyn Fn(&Mat, &Mat) -> f64| {
         Array::from_fn(&[layers, e, e], |i| {
             let (layer, a, b) = (i / (e * e), i / e % e, i % e);
@@ -50,7 +53,7 @@ fn overlaps(context: &Context, [layers, e, m, r]: [usize; 4]) -> Result<Findings
 }
 
 /// Three steps with a refresh at the second, without a projection, so that the unique parts drift.
-fn figures(context: &Context, shape: Sizes) -> Result<Findings> {
+async fn figures(context: &Context, shape: Sizes) -> Result<Findings> {
     const SUBSPACE: usize = 2;
     let [layers, _, m, n, k] = shape;
     let mut found = Findings::default();
@@ -64,20 +67,26 @@ fn figures(context: &Context, shape: Sizes) -> Result<Findings> {
     let config = config.resolved();
     let adam = OptimizerConfig { clip: 1.0, eps: 1e-5, ..OptimizerConfig::default() };
     let (set, mut optimizer) = start(context, shape, &config, &adam)?;
-    let now = |optimizer: &_| (0..layers).map(|layer| read(&set, optimizer, layer)).collect::<Result<Vec<_>>>();
+    let now = async |optimizer: &Optimizer| -> Result<Vec<_>> {
+        let mut all = Vec::with_capacity(layers);
+        for layer in 0..layers {
+            all.push(read(&set, optimizer, layer).await?);
+        }
+        Ok(all)
+    };
     // Before and after the refresh, with the gradients of its step.
     let mut refreshed = None;
     for step in 1..=3 {
-        let before = now(&optimizer)?;
+        let before = now(&optimizer).await?;
         let given = gradients(context, &set, shape, step)?;
         optimizer.step(step, 0.01)?;
         if step == config.refresh_every {
-            refreshed = Some((given, before, now(&optimizer)?));
+            refreshed = Some((given, before, now(&optimizer).await?));
         }
     }
-    let end = now(&optimizer)?;
-    let read = || block_on(optimizer.metrics(MetricOptions::default().subspace(SUBSPACE))?.read());
-    let metrics = read()?;
+    let end = now(&optimizer).await?;
+    let read = async || optimizer.metrics(MetricOptions::default().subspace(SUBSPACE))?.read().await;
+    let metrics = read().await?;
     let Some((given, before, after)) = refreshed else { return Ok(found) };
     for (i, one) in metrics.iter().enumerate() {
         let mut close = |what: &str, got: f64, want: f64, tolerance: f64| {
@@ -141,7 +150,7 @@ fn figures(context: &Context, shape: Sizes) -> Result<Findings> {
         found.wrong(format!("figures of {} layers, expected {layers}", metrics.len()));
     }
     context.gpu.fill_free(64 << 20, crate::verify::context::POISON)?;
-    if read()? != metrics {
+    if read().await? != metrics {
         found.wrong("the figures differ once free memory is poisoned");
     }
     Ok(found)

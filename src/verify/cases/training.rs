@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use pollster::block_on;
-
 use crate::checkpoint::TensorToSave;
 use crate::data::{Batch, Batches};
 use crate::error::{Error, Result};
@@ -40,10 +38,10 @@ pub(in crate::verify) fn reference() -> (RunConfig, Vec<u8>, &'static [f64]) {
 }
 
 /// Each loss of ten steps against f64: the whole model, forward, backward and optimizer.
-fn losses(context: &Context, config: &RunConfig) -> Result<Findings> {
+async fn losses(context: &Context, config: &RunConfig) -> Result<Findings> {
     let mut found = Findings::default();
     let mut trainer = Trainer::new(&context.gpu, config)?;
-    let got = train(&mut trainer, STEPS)?;
+    let got = train(&mut trainer, STEPS).await?;
     for (step, (got, want)) in got.iter().zip(LOSSES).enumerate() {
         found.at_most(
             &format!("the loss of step {} is {got}, expected {want}; off by", step + 1),
@@ -62,17 +60,21 @@ pub(super) fn cases(tier: Tier) -> Vec<Case> {
     };
     let half = || format!("{} f16", tier.name());
     vec![
-        Case::new(Quick, "training/losses/decoupled", |c| losses(c, &config())),
+        Case::new(Quick, "training/losses/decoupled", async move |c| losses(c, &config()).await),
         // The same split in another order of its products.
-        Case::new(Usual, "training/losses/token space", |c| {
+        Case::new(Usual, "training/losses/token space", async move |c| {
             let mut config = config();
             config.spectral.gradient_form = GradientForm::TokenSpace;
-            losses(c, &config)
+            losses(c, &config).await
         }),
-        Case::new(Usual, "training/repeats/decoupled", |c| repeats(c, &config())),
-        Case::new(Usual, "training/repeats/f16", move |c| repeats(c, &f16())).needs(Needs::F16).variant(half()),
-        Case::new(Quick, "training/resumes/decoupled", |c| resumes(c, &config())),
-        Case::new(Usual, "training/resumes/f16", move |c| resumes(c, &f16())).needs(Needs::F16).variant(half()),
+        Case::new(Usual, "training/repeats/decoupled", async move |c| repeats(c, &config()).await),
+        Case::new(Usual, "training/repeats/f16", async move |c| repeats(c, &f16()).await)
+            .needs(Needs::F16)
+            .variant(half()),
+        Case::new(Quick, "training/resumes/decoupled", async move |c| resumes(c, &config()).await),
+        Case::new(Usual, "training/resumes/f16", async move |c| resumes(c, &f16()).await)
+            .needs(Needs::F16)
+            .variant(half()),
     ]
 }
 
@@ -116,12 +118,12 @@ fn batch(config: &RunConfig, text: &[u8], step: u64) -> Result<Batch> {
 }
 
 /// Trains up to step `last`; the losses.
-fn train(trainer: &mut Trainer, last: u64) -> Result<Vec<f32>> {
+async fn train(trainer: &mut Trainer, last: u64) -> Result<Vec<f32>> {
     let (config, text) = (trainer.config().clone(), text());
     let mut losses = Vec::new();
     for step in trainer.step_number() + 1..=last {
         trainer.step(&[batch(&config, &text, step)?])?;
-        losses.extend(block_on(trainer.reports(step == last))?.iter().map(|report| report.loss));
+        losses.extend(trainer.reports(step == last).await?.iter().map(|report| report.loss));
     }
     Ok(losses)
 }
@@ -129,17 +131,20 @@ fn train(trainer: &mut Trainer, last: u64) -> Result<Vec<f32>> {
 /// Parameters and all state, by name.
 type Host = Vec<(String, Vec<usize>, Vec<f32>)>;
 
-fn download(named: impl IntoIterator<Item = (String, Tensor)>) -> Result<Host> {
-    let read = |(name, x): (String, Tensor)| Ok((name, x.dims().to_vec(), block_on(x.to_f32())?));
-    named.into_iter().map(read).collect()
+async fn download(named: impl IntoIterator<Item = (String, Tensor)>) -> Result<Host> {
+    let mut all = Host::new();
+    for (name, x) in named {
+        all.push((name, x.dims().to_vec(), x.to_f32().await?));
+    }
+    Ok(all)
 }
 
-fn parameters(trainer: &Trainer) -> Result<Host> {
-    download(trainer.model().params().iter().map(|p| (p.name.clone(), p.value.clone())))
+async fn parameters(trainer: &Trainer) -> Result<Host> {
+    download(trainer.model().params().iter().map(|p| (p.name.clone(), p.value.clone()))).await
 }
 
-fn state(trainer: &Trainer) -> Result<Host> {
-    download(trainer.state()?)
+async fn state(trainer: &Trainer) -> Result<Host> {
+    download(trainer.state()?).await
 }
 
 /// Notes the first tensor that differs by a bit.
@@ -155,16 +160,16 @@ fn compare(found: &mut Findings, what: &str, one: &Host, other: &Host) {
 }
 
 /// The same steps with poisoned memory give the same bits, and the model learns.
-fn repeats(context: &Context, config: &RunConfig) -> Result<Findings> {
+async fn repeats(context: &Context, config: &RunConfig) -> Result<Findings> {
     let mut found = Findings::default();
-    let run = || -> Result<(Vec<f32>, Host)> {
+    let run = async || -> Result<(Vec<f32>, Host)> {
         let mut trainer = Trainer::new(&context.gpu, config)?;
-        let losses = train(&mut trainer, STEPS)?;
-        Ok((losses, [parameters(&trainer)?, state(&trainer)?].concat()))
+        let losses = train(&mut trainer, STEPS).await?;
+        Ok((losses, [parameters(&trainer).await?, state(&trainer).await?].concat()))
     };
-    let (losses, first) = run()?;
+    let (losses, first) = run().await?;
     context.gpu.fill_free(64 << 20, crate::verify::context::POISON)?;
-    let (_, second) = run()?;
+    let (_, second) = run().await?;
     compare(&mut found, "a second run", &first, &second);
     // Before it has learnt anything it knows nothing of the 256 bytes.
     let known = f64::from(losses[0]) - 256f64.ln();
@@ -179,28 +184,28 @@ fn tensors(host: &Host) -> Vec<TensorToSave<'_>> {
     host.iter().map(|(name, shape, data)| TensorToSave::f32(name, shape, data)).collect()
 }
 
-fn save(trainer: &Trainer, folder: &Path) -> Result<()> {
-    let (model, optimizer) = (parameters(trainer)?, state(trainer)?);
+async fn save(trainer: &Trainer, folder: &Path) -> Result<()> {
+    let (model, optimizer) = (parameters(trainer).await?, state(trainer).await?);
     let at = Position { step: trainer.step_number(), ..Position::default() };
     saved::save(folder, trainer.config(), at, &tensors(&model), &tensors(&optimizer))
 }
 
 /// Half of the steps, a checkpoint, and the rest from it give what all give in a row.
-fn resumes(context: &Context, config: &RunConfig) -> Result<Findings> {
+async fn resumes(context: &Context, config: &RunConfig) -> Result<Findings> {
     let mut found = Findings::default();
     let gpu: &Gpu = &context.gpu;
     let mut whole = Trainer::new(gpu, config)?;
-    train(&mut whole, STEPS)?;
+    train(&mut whole, STEPS).await?;
     gpu.fill_free(64 << 20, crate::verify::context::POISON)?;
     let place = tempfile::tempdir().map_err(Error::io("making", &std::env::temp_dir()))?;
     let folder = place.path().join("checkpoint");
     let mut first = Trainer::new(gpu, config)?;
-    train(&mut first, STEPS / 2)?;
-    save(&first, &folder)?;
+    train(&mut first, STEPS / 2).await?;
+    save(&first, &folder).await?;
     drop(first);
     let mut second = restore(gpu, config, &SavedRun::open(&folder)?)?;
-    train(&mut second, STEPS)?;
-    compare(&mut found, "a resumed run", &parameters(&whole)?, &parameters(&second)?);
-    compare(&mut found, "a resumed run", &state(&whole)?, &state(&second)?);
+    train(&mut second, STEPS).await?;
+    compare(&mut found, "a resumed run", &parameters(&whole).await?, &parameters(&second).await?);
+    compare(&mut found, "a resumed run", &state(&whole).await?, &state(&second).await?);
     Ok(found)
 }

@@ -10,11 +10,9 @@ mod placement;
 mod subgroups;
 mod workgroup;
 
-use std::time::Duration;
-
 use super::Level;
 use super::context::{Case, Context, DRIVER, Findings, Needs};
-use super::shader::{Buffers, Evidence, Job, ShaderDevice, verify};
+use super::shader::{Buffers, Evidence, Job, ShaderDevice, verification};
 use crate::error::Result;
 use crate::gpu::AdapterReport;
 
@@ -66,19 +64,19 @@ impl Probe {
     fn case(self) -> Case {
         let Probe { level, needs, subgroups, job, judge } = self;
         let name = job.name.clone();
-        let case = Case::new(level, name, move |context| run(context, job, subgroups, judge));
+        let case = Case::new(level, name, async move |context| run(context, job, subgroups, judge).await);
         case.needs(needs)
     }
 }
 
-fn run(context: &Context, job: Job, subgroups: bool, judge: Judge) -> Result<Findings> {
+async fn run(context: &Context, job: Job, subgroups: bool, judge: Judge) -> Result<Findings> {
     let mut found = Findings::default();
     if subgroups && !context.gpu.adapter().subgroups {
         found.note("not tried: the adapter has no subgroup operations");
         return Ok(found);
     }
     // Whoever runs the cases has a bound of its own.
-    let verification = verify(&ShaderDevice::of(&context.gpu), &job, Duration::from_secs(3600))?;
+    let verification = verification(&ShaderDevice::of(&context.gpu), &job, None).await?;
     verification.wrong.iter().for_each(|wrong| found.wrong(wrong.clone()));
     judge(&verification.found, &mut found);
     if found.wrong.is_some() {

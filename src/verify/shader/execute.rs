@@ -1,15 +1,16 @@
 //! One run of a shader on a device.
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use pollster::block_on;
+use futures_channel::oneshot;
 
+use super::arrival::{Problem, arrival};
 use super::layout::Leaf;
 use super::parse::{BufferKind, Prepared, Variable};
 use super::{Buffers, Job, ShaderDevice};
 use crate::error::{Error, Result};
+use crate::gpu::unwound;
 
 /// The word that fills the guards.
 const GUARD: u32 = 0xa5a5_5a5a;
@@ -40,30 +41,26 @@ pub(super) struct Given {
 }
 
 /// Runs a shader once.
-pub(super) fn execute(
+pub(super) async fn execute(
     device: &ShaderDevice,
     job: &Job,
     prepared: &Prepared,
     poison: Poison,
-    timeout: Duration,
+    timeout: Option<Duration>,
 ) -> Result<Given> {
-    match catch_unwind(AssertUnwindSafe(|| attempt(device, job, prepared, poison, timeout))) {
+    match unwound(attempt(device, job, prepared, poison, timeout)).await {
         Ok(given) => given,
         // wgpu panics where it finds a device gone.
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message");
-            Err(Error::DeviceLost(format!("wgpu or the driver panicked: {}", text.trim())))
-        }
+        Err(panic) => Err(Error::DeviceLost(format!("wgpu or the driver panicked: {panic}"))),
     }
 }
 
-fn attempt(
+async fn attempt(
     ShaderDevice { device, queue, .. }: &ShaderDevice,
     job: &Job,
     prepared: &Prepared,
     poison: Poison,
-    timeout: Duration,
+    timeout: Option<Duration>,
 ) -> Result<Given> {
     let filters = [wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Validation];
     let scopes = filters.map(|filter| device.push_error_scope(filter));
@@ -102,16 +99,16 @@ fn attempt(
         }
     }
     let submission = queue.submit([encoder.finish()]);
-    let (sender, receiver) = std::sync::mpsc::channel();
+    let mut mapped = Vec::new();
     for (_, target) in &staging {
-        let sender = sender.clone();
+        let (sender, receiver) = oneshot::channel();
         target.map_async(wgpu::MapMode::Read, .., move |result| drop(sender.send(result)));
+        mapped.push(receiver);
     }
-    let wait = wgpu::PollType::Wait { submission_index: Some(submission), timeout: Some(timeout) };
-    let waited = device.poll(wait);
+    let arrived = arrival(device, submission, mapped, timeout).await;
     let mut refused = None;
     for scope in scopes.into_iter().rev() {
-        refused = block_on(scope.pop()).or(refused);
+        refused = scope.pop().await.or(refused);
     }
     match refused {
         Some(wgpu::Error::OutOfMemory { .. }) => {
@@ -125,20 +122,11 @@ fn attempt(
         }
         None => {}
     }
-    match waited {
-        Ok(_) => {}
-        Err(wgpu::PollError::Timeout) => {
-            return Err(Error::Device(format!("{}: no end after {} s", job.name, timeout.as_secs_f64())));
-        }
-        Err(error) => return Err(Error::Device(format!("{}: {error}", job.name))),
-    }
-    for _ in &staging {
-        match receiver.recv_timeout(timeout) {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(Error::DeviceLost(format!("{}: {error}", job.name))),
-            Err(_) => return Err(Error::DeviceLost(format!("{}: results never arrived", job.name))),
-        }
-    }
+    arrived.map_err(|problem| match problem {
+        Problem::Late(limit) => Error::Device(format!("{}: no end after {} s", job.name, limit.as_secs_f64())),
+        Problem::Refused(error) => Error::Device(format!("{}: {error}", job.name)),
+        Problem::Lost(error) => Error::DeviceLost(format!("{}: {error}", job.name)),
+    })?;
     let mut given = Given { buffers: BTreeMap::new(), guards: Vec::new() };
     for (variable, target) in staging {
         let view = target.get_mapped_range(..).map_err(|e| Error::Device(format!("{}: {e}", job.name)))?;

@@ -7,6 +7,7 @@
 //!   afterwards was never written, one that differs between runs depends on chance or on what was there.
 //! - What is expected is compared element by element, the padding of structs and of `vec3` left out.
 
+mod arrival;
 mod compare;
 mod device;
 mod execute;
@@ -15,7 +16,7 @@ mod parse;
 mod translate;
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,7 @@ pub use parse::{BufferKind, Prepared, Variable};
 pub(super) use translate::translations;
 
 use crate::error::{Error, Result};
+use crate::gpu::Instant;
 use execute::{Poison, execute};
 
 /// A compute shader with all that it runs on.
@@ -120,12 +122,17 @@ pub struct Evidence {
 /// [`Error::Kernel`] when the WGSL is not valid, has no such entry point, needs what is not given, or is refused by the device;
 /// [`Error::Device`] when it does not end within `timeout`; [`Error::DeviceLost`]; [`Error::OutOfMemory`].
 pub fn verify(device: &ShaderDevice, job: &Job, timeout: Duration) -> Result<Verification> {
+    pollster::block_on(verification(device, job, Some(timeout)))
+}
+
+/// As [`verify`], without blocking where the event loop moves the device along, and for as long as it takes without a `timeout`.
+pub(super) async fn verification(device: &ShaderDevice, job: &Job, timeout: Option<Duration>) -> Result<Verification> {
     let prepared = Prepared::new(job)?;
     let mut all = Verification { seconds: f64::INFINITY, ..Verification::default() };
     for run in 0..job.runs.max(1) {
         let poison = if run % 2 == 0 { Poison::FIRST } else { Poison::SECOND };
         let started = Instant::now();
-        let given = execute(device, job, &prepared, poison, timeout)?;
+        let given = execute(device, job, &prepared, poison, timeout).await?;
         all.seconds = all.seconds.min(started.elapsed().as_secs_f64());
         all.wrong.extend(given.guards);
         if run == 0 {
