@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::checkpoint::write_file_atomically;
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, GpuOptions};
-use crate::verify::{self, CaseReport, Event, Host, Level, Options, Outcome, Report, Verdict};
+use crate::verify::{self, Host, Level, Options, Report, Verdict};
 
 use super::device::DeviceArgs;
 use super::usage::whole;
@@ -106,7 +106,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let mut printed = Ok(());
     let report = verify::run(&options, &mut |event| {
         if printed.is_ok() {
-            printed = tell(&event, &host);
+            printed = super::print(&verify::told(&event, &host));
         }
     })?;
     printed?;
@@ -117,32 +117,6 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         Verdict::Failures => ExitCode::FAILURE,
         Verdict::NothingRan => ExitCode::from(2),
     })
-}
-
-fn tell(event: &Event<'_>, host: &Host) -> Result<()> {
-    match event {
-        Event::Adapter(header) => {
-            let lines = header.lines(host);
-            super::print(&lines.iter().map(|(name, value)| format!("{name:<12} {value}\n")).collect::<String>())?;
-            super::print("\n")
-        }
-        Event::Group(cases) => super::print(&format!("{}\n", verify::line(cases))),
-        Event::Case(case) => super::print(&told(case)),
-        Event::Reopened(name) => super::print(&format!("          {name}: the device is opened anew\n")),
-    }
-}
-
-/// Returns the lines that are printed as soon as a case ends: that it failed, and its notes.
-fn told(case: &CaseReport) -> String {
-    let name = format!("          {} ({})", case.name, case.variant);
-    let mut text = match &case.outcome {
-        Outcome::Failed { message } => format!("{name}: FAILED: {message}\n"),
-        Outcome::KnownFailure { message, reason } => format!("{name}: known failure: {message}; {reason}\n"),
-        _ => String::new(),
-    };
-    text.extend(verify::beside(case).map(|there| format!("{name}: {there}\n")));
-    text.extend(case.notes.iter().map(|note| format!("{name}: {note}\n")));
-    text
 }
 
 /// Writes the files that were asked for.

@@ -61,7 +61,7 @@ pub use descriptor::{Missing, MissingPart, device_descriptor};
 #[cfg(feature = "verify")]
 pub(crate) use failure::unwound;
 #[cfg(feature = "verify")]
-pub(crate) use instant::Instant;
+pub(crate) use instant::{Instant, SystemTime};
 pub(crate) use kernel::wgsl;
 pub use kernel::{DType, Fields, Kernel, KernelParams, ParamScalar, ScalarType};
 pub use launch::Launch;

@@ -236,12 +236,13 @@ impl Guarded {
     }
 }
 
-/// The needs of a case beside the tier.
+/// A need of a case beside the tier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Needs {
-    Nothing,
     /// Storage in f16.
     F16,
+    /// A folder for files.
+    Folder,
     /// Matrix units that were asked for.
     MatrixUnits,
 }
@@ -257,7 +258,7 @@ pub(super) struct Case {
     pub name: String,
     /// The least level at which it runs.
     pub level: Level,
-    pub needs: Needs,
+    pub needs: Vec<Needs>,
     /// The variant that it is told under, where that is not the tier's name.
     pub variant: Option<String>,
     pub work: Work,
@@ -271,11 +272,12 @@ impl Case {
         work: impl AsyncFnOnce(&Context) -> Result<Findings> + Send + 'static,
     ) -> Self {
         let work: Work = Box::new(|context| Box::pin(work(context)));
-        Self { name: name.into(), level, needs: Needs::Nothing, variant: None, work }
+        Self { name: name.into(), level, needs: Vec::new(), variant: None, work }
     }
 
-    pub fn needs(self, needs: Needs) -> Self {
-        Self { needs, ..self }
+    pub fn needs(mut self, needs: Needs) -> Self {
+        self.needs.push(needs);
+        self
     }
 
     pub fn variant(self, variant: impl Into<String>) -> Self {
@@ -288,8 +290,15 @@ impl Case {
 
     /// Why it cannot run on this device.
     pub fn lacks(&self, gpu: &Gpu) -> Option<String> {
-        match self.needs {
-            Needs::Nothing => None,
+        self.needs.iter().find_map(|needs| needs.lacking(gpu))
+    }
+}
+
+impl Needs {
+    /// Why a device does not give it.
+    fn lacking(self, gpu: &Gpu) -> Option<String> {
+        match self {
+            Needs::Folder => cfg!(target_arch = "wasm32").then(|| "a browser has no folder for a checkpoint".into()),
             Needs::F16 => gpu.require_f16().err().map(|e| match e {
                 Error::Device(message) | Error::Validation { message, .. } => message,
                 other => other.to_string(),
@@ -306,5 +315,5 @@ impl Case {
 
 /// Numbers below `bound`, spread without pattern.
 pub(super) fn indices(count: usize, bound: usize, seed: usize) -> Array {
-    Array::from_fn(&[count], |i| (((i + seed + 1) * 2_654_435_761) % 4_294_967_296 / 7 % bound) as f64)
+    Array::from_fn(&[count], |i| f64::from(((i + seed + 1) as u32).wrapping_mul(2_654_435_761) / 7 % bound as u32))
 }

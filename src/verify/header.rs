@@ -66,10 +66,14 @@ const VARIABLES: [&str; 38] = [
 ];
 
 impl Host {
-    /// This machine and program.
+    /// This machine and program; a browser tells neither of its system nor of its environment.
     pub fn new() -> Self {
+        // Where there is no environment, the standard library panics.
+        let variables = (!cfg!(target_arch = "wasm32")).then(std::env::vars_os);
         let wanted = |name: &str| VARIABLES.iter().any(|start| name.starts_with(start)) && name != "DISPLAY";
-        let mut environment: Vec<String> = std::env::vars_os()
+        let mut environment: Vec<String> = variables
+            .into_iter()
+            .flatten()
             .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
             .filter(|(name, _)| wanted(name))
             .map(|(name, value)| format!("{name}={value}"))
@@ -94,6 +98,9 @@ impl Default for Host {
 
 /// The operating system, on Linux with the distribution and the kernel.
 fn os() -> String {
+    if cfg!(target_arch = "wasm32") {
+        return "a browser".into();
+    }
     let name = std::env::consts::OS;
     let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
     let pretty = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).map(|v| v.trim_matches('"'));
@@ -135,7 +142,9 @@ impl Header {
     /// The line that names it.
     pub fn title(&self) -> String {
         let AdapterReport { name, backend, device_type, driver, .. } = &self.adapter;
-        format!("{name} ({backend}, {device_type}, {driver})")
+        // A browser tells of no driver.
+        let driver = if driver.is_empty() { String::new() } else { format!(", {driver}") };
+        format!("{name} ({backend}, {device_type}{driver})")
     }
 
     /// The header as lines of `name  value`.
@@ -152,7 +161,7 @@ impl Header {
             ("adapter", format!("{} ({})", a.name, a.device_type)),
             ("ids", format!("vendor {:#06x}, device {:#06x}", self.vendor, self.device)),
             ("backend", a.backend.clone()),
-            ("driver", a.driver.clone()),
+            ("driver", none(a.driver.clone())),
             ("system", format!("{} on {}", host.os, host.arch)),
             ("versions", format!("sdmoe {}, wgpu {}, naga {}", host.sdmoe, host.wgpu, host.naga)),
             ("environment", none(host.environment.join(" "))),

@@ -7,8 +7,10 @@
 //!
 //! Tolerances come from the computation; the report tells the worst error of each case as a share of it.
 //! Everything runs twice with the pool's memory poisoned in between, and must give the same bits. Nothing here is needed to train; it
-//! reads the clock, starts a thread for each case, so that one that hangs is told, and blocks.
+//! reads the clock, starts a thread for each case, so that one that hangs is told, and blocks. In a browser, which has no threads and
+//! must not be blocked, [`run_without_threads`] does the same; the page `verify.html` of `scripts/build-web` shows it.
 
+mod attempt;
 mod cases;
 mod context;
 mod dump;
@@ -21,6 +23,8 @@ mod render;
 mod report;
 mod runner;
 pub mod shader;
+#[cfg_attr(target_arch = "wasm32", path = "no_thread.rs")]
+mod thread;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -28,9 +32,9 @@ use std::time::Duration;
 pub use dump::{Replayed, replay, write_shader};
 pub use header::{Header, Host};
 pub use reference::Difference;
-pub use render::{beside, junit, line, markdown};
+pub use render::{beside, junit, line, markdown, told};
 pub use report::{AdapterResult, Beside, CaseReport, Outcome, Report, Verdict};
-pub use runner::{names, run};
+pub use runner::{names, run, run_without_threads};
 
 use crate::gpu::{AdapterChoice, GpuOptions};
 
@@ -56,6 +60,11 @@ impl Level {
             Level::Full => "full",
         }
     }
+
+    /// The level of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Level::Quick, Level::Usual, Level::Full].into_iter().find(|level| level.name() == name)
+    }
 }
 
 /// Options of [`run`].
@@ -78,6 +87,8 @@ pub struct Options {
     pub timeout: Duration,
     /// A folder for what is needed to run a failed case again, one folder for each.
     pub dump: Option<PathBuf>,
+    /// The name of an adapter of which wgpu knows none: in a browser, which tells it to the page.
+    pub adapter_name: Option<String>,
 }
 
 impl Default for Options {
@@ -91,6 +102,7 @@ impl Default for Options {
             seed: 1,
             timeout: Duration::from_secs(120),
             dump: None,
+            adapter_name: None,
         }
     }
 }
@@ -101,6 +113,8 @@ impl Default for Options {
 pub enum Event<'a> {
     /// An adapter begins.
     Adapter(&'a Header),
+    /// So many cases will run on it, or be told as not run.
+    Planned(usize),
     /// A case has ended.
     Case(&'a CaseReport),
     /// All cases of a group have ended on one variant; they follow each other.

@@ -1,87 +1,45 @@
-//! One case: on a thread of its own, for a bounded time, with what became of it as a finding.
+//! One case: on a thread of its own for a bounded time, or where there are no threads in place, with what became of it as a finding.
 
 use std::collections::BTreeSet;
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::Instant;
 
 use pollster::block_on;
 
+use super::attempt::{Ended, attempt};
 use super::cases;
-use super::context::{Case, Context, DRIVER, Findings};
+use super::context::{Case, Context, DRIVER};
 use super::header::{Header, header};
 use super::known::known;
 use super::report::{CaseReport, Outcome};
 use super::shader::Evidence;
+use super::thread::attempt_in_thread;
 use super::{Event, Options, probes};
-use crate::error::{Error, Result};
-use crate::gpu::{Captured, Gpu, GpuOptions, Tier, adapters, unwound};
+use crate::error::Result;
+use crate::gpu::{Captured, Gpu, GpuOptions, Instant, Tier, adapters};
 
 /// The device of the cases, opened when it is needed and again after a failure of it.
 pub(super) struct Device {
-    pub(super) options: GpuOptions,
-    pub(super) open: Option<Gpu>,
+    options: GpuOptions,
+    open: Option<Gpu>,
+    /// Whether each case gets a thread.
+    threads: bool,
     /// The kernels that were launched so far.
     pub(super) kernels: BTreeSet<&'static str>,
 }
 
 impl Device {
     /// None is open yet.
-    pub(super) fn new(options: GpuOptions) -> Self {
-        Self { options, open: None, kernels: BTreeSet::new() }
+    pub(super) fn new(options: GpuOptions, threads: bool) -> Self {
+        Self { options, open: None, threads, kernels: BTreeSet::new() }
     }
 
-    pub(super) fn get(&mut self) -> Result<Gpu> {
+    pub(super) async fn get(&mut self) -> Result<Gpu> {
         match &self.open {
             Some(gpu) => Ok(gpu.clone()),
             None => {
-                let gpu = block_on(Gpu::open(&self.options))?;
+                let gpu = Gpu::open(&self.options).await?;
                 Ok(self.open.insert(gpu).clone())
             }
         }
-    }
-}
-
-/// How a case's thread ended.
-enum Ended {
-    Found(Findings),
-    Error(Error),
-    Panicked(String),
-    Hung,
-}
-
-/// Runs `case`.
-async fn attempt(case: Case, context: &Context) -> Ended {
-    let work = async {
-        let found = (case.work)(context).await?;
-        context.gpu.check().map(|()| found)
-    };
-    match unwound(work).await {
-        Ok(Ok(found)) => Ended::Found(found),
-        Ok(Err(error)) => Ended::Error(error),
-        Err(panic) => Ended::Panicked(panic.replace('\n', " ")),
-    }
-}
-
-/// Runs `case` in a thread of its own, for at most the options' time.
-fn attempt_in_thread(case: Case, gpu: Gpu, options: &Options) -> Ended {
-    let (sender, receiver) = channel();
-    let context = Context { gpu, seed: options.seed, keeps_results: options.reference.is_some() };
-    let work = move || {
-        // Nobody listens any more where it took too long.
-        let _ = sender.send(block_on(attempt(case, &context)));
-        drop(context);
-    };
-    match std::thread::Builder::new().name("sdmoe verify".into()).spawn(work) {
-        Err(e) => Ended::Error(Error::Device(format!("a thread cannot be started: {e}"))),
-        Ok(thread) => match receiver.recv_timeout(options.timeout) {
-            Ok(ended) => {
-                // So that the device is dropped here, not meanwhile.
-                let _ = thread.join();
-                ended
-            }
-            Err(RecvTimeoutError::Timeout) => Ended::Hung,
-            Err(RecvTimeoutError::Disconnected) => Ended::Panicked("its thread ended".into()),
-        },
     }
 }
 
@@ -98,7 +56,7 @@ pub(super) struct Ran {
 }
 
 /// Runs one case, unless something is in its way.
-pub(super) fn one(
+pub(super) async fn one(
     case: Case,
     tier: Tier,
     header: &Header,
@@ -130,7 +88,7 @@ pub(super) fn one(
     if let Some(before) = hung {
         return not_run(report, format!("{before}, of the same group, did not end"));
     }
-    let gpu = match device.get() {
+    let gpu = match device.get().await {
         Ok(gpu) => gpu,
         Err(error) => return not_run(report, format!("no device: {error}")),
     };
@@ -140,7 +98,12 @@ pub(super) fn one(
     let (mut evidence, mut results) = (None, Vec::new());
     let mut reopen = true;
     gpu.start_noting();
-    let message = match attempt_in_thread(case, gpu.clone(), options) {
+    let context = Context { gpu: gpu.clone(), seed: options.seed, keeps_results: options.reference.is_some() };
+    let ended = match device.threads {
+        true => attempt_in_thread(case, context, options.timeout),
+        false => attempt(case, &context).await,
+    };
+    let message = match ended {
         Ended::Found(found) => {
             device.kernels.extend(gpu.finish_noting().iter().map(|launched| launched.kernel));
             reopen = false;
@@ -183,8 +146,10 @@ pub(super) fn again(name: &str, variant: &str, tier: Tier, options: &Options) ->
     let same = |case: &Case| case.name == name && case.variant.as_deref().unwrap_or(tier.name()) == variant;
     let Some(position) = all.iter().position(same) else { return Ok(None) };
     let wanted = GpuOptions { tier: Some(tier), ..options.gpu.clone() };
-    let mut device = Device::new(wanted);
-    Ok(Some(one(all.swap_remove(position), tier, &header, &mut device, None, options, &mut |_| {}).report))
+    let mut device = Device::new(wanted, true);
+    let mut quiet = |_: Event<'_>| {};
+    let ran = one(all.swap_remove(position), tier, &header, &mut device, None, options, &mut quiet);
+    Ok(Some(block_on(ran).report))
 }
 
 /// The launches of a case, which runs once more for that on a fresh device; none where it has none or does not end.
@@ -195,7 +160,8 @@ pub(super) fn launches(name: &str, variant: &str, tier: Tier, options: &Options)
     let same = |case: &Case| case.name == name && case.variant.as_deref().unwrap_or(tier.name()) == variant;
     let Some(position) = all.iter().position(same) else { return Ok((gpu, Vec::new())) };
     gpu.start_capture();
-    let ended = attempt_in_thread(all.swap_remove(position), gpu.clone(), options);
+    let context = Context { gpu: gpu.clone(), seed: options.seed, keeps_results: false };
+    let ended = attempt_in_thread(all.swap_remove(position), context, options.timeout);
     let launches = if matches!(ended, Ended::Found(_)) { gpu.finish_capture() } else { Vec::new() };
     Ok((gpu, launches))
 }

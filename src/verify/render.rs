@@ -1,7 +1,9 @@
-//! A report as Markdown, for a bug report, and as JUnit's XML, for a CI system.
+//! A report as Markdown, for a bug report, and as JUnit's XML, for a CI system; events as lines for a person who waits.
 
 use std::fmt::Write;
 
+use super::Event;
+use super::header::Host;
 use super::report::{AdapterResult, CaseReport, Outcome, Report};
 
 /// Replaces what a table cell must not hold.
@@ -160,6 +162,33 @@ pub fn line(cases: &[CaseReport]) -> String {
     let difference = totals.difference();
     let difference = if difference.is_empty() { difference } else { format!("  reference: {difference}") };
     format!("{text:<62} {share:>24} {:>7.2} s{difference}", totals.seconds)
+}
+
+/// The lines that tell of an event; none where there is nothing to tell.
+pub fn told(event: &Event<'_>, host: &Host) -> String {
+    match event {
+        Event::Adapter(header) => {
+            let lines = header.lines(host);
+            lines.iter().map(|(name, value)| format!("{name:<12} {value}\n")).collect::<String>() + "\n"
+        }
+        Event::Planned(_) => String::new(),
+        Event::Group(cases) => format!("{}\n", line(cases)),
+        Event::Case(case) => ended(case),
+        Event::Reopened(name) => format!("          {name}: the device is opened anew\n"),
+    }
+}
+
+/// The lines of a case that has ended: that it failed, and its notes.
+fn ended(case: &CaseReport) -> String {
+    let name = format!("          {} ({})", case.name, case.variant);
+    let mut text = match &case.outcome {
+        Outcome::Failed { message } => format!("{name}: FAILED: {message}\n"),
+        Outcome::KnownFailure { message, reason } => format!("{name}: known failure: {message}; {reason}\n"),
+        _ => String::new(),
+    };
+    text.extend(beside(case).map(|there| format!("{name}: {there}\n")));
+    text.extend(case.notes.iter().map(|note| format!("{name}: {note}\n")));
+    text
 }
 
 /// Text in XML.

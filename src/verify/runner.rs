@@ -1,7 +1,7 @@
-//! Runs the cases: each in a thread of its own, so that one that hangs or panics is a finding, on a fresh device after a failure of it.
+//! Runs the cases, on a fresh device after a failure of one: each in a thread of its own, so that one that hangs or panics is a finding,
+//! or one after the other in the thread that awaits them.
 
 use std::collections::BTreeSet;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use pollster::block_on;
 
@@ -14,7 +14,7 @@ use super::reference::Difference;
 use super::report::{AdapterResult, Beside, CaseReport, Outcome, Report};
 use super::{Event, Options, probes};
 use crate::error::{Error, Result};
-use crate::gpu::{AdapterChoice, AdapterReport, GpuOptions, Tier, adapters};
+use crate::gpu::{AdapterChoice, AdapterReport, GpuOptions, Instant, SystemTime, Tier, adapters};
 
 /// Verifies, and tells `on` what happens; blocks until the end.
 ///
@@ -23,18 +23,39 @@ use crate::gpu::{AdapterChoice, AdapterReport, GpuOptions, Tier, adapters};
 /// asked for; [`Error::Config`] for a filter that leaves no case; [`Error::Io`] when a failure's folder cannot be written. What fails
 /// on a device is no error but a finding.
 pub fn run(options: &Options, on: &mut dyn FnMut(Event<'_>)) -> Result<Report> {
-    let found = block_on(adapters())?;
+    block_on(whole(options, true, on))
+}
+
+/// As [`run`], in the thread that awaits it, for a browser: it waits without blocking, and lets its caller go on meanwhile.
+///
+/// There is no [`Options::timeout`], and a case that panics ends the program where a panic does, as in a browser.
+///
+/// # Errors
+/// As [`run`]. In a browser nothing can be written: [`Options::dump`] is [`Error::Io`] once a case fails.
+pub async fn run_without_threads(options: &Options, on: &mut dyn FnMut(Event<'_>)) -> Result<Report> {
+    whole(options, false, on).await
+}
+
+/// Verifies, with a thread for each case or without.
+async fn whole(options: &Options, threads: bool, on: &mut dyn FnMut(Event<'_>)) -> Result<Report> {
+    let mut found = adapters().await?;
+    for adapter in found.iter_mut().filter(|adapter| adapter.name.is_empty()) {
+        adapter.name = options.adapter_name.clone().unwrap_or_default();
+    }
     let chosen: Vec<&AdapterReport> =
         if options.all { found.iter().collect() } else { vec![&found[options.gpu.adapter.among(&found)?]] };
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let mut report =
         Report { host: Host::new(), level: options.level, seed: options.seed, unix_time: since, adapters: Vec::new() };
     let reference = options.reference.as_ref().map(|choice| choice.among(&found)).transpose()?.map(|i| &found[i]);
     for adapter in chosen {
-        let beside = reference.map(|other| Reference::new(other, options)).transpose()?;
+        let beside = match reference {
+            Some(other) => Some(Reference::new(other, options, threads).await?),
+            None => None,
+        };
         let plan = plan(adapter, options);
         require_cases(&plan, options)?;
-        report.adapters.push(verify(adapter, plan, beside, options, on)?);
+        report.adapters.push(verify(adapter, plan, beside, threads, options, on).await?);
     }
     Ok(report)
 }
@@ -94,21 +115,23 @@ struct Reference {
     plan: Plan,
     /// The device of this tier.
     device: Option<(Tier, Device)>,
+    /// Whether each case gets a thread.
+    threads: bool,
     /// Tier, group and name of a case that hung.
     hung: Option<(Tier, String, String)>,
 }
 
 impl Reference {
     /// Its cases are those of the options that it can run.
-    fn new(adapter: &AdapterReport, options: &Options) -> Result<Self> {
-        let header = block_on(header(adapter))?;
+    async fn new(adapter: &AdapterReport, options: &Options, threads: bool) -> Result<Self> {
+        let header = header(adapter).await?;
         let wanted = |tier: &Tier| adapter.runs(*tier);
         let plan = plan(adapter, options).into_iter().filter(|(tier, _)| wanted(tier)).collect();
-        Ok(Self { header, plan, device: None, hung: None })
+        Ok(Self { header, plan, device: None, threads, hung: None })
     }
 
     /// Runs the case of this name and variant, where there is one.
-    fn run(&mut self, name: &str, variant: Option<&str>, tier: Tier, options: &Options) -> Option<Ran> {
+    async fn run(&mut self, name: &str, variant: Option<&str>, tier: Tier, options: &Options) -> Option<Ran> {
         let same = |case: &Case| case.name == name && case.variant.as_deref() == variant;
         let mut of_tier = self.plan.iter_mut().filter(|(other, _)| *other == tier);
         let case = of_tier.find_map(|(_, cases)| cases.iter().position(same).map(|i| cases.remove(i)))?;
@@ -117,11 +140,11 @@ impl Reference {
             let adapter = AdapterChoice::Index(self.header.adapter.index);
             let matrix_units = options.gpu.matrix_units && tier == Tier::Gpu && self.header.adapter.matrix_units;
             let device = GpuOptions { adapter, tier: Some(tier), matrix_units, ..options.gpu.clone() };
-            self.device = Some((tier, Device::new(device)));
+            self.device = Some((tier, Device::new(device, self.threads)));
         }
         let (_, device) = self.device.as_mut()?;
         let hung = self.hung.as_ref().filter(|(t, g, _)| *t == tier && *g == group).map(|(_, _, name)| name.as_str());
-        let ran = one(case, tier, &self.header, device, hung, options, &mut |_| {});
+        let ran = one(case, tier, &self.header, device, hung, options, &mut |_| {}).await;
         if hangs(&ran.report) {
             self.hung = Some((tier, group, name.to_owned()));
         }
@@ -135,24 +158,26 @@ fn hangs(case: &CaseReport) -> bool {
 }
 
 /// Verifies one adapter with the cases of `plan`, beside another where one is named.
-fn verify(
+async fn verify(
     adapter: &AdapterReport,
     plan: Plan,
     mut beside: Option<Reference>,
+    threads: bool,
     options: &Options,
     on: &mut dyn FnMut(Event<'_>),
 ) -> Result<AdapterResult> {
     let started = Instant::now();
-    let header = block_on(header(adapter))?;
+    let header = header(adapter).await?;
     on(Event::Adapter(&header));
+    on(Event::Planned(plan.iter().map(|(_, cases)| cases.len()).sum()));
     let (mut cases, mut kernels): (Vec<CaseReport>, BTreeSet<&'static str>) = Default::default();
     for (tier, planned) in plan {
         let wanted =
             GpuOptions { adapter: AdapterChoice::Index(adapter.index), tier: Some(tier), ..options.gpu.clone() };
         let matrix_units = wanted.matrix_units && tier == Tier::Gpu && adapter.matrix_units;
-        let mut device = Device::new(GpuOptions { matrix_units, ..wanted });
+        let mut device = Device::new(GpuOptions { matrix_units, ..wanted }, threads);
         // A tier that nobody can open is the caller's mistake, where it is the one that was asked for.
-        if let Err(error) = device.get()
+        if let Err(error) = device.get().await
             && options.gpu.tier.is_some()
         {
             return Err(error);
@@ -170,8 +195,11 @@ fn verify(
             }
             let (name, variant) = (case.name.clone(), case.variant.clone());
             let Ran { report: mut one, evidence, results } =
-                one(case, tier, &header, &mut device, hung.as_deref(), options, on);
-            let other = beside.as_mut().and_then(|other| other.run(&name, variant.as_deref(), tier, options));
+                one(case, tier, &header, &mut device, hung.as_deref(), options, on).await;
+            let other = match &mut beside {
+                Some(other) => other.run(&name, variant.as_deref(), tier, options).await,
+                None => None,
+            };
             one.reference = other.map(|other| Beside {
                 outcome: other.report.outcome,
                 difference: Difference::between(&results, &other.results),
@@ -209,8 +237,8 @@ mod tests {
         Case::new(Level::Quick, name, work)
     }
 
-    /// Runs cases; the outcomes, and after which cases a device was opened anew.
-    fn outcomes(cases: Vec<Case>) -> (Vec<CaseReport>, Vec<String>) {
+    /// Runs cases, with a thread for each or without; the outcomes, and after which cases a device was opened anew.
+    fn outcomes(threads: bool, cases: Vec<Case>) -> (Vec<CaseReport>, Vec<String>) {
         let found = block_on(adapters()).unwrap();
         let adapter = &found[AdapterChoice::Auto.among(&found).unwrap()];
         let options = Options { timeout: Duration::from_secs(5), ..Options::default() };
@@ -220,7 +248,8 @@ mod tests {
                 reopened.push(name.to_owned());
             }
         };
-        let result = verify(adapter, vec![(adapter.tier, cases)], None, &options, &mut on).unwrap();
+        let plan = vec![(adapter.tier, cases)];
+        let result = block_on(verify(adapter, plan, None, threads, &options, &mut on)).unwrap();
         (result.cases, reopened)
     }
 
@@ -243,20 +272,25 @@ mod tests {
             context.gpu.device().destroy();
             passes(context).await
         };
-        let (cases, reopened) = outcomes(vec![case("a/first", passes), case("a/lost", lose), case("b/last", passes)]);
-        assert_eq!(cases[0].outcome, Outcome::Passed);
-        assert!(message(&cases[1]).contains("lost"), "{cases:?}");
-        assert_eq!(cases[2].outcome, Outcome::Passed);
-        assert_eq!(reopened, ["a/lost"]);
+        for threads in [true, false] {
+            let all = vec![case("a/first", passes), case("a/lost", lose), case("b/last", passes)];
+            let (cases, reopened) = outcomes(threads, all);
+            assert_eq!(cases[0].outcome, Outcome::Passed);
+            assert!(message(&cases[1]).contains("lost"), "{cases:?}");
+            assert_eq!(cases[2].outcome, Outcome::Passed);
+            assert_eq!(reopened, ["a/lost"]);
+        }
     }
 
     #[test]
     fn a_case_that_panics_is_a_finding() {
         let panics = async |_: &Context| panic!("of the driver");
-        let (cases, reopened) = outcomes(vec![case("a/panics", panics), case("a/next", passes)]);
-        assert_eq!(message(&cases[0]), "panicked: of the driver");
-        assert_eq!(cases[1].outcome, Outcome::Passed);
-        assert_eq!(reopened, ["a/panics"]);
+        for threads in [true, false] {
+            let (cases, reopened) = outcomes(threads, vec![case("a/panics", panics), case("a/next", passes)]);
+            assert_eq!(message(&cases[0]), "panicked: of the driver");
+            assert_eq!(cases[1].outcome, Outcome::Passed);
+            assert_eq!(reopened, ["a/panics"]);
+        }
     }
 
     #[test]
@@ -265,7 +299,7 @@ mod tests {
             std::thread::sleep(Duration::from_secs(60));
             Ok(Findings::default())
         };
-        let (cases, _) = outcomes(vec![case("a/hangs", hang), case("a/next", passes), case("b/other", passes)]);
+        let (cases, _) = outcomes(true, vec![case("a/hangs", hang), case("a/next", passes), case("b/other", passes)]);
         assert_eq!(message(&cases[0]), "no end after 5 s");
         assert_eq!(message(&cases[1]), "not run");
         assert_eq!(cases[2].outcome, Outcome::Passed);
@@ -288,7 +322,7 @@ mod tests {
             context.twice("x", &mut found, next).await?;
             Ok(found)
         };
-        let (cases, reopened) = outcomes(vec![case("a/wrong", wrong), case("b/differs", repeats)]);
+        let (cases, reopened) = outcomes(true, vec![case("a/wrong", wrong), case("b/differs", repeats)]);
         assert_eq!(message(&cases[0]), "another difference: 3.000e0, allowed 2.000e0");
         assert_eq!((cases[0].worst_error, cases[0].share_of_tolerance), (Some(3.0), Some(1.5)));
         assert!(message(&cases[1]).contains("element 1 of part 0 is 1 in one run and 2 in the next"), "{cases:?}");

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::process::Output;
 
 use crate::common::place::Place;
+use sdmoe::verify::{CaseReport, Event, Level, Options, run, run_without_threads};
 use serde_json::Value;
 
 /// `y[i] = FACTOR x[i] + i`, of whole workgroups, and with the bounds test that they need.
@@ -125,6 +126,25 @@ fn a_mistake_in_a_shaders_flags_is_one_line() {
     place.fails(RUN, "line 8, column 38: no definition in scope for identifier");
     place.fails("verify --entry axpy", "--wgsl");
     place.fails("verify --replay nowhere", "expected a folder that --dump made");
+}
+
+#[test]
+fn without_threads_the_same_cases_end_in_the_same_way() {
+    let mut options = Options::default();
+    options.level = Level::Quick;
+    options.filter = Some("op/swiglu".into());
+    let mut planned = 0;
+    let mut on = |event: Event<'_>| {
+        if let Event::Planned(cases) = event {
+            planned = cases;
+        }
+    };
+    let one = pollster::block_on(run_without_threads(&options, &mut on)).unwrap();
+    let other = run(&options, &mut |_| {}).unwrap();
+    let told = |case: &CaseReport| (case.name.clone(), case.variant.clone(), case.outcome.clone(), case.worst_error);
+    let all = |report: &sdmoe::verify::Report| report.adapters[0].cases.iter().map(told).collect::<Vec<_>>();
+    assert_eq!(all(&one), all(&other));
+    assert_eq!((planned, one.adapters[0].kernels.len()), (all(&one).len(), other.adapters[0].kernels.len()));
 }
 
 #[test]

@@ -71,9 +71,10 @@ pub(super) fn cases(tier: Tier) -> Vec<Case> {
         Case::new(Usual, "training/repeats/f16", async move |c| repeats(c, &f16()).await)
             .needs(Needs::F16)
             .variant(half()),
-        Case::new(Quick, "training/resumes/decoupled", async move |c| resumes(c, &config()).await),
+        Case::new(Quick, "training/resumes/decoupled", async move |c| resumes(c, &config()).await).needs(Needs::Folder),
         Case::new(Usual, "training/resumes/f16", async move |c| resumes(c, &f16()).await)
             .needs(Needs::F16)
+            .needs(Needs::Folder)
             .variant(half()),
     ]
 }

@@ -34,7 +34,7 @@ type Judge = Box<dyn FnOnce(&Buffers, &mut Findings) + Send>;
 /// A shader with what it should give.
 struct Probe {
     level: Level,
-    needs: Needs,
+    needs: Option<Needs>,
     /// The subgroup sizes that it needs; none where it has no subgroup operations.
     subgroups: bool,
     job: Job,
@@ -58,14 +58,14 @@ impl Probe {
     ) -> Self {
         let mut job = Job::new(format!("probe/{name}"), wgsl, entry);
         set(&mut job);
-        Self { level, needs: Needs::Nothing, subgroups: false, job, judge: Box::new(judge) }
+        Self { level, needs: None, subgroups: false, job, judge: Box::new(judge) }
     }
 
     fn case(self) -> Case {
         let Probe { level, needs, subgroups, job, judge } = self;
         let name = job.name.clone();
         let case = Case::new(level, name, async move |context| run(context, job, subgroups, judge).await);
-        case.needs(needs)
+        needs.into_iter().fold(case, Case::needs)
     }
 }
 

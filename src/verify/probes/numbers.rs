@@ -148,7 +148,7 @@ pub(super) fn probes() -> Vec<Probe> {
         job.expected.insert("copied".into(), bytes(&narrow.iter().rev().copied().collect::<Vec<_>>()));
         job.inputs.insert("narrow".into(), bytes(&narrow));
     });
-    all.push(Probe { needs: Needs::F16, ..half });
+    all.push(Probe { needs: Some(Needs::F16), ..half });
     all
 }
 

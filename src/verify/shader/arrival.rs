@@ -4,38 +4,38 @@ use std::time::Duration;
 
 use futures_channel::oneshot::Receiver;
 
-/// The news of a buffer that was to be mapped.
-pub(super) type Mapped = Receiver<Result<(), wgpu::BufferAsyncError>>;
+use super::Job;
+use crate::error::{Error, Result};
 
-/// Why results did not arrive.
-pub(super) enum Problem {
-    /// They took longer than this.
-    Late(Duration),
-    /// The device does not wait for them.
-    Refused(String),
-    /// The device is gone.
-    Lost(String),
-}
+/// The news of a buffer that was to be mapped.
+pub(super) type Mapped = Receiver<std::result::Result<(), wgpu::BufferAsyncError>>;
 
 /// Waits until all of `mapped` are, after `submission`; a browser knows no `timeout`.
+///
+/// # Errors
+/// [`Error::Device`] after `timeout`; [`Error::DeviceLost`].
 #[cfg_attr(target_arch = "wasm32", allow(unused_variables))]
 pub(super) async fn arrival(
     device: &wgpu::Device,
+    job: &Job,
     submission: wgpu::SubmissionIndex,
     mapped: Vec<Mapped>,
     timeout: Option<Duration>,
-) -> Result<(), Problem> {
+) -> Result<()> {
     #[cfg(not(target_arch = "wasm32"))]
     match device.poll(wgpu::PollType::Wait { submission_index: Some(submission), timeout }) {
         Ok(_) => {}
-        Err(wgpu::PollError::Timeout) => return Err(Problem::Late(timeout.unwrap_or_default())),
-        Err(error) => return Err(Problem::Refused(error.to_string())),
+        Err(wgpu::PollError::Timeout) => {
+            let limit = timeout.unwrap_or_default().as_secs_f64();
+            return Err(Error::Device(format!("{}: no end after {limit} s", job.name)));
+        }
+        Err(error) => return Err(Error::Device(format!("{}: {error}", job.name))),
     }
     for news in mapped {
         match news.await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(Problem::Lost(error.to_string())),
-            Err(_) => return Err(Problem::Lost("results never arrived".into())),
+            Ok(Err(error)) => return Err(Error::DeviceLost(format!("{}: {error}", job.name))),
+            Err(_) => return Err(Error::DeviceLost(format!("{}: results never arrived", job.name))),
         }
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_channel::oneshot;
 
-use super::arrival::{Problem, arrival};
+use super::arrival::arrival;
 use super::layout::Leaf;
 use super::parse::{BufferKind, Prepared, Variable};
 use super::{Buffers, Job, ShaderDevice};
@@ -105,7 +105,7 @@ async fn attempt(
         target.map_async(wgpu::MapMode::Read, .., move |result| drop(sender.send(result)));
         mapped.push(receiver);
     }
-    let arrived = arrival(device, submission, mapped, timeout).await;
+    let arrived = arrival(device, job, submission, mapped, timeout).await;
     let mut refused = None;
     for scope in scopes.into_iter().rev() {
         refused = scope.pop().await.or(refused);
@@ -122,11 +122,7 @@ async fn attempt(
         }
         None => {}
     }
-    arrived.map_err(|problem| match problem {
-        Problem::Late(limit) => Error::Device(format!("{}: no end after {} s", job.name, limit.as_secs_f64())),
-        Problem::Refused(error) => Error::Device(format!("{}: {error}", job.name)),
-        Problem::Lost(error) => Error::DeviceLost(format!("{}: {error}", job.name)),
-    })?;
+    arrived?;
     let mut given = Given { buffers: BTreeMap::new(), guards: Vec::new() };
     for (variable, target) in staging {
         let view = target.get_mapped_range(..).map_err(|e| Error::Device(format!("{}: {e}", job.name)))?;
