@@ -46,7 +46,7 @@
 //! # Features
 //!
 //! All are on by default. `default-features = false` leaves the library that trains, without the crates of the others:
-//! it touches no files, and builds for `wasm32-unknown-unknown`, as it does with `analysis`.
+//! it touches no files, and builds for `wasm32-unknown-unknown`, as it does with `analysis` and `verify`.
 //!
 //! | feature | what it adds |
 //! |---|---|
