@@ -12,13 +12,10 @@ use crate::kernels::spectral::square_norms;
 use crate::nn::config::ModelConfig;
 use crate::nn::part::{ModelParts, Part, PartRef};
 use crate::nn::pass::{Mode, Pass};
-use crate::nn::passage::part_input;
+use crate::nn::passage::{part_input, sequences_at_once, sequences_with_logits};
 use crate::nn::router::Routed;
 use crate::ops::CrossEntropy;
 use crate::tensor::Tensor;
-
-/// Tokens of one forward pass, at least one sequence.
-const AT_ONCE: usize = 4096;
 
 /// One layer's experts at work; tokens in the text's order.
 #[derive(Clone, Debug, Default)]
@@ -84,6 +81,7 @@ pub struct Reading<'a> {
     seq: usize,
     text: &'a SourceWindows,
     d: usize,
+    vocab: usize,
     /// The place in a permuted sequence holds the token of this place.
     order: Vec<usize>,
     permuted_tokens: Vec<u32>,
@@ -108,12 +106,17 @@ impl<'a> Reading<'a> {
         let order = permutation(seq, seed);
         let permuted_tokens = text.batch.tokens.chunks(seq).flat_map(|s| order.iter().map(|&i| s[i])).collect();
         let (states, permuted, gradient) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { seq, text, d: config.d_model, order, permuted_tokens, states, permuted, gradient })
+        let (d, vocab) = (config.d_model, config.vocab);
+        Ok(Self { seq, text, d, vocab, order, permuted_tokens, states, permuted, gradient })
     }
 
-    /// The tokens of each forward pass.
-    fn ranges(&self) -> Vec<Range<usize>> {
-        let (at_once, all) = ((AT_ONCE / self.seq).max(1) * self.seq, self.text.batch.tokens.len());
+    /// The tokens of each pass through a part.
+    fn ranges(&self, part: Part) -> Vec<Range<usize>> {
+        let sequences = match part {
+            Part::Head => sequences_with_logits(self.seq, self.vocab),
+            Part::Embedding | Part::Layer(_) => sequences_at_once(self.seq),
+        };
+        let (at_once, all) = (sequences * self.seq, self.text.batch.tokens.len());
         (0..all).step_by(at_once).map(|first| first..(first + at_once).min(all)).collect()
     }
 
@@ -125,7 +128,7 @@ impl<'a> Reading<'a> {
         let (d, seq) = (self.d, self.seq);
         let before = self.states.last().map_or(&[][..], Vec::as_slice);
         let (mut state, mut permuted, mut view) = (Vec::new(), Vec::new(), None);
-        for range in self.ranges() {
+        for range in self.ranges(part.part()) {
             let (tokens, of_range) =
                 (range.len(), |x: &[f32]| x.get(range.start * d..range.end * d).map(<[f32]>::to_vec));
             let input =
@@ -161,7 +164,7 @@ impl<'a> Reading<'a> {
         let (d, batch) = (self.d, &self.text.batch);
         let total = batch.tokens.len();
         let mut gradient = Vec::with_capacity(state.len());
-        for (i, range) in self.ranges().into_iter().enumerate() {
+        for (i, range) in self.ranges(part.part()).into_iter().enumerate() {
             let mode = if i == 0 { Mode::Train } else { Mode::Accumulate };
             let (tokens, states) = (range.len(), range.start * d..range.end * d);
             let mut tape = Tape::new(gpu);

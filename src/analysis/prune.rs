@@ -12,17 +12,13 @@ use crate::gpu::Gpu;
 use crate::kernels::loss::{mean, token_losses};
 use crate::nn::mask::ExpertMask;
 use crate::nn::part::ModelParts;
-use crate::nn::passage::{Passenger, STATES, pass_through};
+use crate::nn::passage::{Passenger, STATES, pass_through, sequences_with_logits};
 use crate::tensor::Tensor;
 
 /// The shares of a layer's experts that are switched off: one of so many.
 const SHARES: [usize; 3] = [8, 4, 2];
 /// Draws of experts at random.
 const DRAWS: u64 = 3;
-/// Bytes of logits of one forward pass, at least one sequence's.
-const LOGITS: usize = 128 << 20;
-/// Tokens of one forward pass, at least one sequence.
-const AT_ONCE: usize = 4096;
 
 /// The order in which a layer's experts are least needed, from the alignment of their Jacobians, `[E, E]`, and what
 /// they add to the output.
@@ -128,7 +124,7 @@ async fn losses(
     text: &SourceWindows,
     masks: &[Option<ExpertMask>],
 ) -> Result<Vec<f64>> {
-    let at_once = ((LOGITS / 4 / model.config().vocab).min(AT_ONCE) / seq).max(1) * seq;
+    let at_once = sequences_with_logits(seq, model.config().vocab) * seq;
     let (tokens, targets) = (&text.batch.tokens, &text.batch.targets);
     let mut passengers = Vec::new();
     for mask in masks {

@@ -23,7 +23,7 @@ crate::params! {
 /// Records `factor * sum_e x[:, e]`: `[layers, experts, m, n]` to `[layers, 1, m, n]`, in the experts' order.
 ///
 /// # Errors
-/// [`Error::Shape`] when `x` has not four dimensions, or a matrix of it exceeds a quarter of a binding; [`Error::Device`].
+/// [`crate::Error::Shape`] when `x` has not four dimensions, or a matrix of it exceeds a quarter of a binding; [`crate::Error::Device`].
 pub fn sum_experts(x: &Tensor, factor: f32) -> Result<Tensor> {
     let [layers, experts, m, n] = sizes("sum over experts", x)?;
     let y = Tensor::empty_f32(x.gpu(), [layers, 1, m, n])?;

@@ -13,6 +13,21 @@ use crate::tensor::Tensor;
 /// Bytes of hidden states that are on the host at once, where nobody says otherwise.
 pub const STATES: u64 = 4 << 30;
 
+/// Bytes of logits of one forward pass, at least one sequence's.
+const LOGITS: usize = 128 << 20;
+/// Tokens of one forward pass, at least one sequence.
+const TOKENS: usize = 4096;
+
+/// Sequences of `seq` tokens in a forward pass that looks at no logits, so that its activations stay small.
+pub fn sequences_at_once(seq: usize) -> usize {
+    (TOKENS / seq.max(1)).max(1)
+}
+
+/// As [`sequences_at_once`], for a pass that gives the logits of all tokens of a vocabulary of `vocab`.
+pub fn sequences_with_logits(seq: usize, vocab: usize) -> usize {
+    ((LOGITS / 4 / vocab.max(1)).min(TOKENS) / seq.max(1)).max(1)
+}
+
 /// Whole sequences behind each other, one forward pass, and how it goes.
 #[derive(Clone, Copy, Debug)]
 pub struct Passenger<'a> {
@@ -80,4 +95,17 @@ pub fn part_input(gpu: &Gpu, d: usize, tokens: &[u32], state: &[f32]) -> Result<
         return Tensor::from_u32(gpu, [tokens.len()], tokens);
     }
     Tensor::from_f32(gpu, [tokens.len(), d], state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{sequences_at_once, sequences_with_logits};
+
+    #[test]
+    fn a_large_vocabulary_leaves_fewer_sequences_at_once_and_one_at_the_least() {
+        assert_eq!((sequences_at_once(256), sequences_at_once(10_000)), (16, 1));
+        assert_eq!((sequences_with_logits(256, 256), sequences_with_logits(256, 8192)), (16, 16));
+        // 128 MiB of logits are 220 tokens.
+        assert_eq!((sequences_with_logits(64, 151_936), sequences_with_logits(256, 151_936)), (3, 1));
+    }
 }

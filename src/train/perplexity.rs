@@ -12,13 +12,8 @@ use crate::kernels::loss::token_losses;
 use crate::nn::config::ModelConfig;
 use crate::nn::model::Model;
 use crate::nn::pass::{Mode, Pass};
+use crate::nn::passage::sequences_with_logits;
 use crate::tensor::Tensor;
-
-/// Bytes of logits of one forward pass, at least one window's.
-const LOGITS: usize = 128 << 20;
-
-/// Tokens of one forward pass, at least one window.
-const AT_ONCE: usize = 4096;
 
 /// A sliding window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,7 +131,7 @@ pub(super) struct Batch {
 /// The windows over a text, as many at a time as one forward pass has. Windows of the same length go together: all but the last.
 pub(super) fn batches(config: &ModelConfig, tokens: &[u32], window: Window) -> impl Iterator<Item = Batch> {
     let places: Vec<(usize, usize)> = window.places(tokens.len()).collect();
-    let at_once = ((LOGITS / 4 / config.vocab).min(AT_ONCE) / window.context).max(1);
+    let at_once = sequences_with_logits(window.context, config.vocab);
     let same = places.chunk_by(|a, b| a.1 - a.0 == b.1 - b.0);
     let together: Vec<Vec<(usize, usize)>> = same.flat_map(|same| same.chunks(at_once)).map(<[_]>::to_vec).collect();
     let mut reached = 1;
