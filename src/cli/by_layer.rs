@@ -70,14 +70,18 @@ impl ByLayerArgs {
         mut gpu: Gpu,
     ) -> Result<(Gpu, Loaded<'a>)> {
         let auto = self.when == When::Auto && matches!(model, Pretrained::Family(_));
-        let fits = model.fits(&gpu, purpose)?;
         let shown = |bytes: u64| mib(u128::from(bytes));
-        if !fits && !auto && !self.is_on() && purpose == Purpose::Gradients {
-            let whole = shown(model.in_parts()?.memory()?.bytes(purpose));
-            let message = format!("the weights take {whole} with their gradients, more than the device holds");
-            return Err(Error::config("--by-layer", message));
-        }
-        if !self.is_on() && (fits || !auto) {
+        let whole = match self.when {
+            When::On => false,
+            When::Auto => model.fits(&gpu, purpose)?,
+            When::Off if purpose == Purpose::Gradients && !model.fits(&gpu, purpose)? => {
+                let whole = shown(model.in_parts()?.memory()?.bytes(purpose));
+                let message = format!("the weights take {whole} with their gradients, more than the device holds");
+                return Err(Error::config("--by-layer", message));
+            }
+            When::Off => true,
+        };
+        if whole {
             let loaded = match purpose {
                 Purpose::Inference(weights) => model.load_for_inference(&gpu, weights),
                 Purpose::Gradients => model.load(&gpu),

@@ -24,10 +24,10 @@ const ROWS: [usize; 2] = [128, 32];
 
 /// Both skinny products of a stack, and its squared norms.
 pub static SPECTRAL_PRODUCTS_BLOCKS: Kernel =
-    Kernel::new("spectral_products_blocks", wgsl!["spectral_products.wgsl"]).params::<ProductParams>();
+    Kernel::new("spectral_products_blocks", wgsl!["spectral_products.wgsl"]).params::<BlockParams>();
 /// AdamW, giving the direction's skinny products.
 pub static SPECTRAL_ADAM_BLOCKS: Kernel =
-    Kernel::new("spectral_adam_blocks", wgsl!["spectral_adam.wgsl"]).params::<AdamParams>();
+    Kernel::new("spectral_adam_blocks", wgsl!["spectral_adam.wgsl"]).params::<BlockParams>();
 
 /// This module's kernels.
 pub fn kernels() -> Vec<Variant> {
@@ -40,7 +40,7 @@ pub fn kernels() -> Vec<Variant> {
 }
 
 crate::params! {
-    struct ProductParams {
+    struct BlockParams {
         matrices: u32,
         rows: u32,
         packs: u32,
@@ -48,18 +48,7 @@ crate::params! {
         blocks: u32,
         block_rows: u32,
         tiles: u32,
-    }
-}
-
-crate::params! {
-    struct AdamParams {
-        matrices: u32,
-        rows: u32,
-        packs: u32,
-        experts: u32,
-        blocks: u32,
-        block_rows: u32,
-        tiles: u32,
+        // AdamW's alone from here on.
         vt_first: u32,
         clip_at: u32,
         on_full: f32,
@@ -118,6 +107,21 @@ impl Cut {
         parts.iter().all(StackPart::whole).then_some(parts)
     }
 
+    /// The parameters of both kernels for `part`, without AdamW's.
+    fn params(self, part: &StackPart) -> BlockParams {
+        let [_, experts, m, n] = self.shape;
+        BlockParams {
+            matrices: part.count() as u32,
+            rows: m as u32,
+            packs: (n / 4) as u32,
+            experts: experts as u32,
+            blocks: self.blocks() as u32,
+            block_rows: self.rows as u32,
+            tiles: self.tiles() as u32,
+            ..BlockParams::default()
+        }
+    }
+
     fn launch<'a>(self, kernel: &'static Kernel, part: &StackPart) -> Launch<'a> {
         let workgroups = part.count() * self.blocks() * self.tiles();
         Launch::new(kernel).constant("WG", self.threads as u32).workgroups(workgroups as u64)
@@ -171,22 +175,13 @@ impl Sums {
 /// it.
 pub(crate) fn products(basis: &Basis, x: &Tensor) -> Result<Option<Products>> {
     let (gpu, shape) = (x.gpu(), sizes("gradient split", x)?);
-    let [layers, experts, m, n] = shape;
+    let [layers, experts, ..] = shape;
     let Some((cut, parts)) = cut(gpu, shape, basis.rank()) else { return Ok(None) };
     let sums = Sums::new(gpu, cut)?;
     let squares = Tensor::empty_f32(gpu, [layers, experts, cut.blocks() * cut.tiles()])?;
     for part in &parts {
-        let params = ProductParams {
-            matrices: part.count() as u32,
-            rows: m as u32,
-            packs: (n / 4) as u32,
-            experts: experts as u32,
-            blocks: cut.blocks() as u32,
-            block_rows: cut.rows as u32,
-            tiles: cut.tiles() as u32,
-        };
         cut.launch(&SPECTRAL_PRODUCTS_BLOCKS, part)
-            .params(&params)
+            .params(&cut.params(part))
             .read("x", &part.rows(x)?)
             .read("u", &part.layers(&basis.u)?)
             .read("vt", &part.layers(&basis.vt)?)
@@ -211,19 +206,11 @@ pub(crate) fn adam(
     clip: &Tensor,
 ) -> Result<Option<Products>> {
     let (gpu, shape) = (clip.gpu(), sizes("spectral direction", stack.weight)?);
-    let [_, experts, m, n] = shape;
     let Some((cut, parts)) = cut(gpu, shape, basis.rank()) else { return Ok(None) };
     let sums = Sums::new(gpu, cut)?;
     for part in &parts {
         let (left, right, vt_first) = packed(part, mix, basis, clip)?;
-        let params = AdamParams {
-            matrices: part.count() as u32,
-            rows: m as u32,
-            packs: (n / 4) as u32,
-            experts: experts as u32,
-            blocks: cut.blocks() as u32,
-            block_rows: cut.rows as u32,
-            tiles: cut.tiles() as u32,
+        let params = BlockParams {
             vt_first: (vt_first / 4) as u32,
             clip_at: (right.numel() / 4 - 2) as u32,
             on_full: mix.full,
@@ -236,6 +223,7 @@ pub(crate) fn adam(
             root: adam.root,
             eps: adam.eps,
             decay: adam.decay,
+            ..cut.params(part)
         };
         cut.launch(&SPECTRAL_ADAM_BLOCKS, part)
             .constant("COMMON", u32::from(mix.common.is_some()))

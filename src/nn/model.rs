@@ -149,13 +149,12 @@ impl Model {
 
     /// The routed experts' merged matrices of one kind in layer `layer`, `[E, m, n]`; none in a layer without experts.
     pub fn experts(&self, layer: usize, matrix: ExpertMatrix) -> Option<&Tensor> {
-        let moe = self.blocks.get(layer)?.moe()?;
-        Some(&self.params.get(moe.experts().banks()[matrix as usize]).value)
+        self.part(Part::Layer(layer)).ok()?.experts(matrix)
     }
 
     /// The router of layer `layer`, `[d_model, E]`; none in a layer without experts.
     pub fn router(&self, layer: usize) -> Option<&Tensor> {
-        Some(&self.params.get(self.blocks.get(layer)?.moe()?.router().weight()).value)
+        self.part(Part::Layer(layer)).ok()?.router()
     }
 
     /// A part of the model.
