@@ -48,6 +48,13 @@ pub(super) fn random(gpu: &Gpu, shape: &[usize]) -> Result<Tensor> {
     Ok(x)
 }
 
+/// The same numbers rounded to f16.
+pub(super) fn random_half(gpu: &Gpu, shape: &[usize]) -> Result<Tensor> {
+    let half = Tensor::persistent(gpu, shape, DType::F16)?;
+    half.write_f32(&pollster::block_on(random(gpu, shape)?.to_f32())?)?;
+    Ok(half)
+}
+
 /// Operations of a product.
 pub(super) fn product_flop(m: usize, k: usize, n: usize) -> f64 {
     2.0 * m as f64 * k as f64 * n as f64

@@ -2,7 +2,7 @@
 
 use super::block::{self, WIDTH};
 use super::case::{Case, Group, Record};
-use super::ceiling::{product_flop, random};
+use super::ceiling::{product_flop, random, random_half};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::kernels::gemm::{Trans, gemm};
@@ -21,10 +21,10 @@ fn name(ta: Trans, tb: Trans, batch: usize, [m, k, n]: [usize; 3]) -> String {
     format!("gemm.{}{}.{times}{m}x{k}x{n}", letter(ta), letter(tb))
 }
 
-/// A, B and C of a batch of products.
-pub(super) fn operands(gpu: &Gpu, ta: Trans, tb: Trans, batch: usize, [m, k, n]: [usize; 3]) -> Result<[Tensor; 3]> {
+/// The stored shapes of A, B and C of a batch of products.
+pub(super) fn shapes(ta: Trans, tb: Trans, batch: usize, [m, k, n]: [usize; 3]) -> [[usize; 3]; 3] {
     let shape = |t, r, c| if t == Trans::N { [batch, r, c] } else { [batch, c, r] };
-    Ok([random(gpu, &shape(ta, m, k))?, random(gpu, &shape(tb, k, n))?, random(gpu, &[batch, m, n])?])
+    [shape(ta, m, k), shape(tb, k, n), [batch, m, n]]
 }
 
 /// Whether a product is too large to be measured on this adapter: it takes seconds without a GPU.
@@ -38,7 +38,8 @@ fn dense(ta: Trans, tb: Trans, batch: usize, size: [usize; 3]) -> Case {
         if too_large(gpu, size) {
             return Ok(None);
         }
-        let [a, b, c] = operands(gpu, ta, tb, batch, size)?;
+        let [a, b, c] = shapes(ta, tb, batch, size).map(|shape| random(gpu, &shape));
+        let (a, b, c) = (a?, b?, c?);
         Ok(Some(Box::new(move || gemm(ta, tb, 1.0, &a, &b, 0.0, &c)) as Record))
     };
     Case::where_possible(name(ta, tb, batch, [m, k, n]), make).flop(batch as f64 * product_flop(m, k, n))
@@ -50,12 +51,7 @@ fn in_half(ta: Trans, tb: Trans, [m, k, n]: [usize; 3]) -> Case {
         if gpu.require_f16().is_err() || too_large(gpu, [m, k, n]) {
             return Ok(None);
         }
-        let half = |t, r, c| {
-            let x = random(gpu, &if t == Trans::N { [r, c] } else { [c, r] })?;
-            let half = Tensor::persistent(gpu, x.dims(), DType::F16)?;
-            half.write_f32(&pollster::block_on(x.to_f32())?)?;
-            Ok::<_, crate::Error>(half)
-        };
+        let half = |t, r, c| random_half(gpu, &if t == Trans::N { [r, c] } else { [c, r] });
         let (a, b, c) = (half(ta, m, k)?, half(tb, k, n)?, random(gpu, &[m, n])?);
         Ok(Some(Box::new(move || gemm(ta, tb, 1.0, &a, &b, 0.0, &c)) as Record))
     };

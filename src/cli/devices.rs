@@ -1,7 +1,7 @@
 //! `sdmoe devices`: every adapter with what it can do, and which of them is taken with which kernels.
 
 use crate::error::Result;
-use crate::gpu::{AdapterReport, GpuOptions, Tier, adapters};
+use crate::gpu::{AdapterChoice, AdapterReport, Gpu, GpuOptions, Tier, adapters};
 
 use super::device::AdapterArgs;
 
@@ -19,7 +19,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let taken = options.adapter.among(&found)?;
     let describe = |adapter: &AdapterReport| {
         let choice = if adapter.index == taken { choice(adapter, &options) } else { "no".to_owned() };
-        describe(adapter, &choice)
+        describe(adapter, &choice, &matrix_units(adapter, &options))
     };
     super::print(&found.iter().map(describe).collect::<Vec<_>>().join("\n"))
 }
@@ -37,11 +37,28 @@ fn choice(adapter: &AdapterReport, options: &GpuOptions) -> String {
     }
     let limit = adapter.max_binding_bytes.min(adapter.max_buffer_bytes);
     let binding = options.max_binding_bytes.map_or(limit, |bytes| bytes.min(limit));
-    let units = if adapter.matrix_units && tier == Tier::Gpu { "by --matrix-units" } else { "none" };
+    let units = if adapter.matrix_block.is_some() && tier == Tier::Gpu { "by --matrix-units" } else { "none" };
     format!("yes, {} kernels, bindings of at most {}, matrix units: {units}", tier.name(), size(binding))
 }
 
-fn describe(adapter: &AdapterReport, choice: &str) -> String {
+/// The matrix units of an adapter, and whether products that are tried on them are right, where its kernels would use them.
+fn matrix_units(adapter: &AdapterReport, options: &GpuOptions) -> String {
+    let Some(block) = adapter.matrix_block else { return "no".into() };
+    let tier = options.tier.unwrap_or(adapter.tier);
+    if tier != Tier::Gpu {
+        return format!("blocks of {block} x {block}; not tried, the {} kernels do not use them", tier.name());
+    }
+    let index = AdapterChoice::Index(adapter.index);
+    let options = GpuOptions { adapter: index, tier: Some(Tier::Gpu), matrix_units: true, ..GpuOptions::default() };
+    let verdict = match pollster::block_on(Gpu::open(&options)) {
+        Ok(gpu) if gpu.cooperative_matrix() => "products tried: right".to_owned(),
+        Ok(_) => "products tried: wrong, not used".to_owned(),
+        Err(error) => format!("products not tried: {error}"),
+    };
+    format!("blocks of {block} x {block}; {verdict}")
+}
+
+fn describe(adapter: &AdapterReport, choice: &str, matrix_units: &str) -> String {
     let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
     let yes = |there: bool| if there { "yes" } else { "no" };
     let subgroups = match adapter.subgroup_size {
@@ -67,7 +84,7 @@ fn describe(adapter: &AdapterReport, choice: &str) -> String {
         format!("   driver           {}", adapter.driver),
         format!("   kernels          {tier}"),
         format!("   subgroups        {subgroups}; timestamps {}; f16 {}", yes(adapter.timestamps), yes(adapter.f16)),
-        format!("   matrix units     {}", yes(adapter.matrix_units)),
+        format!("   matrix units     {matrix_units}"),
         format!("   buffer, binding  {}, {}", mib(adapter.max_buffer_bytes), mib(adapter.max_binding_bytes)),
         format!(
             "   workgroup        {} threads, {} KiB; {} storage buffers a kernel\n",

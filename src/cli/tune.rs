@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::bench::tune::{Family, LIMIT, Timing, Tuned, families, tune};
 use crate::error::Result;
 use crate::gpu::{Gpu, Tier};
-use crate::kernels::shapes::SHAPES;
+use crate::kernels::cuts::name;
 
 use super::device::{DeviceArgs, cache_folder};
 use super::usage::whole;
@@ -18,6 +18,9 @@ use super::usage::whole;
 pub(super) struct Args {
     #[command(flatten)]
     device: DeviceArgs,
+    /// Also products of f16 operands on matrix units, for --matrix-units of the other commands
+    #[arg(long)]
+    matrix_units: bool,
     /// Seconds to measure, about
     #[arg(long, value_name = "S", default_value_t = LIMIT.as_secs(), value_parser = whole::<u64>)]
     seconds: u64,
@@ -32,8 +35,8 @@ pub(super) struct Args {
 fn line(timing: &Timing) -> String {
     let Timing { product, shape, splits, seconds } = timing;
     let parts = if *splits == 1 { String::new() } else { format!(", sums in {splits} parts") };
-    let (name, rate) = (product.to_string(), timing.flops() * 1e-9);
-    format!("{name:<28} {:10.1} us {rate:9.1} GFLOP/s  {}{parts}\n", seconds * 1e6, SHAPES[*shape])
+    let (product, rate, shape) = (product.to_string(), timing.flops() * 1e-9, name(*shape));
+    format!("{product:<35} {:10.1} us {rate:9.1} GFLOP/s  {shape}{parts}\n", seconds * 1e6)
 }
 
 /// The families of kernels beside each other, the fastest first, and what that means for the adapter's own.
@@ -56,7 +59,7 @@ fn compared(families: &[Family], own: Tier) -> String {
 /// Measures.
 pub(super) fn run(args: &Args) -> Result<()> {
     let (began, limit) = (Instant::now(), Duration::from_secs(args.seconds));
-    let options = args.device.options();
+    let options = args.device.options().matrix_units(args.matrix_units);
     let gpu = pollster::block_on(Gpu::open(&options))?;
     if options.tier.is_none() {
         super::print(&compared(&families(&options, limit / 4)?, gpu.tier()))?;

@@ -118,8 +118,9 @@ pub struct AdapterReport {
     pub timestamps: bool,
     /// Whether shaders can compute in f16.
     pub f16: bool,
-    /// Whether products of f16 operands can run on matrix units, see [`super::GpuOptions::matrix_units`].
-    pub matrix_units: bool,
+    /// Rows and columns of the blocks of its matrix units, 16 or 8; none where products of f16 operands cannot run on such. See
+    /// [`super::GpuOptions::matrix_units`].
+    pub matrix_block: Option<u32>,
     /// Bytes of one storage binding.
     pub max_binding_bytes: u64,
     /// Bytes of one buffer.
@@ -167,7 +168,7 @@ impl AdapterReport {
             subgroups,
             timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
             f16: features.contains(wgpu::Features::SHADER_F16),
-            matrix_units: false,
+            matrix_block: None,
             max_binding_bytes: limits.max_storage_buffer_binding_size,
             max_buffer_bytes: limits.max_buffer_size,
             workgroup_bytes: limits.max_compute_workgroup_storage_size,
@@ -182,7 +183,7 @@ impl AdapterReport {
         } else {
             Tier::Gpu
         };
-        report.matrix_units = report.lacks_for_matrix_units(features, blocks).is_none();
+        report.matrix_block = report.find_matrix_block(features, blocks).ok();
         report
     }
 
@@ -230,33 +231,39 @@ impl AdapterReport {
         Some(format!("subgroups of one size from 4 to 32, it has {has}"))
     }
 
-    /// Returns in words what an adapter with these features, which lists `blocks`, lacks for the kernels on matrix
-    /// units: blocks of 16 x 16 x 16 from f16 to f32, and four subgroups of a size that is known beforehand in a
-    /// workgroup. None where it has all.
-    pub(super) fn lacks_for_matrix_units(
+    /// The side of the blocks that the kernels on matrix units take on an adapter with these features, which lists `blocks`: 16, or
+    /// else 8, from f16 to f32.
+    ///
+    /// # Errors
+    /// In words, what it lacks: such blocks, or workgroups of four of its subgroups.
+    pub(super) fn find_matrix_block(
         &self,
         features: wgpu::Features,
         blocks: &[wgpu::CooperativeMatrixProperties],
-    ) -> Option<String> {
+    ) -> std::result::Result<u32, String> {
         use wgpu::CooperativeScalarType::{F16, F32};
         let missing = COOPERATIVE_FEATURES - features;
         if !missing.is_empty() {
-            return Some(format!("the feature {missing}, which this adapter lacks"));
+            return Err(format!("the feature {missing}, which this adapter lacks"));
         }
-        let listed = blocks.iter().any(|b| {
-            (b.m_size, b.n_size, b.k_size) == (16, 16, 16)
-                && (b.ab_type, b.cr_type) == (F16, F32)
-                && !b.saturating_accumulation
-        });
-        let (least, most) = self.subgroup_size;
-        if !listed {
-            Some("cooperative matrices of 16 x 16 x 16 from f16 to f32, which this adapter lacks".into())
-        } else if least != most || !(8..=64).contains(&least) {
-            Some(format!("one subgroup size from 8 to 64, this adapter has {least} to {most}"))
-        } else if 4 * least > self.workgroup_threads {
-            Some(format!("workgroups of {} threads, this adapter has {}", 4 * least, self.workgroup_threads))
+        let listed = |side: &u32| {
+            blocks.iter().any(|b| {
+                (b.m_size, b.n_size, b.k_size) == (*side, *side, *side)
+                    && (b.ab_type, b.cr_type) == (F16, F32)
+                    && !b.saturating_accumulation
+            })
+        };
+        let Some(side) = [16, 8].into_iter().find(listed) else {
+            let needed = "cooperative matrices of 16 x 16 x 16 or 8 x 8 x 8 from f16 to f32";
+            return Err(format!("{needed}, which this adapter lacks"));
+        };
+        let most = self.subgroup_size.1;
+        if !(8..=128).contains(&most) {
+            Err(format!("subgroups of at most 8 to 128 lanes, this adapter has {most}"))
+        } else if 4 * most > self.workgroup_threads {
+            Err(format!("workgroups of {} threads, this adapter has {}", 4 * most, self.workgroup_threads))
         } else {
-            None
+            Ok(side)
         }
     }
 }
@@ -314,22 +321,22 @@ mod tests {
     use super::*;
     use wgpu::CooperativeScalarType::{F16, F32};
 
-    /// Returns what a GPU with this subgroup size, this many threads a workgroup, these features and one form of block
-    /// lacks.
-    fn lacks(
+    /// Returns the block that a GPU with this subgroup size, this many threads a workgroup, these features and one form of block
+    /// gets, or what it lacks.
+    fn block_of(
         (least, most): (u32, u32),
         threads: u32,
         features: wgpu::Features,
         block: wgpu::CooperativeMatrixProperties,
-    ) -> Option<String> {
+    ) -> std::result::Result<u32, String> {
         let mut info = wgpu::AdapterInfo::new(wgpu::DeviceType::DiscreteGpu, wgpu::Backend::Vulkan);
         (info.subgroup_min_size, info.subgroup_max_size) = (least, most);
         let limits = wgpu::Limits { max_compute_invocations_per_workgroup: threads, ..wgpu::Limits::default() };
         let blocks = [block];
         let report = AdapterReport::new(0, &info, features, &limits, &blocks);
-        let lacks = report.lacks_for_matrix_units(features, &blocks);
-        assert_eq!(report.matrix_units, lacks.is_none());
-        lacks
+        let found = report.find_matrix_block(features, &blocks);
+        assert_eq!(report.matrix_block, found.clone().ok());
+        found
     }
 
     #[test]
@@ -381,27 +388,29 @@ mod tests {
     #[test]
     fn what_an_adapter_lacks_for_matrix_units_is_named() {
         let all = COOPERATIVE_FEATURES;
-        let block = |n_size, cr_type, saturating_accumulation| wgpu::CooperativeMatrixProperties {
-            m_size: 16,
+        let block = |side, n_size, cr_type, saturating_accumulation| wgpu::CooperativeMatrixProperties {
+            m_size: side,
             n_size,
-            k_size: 16,
+            k_size: side,
             ab_type: F16,
             cr_type,
             saturating_accumulation,
         };
-        let good = block(16, F32, false);
-        assert_eq!(lacks((32, 32), 1024, all, good), None);
-        let told = |what| lacks((32, 32), 1024, all - what, good).unwrap();
+        let good = block(16, 16, F32, false);
+        assert_eq!(block_of((32, 32), 1024, all, good), Ok(16));
+        assert_eq!(block_of((8, 32), 256, all, block(8, 8, F32, false)), Ok(8));
+        assert_eq!(block_of((64, 128), 512, all, good), Ok(16));
+        let told = |what| block_of((32, 32), 1024, all - what, good).unwrap_err();
         assert_eq!(
             told(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
             "the feature EXPERIMENTAL_COOPERATIVE_MATRIX, which this adapter lacks"
         );
         assert!(told(wgpu::Features::SHADER_F16).starts_with("the feature SHADER_F16, "));
-        for other in [block(8, F32, false), block(16, F16, false), block(16, F32, true)] {
-            assert!(lacks((32, 32), 1024, all, other).unwrap().contains("16 x 16 x 16 from f16 to f32"));
+        let others = [block(16, 8, F32, false), block(16, 16, F16, false), block(16, 16, F32, true)];
+        for other in others.into_iter().chain([block(8, 16, F32, false)]) {
+            assert!(block_of((32, 32), 1024, all, other).unwrap_err().contains("8 x 8 x 8 from f16 to f32"));
         }
-        assert!(lacks((32, 64), 1024, all, good).unwrap().ends_with("this adapter has 32 to 64"));
-        assert!(lacks((4, 4), 1024, all, good).unwrap().ends_with("this adapter has 4 to 4"));
-        assert!(lacks((64, 64), 128, all, good).unwrap().contains("256 threads, this adapter has 128"));
+        assert!(block_of((4, 4), 1024, all, good).unwrap_err().ends_with("this adapter has 4"));
+        assert!(block_of((64, 64), 128, all, good).unwrap_err().contains("256 threads, this adapter has 128"));
     }
 }

@@ -21,6 +21,7 @@ mod kernel;
 mod launch;
 #[cfg(any(feature = "bench", feature = "verify"))]
 mod launched;
+mod matrix_units;
 mod needs;
 #[cfg(feature = "files")]
 mod no_adapter;
@@ -126,7 +127,7 @@ struct Inner {
     queue: wgpu::Queue,
     report: AdapterReport,
     tier: Tier,
-    cooperative_matrix: bool,
+    matrix_units: matrix_units::MatrixUnits,
     has_u64: bool,
     compact: bool,
     max_binding_bytes: u64,
@@ -165,11 +166,22 @@ impl Gpu {
     /// Whether products of f16 operands run on matrix units (tensor cores), with f32 sums.
     ///
     /// Only with [`GpuOptions::matrix_units`], or on a device given to [`Gpu::from_device`] with
-    /// [`GpuOptions::cooperative_matrix`]: wgpu's feature is experimental, so it is the application's choice. The
-    /// device needs `EXPERIMENTAL_COOPERATIVE_MATRIX`, `SHADER_F16` and `SUBGROUP`, its adapter one subgroup size and
-    /// blocks of 16 x 16 x 16 from f16 to f32, the tier is [`Tier::Gpu`].
+    /// [`GpuOptions::cooperative_matrix`] after [`Gpu::check_matrix_units`]: wgpu's feature is experimental, so it is the
+    /// application's choice. The device needs `EXPERIMENTAL_COOPERATIVE_MATRIX`, `SHADER_F16` and `SUBGROUP`, its adapter
+    /// blocks of 16 x 16 x 16 or of 8 x 8 x 8 from f16 to f32, the tier is [`Tier::Gpu`], and products that were tried must have been
+    /// right.
     pub fn cooperative_matrix(&self) -> bool {
-        self.0.cooperative_matrix
+        self.matrix_block().is_some()
+    }
+
+    /// Rows and columns of the blocks of the matrix units on which products of f16 operands run, 16 or 8; none where they do not.
+    pub(crate) fn matrix_block(&self) -> Option<u32> {
+        self.0.matrix_units.in_use()
+    }
+
+    /// What is known of the device's matrix units.
+    pub(crate) fn matrix_units(&self) -> &matrix_units::MatrixUnits {
+        &self.0.matrix_units
     }
 
     /// Whether shaders have u64 (`SHADER_INT64`).

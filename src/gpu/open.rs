@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use super::failure::{Failures, caught};
+use super::matrix_units::MatrixUnits;
 #[cfg(feature = "files")]
 use super::pipeline_cache::PipelineCache;
 use super::progress::Compilation;
@@ -97,18 +98,15 @@ setters!(GpuOptions {
 });
 
 impl Gpu {
-    /// Opens the adapter that `options` names.
-    ///
-    /// # Errors
-    /// [`Error::NoAdapter`], [`Error::UnknownAdapter`], or [`Error::Device`] when the driver refuses the device or
-    /// panics, or the adapter lacks what the kernels, those of the tier asked for or those for matrix units need.
-    pub async fn open(options: &GpuOptions) -> Result<Self> {
+    /// [`Gpu::open`], with nothing known of products on matrix units.
+    pub(crate) async fn open_unchecked(options: &GpuOptions) -> Result<Self> {
         let (adapter, report) = adapter::choose(&options.adapter).await?;
         let mut wanted = OPTIONAL_FEATURES;
         #[cfg(feature = "files")]
         wanted.set(wgpu::Features::PIPELINE_CACHE, options.pipeline_cache.is_some());
         if options.matrix_units {
-            let lacks = report.lacks_for_matrix_units(adapter.features(), &adapter.cooperative_matrix_properties());
+            let found = report.find_matrix_block(adapter.features(), &adapter.cooperative_matrix_properties());
+            let lacks = found.err();
             let tier = options.tier.unwrap_or(report.tier);
             let other = (tier != Tier::Gpu).then(|| format!("the kernels {:?}, not {tier:?}", Tier::Gpu));
             if let Some(needed) = lacks.or(other) {
@@ -170,13 +168,11 @@ impl Gpu {
     ) -> Result<Self> {
         let tier = options.tier.unwrap_or(report.tier);
         // An adapter may have them and the device not.
-        let cooperative_matrix = tier == Tier::Gpu
-            && report.matrix_units
-            && device.features().contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+        let usable = tier == Tier::Gpu && device.features().contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+        let matrix_units = MatrixUnits::new(report.matrix_block.filter(|_| usable));
         let has_u64 = device.features().contains(wgpu::Features::SHADER_INT64);
         let compact = options.compact.unwrap_or(report.compact);
-        let matrix_units = if cooperative_matrix { ", cooperative matrices" } else { "" };
-        log::debug!("{} ({}), {tier:?} kernels{matrix_units}", report.name, report.driver);
+        log::debug!("{} ({}), {tier:?} kernels", report.name, report.driver);
         let limits = device.limits();
         let own_limit = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         let max_binding_bytes = options.max_binding_bytes.map_or(own_limit, |b| b.min(own_limit));
@@ -211,7 +207,7 @@ impl Gpu {
             queue,
             report,
             tier,
-            cooperative_matrix,
+            matrix_units,
             has_u64,
             compact,
             max_binding_bytes,

@@ -22,7 +22,10 @@ pub struct Measured {
     pub k: usize,
     /// Matrices, or experts.
     pub batch: usize,
-    /// The shape, as [`crate::kernels::shapes::Shape`] is displayed.
+    /// Whether A and B are f16, and the device has matrix units for them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub f16: bool,
+    /// The shape, as [`crate::kernels::cuts::name`] has it.
     pub shape: String,
     /// Parts of the sums over K.
     pub splits: usize,

@@ -5,19 +5,22 @@
 //! | tier      | fragment             | tile    | chosen where                                            |
 //! |-----------|----------------------|---------|---------------------------------------------------------|
 //! | Gpu       | `gemm/workgroup.wgsl`| by [`shapes`] | always                                            |
-//! |           | `gemm/cooperative.wgsl` | 64 x 64 | instead, for f16 A and B in rows of multiples of 4, C of more than 16 rows and columns, where [`Gpu::cooperative_matrix`] |
+//! |           | `gemm/cooperative.wgsl` | by [`matrix_shapes`] | instead, for f16 A and B in rows of multiples of 4, C of more than 16 rows and columns, where [`Gpu::cooperative_matrix`] |
 //! | Plain     | `gemm/plain.wgsl`    | 32 x 32 | always, and wherever the others do not apply            |
 //! | both      | `gemm/few_rows.wgsl` | 4 x 64 or 32 | instead, for up to 4 rows of A as stored, and grouped rows of which few are routed |
 //!
-//! The workgroup fragment has a kernel for each block of a thread. It and the plain one bind A and B, and C, as vec4 where their rows
+//! The workgroup fragment has a kernel for each block of a thread, the cooperative one for each part of a subgroup and size of
+//! the adapter's blocks. The workgroup fragment and the plain one bind A and B, and C, as vec4 where their rows
 //! allow; dense and grouped products have them once more for weights in bf16, whose rows always do.
 //! `kernels::software::product` is asked first. What each reaches is in docs/notes/software-drivers.md.
 
 use super::Variant;
+use super::cuts::{Cut, Task, cut, cut_on_matrix_units};
+use super::matrix_shapes::{self, MATRIX_SHAPES, Part};
 use super::product::{
     Choice, Entry, Form, GemmParams, GroupedParams, Stores, SumPartsParams, Trans, WeightGradientParams,
 };
-use super::shapes::{self, Cut, SHAPES, Task};
+use super::shapes::{self, SHAPES};
 use super::software;
 use crate::gpu::{Gpu, Kernel, Tier, wgsl};
 
@@ -27,9 +30,25 @@ pub struct Family {
     /// From workgroup memory, by a thread's block.
     workgroup: [Loads; 3],
     /// On matrix units.
-    pub cooperative: Kernel,
+    pub cooperative: OnMatrixUnits,
     /// From storage.
     plain: Loads,
+}
+
+/// One entry point joined with the fragments for matrix units, by the side of the adapter's blocks, each by a subgroup's part.
+#[derive(Debug)]
+pub struct OnMatrixUnits {
+    /// Of 16.
+    pub blocks_16: [Kernel; 2],
+    /// Of 8.
+    pub blocks_8: [Kernel; 2],
+}
+
+impl OnMatrixUnits {
+    fn of(&'static self, side: u32, part: Part) -> &'static Kernel {
+        let kernels = if side == 8 { &self.blocks_8 } else { &self.blocks_16 };
+        &kernels[part as usize]
+    }
 }
 
 /// One entry point joined with the multiplying fragments where B is bf16, and A and B are bound by fours.
@@ -91,9 +110,16 @@ macro_rules! family {
                 family!(@loads $file, $entry, $params, "_workgroup_8x4", "gemm/thread_8x4.wgsl", "gemm/workgroup.wgsl"),
                 family!(@loads $file, $entry, $params, "_workgroup_8x8", "gemm/thread_8x8.wgsl", "gemm/workgroup.wgsl"),
             ],
-            cooperative: family!(
-                @kernel $file, $entry, $params, "_cooperative", "gemm/cooperative_block.wgsl", "gemm/cooperative.wgsl"
-            ),
+            cooperative: OnMatrixUnits {
+                blocks_16: [
+                    family!(@on_units $file, $entry, $params, "16", "2x2"),
+                    family!(@on_units $file, $entry, $params, "16", "2x4"),
+                ],
+                blocks_8: [
+                    family!(@on_units $file, $entry, $params, "8", "2x2"),
+                    family!(@on_units $file, $entry, $params, "8", "2x4"),
+                ],
+            },
             plain: family!(@loads $file, $entry, $params, "_plain", "gemm/plain.wgsl"),
         };
     };
@@ -147,6 +173,12 @@ macro_rules! family {
             $($part),+
         )
     };
+    (@on_units $file:literal, $entry:literal, $params:ty, $side:literal, $part:literal) => {
+        family!(
+            @kernel $file, $entry, $params, concat!("_cooperative_", $side, "_", $part),
+            concat!("gemm/cooperative_", $side, ".wgsl"), concat!("gemm/cooperative_", $part, ".wgsl")
+        )
+    };
     (@kernel $file:literal, $entry:literal, $params:ty, $suffix:expr, $($part:expr),*) => {
         Kernel::new(concat!($entry, $suffix), wgsl![$($part,)* $file]).entry($entry).params::<$params>()
     };
@@ -176,13 +208,12 @@ pub(super) fn sum_parts(aligned_c: bool) -> &'static Kernel {
 
 /// Rows or columns of C up to which the cooperative fragment has no use for its tile.
 const NARROW: usize = 16;
-/// Rows and columns of a tile of the cooperative fragment, and rows for which the workgroup fragment's tiles of grouped rows are made.
-const COOPERATIVE_TILE: usize = 64;
+/// Rows for which the tiles of grouped rows are made.
+const GROUPED_TILE: usize = 64;
 /// Rows and columns of a tile of the plain fragment.
 const PLAIN_TILE: usize = 32;
 // A tile of grouped rows belongs to one expert, and the plain fragment works on those of the others, too.
-const _: () =
-    assert!(COOPERATIVE_TILE.is_multiple_of(PLAIN_TILE) && software::product::ROWS.is_multiple_of(PLAIN_TILE));
+const _: () = assert!(GROUPED_TILE.is_multiple_of(PLAIN_TILE) && software::product::ROWS.is_multiple_of(PLAIN_TILE));
 
 /// Rows of a tile of the fragment for few rows, and fours of columns: where B is read across its rows, along them, and of an expert.
 const FEW: usize = 4;
@@ -236,7 +267,7 @@ fn few(entry: Entry, form: Form) -> Choice {
 
 /// Rows of a tile that the grouped products of `gpu` need: each fragment's tile divides it.
 pub(super) fn tile_rows(gpu: &Gpu) -> usize {
-    software::product::tile_rows(gpu).unwrap_or(COOPERATIVE_TILE)
+    software::product::tile_rows(gpu).unwrap_or(GROUPED_TILE)
 }
 
 /// The table.
@@ -262,11 +293,6 @@ pub(super) fn choose(gpu: &Gpu, entry: Entry, form: Form) -> Choice {
     let tiles = |tile: usize| m.div_ceil(tile) * n.div_ceil(tile);
     match gpu.tier() {
         _ if form.few => few(entry, form),
-        Tier::Gpu if gpu.cooperative_matrix() && half == [true; 2] && aligned && aligned_c && m.min(n) > NARROW => {
-            let mut constants = flags(ta, tb);
-            constants.push(("LANES", f64::from(gpu.adapter().subgroup_size.0)));
-            Choice::whole(&family.cooperative, constants, tiles(COOPERATIVE_TILE))
-        }
         Tier::Gpu => {
             // The weight gradient's rows are those of the experts' matrices, which nobody cuts.
             let form = match (fixed_rows, ta, tb) {
@@ -276,13 +302,27 @@ pub(super) fn choose(gpu: &Gpu, entry: Entry, form: Form) -> Choice {
                 (false, Trans::N, Trans::T) => shapes::Form::Nt,
                 (false, Trans::T, _) => shapes::Form::Tn,
             };
-            let fixed_rows = if form == shapes::Form::Grouped { COOPERATIVE_TILE } else { 0 };
-            let Cut { shape, splits } = shapes::cut(gpu, Task { form, m, n, k, batch, fixed_rows, splits });
+            let fixed_rows = if form == shapes::Form::Grouped { GROUPED_TILE } else { 0 };
+            let task = Task { form, m, n, k, batch, fixed_rows, splits };
             // Parts are stored without gaps.
-            let aligned_c = if splits > 1 { n.is_multiple_of(4) } else { aligned_c };
+            let aligned_c = |splits: usize| if splits > 1 { n.is_multiple_of(4) } else { aligned_c };
+            let on_units = half == [true; 2] && aligned && m.min(n) > NARROW;
+            if let Some(side) = gpu.matrix_block().filter(|_| on_units)
+                && let Some(Cut { shape, splits }) = cut_on_matrix_units(gpu, task)
+                && aligned_c(splits)
+            {
+                let constants = [&flags(ta, tb)[..], &shape.constants(gpu.adapter().subgroup_size.1)].concat();
+                let kernel = family.cooperative.of(side, shape.part);
+                return Choice {
+                    splits,
+                    steps: matrix_shapes::STEPS,
+                    ..Choice::whole(kernel, constants, shape.tiles(m, n))
+                };
+            }
+            let Cut { shape, splits } = cut(gpu, task);
             let kernel = match of_bf16 {
-                Some(family) => family.workgroup[shape.block as usize].of(aligned_c),
-                None => family.workgroup[shape.block as usize].of(aligned, aligned_c),
+                Some(family) => family.workgroup[shape.block as usize].of(aligned_c(splits)),
+                None => family.workgroup[shape.block as usize].of(aligned, aligned_c(splits)),
             };
             let constants = [&flags(ta, tb)[..], &shape.constants()].concat();
             let workgroups = shape.tiles(m, n);
@@ -330,9 +370,15 @@ pub fn kernels() -> Vec<Variant> {
                     all.push(Variant { kernel, constants });
                 }
             }
-            for lanes in [32.0, 64.0] {
-                let constants = [flags.clone(), vec![("LANES", lanes)]].concat();
-                all.push(Variant { kernel: &family.cooperative, constants });
+            for (side, shape) in [8, 16].into_iter().flat_map(|side| MATRIX_SHAPES.iter().map(move |s| (side, s))) {
+                let constants = [&flags[..], &shape.constants(32)].concat();
+                all.push(Variant { kernel: family.cooperative.of(side, shape.part), constants });
+            }
+            // Where each thread holds nothing in registers, and where subgroups are large.
+            for (side, lanes) in [(8, 8), (16, 64)] {
+                let shape = &MATRIX_SHAPES[3];
+                let constants = [&flags[..], &shape.constants(lanes)].concat();
+                all.push(Variant { kernel: family.cooperative.of(side, shape.part), constants });
             }
         }
     }

@@ -3,6 +3,7 @@
 pub(crate) mod attention;
 pub mod column_sum;
 pub mod columns;
+pub mod cuts;
 pub(crate) mod decoupled;
 pub mod elementwise;
 pub mod expert_sums;
@@ -10,6 +11,8 @@ pub mod gemm;
 pub mod gemm_table;
 pub mod grouped;
 pub mod loss;
+pub mod matrix_shapes;
+mod matrix_units;
 pub mod octs;
 mod product;
 pub mod routing;

@@ -1,9 +1,7 @@
 //! The shapes of products on GPUs: what a workgroup of `gemm/workgroup.wgsl` and each of its threads compute.
 //!
 //! No one shape is right: large tiles read less of workgroup memory for a multiplication, small ones fill the device where C is
-//! small, and where even those do not, sums over K are cut into parts that a second kernel adds in order.
-
-use crate::gpu::{Gpu, Measured, Resolved};
+//! small; [`super::cuts`] chooses.
 
 /// The part of C that a thread computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,14 +113,6 @@ pub(crate) fn described(kernel: &str, constants: &[(&str, f64)]) -> Option<Strin
     of_gpus.map(Shape::to_string).or_else(of_software)
 }
 
-/// How a product is cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Cut {
-    pub shape: Shape,
-    /// Parts of the sums over K.
-    pub splits: usize,
-}
-
 /// The form of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
@@ -149,78 +139,6 @@ impl Form {
             Form::Gradient => "gradient",
         }
     }
-}
-
-/// The product that is to be cut.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Task {
-    pub form: Form,
-    pub m: usize,
-    pub n: usize,
-    pub k: usize,
-    /// Matrices, or experts.
-    pub batch: usize,
-    /// A multiple of the rows of every tile, where someone else cuts the rows; 0 elsewhere.
-    pub fixed_rows: usize,
-    /// Whether sums may be cut.
-    pub splits: bool,
-}
-
-impl Task {
-    /// How far a product that was measured is from this one: doublings of sizes, squared.
-    fn distance(&self, other: &Measured) -> f64 {
-        let doublings = |a: usize, b: usize| (a.max(1) as f64 / b.max(1) as f64).log2().powi(2);
-        doublings(self.m, other.m)
-            + doublings(self.n, other.n)
-            + doublings(self.k, other.k)
-            + doublings(self.batch, other.batch)
-    }
-}
-
-/// The shapes of the table, which came out best on an H200 (docs/notes/gpu.md): over the products of `sdmoe tune` its choice takes 1.06
-/// of the time of the fastest on average.
-const BY_SIZE: [Shape; 2] = [SHAPES[1], SHAPES[5]];
-/// The shape for grouped rows, whose tiles have at most 64 rows.
-const GROUPED: [Shape; 1] = [SHAPES[9]];
-const SMALLEST: Shape = SHAPES[13];
-/// Workgroups that fill a GPU: twice the multiprocessors of a large one.
-const FULL: usize = 256;
-/// Steps of K below which the table cuts no part.
-const LEAST_STEPS: usize = 256;
-/// How far a product that was measured may be, see [`Task::distance`]: three doublings of one size, say.
-const FAR: f64 = 9.0;
-
-/// Cuts a product as the nearest one that was measured, or else as the table says.
-pub(super) fn cut(gpu: &Gpu, task: Task) -> Cut {
-    let suits = |shape: &Shape| task.fixed_rows == 0 || task.fixed_rows.is_multiple_of(shape.rows);
-    let within = |shape: Shape, splits: usize, least: usize| {
-        let most = if task.splits { task.k / least } else { 1 };
-        Cut { shape, splits: splits.clamp(1, most.max(1)) }
-    };
-    if let Some((index, splits)) = gpu.shapes().forced()
-        && let Some(&shape) = SHAPES.get(index).filter(|shape| suits(shape))
-    {
-        return within(shape, splits, shape.steps);
-    }
-    let index = |text: &str| SHAPES.iter().position(|shape| shape.to_string() == text);
-    let distance = |other: &&Resolved| task.distance(&other.measured);
-    let alike = |other: &&Resolved| {
-        other.measured.form == task.form.name() && suits(&SHAPES[other.shape]) && distance(other) <= FAR
-    };
-    let known = gpu.shapes().known();
-    let measured = known.products(index).iter().filter(alike);
-    if let Some(nearest) = measured.min_by(|a, b| distance(a).total_cmp(&distance(b))) {
-        return within(SHAPES[nearest.shape], nearest.measured.splits, 32);
-    }
-    let workgroups = |shape: &Shape| (shape.tiles(task.m, task.n) * task.batch).max(1);
-    let parts = |shape: &Shape| FULL.div_ceil(workgroups(shape));
-    // The largest whose tiles are not half empty and fill the device, with sums cut where they are long.
-    let least = SMALLEST.tiles(task.m, task.n) * SMALLEST.rows * SMALLEST.columns;
-    let full = |shape: &Shape| shape.tiles(task.m, task.n) * shape.rows * shape.columns * 3 <= least * 4;
-    let long = |shape: &Shape| parts(shape) == 1 || task.splits && task.k / parts(shape) >= LEAST_STEPS;
-    let by_size = if task.fixed_rows == 0 { &BY_SIZE[..] } else { &GROUPED };
-    let shape = *by_size.iter().find(|shape| suits(shape) && full(shape) && long(shape)).unwrap_or(&SMALLEST);
-    within(shape, parts(&shape), LEAST_STEPS)
 }
 
 #[cfg(test)]

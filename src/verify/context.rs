@@ -305,7 +305,7 @@ impl Needs {
             }),
             Needs::MatrixUnits if gpu.cooperative_matrix() => None,
             Needs::MatrixUnits if gpu.tier() != Tier::Gpu => Some("only the gpu kernels use matrix units".into()),
-            Needs::MatrixUnits if gpu.adapter().matrix_units => {
+            Needs::MatrixUnits if gpu.adapter().matrix_block.is_some() => {
                 Some("matrix units are used with --matrix-units".into())
             }
             Needs::MatrixUnits => Some(format!("{}: no matrix units of the needed form", gpu.adapter().name)),

@@ -36,11 +36,20 @@ impl Device {
         match &self.open {
             Some(gpu) => Ok(gpu.clone()),
             None => {
-                let gpu = Gpu::open(&self.options).await?;
+                let gpu = open(&self.options).await?;
                 Ok(self.open.insert(gpu).clone())
             }
         }
     }
+}
+
+/// Opens a device, with products on matrix units where they are wanted, right or not: which they are is to be found out.
+async fn open(options: &GpuOptions) -> Result<Gpu> {
+    let gpu = Gpu::open_unchecked(options).await?;
+    if options.matrix_units {
+        gpu.matrix_units().set(true);
+    }
+    Ok(gpu)
 }
 
 /// Begins the message of a case that took too long.
@@ -155,7 +164,7 @@ pub(super) fn again(name: &str, variant: &str, tier: Tier, options: &Options) ->
 /// The launches of a case, which runs once more for that on a fresh device; none where it has none or does not end.
 pub(super) fn launches(name: &str, variant: &str, tier: Tier, options: &Options) -> Result<(Gpu, Vec<Captured>)> {
     let device = GpuOptions { tier: Some(tier), ..options.gpu.clone() };
-    let gpu = block_on(Gpu::open(&device))?;
+    let gpu = block_on(open(&device))?;
     let mut all = cases::cases(tier);
     let same = |case: &Case| case.name == name && case.variant.as_deref().unwrap_or(tier.name()) == variant;
     let Some(position) = all.iter().position(same) else { return Ok((gpu, Vec::new())) };

@@ -138,7 +138,8 @@ impl Reference {
         let group = case.group().to_owned();
         if self.device.as_ref().is_none_or(|(open, _)| *open != tier) {
             let adapter = AdapterChoice::Index(self.header.adapter.index);
-            let matrix_units = options.gpu.matrix_units && tier == Tier::Gpu && self.header.adapter.matrix_units;
+            let matrix_units =
+                options.gpu.matrix_units && tier == Tier::Gpu && self.header.adapter.matrix_block.is_some();
             let device = GpuOptions { adapter, tier: Some(tier), matrix_units, ..options.gpu.clone() };
             self.device = Some((tier, Device::new(device, self.threads)));
         }
@@ -174,7 +175,7 @@ async fn verify(
     for (tier, planned) in plan {
         let wanted =
             GpuOptions { adapter: AdapterChoice::Index(adapter.index), tier: Some(tier), ..options.gpu.clone() };
-        let matrix_units = wanted.matrix_units && tier == Tier::Gpu && adapter.matrix_units;
+        let matrix_units = wanted.matrix_units && tier == Tier::Gpu && adapter.matrix_block.is_some();
         let mut device = Device::new(GpuOptions { matrix_units, ..wanted }, threads);
         // A tier that nobody can open is the caller's mistake, where it is the one that was asked for.
         if let Err(error) = device.get().await

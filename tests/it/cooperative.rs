@@ -7,20 +7,34 @@ use sdmoe::autograd::Array;
 use sdmoe::gpu::{Gpu, Kernel, Launch, compose_half};
 use sdmoe::low_level::kernels::gemm::Trans;
 use sdmoe::low_level::kernels::gemm_table::DENSE;
+use sdmoe::low_level::kernels::matrix_shapes::{MATRIX_SHAPES, MatrixShape};
 use sdmoe::tensor::{DType, Tensor};
 
 use Trans::{N, T};
 
-static EMULATED: Kernel = Kernel::new(
-    "gemm_cooperative_emulated",
-    &[
-        include_str!("common/emulated_block.wgsl"),
-        include_str!("../../shaders/gemm/cooperative.wgsl"),
-        include_str!("../../shaders/gemm/dense.wgsl"),
-    ],
-)
-.entry("gemm")
-.params::<GemmParams>();
+/// The kernel for each part of a subgroup.
+static EMULATED: [Kernel; 2] = [
+    Kernel::new(
+        "gemm_cooperative_emulated_2x2",
+        &[
+            include_str!("common/emulated_block.wgsl"),
+            include_str!("../../shaders/gemm/cooperative_2x2.wgsl"),
+            include_str!("../../shaders/gemm/dense.wgsl"),
+        ],
+    )
+    .entry("gemm")
+    .params::<GemmParams>(),
+    Kernel::new(
+        "gemm_cooperative_emulated_2x4",
+        &[
+            include_str!("common/emulated_block.wgsl"),
+            include_str!("../../shaders/gemm/cooperative_2x4.wgsl"),
+            include_str!("../../shaders/gemm/dense.wgsl"),
+        ],
+    )
+    .entry("gemm")
+    .params::<GemmParams>(),
+];
 
 sdmoe::params! {
     struct GemmParams {
@@ -68,13 +82,14 @@ struct Case {
     factors: (f32, f32),
     c_type: DType,
     lanes: u32,
+    shape: MatrixShape,
 }
 
 const BATCH: usize = 2;
 
 fn verify(gpu: &Gpu, case: &Case) {
-    let &Case { forms: (ta, tb), sizes: [m, k, n], factors: (alpha, beta), c_type, lanes } = case;
-    let what = format!("{ta:?}{tb:?} {m}x{k}x{n} alpha {alpha} beta {beta} {c_type:?} lanes {lanes}");
+    let &Case { forms: (ta, tb), sizes: [m, k, n], factors: (alpha, beta), c_type, lanes, shape } = case;
+    let what = format!("{ta:?}{tb:?} {m}x{k}x{n} alpha {alpha} beta {beta} {c_type:?} lanes {lanes} {shape}");
     let stored = |t, count, r, c| if t == N { [count, r, c] } else { [count, c, r] };
     let a = round(&Array::random(&stored(ta, BATCH, m, k), 1), DType::F16);
     let b = round(&Array::random(&stored(tb, BATCH, k, n), 2), DType::F16);
@@ -105,15 +120,15 @@ fn verify(gpu: &Gpu, case: &Case) {
         alpha,
         beta,
     };
-    Launch::new(&EMULATED)
+    Launch::new(&EMULATED[shape.part as usize])
         .constant("A_TRANSPOSED", u8::from(ta == T))
         .constant("B_TRANSPOSED", u8::from(tb == T))
-        .constant("LANES", lanes)
+        .constants(shape.constants(lanes))
         .params(&params)
         .read("a", &ta_a)
         .read("b", &tb_b)
         .write("c", &c)
-        .workgroups(BATCH * m.div_ceil(64) * n.div_ceil(64))
+        .workgroups(BATCH * shape.tiles(m, n))
         .run(gpu)
         .unwrap();
     let got = crate::common::download(&c);
@@ -138,24 +153,25 @@ fn verify(gpu: &Gpu, case: &Case) {
 }
 
 #[test]
-fn a_product_of_emulated_blocks_equals_the_reference_in_every_form() {
+fn a_product_of_emulated_blocks_equals_the_reference() {
     let gpu = gpu();
     gpu.require_f16().unwrap();
     let sizes: [[usize; 3]; 3] = [[1, 1, 4], [68, 33, 20], [17, 40, 72]];
-    for ta in [N, T] {
-        for tb in [N, T] {
-            // llvmpipe takes seconds to compile each variant. Few threads suffice but once, as each computes whole blocks.
-            let c_type = if ta == tb { DType::F16 } else { DType::F32 };
-            let lanes = if (ta, tb) == (N, N) { 32 } else { 2 };
-            for (i, [m, k, n]) in sizes.into_iter().enumerate() {
-                // What is a row as stored has a multiple of 4 elements.
-                let m = if ta == T { m.next_multiple_of(4) } else { m };
-                let k = if ta == N || tb == T { k.next_multiple_of(4) } else { k };
-                let factors = [(1.0, 0.0), (-0.5, 1.0), (2.0, 0.25)][i % 3];
-                verify(&gpu, &Case { forms: (ta, tb), sizes: [m, k, n], factors, c_type, lanes });
-            }
+    // llvmpipe takes many seconds to compile each variant: two have every way to load an operand, one with the next steps in
+    // registers. Few threads suffice in the other, as each computes whole blocks.
+    for (ta, tb, lanes, c_type) in [(N, T, 32, DType::F16), (T, N, 2, DType::F32)] {
+        for (i, [m, k, n]) in sizes.into_iter().enumerate() {
+            // What is a row as stored has a multiple of 4 elements.
+            let m = if ta == T { m.next_multiple_of(4) } else { m };
+            let k = if ta == N || tb == T { k.next_multiple_of(4) } else { k };
+            let factors = [(1.0, 0.0), (-0.5, 1.0), (2.0, 0.25)][i % 3];
+            let shape = MATRIX_SHAPES[3];
+            verify(&gpu, &Case { forms: (ta, tb), sizes: [m, k, n], factors, c_type, lanes, shape });
         }
     }
+    // The larger tile, whose subgroups have twice the columns.
+    let (forms, sizes, factors) = ((N, T), [132, 36, 140], (1.0, 0.0));
+    verify(&gpu, &Case { forms, sizes, factors, c_type: DType::F32, lanes: 2, shape: MATRIX_SHAPES[0] });
 }
 
 #[test]
@@ -164,13 +180,12 @@ fn what_is_emulated_is_the_kernel_but_for_its_blocks() {
         let kept = kernel.sources.iter().filter(|s| !s.contains("fn multiply_add("));
         kept.copied().collect::<Vec<_>>().join("\n")
     };
-    assert_eq!(rest(&DENSE.cooperative), rest(&EMULATED));
-    assert!(DENSE.cooperative.needs_cooperative_matrix() && !EMULATED.needs_cooperative_matrix());
-    assert!(
-        compose_half(&DENSE.cooperative, &["a", "b"])
-            .unwrap()
-            .starts_with("enable f16;\nenable wgpu_cooperative_matrix;\n")
-    );
+    for (kernel, emulated) in DENSE.cooperative.blocks_16.iter().zip(&EMULATED) {
+        assert_eq!(rest(kernel), rest(emulated));
+        assert!(kernel.needs_cooperative_matrix() && !emulated.needs_cooperative_matrix());
+        let composed = compose_half(kernel, &["a", "b"]).unwrap();
+        assert!(composed.starts_with("enable f16;\nenable wgpu_cooperative_matrix;\n"));
+    }
 }
 
 #[test]

@@ -66,9 +66,10 @@ fn rate(gpu: &Gpu, dtype: DType) -> f64 {
 
 #[test]
 fn products_on_matrix_units_equal_the_reference() {
-    let with_them: Vec<_> = block_on(adapters()).unwrap().into_iter().filter(|adapter| adapter.matrix_units).collect();
+    let with_them: Vec<_> =
+        block_on(adapters()).unwrap().into_iter().filter(|adapter| adapter.matrix_block.is_some()).collect();
     if with_them.is_empty() {
-        crate::common::untested("no adapter has cooperative matrices of 16 x 16 x 16 from f16 to f32");
+        crate::common::untested("no adapter has cooperative matrices from f16 to f32");
     }
     for adapter in with_them {
         let gpu = open(&adapter, None).unwrap();
@@ -88,7 +89,7 @@ fn products_on_matrix_units_equal_the_reference() {
 fn an_adapter_that_lacks_what_they_need_is_refused_by_name() {
     for adapter in block_on(adapters()).unwrap() {
         // The plain kernels use them on no adapter.
-        let tier = adapter.matrix_units.then_some(Tier::Plain);
+        let tier = adapter.matrix_block.is_some().then_some(Tier::Plain);
         let told = open(&adapter, tier).map(drop).unwrap_err().to_string();
         println!("{told}");
         assert!(told.contains(&adapter.name) && told.contains("matrix units need "), "{told}");
@@ -102,8 +103,8 @@ fn the_program_says_what_is_missing_and_writes_nothing() {
     let train = "train --data text --steps 1 --out run --quiet --report off --matrix-units";
     place.fails(train, "config: --matrix-units: expected --precision f16, whose products use them, got f32");
     let devices = place.runs("devices");
-    if crate::common::gpu().adapter().matrix_units {
-        assert!(devices.contains("matrix units     yes"), "{devices}");
+    if crate::common::gpu().adapter().matrix_block.is_some() {
+        assert!(devices.contains("matrix units     blocks of "), "{devices}");
         place.runs(&format!("{train} --precision f16"));
     } else {
         assert!(devices.contains("matrix units     no"), "{devices}");

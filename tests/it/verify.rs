@@ -214,7 +214,20 @@ const LAUNCHED: &str = include_str!("../launched_by_verify.txt");
 /// Kernels that no case launches there, by groups, and why.
 const NOT_LAUNCHED: &[(&[&str], &str)] = &[
     (
-        &["gemm_cooperative", "grouped_gemm_cooperative", "grouped_weight_gradient_cooperative"],
+        &[
+            "gemm_cooperative_16_2x2",
+            "gemm_cooperative_16_2x4",
+            "gemm_cooperative_8_2x2",
+            "gemm_cooperative_8_2x4",
+            "grouped_gemm_cooperative_16_2x2",
+            "grouped_gemm_cooperative_16_2x4",
+            "grouped_gemm_cooperative_8_2x2",
+            "grouped_gemm_cooperative_8_2x4",
+            "grouped_weight_gradient_cooperative_16_2x2",
+            "grouped_weight_gradient_cooperative_16_2x4",
+            "grouped_weight_gradient_cooperative_8_2x2",
+            "grouped_weight_gradient_cooperative_8_2x4",
+        ],
         "cases of matrix units launch them on adapters that have some",
     ),
     (

@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 use super::product::Product;
 use crate::error::Result;
 use crate::gpu::{Gpu, Measured};
-use crate::kernels::shapes::SHAPES;
+use crate::kernels::cuts::name;
 
 /// The time of one way to compute a product.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
     /// The product.
     pub product: Product,
-    /// Index in [`SHAPES`].
+    /// Its number, see [`name`].
     pub shape: usize,
     /// Parts of the sums.
     pub splits: usize,
@@ -27,9 +27,9 @@ impl Timing {
     }
 
     pub(super) fn measured(&self) -> Measured {
-        let Product { form, m, n, k, batch } = self.product;
-        let (shape, microseconds) = (SHAPES[self.shape].to_string(), self.seconds * 1e6);
-        Measured { form: form.name().into(), m, n, k, batch, shape, splits: self.splits, microseconds }
+        let Product { form, m, n, k, batch, f16 } = self.product;
+        let (shape, microseconds) = (name(self.shape), self.seconds * 1e6);
+        Measured { form: form.name().into(), m, n, k, batch, f16, shape, splits: self.splits, microseconds }
     }
 }
 
@@ -106,7 +106,7 @@ pub(super) fn measure(gpu: &Gpu, product: Product, until: Instant) -> Result<Vec
         recorded
     };
     // Compiled, and once run, before anything is timed; a few at a time, as they compile side by side.
-    let (mut ways, all) = (Vec::new(), product.ways());
+    let (mut ways, all) = (Vec::new(), product.ways(gpu));
     while ways.len() < all.len() && (ways.is_empty() || Instant::now() < until) {
         // One, to see how long it takes, then as many as there are already.
         let some = &all[ways.len()..(2 * ways.len()).clamp(1, ways.len() + AT_ONCE).min(all.len())];

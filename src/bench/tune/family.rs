@@ -20,11 +20,11 @@ pub struct Family {
 
 /// The products of small training steps.
 const PRODUCTS: [Product; 5] = [
-    Product { form: Form::Nn, m: 1024, n: 256, k: 256, batch: 1 },
-    Product { form: Form::Grouped, m: 1024, n: 256, k: 256, batch: 8 },
-    Product { form: Form::Gradient, m: 256, n: 256, k: 1024, batch: 8 },
-    Product { form: Form::Nt, m: 1024, n: 256, k: 256, batch: 1 },
-    Product { form: Form::Tn, m: 256, n: 256, k: 1024, batch: 1 },
+    Product { form: Form::Nn, m: 1024, n: 256, k: 256, batch: 1, f16: false },
+    Product { form: Form::Grouped, m: 1024, n: 256, k: 256, batch: 8, f16: false },
+    Product { form: Form::Gradient, m: 256, n: 256, k: 1024, batch: 8, f16: false },
+    Product { form: Form::Nt, m: 1024, n: 256, k: 256, batch: 1, f16: false },
+    Product { form: Form::Tn, m: 256, n: 256, k: 1024, batch: 1, f16: false },
 ];
 /// Runs of each product, of which the fastest counts.
 const ROUNDS: usize = 5;

@@ -13,7 +13,7 @@ pub use product::Product;
 
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, GpuOptions, Measured, Tier, keep_shapes};
-use crate::kernels::shapes::SHAPES;
+use crate::kernels::cuts::name;
 
 /// When [`open`] measures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -110,7 +110,7 @@ pub fn tune(
 /// Times products, and returns the fastest way of each that is right.
 fn choose(gpu: &Gpu, limit: Duration, mut tell: impl FnMut(&Tuned) -> Result<()>) -> Result<Vec<Measured>> {
     let began = Instant::now();
-    let all = product::products();
+    let all = product::products(gpu.cooperative_matrix());
     let mut kept = Vec::new();
     // Operations a second, of the fastest product so far.
     let mut rate = f64::INFINITY;
@@ -129,7 +129,7 @@ fn choose(gpu: &Gpu, limit: Duration, mut tell: impl FnMut(&Tuned) -> Result<()>
                 chosen = Some(place);
                 break;
             }
-            let shape = SHAPES[timing.shape];
+            let shape = name(timing.shape);
             log::warn!(
                 "{product}: {shape}, {} parts, is wrong on this adapter: {error:.1} times what f32 allows",
                 timing.splits

@@ -1,13 +1,14 @@
 //! The products that are timed, and the ways to compute each.
 
 use crate::bench::case::Record;
-use crate::bench::ceiling::{product_flop, random};
-use crate::bench::products::{groups, operands};
+use crate::bench::ceiling::{product_flop, random, random_half};
+use crate::bench::products::{groups, shapes};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::kernels::gemm::{Trans, gemm};
 use crate::kernels::grouped::{grouped_gemm, grouped_weight_gradient};
-use crate::kernels::shapes::{Form, SHAPES, Shape};
+use crate::kernels::matrix_shapes::MATRIX_SHAPES;
+use crate::kernels::shapes::{Form, SHAPES};
 use crate::tensor::Tensor;
 
 /// A product: C is m x n, the sums have k terms, `batch` times.
@@ -23,18 +24,23 @@ pub struct Product {
     pub k: usize,
     /// Matrices, or experts.
     pub batch: usize,
+    /// Whether A and B are f16, for matrix units.
+    pub f16: bool,
 }
 
 impl std::fmt::Display for Product {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Product { form, m, n, k, batch } = self;
+        let Product { form, m, n, k, batch, f16 } = self;
         write!(f, "{} {m} x {n} x {k}", form.name())?;
-        if *batch == 1 { Ok(()) } else { write!(f, " of {batch}") }
+        if *batch > 1 {
+            write!(f, " of {batch}")?;
+        }
+        if *f16 { write!(f, " in f16") } else { Ok(()) }
     }
 }
 
-/// The products that are measured, those of training steps first.
-pub(super) fn products() -> Vec<Product> {
+/// The products that are measured, those of training steps first; with `matrix_units` each that they can take in f16, too.
+pub(super) fn products(matrix_units: bool) -> Vec<Product> {
     use Form::{Gradient, Grouped, Nn, Nt, Tn};
     let list = [
         (Nn, 2048, 256, 256, 1),
@@ -64,8 +70,16 @@ pub(super) fn products() -> Vec<Product> {
         (Nt, 4096, 4096, 4096, 1),
         (Tn, 4096, 4096, 4096, 1),
     ];
-    list.into_iter().map(|(form, m, n, k, batch)| Product { form, m, n, k, batch }).collect()
+    let product = |(form, m, n, k, batch)| Product { form, m, n, k, batch, f16: false };
+    let both = |product: Product| {
+        let takes = matrix_units && product.m.min(product.n) > 16 && product.k >= 64;
+        [Some(product), takes.then_some(Product { f16: true, ..product })].into_iter().flatten()
+    };
+    list.into_iter().map(product).flat_map(both).collect()
 }
+
+/// The shapes in registers, by number, that are timed beside those on matrix units.
+const USUAL: [usize; 3] = [1, 5, 13];
 
 /// Host data beside the device's, to check with.
 pub(super) struct Operands {
@@ -85,9 +99,11 @@ impl Product {
     }
 
     pub(super) fn operands(&self, gpu: &Gpu) -> Result<Operands> {
-        let Product { form, m, n, k, batch } = *self;
+        let Product { form, m, n, k, batch, f16 } = *self;
+        let operand = |shape: &[usize]| if f16 { random_half(gpu, shape) } else { random(gpu, shape) };
         let dense = |ta: Trans, tb: Trans| {
-            let [a, b, c] = operands(gpu, ta, tb, batch, [m, k, n])?;
+            let [a, b, c] = shapes(ta, tb, batch, [m, k, n]);
+            let (a, b, c) = (operand(&a)?, operand(&b)?, random(gpu, &c)?);
             let record = {
                 let (a, b, c) = (a.clone(), b.clone(), c.clone());
                 Box::new(move || gemm(ta, tb, 1.0, &a, &b, 0.0, &c)) as Record
@@ -101,15 +117,15 @@ impl Product {
             Form::Tn => dense(Trans::T, Trans::N),
             Form::Grouped => {
                 let groups = experts(m)?;
-                let (a, c) = (random(gpu, &[groups.capacity, k])?, random(gpu, &[groups.capacity, n])?);
-                let b = random(gpu, &[batch, k, n])?;
+                let (a, c) = (operand(&[groups.capacity, k])?, random(gpu, &[groups.capacity, n])?);
+                let b = operand(&[batch, k, n])?;
                 let (x, w, y) = (a.clone(), b.clone(), c.clone());
                 let record = Box::new(move || grouped_gemm(&x, &w, Trans::N, &groups, &y));
                 Ok(Operands { a, b, c, record })
             }
             Form::Gradient => {
                 let groups = experts(k)?;
-                let (a, b) = (random(gpu, &[groups.capacity, m])?, random(gpu, &[groups.capacity, n])?);
+                let (a, b) = (operand(&[groups.capacity, m])?, operand(&[groups.capacity, n])?);
                 let c = random(gpu, &[batch, m, n])?;
                 let (x, y, w) = (a.clone(), b.clone(), c.clone());
                 let record = Box::new(move || grouped_weight_gradient(&x, &y, &groups, 0.0, &w));
@@ -118,16 +134,22 @@ impl Product {
         }
     }
 
-    /// Every way to compute it that is not hopeless: each shape, the sums cut where C has few tiles.
-    pub(super) fn ways(&self) -> Vec<(usize, usize)> {
-        let Product { form, m, n, k, batch } = *self;
-        let ways = |(index, shape): (usize, &Shape)| {
-            let tiles = shape.tiles(m, n) * batch;
+    /// Every way to compute it that is not hopeless: each shape, the sums cut where C has few tiles. In f16 those shapes on matrix
+    /// units that the adapter runs, and the ones that suit most products without them.
+    pub(super) fn ways(&self, gpu: &Gpu) -> Vec<(usize, usize)> {
+        let Product { form, m, n, k, batch, f16 } = *self;
+        let ways = |(index, tiles): (usize, usize)| {
+            let tiles = tiles * batch;
             let worth = |&splits: &usize| splits == 1 || !self.grouped() && tiles * splits <= 1024 && k / splits >= 32;
-            [1, 2, 4, 8, 16].into_iter().filter(worth).map(|splits| (index, splits)).collect::<Vec<_>>()
+            [1, 2, 4, 8, 16].into_iter().filter(worth).map(move |splits| (index, splits)).collect::<Vec<_>>()
         };
-        let suits = |shape: &Shape| form != Form::Grouped || 64 % shape.rows == 0;
-        SHAPES.iter().enumerate().filter(|(_, shape)| suits(shape)).flat_map(ways).collect()
+        let suits = |rows: usize| form != Form::Grouped || 64 % rows == 0;
+        let of_registers =
+            SHAPES.iter().enumerate().filter(|(i, shape)| suits(shape.rows) && (!f16 || USUAL.contains(i)));
+        let on_units =
+            MATRIX_SHAPES.iter().enumerate().filter(|(_, shape)| f16 && suits(shape.rows) && shape.runs(gpu.adapter()));
+        let on_units = on_units.map(|(i, shape)| (SHAPES.len() + i, shape.tiles(m, n)));
+        on_units.chain(of_registers.map(|(i, shape)| (i, shape.tiles(m, n)))).flat_map(ways).collect()
     }
 
     /// The largest error of a way on a small product of this form, as a share of what f32 allows: at most 1 where it is
@@ -148,6 +170,8 @@ impl Product {
         recorded?;
         let host = |x: &Tensor| pollster::block_on(x.to_f32());
         let (a, b, c) = (host(&operands.a)?, host(&operands.b)?, host(&operands.c)?);
+        // Matrix units may truncate their f32 sums instead of rounding them.
+        let truncated = if self.f16 { 2.0 } else { 1.0 };
         let mut worst: f64 = 0.0;
         for (matrix, i, j) in (0..batch).flat_map(|z| (0..m).flat_map(move |i| (0..n).map(move |j| (z, i, j)))) {
             let rows = |whole: usize| matrix * whole / batch;
@@ -174,7 +198,7 @@ impl Product {
                 size += term.abs();
             }
             // The error of a sum of so many f32 terms.
-            let allowed = 2.0 * (count + 2) as f64 * 6e-8 * size;
+            let allowed = 2.0 * (count + 2) as f64 * 6e-8 * size * truncated;
             let error = (f64::from(c[at]) - sum).abs() / allowed;
             worst = if error.is_nan() { f64::INFINITY } else { worst.max(error) };
         }

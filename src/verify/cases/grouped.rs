@@ -8,9 +8,11 @@ use crate::error::Result;
 use crate::gpu::Tier;
 use crate::kernels::gemm::Trans::{N, T};
 use crate::kernels::grouped::{grouped_gemm, grouped_gemm_onto, grouped_weight_gradient};
+use crate::kernels::matrix_shapes::MATRIX_SHAPES;
 use crate::kernels::shapes::SHAPES;
+use crate::tensor::DType;
 use crate::verify::Level::{Quick, Usual};
-use crate::verify::context::{Case, Context, Findings, Guarded};
+use crate::verify::context::{Case, Context, Findings, Guarded, Needs};
 
 /// All of them: rows of each expert, m, n, tiles without expert.
 pub(super) fn cases(tier: Tier) -> Vec<Case> {
@@ -33,7 +35,10 @@ pub(super) fn cases(tier: Tier) -> Vec<Case> {
             for spare in [0, 2] {
                 let name = format!("grouped/products/{} rows, {}, spare {spare}", sizes(counts), sizes(&[m, n]));
                 let level = if spare == 0 && level == Quick { Usual } else { level };
-                all.push(Case::new(level, name, async move |context| verify(context, counts, spare, m, n).await));
+                let case = Case::new(level, name, async move |context| {
+                    verify(context, counts, spare, [m, n], DType::F32).await
+                });
+                all.push(case);
             }
         }
     }
@@ -44,21 +49,39 @@ pub(super) fn cases(tier: Tier) -> Vec<Case> {
                 let name = format!("grouped/tiles/{shape}, {}", sizes(&[m, n]));
                 all.push(Case::new(Usual, name, async move |context| {
                     let _forced = Forced::new(&context.gpu, i, 1);
-                    verify(context, &[17, 3, 140, 0, 96, 2], 2, m, n).await
+                    verify(context, &[17, 3, 140, 0, 96, 2], 2, [m, n], DType::F32).await
                 }));
+            }
+        }
+        for (i, shape) in MATRIX_SHAPES.iter().enumerate() {
+            for (m, n) in [(36, 20), (132, 140)] {
+                let name = format!("grouped/matrix_units/{shape}, {}", sizes(&[m, n]));
+                let case = Case::new(if m == 36 { Usual } else { Quick }, name, async move |context| {
+                    let _forced = Forced::new(&context.gpu, SHAPES.len() + i, 1);
+                    verify(context, &[17, 3, 140, 0, 96, 2], 2, [m, n], DType::F16).await
+                });
+                all.push(case.needs(Needs::MatrixUnits));
             }
         }
     }
     all
 }
 
-async fn verify(context: &Context, counts: &[usize], spare: usize, m: usize, n: usize) -> Result<Findings> {
+/// Products of rows and matrices of type `stored`; in f16 they may be on matrix units, which may truncate their f32 sums.
+async fn verify(
+    context: &Context,
+    counts: &[usize],
+    spare: usize,
+    [m, n]: [usize; 2],
+    stored: DType,
+) -> Result<Findings> {
     let gpu = &context.gpu;
     let host: HostGroups = groups(gpu, counts, spare)?;
     let (experts, rows, seed) = (counts.len(), host.groups.capacity, 7919 * context.seed);
-    let (x, dy) = (host.rows(m, 1 + seed), host.rows(n, 2 + seed));
-    let w = Array::random(&[experts, m, n], 3 + seed);
-    let (tx, tdy, tw) = (context.upload(&x)?, context.upload(&dy)?, context.upload(&w)?);
+    let held = |x: Array| if stored == DType::F16 { x.map(|&v| half::f16::from_f64(v).to_f64()) } else { x };
+    let (x, dy) = (held(host.rows(m, 1 + seed)), held(host.rows(n, 2 + seed)));
+    let w = held(Array::random(&[experts, m, n], 3 + seed));
+    let (tx, tdy, tw) = (context.stored(&x, stored)?, context.stored(&dy, stored)?, context.stored(&w, stored)?);
     let mut found = Findings::default();
     let mut guards = Findings::default();
     // Rows of tiles without expert stay as they are.
@@ -83,17 +106,19 @@ async fn verify(context: &Context, counts: &[usize], spare: usize, m: usize, n: 
     let [y, dx, dw, y_twice, dw_twice] = &parts[..] else { return Ok(found) };
     let part =
         |all: &[f32], e: usize, columns: usize| all[host.offsets[e] * columns..host.offsets[e + 1] * columns].to_vec();
+    let truncated = if stored == DType::F16 { 2.0 } else { 1.0 };
     let abs = |x: &Array| x.map(|v| v.abs());
     let double = |x: &Array| x.map(|v| 2.0 * v);
     for (e, &count) in counts.iter().enumerate() {
         let (xe, dye, we) = (host.of(&x, e), host.of(&dy, e), w.matrix(e));
-        let (want, bound) = (xe.matmul(&we), abs(&xe).matmul(&abs(&we)));
+        let (want, bound) = (xe.matmul(&we), abs(&xe).matmul(&abs(&we)).map(|v| truncated * v));
         found.sums(&format!("y of expert {e}"), &part(y, e, n), &want, &bound, m);
         found.sums(&format!("y of expert {e}, added"), &part(y_twice, e, n), &double(&want), &double(&bound), m);
         let wt = we.transpose();
-        found.sums(&format!("dx of expert {e}"), &part(dx, e, m), &dye.matmul(&wt), &abs(&dye).matmul(&abs(&wt)), n);
+        let bound = abs(&dye).matmul(&abs(&wt)).map(|v| truncated * v);
+        found.sums(&format!("dx of expert {e}"), &part(dx, e, m), &dye.matmul(&wt), &bound, n);
         let (xt, own) = (xe.transpose(), e * m * n..(e + 1) * m * n);
-        let (want, bound) = (xt.matmul(&dye), abs(&xt).matmul(&abs(&dye)));
+        let (want, bound) = (xt.matmul(&dye), abs(&xt).matmul(&abs(&dye)).map(|v| truncated * v));
         found.sums(&format!("dw of expert {e}"), &dw[own.clone()], &want, &bound, count);
         found.sums(&format!("dw of expert {e}, added"), &dw_twice[own], &double(&want), &double(&bound), count);
     }

@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::gpu::{Gpu, Tier};
 use crate::kernels::gemm::Trans::{self, N, T};
 use crate::kernels::gemm::gemm;
+use crate::kernels::matrix_shapes::MATRIX_SHAPES;
 use crate::kernels::shapes::SHAPES;
 use crate::tensor::DType;
 use crate::verify::Level::{self, Full, Quick, Usual};
@@ -213,16 +214,33 @@ pub(super) fn cases(tier: Tier) -> Vec<Case> {
         all.push(Case::new(level, name, async move |c| mixed(c, types, forms, sizes, false).await).needs(Needs::F16));
     }
     if tier == Tier::Gpu {
-        for sizes in [[64, 64, 64], [20, 40, 24], [132, 100, 68], [128, 256, 192], [260, 1000, 516]] {
-            for forms in FORMS {
-                let level = if sizes[0] == 132 { Quick } else { Usual };
-                let name = format!("gemm/matrix_units/{}", Product::new(forms, sizes).name());
-                all.push(
-                    Case::new(level, name, async move |c| mixed(c, 3, forms, sizes, true).await)
-                        .needs(Needs::MatrixUnits),
-                );
-            }
+        all.extend(on_matrix_units());
+    }
+    all
+}
+
+/// Every tile of a product on matrix units, sums whole and cut, and those that the table chooses.
+fn on_matrix_units() -> Vec<Case> {
+    let mut all = Vec::new();
+    let mut add = |level, types, forms, sizes, shape: Option<(usize, usize)>| {
+        let shown = shape.map_or("chosen".to_owned(), |(i, splits)| format!("{}, {splits} parts", MATRIX_SHAPES[i]));
+        let stored = if types == 7 { " to f16" } else { "" };
+        let name = format!("gemm/matrix_units/{shown}, {}{stored}", Product::new(forms, sizes).name());
+        let case = Case::new(level, name, async move |context: &Context| {
+            let _forced = shape.map(|(i, splits)| Forced::new(&context.gpu, SHAPES.len() + i, splits));
+            mixed(context, types, forms, sizes, true).await
+        });
+        all.push(case.needs(Needs::MatrixUnits));
+    };
+    for sizes in [[64, 64, 64], [20, 40, 24], [128, 256, 192], [260, 1000, 516]] {
+        FORMS.into_iter().for_each(|forms| add(Usual, 3, forms, sizes, None));
+    }
+    for i in 0..MATRIX_SHAPES.len() {
+        for forms in FORMS {
+            add(Quick, 3, forms, [132, 100, 140], Some((i, 1)));
+            add(Usual, 3, forms, [36, 300, 40], Some((i, 3)));
         }
+        add(Usual, 7, (N, T), [132, 100, 140], Some((i, 1)));
     }
     all
 }

@@ -1,4 +1,4 @@
-// In place of gemm/cooperative_block.wgsl where an adapter has no matrix units: every lane computes whole blocks, f16
+// In place of gemm/cooperative_16.wgsl where an adapter has no matrix units: every lane computes whole blocks, f16
 // operands, f32 sums. A block is where it lies in workgroup memory, which nobody writes before it is multiplied; sums lie
 // in slots of private memory, of which slot 0 stays zero. (Blocks held as values take llvmpipe minutes to compile.)
 //
@@ -18,8 +18,29 @@ alias BlockA = Block;
 alias BlockB = Block;
 alias BlockC = Sum;
 
+var<workgroup> a_part: array<vec4<f16>, A_FOURS>;
+var<workgroup> b_part: array<vec4<f16>, B_FOURS>;
+var<workgroup> sum_part: array<vec4<f32>, SUM_FOURS>;
 var<private> slots: u32;
-var<private> sums: array<vec4<f32>, 320>;
+// Eight blocks, and the one of zeros.
+var<private> sums: array<vec4<f32>, 576>;
+
+// Whatever the adapter's subgroups are.
+fn subgroup_of(thread: u32) -> vec3<u32> {
+    return vec3(thread / LANES, thread % LANES, LANES);
+}
+
+fn put_a(at: u32, four: vec4<f16>) {
+    a_part[at] = four;
+}
+
+fn put_b(at: u32, four: vec4<f16>) {
+    b_part[at] = four;
+}
+
+fn four_of_sums(at: u32) -> vec4<f32> {
+    return sum_part[at];
+}
 
 fn a_by_rows(first: u32, stride: u32) -> Block {
     return Block(first, stride, false);
@@ -55,17 +76,14 @@ fn multiply_add(left: Block, right: Block, sum: Sum) -> Sum {
         slots += 1u;
         slot = slots;
     }
-    for (var i = 0u; i < 256u; i++) {
-        let k = i / 16u;
+    // One body for all: llvmpipe compiles it in each place where blocks are multiplied.
+    for (var i = 0u; i < 1024u; i++) {
+        let k = i / 64u;
+        let row = i / 4u % 16u;
         let column = i % 4u * 4u;
-        let row = i / 4u % 4u * 4u;
         let four = vec4(right_element(right, k, column), right_element(right, k, column + 1u),
                         right_element(right, k, column + 2u), right_element(right, k, column + 3u));
-        let at = slot * 64u + row * 4u + column / 4u;
-        sums[at] += left_element(left, row, k) * four;
-        sums[at + 4u] += left_element(left, row + 1u, k) * four;
-        sums[at + 8u] += left_element(left, row + 2u, k) * four;
-        sums[at + 12u] += left_element(left, row + 3u, k) * four;
+        sums[slot * 64u + i % 64u] += left_element(left, row, k) * four;
     }
     return Sum(slot);
 }
