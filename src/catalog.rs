@@ -1,8 +1,8 @@
 //! Every kernel of the project in every variant: what `tests/it/shaders.rs` validates and translates without a GPU.
 
 use crate::kernels::{
-    Variant, column_sum, columns, elementwise, expert_sums, gemm_table, loss, routing, routing_groups, software,
-    spectral, spectral_blocks, spectral_momentum, spectral_shared, spectral_update, token_space,
+    Variant, chunks, column_sum, columns, elementwise, expert_sums, gemm_table, loss, routing, routing_groups,
+    software, spectral, spectral_blocks, spectral_momentum, spectral_shared, spectral_update, token_space,
 };
 use crate::optim::{adamw, clip, muon};
 use crate::{linalg, ops};
@@ -13,6 +13,7 @@ pub fn kernels() -> Vec<Variant> {
         elementwise::kernels(),
         column_sum::kernels(),
         columns::kernels(),
+        chunks::kernels(),
         gemm_table::kernels(),
         loss::kernels(),
         routing::kernels(),

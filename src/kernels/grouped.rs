@@ -12,12 +12,13 @@
 //!
 //! The number of workgroups depends on `capacity` only: nothing is read back. Sums have a fixed order.
 
+use super::chunks::Chunks;
 use super::gemm_table;
 use super::product::{Choice, Entry, Form, GroupedParams, Trans, WeightGradientParams};
 use super::software::limits;
 use super::window::{aligned, alignment, window};
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, KernelParams, Launch, Parts, rows_in_window};
+use crate::gpu::{Bound, Gpu, KernelParams, Launch, Parts, rows_in_window};
 use crate::tensor::{DType, Tensor};
 
 /// Marks, in u32 tensors, a tile without expert or a row without token.
@@ -220,6 +221,7 @@ pub fn grouped_weight_gradient(x: &Tensor, dy: &Tensor, groups: &Groups, beta: f
                     splits: false,
                 };
                 let choice = gemm_table::choose(gpu, Entry::WeightGradient, form);
+                let chunks = Chunks::new(gpu, r.len(), groups.tile_rows, choice.workgroups, s.len() * n);
                 let params = WeightGradientParams {
                     m: s.len() as u32,
                     n: n as u32,
@@ -234,15 +236,25 @@ pub fn grouped_weight_gradient(x: &Tensor, dy: &Tensor, groups: &Groups, beta: f
                     c_matrix: (m * n) as u32,
                     expert_first: e.start as u32,
                     experts: e.len() as u32,
+                    chunk_rows: chunks.map_or(0, |chunks| chunks.rows as u32),
+                    slots: chunks.map_or(0, |chunks| chunks.slots as u32),
                     beta: if r.start == 0 { beta } else { 1.0 },
                 };
-                launch(&choice, &params)
-                    .read("a", wx.slice)
-                    .read("b", wy.slice)
-                    .write("c", wc.slice.clone())
-                    .read("offsets", offsets.slice.clone())
-                    .workgroups(choice.workgroups * e.len())
-                    .run(gpu)?;
+                let gradients = |params, c: &Bound, matrices: usize| {
+                    launch(&choice, params)
+                        .read("a", wx.slice.clone())
+                        .read("b", wy.slice.clone())
+                        .write("c", c.clone())
+                        .read("offsets", offsets.slice.clone())
+                        .workgroups(choice.workgroups * matrices)
+                };
+                gradients(&params, &wc.slice, e.len()).run(gpu)?;
+                if let Some(chunks) = chunks {
+                    let parts = Tensor::empty_f32(gpu, [chunks.slots, s.len(), n])?;
+                    let in_slots = chunks.in_slots(&params);
+                    gradients(&in_slots, &(&parts).into(), chunks.slots).constant("SLOTS", 1.0).run(gpu)?;
+                    chunks.add(gpu, &params, &parts, offsets.slice.clone(), wc.slice.clone())?;
+                }
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Launches that several ops share.
 
 pub(crate) mod attention;
+pub mod chunks;
 pub mod column_sum;
 pub mod columns;
 pub mod cuts;

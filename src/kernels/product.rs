@@ -96,6 +96,8 @@ crate::params! {
         c_matrix: u32,
         expert_first: u32,
         experts: u32,
+        chunk_rows: u32,
+        slots: u32,
         beta: f32,
     }
 }

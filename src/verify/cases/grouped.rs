@@ -42,6 +42,14 @@ pub(super) fn cases(tier: Tier) -> Vec<Case> {
             }
         }
     }
+    // Beyond the rows of which one expert's gradient is computed at once on GPUs.
+    for (i, (m, n)) in [(36, 20), (5, 7)].into_iter().enumerate() {
+        let level = if i == 0 && tier == Tier::Gpu { Quick } else { Usual };
+        let name = format!("grouped/chunks/700, 3, 0, 600 rows, {}", sizes(&[m, n]));
+        all.push(Case::new(level, name, async move |context| {
+            verify(context, &[700, 3, 0, 600], 2, [m, n], DType::F32).await
+        }));
+    }
     // In every shape of GPUs' tiles, those that suit tiles of experts; the others choose for themselves.
     if tier == Tier::Gpu {
         for (i, shape) in SHAPES.iter().enumerate() {
