@@ -115,26 +115,64 @@ pub trait KernelParams: bytemuck::Pod {
     const FIELDS: Fields;
 }
 
+/// The type of a parameter struct's field: a scalar, or another parameter struct.
 #[doc(hidden)]
-pub trait ScalarType {
-    const SCALAR: ParamScalar;
+pub trait Field {
+    /// The fields of WGSL that it stands for; a scalar, which has the name of the field, leaves the name empty.
+    const FLAT: Fields;
 }
 
-impl ScalarType for f32 {
-    const SCALAR: ParamScalar = ParamScalar::F32;
+impl Field for f32 {
+    const FLAT: Fields = &[("", ParamScalar::F32)];
 }
 
-impl ScalarType for u32 {
-    const SCALAR: ParamScalar = ParamScalar::U32;
+impl Field for u32 {
+    const FLAT: Fields = &[("", ParamScalar::U32)];
 }
 
-/// Declares a kernel's parameter struct, of which `struct Params` of its WGSL is made ([`crate::gpu::Kernel::params`]).
+/// How many fields of WGSL these are.
+#[doc(hidden)]
+pub const fn field_count(fields: &[(&str, Fields)]) -> usize {
+    let (mut count, mut i) = (0, 0);
+    while i < fields.len() {
+        count += fields[i].1.len();
+        i += 1;
+    }
+    count
+}
+
+/// The fields of WGSL, of which there are `N`: those of structs stand in the place of the field that has the struct.
+#[doc(hidden)]
+pub const fn flat_fields<const N: usize>(fields: &[(&'static str, Fields)]) -> [(&'static str, ParamScalar); N] {
+    let mut all = [("", ParamScalar::U32); N];
+    let (mut count, mut i) = (0, 0);
+    while i < fields.len() {
+        let (name, flat) = fields[i];
+        let mut j = 0;
+        while j < flat.len() {
+            all[count] = if flat[j].0.is_empty() { (name, flat[j].1) } else { flat[j] };
+            count += 1;
+            j += 1;
+        }
+        i += 1;
+    }
+    all
+}
+
+/// Declares a kernel's parameter struct, of which `struct Params` of its WGSL is made ([`crate::gpu::Kernel::params`]). A field is a
+/// number, or another such struct, whose own fields then are fields of the WGSL.
 ///
 /// ```
 /// sdmoe::params! {
 ///     /// Parameters of `scale`.
 ///     pub struct ScaleParams { count: u32, factor: f32 }
 /// }
+/// sdmoe::params! {
+///     /// Parameters of `scale_and_shift`, in WGSL `count`, `factor` and `shift`.
+///     pub struct ShiftParams { scale: ScaleParams, shift: f32 }
+/// }
+/// use sdmoe::gpu::{KernelParams, ParamScalar::{F32, U32}};
+/// assert_eq!(ShiftParams::FIELDS, [("count", U32), ("factor", F32), ("shift", F32)]);
 /// ```
 #[macro_export]
 macro_rules! params {
@@ -145,8 +183,14 @@ macro_rules! params {
         #[bytemuck(crate = "sdmoe::__private::bytemuck")]
         $vis struct $name { $($(#[$fmeta])* #[allow(missing_docs, reason = "its name says it, or its comment")] $vis $field: $ty),* }
         impl $crate::gpu::KernelParams for $name {
-            const FIELDS: $crate::gpu::Fields =
-                &[$((stringify!($field), <$ty as $crate::gpu::ScalarType>::SCALAR)),*];
+            const FIELDS: $crate::gpu::Fields = {
+                const NESTED: &[(&str, $crate::gpu::Fields)] =
+                    &[$((stringify!($field), <$ty as $crate::gpu::Field>::FLAT)),*];
+                &$crate::gpu::flat_fields::<{ $crate::gpu::field_count(NESTED) }>(NESTED)
+            };
+        }
+        impl $crate::gpu::Field for $name {
+            const FLAT: $crate::gpu::Fields = <Self as $crate::gpu::KernelParams>::FIELDS;
         }
     };
 }

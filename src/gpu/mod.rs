@@ -64,7 +64,7 @@ pub(crate) use failure::unwound;
 #[cfg(feature = "verify")]
 pub(crate) use instant::{Instant, SystemTime};
 pub(crate) use kernel::wgsl;
-pub use kernel::{DType, Fields, Kernel, KernelParams, ParamScalar, ScalarType};
+pub use kernel::{DType, Field, Fields, Kernel, KernelParams, ParamScalar, field_count, flat_fields};
 pub use launch::Launch;
 #[cfg(feature = "bench")]
 pub(crate) use launched::Launched;

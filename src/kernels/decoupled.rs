@@ -52,25 +52,26 @@ pub(crate) fn sizes(op: &'static str, x: &Tensor) -> Result<[usize; 4]> {
     x.dims().try_into().map_err(|_| Error::shape(op, "[layers, experts, m, n]", format!("{x:?}")))
 }
 
-/// AdamW's factors of one step, rounded from f64 once; the names are those of lib/adam.wgsl.
-#[derive(Clone, Copy, Debug)]
-pub struct AdamFactors {
-    /// Learning rate.
-    pub lr: f32,
-    /// Decay of the first moment.
-    pub beta1: f32,
-    /// Decay of the second moment.
-    pub beta2: f32,
-    /// `1 - beta1`.
-    pub rest1: f32,
-    /// `1 - beta2`.
-    pub rest2: f32,
-    /// On the root of the second moment: `(1 - beta1^t) / sqrt(1 - beta2^t)`, the corrections of both moments.
-    pub root: f32,
-    /// Added to that: epsilon times `1 - beta1^t`.
-    pub eps: f32,
-    /// Weight decay.
-    pub decay: f32,
+crate::params! {
+    /// AdamW's factors of one step, rounded from f64 once; the names are those of lib/adam.wgsl.
+    pub struct AdamFactors {
+        /// Learning rate.
+        lr: f32,
+        /// Decay of the first moment.
+        beta1: f32,
+        /// Decay of the second moment.
+        beta2: f32,
+        /// `1 - beta1`.
+        rest1: f32,
+        /// `1 - beta2`.
+        rest2: f32,
+        /// On the root of the second moment: `(1 - beta1^t) / sqrt(1 - beta2^t)`, the corrections of both moments.
+        root: f32,
+        /// Added to that: epsilon times `1 - beta1^t`.
+        eps: f32,
+        /// Weight decay.
+        decay: f32,
+    }
 }
 
 /// `full X + common C`, X a stack and C the common part that the factors are of. What has the factor 0 is not read.

@@ -59,12 +59,8 @@ crate::params! {
         experts: u32,
         on_full: f32,
         on_common: f32,
-        beta1: f32,
-        beta2: f32,
-        rest1: f32,
-        rest2: f32,
-        root: f32,
-        eps: f32,
+        // The rate and the decay are the step's.
+        adam: AdamFactors,
     }
 }
 
@@ -105,12 +101,7 @@ pub fn direction(
             experts: experts as u32,
             on_full: mix.full,
             on_common: mix.factor(),
-            beta1: adam.beta1,
-            beta2: adam.beta2,
-            rest1: adam.rest1,
-            rest2: adam.rest2,
-            root: adam.root,
-            eps: adam.eps,
+            adam: *adam,
         };
         let written = [gradient, moments.m, moments.v];
         let [g, m, v] = [part.rows(gradient)?, part.rows(moments.m)?, part.rows(moments.v)?];

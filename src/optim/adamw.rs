@@ -51,14 +51,7 @@ impl OptimizerConfig {
 crate::params! {
     struct AdamwParams {
         octs: u32,
-        lr: f32,
-        beta1: f32,
-        beta2: f32,
-        rest1: f32,
-        rest2: f32,
-        root: f32,
-        eps: f32,
-        decay: f32,
+        adam: AdamFactors,
     }
 }
 
@@ -126,25 +119,14 @@ impl AdamGroup {
     /// # Errors
     /// [`crate::Error::Device`].
     pub fn step(&self, adam: &OptimizerConfig, t: u64, lr: f32, clip: &Tensor) -> Result<()> {
-        let f = adam.factors(t, lr, self.group != Group::NoDecay);
+        let factors = adam.factors(t, lr, self.group != Group::NoDecay);
         let gpu = self.values.gpu();
         // Groups are padded to the offset alignment, which is a multiple of 32 bytes, and so are all chunks.
         for range in Parts::new("adamw", self.values.numel()).sliced(gpu, &[1]).ranges()? {
             let octs = range.len() / 8;
-            let params = AdamwParams {
-                octs: octs as u32,
-                lr: f.lr,
-                beta1: f.beta1,
-                beta2: f.beta2,
-                rest1: f.rest1,
-                rest2: f.rest2,
-                root: f.root,
-                eps: f.eps,
-                decay: f.decay,
-            };
             stretch::launch(gpu, &ADAMW.vec4, octs)
                 .instead_where(loads::as_u64, &ADAMW.u64)
-                .params(&params)
+                .params(&AdamwParams { octs: octs as u32, adam: factors })
                 .write("weight", &self.values.slice(range.clone())?)
                 .read("gradient", &self.gradients.slice(range.clone())?)
                 .write("mean", &self.m.slice(range.clone())?)

@@ -20,14 +20,7 @@ crate::params! {
         clip_at: u32,
         on_full: f32,
         on_common: f32,
-        lr: f32,
-        beta1: f32,
-        beta2: f32,
-        rest1: f32,
-        rest2: f32,
-        root: f32,
-        eps: f32,
-        decay: f32,
+        adam: AdamFactors,
     }
 }
 
@@ -120,14 +113,7 @@ pub(crate) fn adam(
             clip_at: (right.numel() / 8 - 1) as u32,
             on_full: mix.full,
             on_common: mix.factor(),
-            lr: adam.lr,
-            beta1: adam.beta1,
-            beta2: adam.beta2,
-            rest1: adam.rest1,
-            rest2: adam.rest2,
-            root: adam.root,
-            eps: adam.eps,
-            decay: adam.decay,
+            adam: *adam,
         };
         let kernel = if partial.is_some() { &SPECTRAL_ADAM_ROWS } else { &SPECTRAL_ADAM_FOLLOW_ROWS };
         let mut launch = block
