@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
 
 use crate::common::checkpoints::{
     Names, SIZES, Sizes, Stored, check, model, open, read_all, weights, with_header, write, write_shards,
@@ -264,47 +263,4 @@ fn a_checkpoint_larger_than_the_memory_is_read_a_matrix_at_a_time() {
     let peak: usize = peak.trim().trim_end_matches(" kB").parse().unwrap();
     // Of all tests of this process and of the devices that they share; read as a whole, the file alone would be 36 GB.
     assert!(peak < 12_000_000, "{peak} kB");
-}
-
-/// `cargo test --release --test it checkpoint_experts:: -- --ignored --nocapture`: speed of reading one layer of
-/// Qwen1.5-MoE-A2.7B's shapes, 1.04 GB, from the page cache.
-#[test]
-#[ignore = "a measurement; writes 1 GB"]
-fn speed() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("x.safetensors");
-    crate::common::checkpoints::write_large(&path);
-    let checkpoint = open(&path);
-    let layer = &checkpoint.layers()[0];
-    let mut all = vec![0.0; layer.experts * layer.numel()];
-    let gigabytes = checkpoint.bytes() as f64 / 1e9;
-    for round in 0..5 {
-        let start = Instant::now();
-        std::process::Command::new("sh").args(["-c", "cat \"$0\" > /dev/null"]).arg(&path).status().unwrap();
-        let cat = start.elapsed().as_secs_f64();
-        let start = Instant::now();
-        std::process::Command::new("sh").args(["-c", "cat \"$0\" | cat > /dev/null"]).arg(&path).status().unwrap();
-        let pipe = start.elapsed().as_secs_f64();
-        let start = Instant::now();
-        for matrix in ExpertMatrix::ALL {
-            checkpoint.read(layer, matrix, 0..layer.experts, &mut all).unwrap();
-        }
-        let stack = start.elapsed().as_secs_f64();
-        let start = Instant::now();
-        for matrix in ExpertMatrix::ALL {
-            for e in 0..layer.experts {
-                let out = &mut all[..layer.numel()];
-                checkpoint.read(layer, matrix, e..e + 1, out).unwrap();
-            }
-        }
-        let single = start.elapsed().as_secs_f64();
-        let rate = |seconds: f64| gigabytes / seconds;
-        println!(
-            "round {round}: cat {:.2} GB/s, cat | cat {:.2} GB/s, by layer {:.2} GB/s, by matrix {:.2} GB/s",
-            rate(cat),
-            rate(pipe),
-            rate(stack),
-            rate(single)
-        );
-    }
 }

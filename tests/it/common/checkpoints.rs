@@ -1,8 +1,6 @@
 //! Small checkpoints with the names of known families, written byte by byte.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
@@ -234,40 +232,6 @@ pub fn write_shards(dir: &Path, tensors: &[Stored], count: usize) -> PathBuf {
     let index = dir.join("model.safetensors.index.json");
     std::fs::write(&index, json!({ "metadata": { "total_size": 0 }, "weight_map": map }).to_string()).unwrap();
     index
-}
-
-/// Writes one layer of Qwen1.5-MoE-A2.7B in bf16 (60 experts, 2048 x 1408, 1.04 GB), with random weights of deviation about
-/// 0.02, without holding it in memory.
-pub fn write_large(path: &Path) {
-    let (experts, d, f) = (60, 2048, 1408);
-    let mut header = Map::new();
-    let mut at = 0;
-    let mut add = |name: String, shape: [usize; 2]| {
-        let end = at + 2 * shape[0] * shape[1];
-        let entry = json!({ "dtype": "BF16", "shape": shape, "data_offsets": [at, end] });
-        header.insert(format!("model.layers.0.mlp.{name}.weight"), entry);
-        at = end;
-    };
-    for e in 0..experts {
-        add(format!("experts.{e}.gate_proj"), [f, d]);
-        add(format!("experts.{e}.up_proj"), [f, d]);
-        add(format!("experts.{e}.down_proj"), [d, f]);
-    }
-    add("gate".into(), [experts, d]);
-    let text = Value::Object(header).to_string();
-    let mut file = BufWriter::with_capacity(1 << 20, File::create(path).unwrap());
-    file.write_all(&(text.len() as u64).to_le_bytes()).unwrap();
-    file.write_all(text.as_bytes()).unwrap();
-    let mut state = 0x9E37_79B9_7F4A_7C15u64;
-    for _ in 0..at / 2 {
-        // xorshift64; the sum of two uniform numbers is near enough to a normal one.
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        let [a, b] = [state as u32, (state >> 32) as u32].map(|x| x as f32 / u32::MAX as f32);
-        file.write_all(&bf16::from_f32((a + b - 1.0) * 0.05).to_le_bytes()).unwrap();
-    }
-    file.flush().unwrap();
 }
 
 /// Opens a good checkpoint.
