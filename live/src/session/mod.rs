@@ -5,10 +5,11 @@ pub mod look;
 mod mixture;
 mod pace;
 pub mod recovery;
+mod state;
 pub mod trial;
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use sdmoe::gpu::{Budget, Compiling};
@@ -18,11 +19,12 @@ use sdmoe::nn::sample::Sampling;
 use sdmoe::{Batch, ErrorKind, Gpu, Trainer};
 use web_time::Instant;
 
-use self::look::{Look, Readings, look};
+use self::look::{Readings, look};
 use self::mixture::Mixture;
 use self::pace::{Looking, Rate};
 use self::recovery::{Kept, Recovery, Reopen};
-use self::trial::{Expert, Kind, Outcome, try_out};
+pub use self::state::{Looks, Sample, Shared, State, Status};
+use self::trial::{Expert, Kind, try_out};
 use crate::platform;
 use crate::settings::{SEQ, Settings};
 use crate::texts::Source;
@@ -55,119 +57,6 @@ pub enum Command {
     Stop,
 }
 
-/// Where a session is.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Status {
-    /// Kernels are compiled: so many of those asked for so far.
-    Compiling(u64, u64),
-    /// Training.
-    Running,
-    /// Standing still.
-    Paused,
-    /// The device is lost, and another is being opened.
-    Lost,
-    /// It cannot go on.
-    Failed(String),
-}
-
-/// Both models at one step.
-#[derive(Debug)]
-pub struct Looks {
-    /// The step.
-    pub step: u64,
-    /// With decoupling, and without.
-    pub of: [Look; 2],
-}
-
-/// A text that a model wrote.
-#[derive(Clone, Debug)]
-pub struct Sample {
-    /// The step.
-    pub step: u64,
-    /// The prompt.
-    pub prompt: Vec<u8>,
-    /// The continuations, with decoupling and without.
-    pub text: [Vec<u8>; 2],
-}
-
-/// The figures that the window draws.
-#[derive(Debug)]
-pub struct State {
-    /// The run, counted from 0: each restart begins another.
-    pub number: u64,
-    /// Where the session is.
-    pub status: Status,
-    /// The settings of this run.
-    pub settings: Settings,
-    /// The texts of this run.
-    pub readings: Arc<Readings>,
-    /// Loss by step, from step 1, with decoupling and without.
-    pub losses: [Vec<f32>; 2],
-    /// The looks so far, oldest first.
-    pub looks: Vec<Arc<Looks>>,
-    /// The steps at which bases were refreshed are multiples of this.
-    pub refresh_every: u64,
-    /// Texts so far.
-    pub samples: Vec<Sample>,
-    /// The results of the last trials, newest last.
-    pub outcomes: Vec<Outcome>,
-    /// The error of the last trial, if it had one.
-    pub message: String,
-    /// The last loss of the device in this run, in a sentence; empty without one.
-    pub notice: String,
-    /// Tokens of both models a second, over the last second.
-    pub tokens_per_second: f64,
-    /// Share of the time in which the device worked on the models.
-    pub busy: f64,
-    /// Seconds from the start of the session to the first loss.
-    pub first_loss: Option<f64>,
-}
-
-impl State {
-    fn new(settings: &Settings, sources: &[Source]) -> Self {
-        Self {
-            number: 0,
-            status: Status::Compiling(0, 0),
-            readings: Arc::new(Readings::new(sources)),
-            settings: settings.clone(),
-            losses: [Vec::new(), Vec::new()],
-            looks: Vec::new(),
-            refresh_every: settings.run(true).spectral.refresh_every,
-            samples: Vec::new(),
-            outcomes: Vec::new(),
-            message: String::new(),
-            notice: String::new(),
-            tokens_per_second: 0.0,
-            busy: 0.0,
-            first_loss: None,
-        }
-    }
-
-    /// Steps that both models have done.
-    pub fn steps(&self) -> u64 {
-        self.losses.iter().map(Vec::len).min().unwrap_or(0) as u64
-    }
-
-    /// Forgets what was found behind `step`, and the look there, which is taken again.
-    fn back_to(&mut self, step: u64) {
-        self.losses.iter_mut().for_each(|losses| losses.truncate(step as usize));
-        self.looks.retain(|looks| looks.step < step);
-        self.samples.retain(|sample| sample.step < step);
-        self.outcomes.retain(|outcome| outcome.step <= step);
-    }
-}
-
-/// The state, shared between session and window.
-#[derive(Clone, Debug)]
-pub struct Shared(Arc<Mutex<State>>);
-
-impl Shared {
-    /// The state; nobody holds it for long.
-    pub fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-}
-
 /// A session's handle in the window.
 pub struct Handle {
     /// Its findings.
@@ -189,8 +78,7 @@ pub fn session(
     sources: Vec<Source>,
     news: impl Fn() + 'static + Send,
 ) -> (Handle, Session) {
-    let state = State::new(&settings, &sources);
-    let shared = Shared(Arc::new(Mutex::new(state)));
+    let shared = Shared::new(State::new(&settings, &sources));
     let (sender, commands) = channel();
     let handle = Handle { state: shared.clone(), commands: sender };
     let session = Session {
@@ -583,82 +471,5 @@ mod tests {
         };
         let plain = plain.lock();
         assert_eq!([&plain.losses[0][..], &plain.losses[1][..]], [&on[..2], &off[..2]]);
-    }
-
-    fn open() -> Gpu {
-        pollster::block_on(Gpu::open(&sdmoe::GpuOptions::default())).unwrap()
-    }
-
-    #[test]
-    fn a_session_goes_on_after_a_lost_device_as_if_nothing_had_been() {
-        /// Steps after which the device is destroyed, behind the first snapshot, and those of the run.
-        const ACCIDENTS: [usize; 2] = [3, 12];
-        const STEPS: u64 = 13;
-        let run = |accidents: &'static [usize]| {
-            let sources = texts::inside();
-            let devices = Arc::new(Mutex::new(vec![open()]));
-            let state = Arc::new(std::sync::OnceLock::<Shared>::new());
-            let (of_news, seen) = (devices.clone(), state.clone());
-            let due = Mutex::new(accidents.to_vec());
-            let news = move || {
-                let Some(state) = seen.get() else { return };
-                let mut due = due.lock().unwrap();
-                if due.first().is_some_and(|&step| state.lock().steps() == step as u64) {
-                    due.remove(0);
-                    of_news.lock().unwrap().last().unwrap().device().destroy();
-                }
-            };
-            let gpu = devices.lock().unwrap()[0].clone();
-            let (handle, session) = session(gpu, Settings::default(), sources.clone(), news);
-            state.set(handle.state.clone()).unwrap();
-            let opened = devices.clone();
-            let session = session.limited_to(STEPS).reopening(Box::new(move || {
-                let gpu = open();
-                opened.lock().unwrap().push(gpu.clone());
-                Ok(gpu)
-            }));
-            pollster::block_on(session.run(sources));
-            let count = devices.lock().unwrap().len();
-            (handle.state, count)
-        };
-        let ((plain, one), (state, three)) = (run(&[]), run(&ACCIDENTS));
-        let (plain, state) = (plain.lock(), state.lock());
-        assert_eq!((one, three), (1, 3));
-        assert_eq!(state.status, Status::Running);
-        assert_eq!((plain.steps(), &plain.losses), (STEPS, &state.losses));
-        assert_eq!(plain.notice, "");
-        assert_eq!(state.notice, "The device was lost at step 12; training went on from step 10 on a fresh one.");
-        // In order, each once.
-        assert!(state.looks.windows(2).all(|two| two[0].step < two[1].step));
-        assert_eq!(state.looks.last().unwrap().step, STEPS);
-    }
-
-    #[test]
-    fn a_session_whose_device_cannot_be_had_again_says_so_and_ends() {
-        let run = |reopen: Option<recovery::Reopen>| {
-            let gpu = open();
-            gpu.device().destroy();
-            let sources = texts::inside();
-            let (handle, session) = session(gpu, Settings::default(), sources.clone(), || ());
-            let session = match reopen {
-                Some(reopen) => session.reopening(reopen),
-                None => session,
-            };
-            // It waits for another wish when it has failed.
-            handle.send(Command::Stop);
-            pollster::block_on(session.limited_to(2).run(sources));
-            let Status::Failed(message) = handle.state.lock().status.clone() else { panic!("expected a failure") };
-            assert!(message.starts_with("GPU device lost: "), "{message}");
-            message
-        };
-        assert!(!run(None).contains(';'));
-        let refused = run(Some(Box::new(|| Err("the driver is away".to_owned()))));
-        assert!(refused.ends_with("; opening another failed twice: the driver is away"), "{refused}");
-        let gone = run(Some(Box::new(|| {
-            let gpu = open();
-            gpu.device().destroy();
-            Ok(gpu)
-        })));
-        assert!(gone.ends_with("; it was lost 3 times, and training came no further than step 0"), "{gone}");
     }
 }

@@ -108,7 +108,12 @@ impl Recovery {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex, OnceLock};
+
     use super::*;
+    use crate::session::{Command, Shared, Status, session};
+    use crate::settings::Settings;
+    use crate::texts;
 
     #[test]
     fn losses_are_borne_while_training_gets_further() {
@@ -123,7 +128,7 @@ mod tests {
     #[test]
     fn an_opening_is_tried_twice() {
         let mut recovery = Recovery::default();
-        let mut tried = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let mut tried = Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let count = tried.clone();
         let mut reopen: Reopen = Box::new(move || {
             count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -134,6 +139,83 @@ mod tests {
         // Soon after that once is enough.
         assert!(pollster::block_on(recovery.open(&mut reopen)).is_err());
         drop(reopen);
-        assert_eq!(std::sync::Arc::get_mut(&mut tried).map(|n| *n.get_mut()), Some(3));
+        assert_eq!(Arc::get_mut(&mut tried).map(|n| *n.get_mut()), Some(3));
+    }
+
+    fn open() -> Gpu {
+        pollster::block_on(Gpu::open(&sdmoe::GpuOptions::default())).unwrap()
+    }
+
+    #[test]
+    fn a_session_goes_on_after_a_lost_device_as_if_nothing_had_been() {
+        /// Steps after which the device is destroyed, behind the first snapshot, and those of the run.
+        const ACCIDENTS: [usize; 2] = [3, 12];
+        const STEPS: u64 = 13;
+        let run = |accidents: &'static [usize]| {
+            let sources = texts::inside();
+            let devices = Arc::new(Mutex::new(vec![open()]));
+            let state = Arc::new(OnceLock::<Shared>::new());
+            let (of_news, seen) = (devices.clone(), state.clone());
+            let due = Mutex::new(accidents.to_vec());
+            let news = move || {
+                let Some(state) = seen.get() else { return };
+                let mut due = due.lock().unwrap();
+                if due.first().is_some_and(|&step| state.lock().steps() == step as u64) {
+                    due.remove(0);
+                    of_news.lock().unwrap().last().unwrap().device().destroy();
+                }
+            };
+            let gpu = devices.lock().unwrap()[0].clone();
+            let (handle, session) = session(gpu, Settings::default(), sources.clone(), news);
+            state.set(handle.state.clone()).unwrap();
+            let opened = devices.clone();
+            let session = session.limited_to(STEPS).reopening(Box::new(move || {
+                let gpu = open();
+                opened.lock().unwrap().push(gpu.clone());
+                Ok(gpu)
+            }));
+            pollster::block_on(session.run(sources));
+            let count = devices.lock().unwrap().len();
+            (handle.state, count)
+        };
+        let ((plain, one), (state, three)) = (run(&[]), run(&ACCIDENTS));
+        let (plain, state) = (plain.lock(), state.lock());
+        assert_eq!((one, three), (1, 3));
+        assert_eq!(state.status, Status::Running);
+        assert_eq!((plain.steps(), &plain.losses), (STEPS, &state.losses));
+        assert_eq!(plain.notice, "");
+        assert_eq!(state.notice, "The device was lost at step 12; training went on from step 10 on a fresh one.");
+        // In order, each once.
+        assert!(state.looks.windows(2).all(|two| two[0].step < two[1].step));
+        assert_eq!(state.looks.last().unwrap().step, STEPS);
+    }
+
+    #[test]
+    fn a_session_whose_device_cannot_be_had_again_says_so_and_ends() {
+        let run = |reopen: Option<Reopen>| {
+            let gpu = open();
+            gpu.device().destroy();
+            let sources = texts::inside();
+            let (handle, session) = session(gpu, Settings::default(), sources.clone(), || ());
+            let session = match reopen {
+                Some(reopen) => session.reopening(reopen),
+                None => session,
+            };
+            // It waits for another wish when it has failed.
+            handle.send(Command::Stop);
+            pollster::block_on(session.limited_to(2).run(sources));
+            let Status::Failed(message) = handle.state.lock().status.clone() else { panic!("expected a failure") };
+            assert!(message.starts_with("GPU device lost: "), "{message}");
+            message
+        };
+        assert!(!run(None).contains(';'));
+        let refused = run(Some(Box::new(|| Err("the driver is away".to_owned()))));
+        assert!(refused.ends_with("; opening another failed twice: the driver is away"), "{refused}");
+        let gone = run(Some(Box::new(|| {
+            let gpu = open();
+            gpu.device().destroy();
+            Ok(gpu)
+        })));
+        assert!(gone.ends_with("; it was lost 3 times, and training came no further than step 0"), "{gone}");
     }
 }
