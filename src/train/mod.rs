@@ -6,11 +6,6 @@
 //! a device is found before one is opened.
 
 #[cfg(feature = "files")]
-use crate::data::Corpus;
-#[cfg(feature = "files")]
-use crate::data::text_tokenizer::TextTokenizer;
-
-#[cfg(feature = "files")]
 mod accepts;
 #[cfg(feature = "files")]
 mod bar;
@@ -37,6 +32,8 @@ pub mod metrics_file;
 mod on_disk;
 pub mod perplexity;
 #[cfg(feature = "files")]
+mod plan;
+#[cfg(feature = "files")]
 pub mod pretrained;
 #[cfg(feature = "files")]
 pub mod progress;
@@ -59,52 +56,7 @@ pub mod upcycle;
 pub mod warnings;
 
 #[cfg(feature = "files")]
-use config::RunConfig;
-#[cfg(feature = "files")]
-use pretrained::Pretrained;
-#[cfg(feature = "files")]
-use run_folder::RunFolder;
-#[cfg(feature = "files")]
-use saved::SavedRun;
-#[cfg(feature = "files")]
-use summary::Summary;
-
-/// A run, checked and ready to start.
-#[cfg(feature = "files")]
-#[derive(Debug)]
-pub struct Plan {
-    /// The settings.
-    pub config: RunConfig,
-    /// The data.
-    pub corpus: Corpus,
-    /// The meaning of its tokens.
-    pub tokenizer: TextTokenizer,
-    /// Where the run is kept; nothing is written before [`RunFolder::begin`].
-    pub folder: RunFolder,
-    /// Where to go on, for a run that is resumed.
-    pub resume: Option<SavedRun>,
-    /// The model to begin with, for a new run of one that is there.
-    pub from: Option<Pretrained>,
-}
-
-/// How a run ended.
-#[cfg(feature = "files")]
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum Outcome {
-    /// All steps are done.
-    Finished {
-        /// The final figures, as in `summary.json`.
-        summary: Summary,
-        /// Text that the model generated.
-        sample: String,
-    },
-    /// It was asked to stop, and wrote a checkpoint after `step`.
-    Interrupted {
-        /// The last step done.
-        step: u64,
-    },
-}
+pub use self::plan::{Outcome, Plan};
 
 /// Cross-entropy over a text.
 #[derive(Clone, Copy, Debug, PartialEq)]
