@@ -1,4 +1,4 @@
-//! What lies where a file of tensors was expected, in words: told by what the file system says, by a file's first bytes, or
+//! Words for the thing that lies where a file of tensors was expected: told by the file system, by the first bytes of a file, or
 //! by its name. Nothing here waits for a pipe or reads a device.
 
 use std::fs::{self, Metadata};

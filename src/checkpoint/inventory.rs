@@ -1,4 +1,4 @@
-//! What experts a checkpoint holds: tensors by their names and shapes, sorted into layers and checked against each other.
+//! The experts that a checkpoint holds: tensors by their names and shapes, sorted into layers and checked against each other.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;

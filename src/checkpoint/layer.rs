@@ -1,4 +1,4 @@
-//! What is known of a checkpoint's layers before a matrix is read: sizes, and where in which file everything lies.
+//! The layers of a checkpoint as they are known before a matrix is read: their sizes, and where in which file everything lies.
 
 use super::names::shown;
 use crate::nn::config::ExpertMatrix;

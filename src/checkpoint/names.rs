@@ -1,4 +1,4 @@
-//! What a tensor is, told by its name alone.
+//! The kind of a tensor, told by its name alone.
 //!
 //! `N` is a layer, `I` an expert, both plain decimal numbers. What stands before `layers.` (`model.`,
 //! `model.language_model.`, `mtp.`, nothing) is the name of a stack of layers: those of different stacks are different

@@ -91,7 +91,7 @@ pub(super) struct InFlight {
     pub(super) first_run: bool,
 }
 
-/// What there is to wait for before the next piece can go.
+/// The event to wait for before the next piece can go.
 pub(super) enum Next {
     /// Nothing is held back.
     Nothing,

@@ -67,7 +67,7 @@ fn error(kernel: &Kernel, message: String) -> Error {
 pub(super) struct Source {
     pub(super) module: naga::Module,
     info: naga::valid::ModuleInfo,
-    /// What a browser is given: it takes WGSL alone, and naga cannot write every module back.
+    /// The text for a browser, which takes WGSL alone; naga cannot write every module back.
     #[cfg(target_arch = "wasm32")]
     pub(super) text: String,
 }

@@ -41,7 +41,7 @@ pub(crate) struct Resolved {
     pub(crate) shape: usize,
 }
 
-/// What was measured on a device.
+/// The measurements of a device.
 #[derive(Debug, Default)]
 pub(crate) struct Known {
     /// None where nothing was.
@@ -100,7 +100,7 @@ impl Shapes {
         ((packed >> 32) as usize).checked_sub(1).map(|index| (index, packed as u32 as usize))
     }
 
-    /// What was measured.
+    /// The measurements.
     pub(crate) fn known(&self) -> Arc<Known> {
         lock(&self.known).clone()
     }

@@ -23,7 +23,7 @@ struct File {
     product: Vec<Measured>,
 }
 
-/// What was measured on this adapter, if there is a file in `folder` that holds for it.
+/// The measurements of this adapter, if there is a file in `folder` that holds for it.
 pub(super) fn measured(folder: &Path, report: &AdapterReport) -> Option<Vec<Measured>> {
     let path = place(folder, report);
     read(&path, report).unwrap_or_else(|reason| {

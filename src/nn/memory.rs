@@ -34,7 +34,7 @@ impl WeightType {
     }
 }
 
-/// What a model's weights are on a device for.
+/// The use of a model's weights on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// Generation and evaluation, with matrices in these types.

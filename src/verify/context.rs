@@ -247,7 +247,7 @@ pub(super) enum Needs {
     MatrixUnits,
 }
 
-/// What a case finds, once it has waited for the device.
+/// The findings of a case, once it has waited for the device.
 pub(super) type Finding<'a> = Pin<Box<dyn Future<Output = Result<Findings>> + 'a>>;
 
 /// The work of a case, which may go to another thread before it begins.

@@ -93,7 +93,7 @@ pub(super) fn why(case: &CaseReport) -> Option<String> {
     }
 }
 
-/// What became of a case on the reference that failed on either.
+/// The outcome on the reference of a case that failed there or here.
 pub fn beside(case: &CaseReport) -> Option<String> {
     let there = &case.reference.as_ref()?.outcome;
     let fails = |outcome: &Outcome| matches!(outcome, Outcome::Failed { .. } | Outcome::KnownFailure { .. });
