@@ -1,8 +1,8 @@
 //! What a program relies on that trains beside other work: handles that threads share, memory that comes back, runs that do
 //! not disturb each other, and a state that outlives its device.
 
-use crate::common::own_gpu as gpu;
 use crate::common::training::{config, micro_batches, snapshot, train, trainer};
+use crate::common::{lent_gpu as gpu, own_gpu};
 use pollster::block_on;
 use sdmoe::gpu::{GpuOptions, MissingPart, OPTIONAL_FEATURES, device_descriptor};
 use sdmoe::train::config::RunConfig;
@@ -76,10 +76,11 @@ fn a_snapshot_goes_on_bit_for_bit_when_its_device_is_gone() {
         config.spectral.enabled = decoupled;
         config.spectral.refresh_every = 3;
         config.model.moe.balance_bias = 0.01;
-        let mut whole = trainer(&gpu(), &config);
+        let gpu = gpu();
+        let mut whole = trainer(&gpu, &config);
         train(&mut whole, 8);
 
-        let lost = gpu();
+        let lost = own_gpu();
         let mut first = trainer(&lost, &config);
         train(&mut first, 4);
         let kept = block_on(first.snapshot()).unwrap();
@@ -89,7 +90,7 @@ fn a_snapshot_goes_on_bit_for_bit_when_its_device_is_gone() {
 
         let text = serde_json::to_string(&kept).unwrap();
         let kept: Snapshot = serde_json::from_str(&text).unwrap();
-        let mut second = Trainer::from_snapshot(&gpu(), &kept).unwrap();
+        let mut second = Trainer::from_snapshot(&gpu, &kept).unwrap();
         assert_eq!(second.step_number(), 4);
         train(&mut second, 4);
         assert!(snapshot(&second) == snapshot(&whole), "decoupled: {decoupled}");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::common::training::{config, micro_batches, snapshot, train, trainer};
-use crate::common::{own_gpu as gpu, with_features};
+use crate::common::{lent_gpu as gpu, with_features};
 use pollster::block_on;
 use sdmoe::gpu::{Budget, Gpu, OPTIONAL_FEATURES};
 use sdmoe::{RunConfig, Tensor};

@@ -1,8 +1,8 @@
 //! Where a training step's memory is: counted by hand, near what is needed, less with recomputation and still the same
 //! bits, and in inference independent of the depth.
 
-use crate::common::own_gpu as gpu;
 use crate::common::training::{config, micro_batches, snapshot, train, trainer};
+use crate::common::{lent_gpu, own_gpu};
 use sdmoe::data::Batch;
 use sdmoe::low_level::kernels::grouped::{Groups, tile_rows};
 use sdmoe::nn::config::{GradientForm, Preset, SharedGate};
@@ -17,7 +17,7 @@ const BOTH: [Recompute; 2] = [Recompute::None, Recompute::Experts];
 
 /// Memory after the first step on a device of its own.
 fn report(config: &RunConfig) -> MemoryReport {
-    let gpu = gpu();
+    let gpu = own_gpu();
     let mut trainer = trainer(&gpu, config);
     assert_eq!(trainer.memory().unwrap().activations, 0);
     train(&mut trainer, 1);
@@ -26,7 +26,7 @@ fn report(config: &RunConfig) -> MemoryReport {
 
 #[test]
 fn a_model_for_inference_takes_its_weights_and_little_more_and_cannot_be_trained() {
-    let gpu = gpu();
+    let gpu = lent_gpu();
     let config = RunConfig::preset(Preset::Tiny);
     let before = gpu.counters().bytes_allocated;
     let model = Model::for_inference(&gpu, &config.model).unwrap();
@@ -54,7 +54,7 @@ fn the_kinds_agree_with_a_count_by_hand() {
     config.train.seq = 32;
     config.spectral.rank = rank;
     config.spectral.oversampling = 8;
-    let rows = Groups::capacity(tokens * top_k, experts, tile_rows(&gpu()));
+    let rows = Groups::capacity(tokens * top_k, experts, tile_rows(&lent_gpu()));
 
     let routed = 3 * experts * d * f;
     let plain = vocab * d + d + layers * (2 * d + 2 * d * q + 2 * d * kv + d * experts + 3 * d * shared);
@@ -104,7 +104,7 @@ fn the_peak_of_the_small_preset_is_near_what_is_needed_and_recomputing_saves_two
 
 #[test]
 fn recomputing_changes_no_bit() {
-    let gpu = gpu();
+    let gpu = lent_gpu();
     for form in [GradientForm::Direct, GradientForm::TokenSpace] {
         for (accumulate, gate) in [(1, SharedGate::None), (2, SharedGate::Sigmoid)] {
             let [kept, again] = BOTH.map(|recompute| {
@@ -128,7 +128,7 @@ fn recomputing_changes_no_bit() {
 
 #[test]
 fn recomputing_creates_nothing_from_the_fourth_step_on() {
-    let gpu = gpu();
+    let gpu = lent_gpu();
     for accumulate in [1, 2] {
         let mut config = config();
         config.train.recompute = Recompute::Experts;
@@ -151,7 +151,7 @@ fn recomputing_creates_nothing_from_the_fourth_step_on() {
 #[test]
 fn inference_takes_no_more_memory_for_more_layers() {
     let [few, many] = [2, 7].map(|layers| {
-        let gpu = gpu();
+        let gpu = own_gpu();
         let mut config = config().model;
         config.layers = layers;
         let model = Model::new(&gpu, &config).unwrap();

@@ -1,7 +1,7 @@
 //! Training in mixed precision: the loss scale, the loss curve beside f32's, repeats, resumes, and nothing allocated.
 
 use crate::common::training::{config, micro_batches, snapshot, train, trainer};
-use crate::common::{own_gpu as gpu, own_tiers as tiers, with_features};
+use crate::common::{lent_gpu as gpu, tiers, with_features};
 use pollster::block_on;
 use sdmoe::gpu::{Counters, Gpu};
 use sdmoe::nn::config::{GradientForm, Precision, SharedGate};

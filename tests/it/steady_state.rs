@@ -1,9 +1,9 @@
 //! After the first steps a training step allocates nothing, binds nothing new, compiles nothing and never lets the device
 //! run dry; and repeated runs give the same bits.
 
-use crate::common::own_gpu as gpu;
+use crate::common::lent_gpu as gpu;
 use crate::common::training::{config, micro_batches, snapshot, train, trainer};
-use sdmoe::gpu::{Counters, GpuOptions};
+use sdmoe::gpu::{Counters, Gpu, GpuOptions};
 use sdmoe::nn::config::GradientForm;
 use sdmoe::optim::Rule;
 
@@ -76,7 +76,7 @@ fn slices_of_small_bindings_train_like_whole_tensors() {
     // Rows of 256 logits that go with single numbers start aligned once in alignment / 4 rows, which must fit a binding.
     let limit = (32 << 10).max(whole.offset_alignment() * 256);
     let split = crate::common::open(&GpuOptions::default().max_binding_bytes(limit));
-    let losses = |gpu| {
+    let losses = |gpu: &Gpu| {
         let mut trainer = trainer(gpu, &config());
         train(&mut trainer, 8).iter().map(|r| r.loss).collect::<Vec<_>>()
     };

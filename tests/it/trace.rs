@@ -1,6 +1,6 @@
 //! A forward pass with its intermediate results by name.
 
-use crate::common::{download, own_gpu};
+use crate::common::{download, lent_gpu};
 use sdmoe::autograd::Tape;
 use sdmoe::nn::config::{Preset, SharedGate};
 use sdmoe::nn::model::Model;
@@ -10,7 +10,7 @@ use sdmoe::tensor::Tensor;
 
 #[test]
 fn every_layer_is_there_by_its_number_and_adds_up_to_what_the_model_computes() {
-    let gpu = own_gpu();
+    let gpu = lent_gpu();
     let mut config = Preset::Tiny.model();
     (config.layers, config.dense_layers, config.d_dense) = (3, vec![0], 48);
     (config.moe.d_shared, config.moe.shared_gate) = (40, SharedGate::Sigmoid);

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use crate::common::own_gpu as gpu;
 use crate::common::training::{config, micro_batches, snapshot, train, trainer};
+use crate::common::{lent_gpu, own_gpu as gpu};
 use pollster::block_on;
 use sdmoe::Tensor;
 use sdmoe::gpu::{Budget, Gpu, Polling};
@@ -90,7 +90,7 @@ fn where_nobody_polls_a_future_waits_a_little_at_a_time_and_has_itself_polled_ag
 
 #[test]
 fn a_thread_polls_until_its_guard_is_dropped() {
-    let gpu = gpu();
+    let gpu = lent_gpu();
     let x = tensor(&gpu);
     for budget in [None, Some(Budget::new(Duration::from_millis(4)).share(0.5))] {
         gpu.set_budget(budget);
@@ -106,7 +106,8 @@ fn a_thread_polls_until_its_guard_is_dropped() {
 fn a_step_says_how_far_its_kernels_are_and_gives_the_same_bits() {
     let settings = config();
     let plain = {
-        let mut trainer = trainer(&gpu(), &settings);
+        let gpu = lent_gpu();
+        let mut trainer = trainer(&gpu, &settings);
         train(&mut trainer, 3);
         snapshot(&trainer)
     };

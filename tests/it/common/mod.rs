@@ -8,6 +8,7 @@ pub mod plant;
 pub mod training;
 
 use std::io::Write;
+use std::ops::Deref;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use sdmoe::autograd::Array;
@@ -15,14 +16,44 @@ use sdmoe::gpu::{Gpu, GpuOptions, Tier};
 use sdmoe::tensor::Tensor;
 
 /// The device of the tests, in the adapter's own tier, or the one that the variable SDMOE_TIER asks for. Tests share it, so that
-/// each kernel is compiled once: who counts, times or breaks something takes [`own_gpu`].
+/// each kernel is compiled once: who counts, times or breaks something takes [`lent_gpu`] or [`own_gpu`].
 pub fn gpu() -> Gpu {
     shared(wanted_tier())
 }
 
-/// As [`gpu`], a device that no other test uses.
+/// As [`gpu`], a device that no other test uses, has used or will use: for who breaks it, or counts from its opening on.
 pub fn own_gpu() -> Gpu {
     open(&GpuOptions::default().tier(wanted_tier()))
+}
+
+/// As [`gpu`], a device that no other test uses at the time, with the kernels that those before have compiled: a driver takes seconds for
+/// those of a training step, even where their machine code is in its cache.
+pub fn lent_gpu() -> Lent {
+    let free = FREE.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    Lent(free.unwrap_or_else(own_gpu))
+}
+
+static FREE: Mutex<Vec<Gpu>> = Mutex::new(Vec::new());
+
+/// A device until this is dropped; the next who takes it finds it without a budget and with an empty pool.
+pub struct Lent(Gpu);
+
+impl Deref for Lent {
+    type Target = Gpu;
+
+    fn deref(&self) -> &Gpu {
+        &self.0
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.0.set_budget(None);
+        // One on which something failed is good for nothing more.
+        if !std::thread::panicking() && self.0.trim().is_ok() && self.0.check().is_ok() {
+            FREE.lock().unwrap_or_else(PoisonError::into_inner).push(self.0.clone());
+        }
+    }
 }
 
 /// The one device of a tier, or of the adapter's own.

@@ -1,7 +1,7 @@
 //! What is kept from step to step, and what a failed step leaves alone.
 
 use super::rig::Rig;
-use crate::common::own_gpu as gpu;
+use crate::common::lent_gpu as gpu;
 use pollster::block_on;
 use sdmoe::nn::config::SpectralConfig;
 use sdmoe::optim::SpectralInit;
@@ -43,7 +43,8 @@ fn the_state_restores_the_run_bit_for_bit() {
 #[test]
 fn a_gradient_that_is_not_finite_changes_nothing_even_at_a_refresh() {
     let config = with!(SpectralConfig { refresh_every: 1, ..SpectralConfig::default() });
-    let mut rig = Rig::new(&gpu(), [1, 2, 12, 8, 2], config, SpectralInit::Fresh);
+    let gpu = gpu();
+    let mut rig = Rig::new(&gpu, [1, 2, 12, 8, 2], config, SpectralInit::Fresh);
     rig.gradients(1);
     rig.optimizer.step(1, 0.01).unwrap();
     let snapshot = |rig: &Rig| -> Vec<(String, Vec<f32>)> {
