@@ -13,7 +13,7 @@ use super::report::{Figures, Kernel};
 use super::training::memory;
 use crate::error::Result;
 use crate::gpu::{Gpu, Launched};
-use crate::kernels::shapes::described;
+use crate::kernels::cuts::described;
 
 /// The shortest time that one measurement should take: some hundred times the cost of a submission.
 const LEAST: f64 = 0.04;

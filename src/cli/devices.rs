@@ -10,6 +10,9 @@ use super::device::AdapterArgs;
 pub(super) struct Args {
     #[command(flatten)]
     choice: AdapterArgs,
+    /// Try products on the matrix units of the adapter that is taken, through wgpu's experimental cooperative matrices
+    #[arg(long)]
+    matrix_units: bool,
 }
 
 /// Lists the adapters.
@@ -19,7 +22,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let taken = options.adapter.among(&found)?;
     let describe = |adapter: &AdapterReport| {
         let choice = if adapter.index == taken { choice(adapter, &options) } else { "no".to_owned() };
-        describe(adapter, &choice, &matrix_units(adapter, &options))
+        let tried = args.matrix_units && adapter.index == taken;
+        describe(adapter, &choice, &matrix_units(adapter, &options, tried))
     };
     super::print(&found.iter().map(describe).collect::<Vec<_>>().join("\n"))
 }
@@ -41,19 +45,16 @@ fn choice(adapter: &AdapterReport, options: &GpuOptions) -> String {
     format!("yes, {} kernels, bindings of at most {}, matrix units: {units}", tier.name(), size(binding))
 }
 
-/// The matrix units of an adapter, and whether products that are tried on them are right, where its kernels would use them.
-fn matrix_units(adapter: &AdapterReport, options: &GpuOptions) -> String {
+/// The matrix units of an adapter, and with `tried` whether products on them are right.
+fn matrix_units(adapter: &AdapterReport, options: &GpuOptions, tried: bool) -> String {
     let Some(block) = adapter.matrix_block else { return "no".into() };
-    let tier = options.tier.unwrap_or(adapter.tier);
-    if tier != Tier::Gpu {
-        return format!("blocks of {block} x {block}; not tried, the {} kernels do not use them", tier.name());
-    }
-    let index = AdapterChoice::Index(adapter.index);
-    let options = GpuOptions { adapter: index, tier: Some(Tier::Gpu), matrix_units: true, ..GpuOptions::default() };
-    let verdict = match pollster::block_on(Gpu::open(&options)) {
-        Ok(gpu) if gpu.cooperative_matrix() => "products tried: right".to_owned(),
-        Ok(_) => "products tried: wrong, not used".to_owned(),
-        Err(error) => format!("products not tried: {error}"),
+    let adapter = AdapterChoice::Index(adapter.index);
+    let open = || pollster::block_on(Gpu::open(&options.clone().adapter(adapter).matrix_units(true)));
+    let verdict = match tried.then(open) {
+        None => "products not tried (--matrix-units)".to_owned(),
+        Some(Ok(gpu)) if gpu.cooperative_matrix() => "products tried: right".to_owned(),
+        Some(Ok(_)) => "products tried: wrong, not used".to_owned(),
+        Some(Err(error)) => format!("products not tried: {error}"),
     };
     format!("blocks of {block} x {block}; {verdict}")
 }

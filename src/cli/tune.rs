@@ -62,13 +62,15 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let options = args.device.options().matrix_units(args.matrix_units);
     let gpu = pollster::block_on(Gpu::open(&options))?;
     if options.tier.is_none() {
-        super::print(&compared(&families(&options, limit / 4)?, gpu.tier()))?;
+        super::print(&compared(&families(&gpu, &options, limit / 4)?, gpu.tier()))?;
         if gpu.tier() != Tier::Gpu {
             return super::print("they come in one shape: there is nothing else to choose\n");
         }
     }
     let folder = if args.dry_run { None } else { cache_folder() };
+    let mut measured = false;
     let path = tune(&gpu, limit.saturating_sub(began.elapsed()), folder.as_deref(), |Tuned { timings, chosen }| {
+        measured = true;
         if args.all {
             return super::print(&timings.iter().map(line).collect::<String>());
         }
@@ -76,7 +78,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     })?;
     match path {
         Some(path) => super::print(&format!("kept in {}\n", path.display())),
-        None => Ok(()),
+        None if measured => Ok(()),
+        None => super::print(&format!("no product could be measured within {} s\n", args.seconds)),
     }
 }
 

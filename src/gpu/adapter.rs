@@ -172,7 +172,7 @@ impl AdapterReport {
             max_binding_bytes: limits.max_storage_buffer_binding_size,
             max_buffer_bytes: limits.max_buffer_size,
             workgroup_bytes: limits.max_compute_workgroup_storage_size,
-            workgroup_threads: limits.max_compute_invocations_per_workgroup,
+            workgroup_threads: limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x),
             storage_buffers: limits.max_storage_buffers_per_shader_stage,
             tier: Tier::Plain,
             compact: info.device_type == wgpu::DeviceType::Cpu && !compiles_fast(&info.driver, &info.driver_info),
@@ -331,7 +331,11 @@ mod tests {
     ) -> std::result::Result<u32, String> {
         let mut info = wgpu::AdapterInfo::new(wgpu::DeviceType::DiscreteGpu, wgpu::Backend::Vulkan);
         (info.subgroup_min_size, info.subgroup_max_size) = (least, most);
-        let limits = wgpu::Limits { max_compute_invocations_per_workgroup: threads, ..wgpu::Limits::default() };
+        let limits = wgpu::Limits {
+            max_compute_invocations_per_workgroup: threads,
+            max_compute_workgroup_size_x: 1024,
+            ..wgpu::Limits::default()
+        };
         let blocks = [block];
         let report = AdapterReport::new(0, &info, features, &limits, &blocks);
         let found = report.find_matrix_block(features, &blocks);

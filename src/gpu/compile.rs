@@ -140,6 +140,12 @@ impl Pipeline {
         &self.recipe
     }
 
+    /// Whether its kernel uses matrix units.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(super) fn needs_cooperative_matrix(&self) -> bool {
+        self.recipe.kernel.needs_cooperative_matrix()
+    }
+
     /// Whether this is the first time that somebody asks.
     pub(super) fn first_use(&self) -> bool {
         !self.used.swap(true, Ordering::Relaxed)

@@ -140,7 +140,7 @@ impl Failures {
 ///
 /// # Errors
 /// [`Error::Device`].
-pub(super) async fn caught<T>(what: &str, future: impl Future<Output = T>) -> Result<T> {
+pub(crate) async fn caught<T>(what: &str, future: impl Future<Output = T>) -> Result<T> {
     let panicked = |message| Error::Device(format!("{what}: wgpu or the driver panicked: {message}"));
     unwound(future).await.map_err(panicked)
 }

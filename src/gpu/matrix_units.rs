@@ -11,26 +11,55 @@ pub(crate) struct MatrixUnits {
 }
 
 const UNCHECKED: u8 = 0;
-const RIGHT: u8 = 1;
-const WRONG: u8 = 2;
+/// Products are being tried: kernels take them, and nobody is told yet that they do.
+const TRIED: u8 = 1;
+const RIGHT: u8 = 2;
+const WRONG: u8 = 3;
 
 impl MatrixUnits {
     pub(super) fn new(block: Option<u32>) -> Self {
         MatrixUnits { block, state: AtomicU8::new(UNCHECKED) }
     }
 
-    /// Rows and columns of their blocks, where they are used.
+    /// Rows and columns of their blocks, where kernels take them.
     pub(super) fn in_use(&self) -> Option<u32> {
-        self.block.filter(|_| self.state.load(Ordering::Relaxed) == RIGHT)
+        self.block.filter(|_| [TRIED, RIGHT].contains(&self.state.load(Ordering::Relaxed)))
     }
 
-    /// Whether there are some, and nothing is known of their products.
-    pub(crate) fn unchecked(&self) -> bool {
-        self.block.is_some() && self.state.load(Ordering::Relaxed) == UNCHECKED
+    /// Whether they are there and their products right.
+    pub(super) fn right(&self) -> bool {
+        self.block.is_some() && self.state.load(Ordering::Relaxed) == RIGHT
     }
 
-    /// Has them used from now on, or not.
-    pub(crate) fn set(&self, right: bool) {
-        self.state.store(if right { RIGHT } else { WRONG }, Ordering::Relaxed);
+    /// Begins to try products on them; none where there are no units, or they were tried before.
+    pub(crate) fn trial(&self) -> Option<Trial<'_>> {
+        let began = || self.state.compare_exchange(UNCHECKED, TRIED, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        (self.block.is_some() && began()).then_some(Trial { units: self, verdict: UNCHECKED })
+    }
+
+    /// Has them used, whatever their products are.
+    #[cfg(feature = "verify")]
+    pub(crate) fn use_untried(&self) {
+        self.state.store(RIGHT, Ordering::Relaxed);
+    }
+}
+
+/// A trial of products; one that ends without a verdict is as none.
+#[derive(Debug)]
+pub(crate) struct Trial<'a> {
+    units: &'a MatrixUnits,
+    verdict: u8,
+}
+
+impl Trial<'_> {
+    /// Ends it: the units are used from now on, or not.
+    pub(crate) fn end(mut self, right: bool) {
+        self.verdict = if right { RIGHT } else { WRONG };
+    }
+}
+
+impl Drop for Trial<'_> {
+    fn drop(&mut self) {
+        self.units.state.store(self.verdict, Ordering::Relaxed);
     }
 }

@@ -59,6 +59,7 @@ pub use adapter::{AdapterChoice, AdapterReport, Tier, adapters};
 #[cfg(feature = "verify")]
 pub(crate) use captured::Captured;
 pub use descriptor::{Missing, MissingPart, device_descriptor};
+pub(crate) use failure::caught;
 #[cfg(feature = "verify")]
 pub(crate) use failure::unwound;
 #[cfg(feature = "verify")]
@@ -147,6 +148,16 @@ impl std::fmt::Debug for Gpu {
     }
 }
 
+/// A shape that is forced upon products, see [`Gpu::force_shape`].
+#[derive(Debug)]
+pub(crate) struct Forced(Gpu);
+
+impl Drop for Forced {
+    fn drop(&mut self) {
+        self.0.force_shape(None);
+    }
+}
+
 /// Ignores poisoning: the state stays consistent because every update of it is a single push or insert.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -171,10 +182,11 @@ impl Gpu {
     /// blocks of 16 x 16 x 16 or of 8 x 8 x 8 from f16 to f32, the tier is [`Tier::Gpu`], and products that were tried must have been
     /// right.
     pub fn cooperative_matrix(&self) -> bool {
-        self.matrix_block().is_some()
+        self.0.matrix_units.right()
     }
 
-    /// Rows and columns of the blocks of the matrix units on which products of f16 operands run, 16 or 8; none where they do not.
+    /// Rows and columns of the blocks of the matrix units on which products of f16 operands run or are being tried, 16 or 8; none
+    /// where they do not.
     pub(crate) fn matrix_block(&self) -> Option<u32> {
         self.0.matrix_units.in_use()
     }
@@ -199,17 +211,23 @@ impl Gpu {
         &self.0.shapes
     }
 
-    /// Has the products of tier [`Tier::Gpu`] run in the shape of this index in [`crate::kernels::shapes::SHAPES`],
-    /// where it suits them, their sums over K cut into so many parts; None leaves the choice to the table. For tests
-    /// and measurements.
+    /// Has the products of tier [`Tier::Gpu`] run in the shape of this number, those in registers
+    /// (`low_level::kernels::shapes::SHAPES`) before those on matrix units (`matrix_shapes::MATRIX_SHAPES`), where it suits them, their
+    /// sums over K cut into so many parts; None leaves the choice to the table. For tests and measurements.
     pub fn force_shape(&self, shape: Option<(u32, u32)>) {
         self.0.shapes.force(shape);
     }
 
-    /// Whether there are measurements for the shapes of this device's products.
+    /// The same until what is returned is dropped.
+    pub(crate) fn forced(&self, number: usize, splits: usize) -> Forced {
+        self.force_shape(Some((number as u32, splits as u32)));
+        Forced(self.clone())
+    }
+
+    /// Whether there are measurements for the shapes of this device's products, those on matrix units too where it has such.
     #[cfg(feature = "bench")]
     pub(crate) fn has_measured_shapes(&self) -> bool {
-        self.0.shapes.known().is_measured()
+        self.0.shapes.known().is_measured(self.cooperative_matrix())
     }
 
     /// Has products run in the shapes that were measured to be the fastest.

@@ -38,7 +38,8 @@ pub struct GpuOptions {
     /// A lower limit than the adapter's on the bytes of one binding; tensors beyond it are split.
     pub max_binding_bytes: Option<u64>,
     /// For [`Gpu::open`]: products of f16 operands run on matrix units (tensor cores), see [`Gpu::cooperative_matrix`];
-    /// opening an adapter without them is an error. wgpu's feature for them is experimental: it may have bugs that make
+    /// opening an adapter without them is an error, and where products that are tried then are wrong, other kernels serve and a
+    /// warning is logged. wgpu's feature for them is experimental: it may have bugs that make
     /// behaviour undefined, and who sets this accepts that and reports such bugs to wgpu.
     pub matrix_units: bool,
     /// For [`Gpu::from_device`]: what the device's adapter says in `cooperative_matrix_properties()`, as a device does
@@ -141,7 +142,7 @@ impl Gpu {
     /// Uses a device that exists already, as an application that draws with wgpu has one. The device's own handler of
     /// errors and callback for its loss are left alone: what this crate does with the device runs in error scopes of
     /// its own, so that an error of it is returned here and does not reach the handler. Software kernels, profiling and
-    /// cooperative matrices are used only where the device has the features.
+    /// cooperative matrices are used only where the device has the features, these after [`Gpu::check_matrix_units`].
     ///
     /// wgpu runs callbacks of the application (`map_async`, `on_submitted_work_done`) on whichever thread submits or polls,
     /// this crate's too: they must not call into this crate.

@@ -61,8 +61,8 @@ impl Known {
     }
 
     #[cfg(feature = "bench")]
-    pub(super) fn is_measured(&self) -> bool {
-        self.measured.is_some()
+    pub(super) fn is_measured(&self, f16: bool) -> bool {
+        self.measured.as_ref().is_some_and(|all| !f16 || all.iter().any(|one| one.f16))
     }
 }
 

@@ -52,13 +52,18 @@ fn read(path: &Path, report: &AdapterReport) -> std::result::Result<Option<Vec<M
     Ok(Some(file.product))
 }
 
-/// Keeps what was measured on an adapter in its file in `folder`, which is made where it is missing, and returns its path.
+/// Keeps what was measured on an adapter in its file in `folder`, which is made where it is missing, and returns its path. Products on
+/// matrix units stay in it where none were measured now.
 ///
 /// # Errors
 /// [`Error::Io`].
 #[cfg(feature = "bench")]
-pub(crate) fn keep(folder: &Path, report: &AdapterReport, measured: Vec<Measured>) -> Result<PathBuf> {
+pub(crate) fn keep(folder: &Path, report: &AdapterReport, mut measured: Vec<Measured>) -> Result<PathBuf> {
     let path = place(folder, report);
+    if !measured.iter().any(|one| one.f16) {
+        let before = read(&path, report).ok().flatten();
+        measured.extend(before.into_iter().flatten().filter(|one| one.f16));
+    }
     let file = File {
         adapter: report.name.clone(),
         driver: report.driver.clone(),

@@ -66,6 +66,10 @@ impl WarmUp {
 
     /// Has a pipeline compiled, unless the device gets to it before.
     pub(super) fn push(&self, pipeline: Arc<Pipeline>) {
+        // The other devices are opened without wgpu's experimental feature.
+        if pipeline.needs_cooperative_matrix() {
+            return;
+        }
         let mut queue = lock(&self.0.queue);
         queue.waiting.push(pipeline);
         if queue.at_work >= spare_cores().min(MOST) {
@@ -140,7 +144,7 @@ impl Device {
     fn open(adapter: &wgpu::Adapter, features: wgpu::Features) -> Option<Self> {
         let description = wgpu::DeviceDescriptor {
             label: Some("sdmoe warm-up"),
-            required_features: features,
+            required_features: features - wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX,
             required_limits: adapter.limits(),
             ..Default::default()
         };

@@ -1,14 +1,14 @@
 //! Weight gradients of experts that have far more rows than the others, on GPUs.
 //!
 //! A workgroup goes through the rows of one expert, so with skewed routing a few workgroups had most of the work: an H200 computed
-//! gradients at 8 to 11 TFLOP/s where even routing had 29 (docs/performance.md). So rows beyond a bound, which is above even routing's,
+//! gradients at 8 to 11 TFLOP/s where even routing had 29 (docs/performance.md). So rows beyond a bound
 //! go to workgroups of their own, and what those find is added in a fixed order. Which experts have such rows only the
 //! device knows: the bound and the number of slots for chunks follow from the sizes, and slots without a chunk cost a look
 //! at the experts' offsets.
 
 use super::Variant;
 use super::cuts::FULL;
-use super::product::{Stores, WeightGradientParams};
+use super::product::{ExpertRows, Stores, WeightGradientParams};
 use crate::error::Result;
 use crate::gpu::{Bound, Gpu, Kernel, Launch, Tier, rows_in_window, wgsl};
 use crate::tensor::Tensor;
@@ -22,12 +22,7 @@ const FOURS: usize = 4;
 
 crate::params! {
     struct SumChunksParams {
-        rows: u32,
-        row_first: u32,
-        expert_first: u32,
-        experts: u32,
-        chunk_rows: u32,
-        slots: u32,
+        of: ExpertRows,
         size: u32,
         c_first: u32,
         c_matrix: u32,
@@ -57,12 +52,12 @@ pub(super) struct Chunks {
 
 impl Chunks {
     /// Cuts `rows` rows of all experts, whose gradients of `size` elements take `workgroups` workgroups each; none where that has no
-    /// use. A chunk is as long as its workgroups would be if the rows were spread over [`FULL`] of them, and so are twice those of an
-    /// expert with even routing where experts with even routing fill half a device.
+    /// use. A chunk has the rows that a workgroup would have if all were spread over [`FULL`] of them: twice an expert's even share
+    /// where even routing makes twice [`FULL`]; where it makes fewer, its experts are cut, too, and fill the device.
     pub fn new(gpu: &Gpu, rows: usize, tile_rows: usize, workgroups: usize, size: usize) -> Option<Self> {
         let chunk = (rows * workgroups / FULL).max(LEAST_ROWS).next_multiple_of(tile_rows);
-        let slots = rows / chunk;
-        // An expert with all rows has so many chunks beyond its first.
+        // So many chunks beyond its first has an expert with all rows; experts together have no more.
+        let slots = (rows - 1) / chunk;
         let used = rows > chunk && gpu.tier() == Tier::Gpu && rows_in_window(gpu, slots, size) == slots;
         used.then_some(Chunks { rows: chunk, slots })
     }
@@ -85,17 +80,7 @@ impl Chunks {
     ) -> Result<()> {
         let size = params.m * params.n;
         let aligned = [size, params.c_first, params.c_matrix].iter().all(|x| x.is_multiple_of(4));
-        let sum = SumChunksParams {
-            rows: params.rows,
-            row_first: params.row_first,
-            expert_first: params.expert_first,
-            experts: params.experts,
-            chunk_rows: params.chunk_rows,
-            slots: params.slots,
-            size,
-            c_first: params.c_first,
-            c_matrix: params.c_matrix,
-        };
+        let sum = SumChunksParams { of: params.of, size, c_first: params.c_first, c_matrix: params.c_matrix };
         let pieces = (size as usize).div_ceil(4 * FOURS * THREADS);
         Launch::new(SUM_CHUNKS.of(aligned))
             .params(&sum)
@@ -112,11 +97,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn even_routing_is_not_cut_and_slots_are_few() {
+    fn what_fills_the_device_is_not_cut_and_slots_are_few() {
         let gpu = pollster::block_on(Gpu::open(&crate::gpu::GpuOptions::default().tier(Tier::Gpu))).unwrap();
         // 4096 rows over 8 experts, 64 tiles each: an expert may have twice its share.
         let chunks = Chunks::new(&gpu, 4096, 64, 64, 512 * 512).unwrap();
-        assert_eq!(chunks, Chunks { rows: 1024, slots: 4 });
+        assert_eq!(chunks, Chunks { rows: 1024, slots: 3 });
         // Large matrices fill the device by themselves; few rows are not worth it.
         assert_eq!(Chunks::new(&gpu, 4096, 64, 256, 2048 * 2048), None);
         assert_eq!(Chunks::new(&gpu, 256, 64, 1, 64 * 64), None);

@@ -16,10 +16,32 @@ pub fn name(index: usize) -> String {
 }
 
 /// The number of the shape that is called so.
-fn number(name: &str) -> Option<usize> {
+pub(super) fn number(name: &str) -> Option<usize> {
     let registers = SHAPES.iter().position(|shape| shape.to_string() == name);
     let on_units = || MATRIX_SHAPES.iter().position(|shape| shape.to_string() == name).map(|i| SHAPES.len() + i);
     registers.or_else(on_units)
+}
+
+/// The shape in which a product's kernel was launched with these constants, in words; none for a kernel that has but one.
+#[cfg(feature = "bench")]
+pub(crate) fn described(kernel: &str, constants: &[(&str, f64)]) -> Option<String> {
+    let of_gpus = SHAPES.iter().find(|shape| {
+        let (rows, columns) = shape.block.size();
+        kernel.contains(&format!("_workgroup_{rows}x{columns}"))
+            && shape.constants().iter().all(|c| constants.contains(c))
+    });
+    let value = |name: &str| constants.iter().find(|(other, _)| *other == name).map(|(_, value)| *value);
+    let lanes = value("LANES").unwrap_or_default() as u32;
+    let on_units = MATRIX_SHAPES
+        .iter()
+        .find(|shape| kernel.contains("_cooperative_") && shape.constants(lanes).iter().all(|c| constants.contains(c)));
+    // As `software/product.wgsl` has it: a lane has four columns of a block.
+    let of_software = || {
+        let (rows, columns) = (value("TILE_ROWS")?, 4.0 * value("WG")? * value("COLUMN_BLOCKS")?);
+        let of = if value("C_TRANSPOSED") == Some(1.0) { " of the transposed product" } else { "" };
+        Some(format!("{rows} x {columns}{of}"))
+    };
+    of_gpus.map(Shape::to_string).or_else(|| on_units.map(MatrixShape::to_string)).or_else(of_software)
 }
 
 /// How a product is cut, into tiles in registers or on matrix units.
@@ -37,8 +59,11 @@ pub(super) struct Task {
     pub m: usize,
     pub n: usize,
     pub k: usize,
-    /// Matrices, or experts.
+    /// Matrices of a launch, which are the experts' for a gradient.
     pub batch: usize,
+    /// Experts, and rows of all of them; 0 of a dense product.
+    pub experts: usize,
+    pub rows: usize,
     /// A multiple of the rows of every tile, where someone else cuts the rows; 0 elsewhere.
     pub fixed_rows: usize,
     /// Whether sums may be cut.
@@ -57,10 +82,13 @@ impl Task {
     /// How far a product that was measured is from this one: doublings of sizes, squared.
     fn distance(&self, other: &Measured) -> f64 {
         let doublings = |a: usize, b: usize| (a.max(1) as f64 / b.max(1) as f64).log2().powi(2);
-        doublings(self.m, other.m)
-            + doublings(self.n, other.n)
-            + doublings(self.k, other.k)
-            + doublings(self.batch, other.batch)
+        // What someone else's rows are cut into, only the device knows: they are compared as a whole.
+        let (k, batch) = match self.form {
+            Form::Grouped => (self.k, self.experts),
+            Form::Gradient => (self.rows, self.experts),
+            Form::Nn | Form::Nt | Form::Tn => (self.k, self.batch),
+        };
+        doublings(self.m, other.m) + doublings(self.n, other.n) + doublings(k, other.k) + doublings(batch, other.batch)
     }
 
     /// Whether tiles of so many rows do not cross those in which someone else cuts the rows.
@@ -98,8 +126,8 @@ const LEAST_STEPS: usize = 256;
 /// How far a product that was measured may be, see [`Task::distance`]: three doublings of one size, say.
 const FAR: f64 = 9.0;
 
-/// Cuts a product as the nearest one that was measured, or else as the table says.
-pub(super) fn cut(gpu: &Gpu, task: Task) -> Cut<Shape> {
+/// Cuts a product as the nearest one that was measured, in f16 with `f16` if there is one, or else as the table says.
+pub(super) fn cut(gpu: &Gpu, task: Task, f16: bool) -> Cut<Shape> {
     let suits = |shape: &Shape| task.takes(shape.rows);
     if let Some((index, splits)) = gpu.shapes().forced()
         && let Some(&shape) = SHAPES.get(index).filter(|shape| suits(shape))
@@ -107,8 +135,11 @@ pub(super) fn cut(gpu: &Gpu, task: Task) -> Cut<Shape> {
         return task.cut(shape, splits, shape.steps);
     }
     let known = gpu.shapes().known();
-    let may = |other: &Resolved| !other.measured.f16 && SHAPES.get(other.shape).is_some_and(suits);
-    if let Some(nearest) = task.nearest(known.products(number), may) {
+    let measured = |f16: bool| {
+        let may = |other: &Resolved| other.measured.f16 == f16 && SHAPES.get(other.shape).is_some_and(suits);
+        task.nearest(known.products(number), may)
+    };
+    if let Some(nearest) = measured(true).filter(|_| f16).or_else(|| measured(false)) {
         return task.cut(SHAPES[nearest.shape], nearest.measured.splits, 32);
     }
     let tiles = |shape: &Shape| shape.tiles(task.m, task.n);
@@ -123,7 +154,7 @@ pub(super) fn cut(gpu: &Gpu, task: Task) -> Cut<Shape> {
 
 /// The shapes of the table on matrix units, which nobody has measured: the largest, for grouped rows the largest of 64 rows, and the
 /// one that every adapter runs.
-const ON_UNITS: [MatrixShape; 3] = [MATRIX_SHAPES[0], MATRIX_SHAPES[2], matrix_shapes::SMALLEST];
+pub(super) const ON_UNITS: [MatrixShape; 3] = [MATRIX_SHAPES[0], MATRIX_SHAPES[2], matrix_shapes::SMALLEST];
 
 /// Cuts a product of f16 operands for matrix units, as the nearest one that was measured, or else as the table says; none
 /// where another kernel was measured to be faster, or is forced.
@@ -150,6 +181,24 @@ pub(super) fn cut_on_matrix_units(gpu: &Gpu, task: Task) -> Option<Cut<MatrixSha
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(feature = "bench")]
+    #[test]
+    fn a_launch_is_described_by_its_shape() {
+        for (shape, kernel) in [(SHAPES[3], "gemm_workgroup_8x8_scalar"), (SHAPES[8], "grouped_gemm_workgroup_8x4")] {
+            let constants = [&[("A_TRANSPOSED", 0.0)][..], &shape.constants()].concat();
+            assert_eq!(described(kernel, &constants), Some(shape.to_string()));
+            assert_eq!(described("gemm_workgroup_2x2", &constants), None);
+        }
+        for shape in MATRIX_SHAPES {
+            assert_eq!(described("gemm_cooperative_8_2x4", &shape.constants(16)), Some(shape.to_string()));
+        }
+        let mut constants = vec![("TILE_ROWS", 16.0), ("COLUMN_BLOCKS", 2.0), ("WG", 8.0), ("C_TRANSPOSED", 0.0)];
+        assert_eq!(described("gemm_subgroup", &constants).unwrap(), "16 x 64");
+        constants[3].1 = 1.0;
+        assert_eq!(described("gemm_subgroup", &constants).unwrap(), "16 x 64 of the transposed product");
+        assert_eq!(described("gemm_plain", &[("A_TRANSPOSED", 1.0)]), None);
+    }
 
     #[test]
     fn every_shape_has_a_number_and_a_name() {

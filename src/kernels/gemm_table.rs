@@ -275,8 +275,24 @@ pub(super) fn choose(gpu: &Gpu, entry: Entry, form: Form) -> Choice {
     if let Some(choice) = software::product::grouped(gpu, entry, form) {
         return choice;
     }
-    let Form { m, n, k, ta, tb, alignment_a, alignment_b, alignment_c, half, bf16, fixed_rows, batch, splits, .. } =
-        form;
+    let Form {
+        m,
+        n,
+        k,
+        ta,
+        tb,
+        alignment_a,
+        alignment_b,
+        alignment_c,
+        half,
+        bf16,
+        fixed_rows,
+        batch,
+        experts,
+        rows,
+        splits,
+        ..
+    } = form;
     // A weight gradient has no weights to read.
     let (family, of_bf16) = match entry {
         Entry::Dense => (&DENSE, bf16.then_some(&DENSE_BF16)),
@@ -303,7 +319,7 @@ pub(super) fn choose(gpu: &Gpu, entry: Entry, form: Form) -> Choice {
                 (false, Trans::T, _) => shapes::Form::Tn,
             };
             let fixed_rows = if form == shapes::Form::Grouped { GROUPED_TILE } else { 0 };
-            let task = Task { form, m, n, k, batch, fixed_rows, splits };
+            let task = Task { form, m, n, k, batch, experts, rows, fixed_rows, splits };
             // Parts are stored without gaps.
             let aligned_c = |splits: usize| if splits > 1 { n.is_multiple_of(4) } else { aligned_c };
             let on_units = half == [true; 2] && aligned && m.min(n) > NARROW;
@@ -319,7 +335,7 @@ pub(super) fn choose(gpu: &Gpu, entry: Entry, form: Form) -> Choice {
                     ..Choice::whole(kernel, constants, shape.tiles(m, n))
                 };
             }
-            let Cut { shape, splits } = cut(gpu, task);
+            let Cut { shape, splits } = cut(gpu, task, half == [true; 2] && gpu.matrix_block().is_some());
             let kernel = match of_bf16 {
                 Some(family) => family.workgroup[shape.block as usize].of(aligned_c(splits)),
                 None => family.workgroup[shape.block as usize].of(aligned, aligned_c(splits)),
@@ -354,6 +370,10 @@ pub fn kernels() -> Vec<Variant> {
         let constants = vec![("COLUMN_FOURS", fours), ("B_TRANSPOSED", transposed), ("ROWS", rows)];
         let kernels = [&DENSE_FEW, &GROUPED_FEW].into_iter().flat_map(FewRows::all);
         all.extend(kernels.map(|kernel| Variant { kernel, constants: constants.clone() }));
+    }
+    // Sums in parts, and rows of experts in chunks.
+    for (loads, in_parts) in [(&DENSE.workgroup[0], "SPLIT"), (&WEIGHT_GRADIENT.workgroup[0], "SLOTS")] {
+        all.push(Variant { kernel: &loads.vec4.vec4, constants: vec![(in_parts, 1.0)] });
     }
     for set in 0..4 {
         let flags = vec![("A_TRANSPOSED", bit(set, 0)), ("B_TRANSPOSED", bit(set, 1))];

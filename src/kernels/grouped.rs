@@ -14,7 +14,7 @@
 
 use super::chunks::Chunks;
 use super::gemm_table;
-use super::product::{Choice, Entry, Form, GroupedParams, Trans, WeightGradientParams};
+use super::product::{Choice, Entry, ExpertRows, Form, GroupedParams, Trans, WeightGradientParams};
 use super::software::limits;
 use super::window::{aligned, alignment, window};
 use crate::error::{Error, Result};
@@ -136,6 +136,8 @@ pub fn grouped_gemm_onto(x: &Tensor, w: &Tensor, trans_w: Trans, groups: &Groups
                     fixed_rows: true,
                     few,
                     batch: 1,
+                    experts: e.len(),
+                    rows: r.len(),
                     splits: false,
                 };
                 let choice = gemm_table::choose(gpu, Entry::Grouped, form);
@@ -218,6 +220,8 @@ pub fn grouped_weight_gradient(x: &Tensor, dy: &Tensor, groups: &Groups, beta: f
                     fixed_rows: true,
                     few: false,
                     batch: e.len(),
+                    experts: e.len(),
+                    rows: r.len(),
                     splits: false,
                 };
                 let choice = gemm_table::choose(gpu, Entry::WeightGradient, form);
@@ -225,8 +229,14 @@ pub fn grouped_weight_gradient(x: &Tensor, dy: &Tensor, groups: &Groups, beta: f
                 let params = WeightGradientParams {
                     m: s.len() as u32,
                     n: n as u32,
-                    rows: r.len() as u32,
-                    row_first: r.start as u32,
+                    of: ExpertRows {
+                        rows: r.len() as u32,
+                        row_first: r.start as u32,
+                        expert_first: e.start as u32,
+                        experts: e.len() as u32,
+                        chunk_rows: chunks.map_or(0, |chunks| chunks.rows as u32),
+                        slots: chunks.map_or(0, |chunks| chunks.slots as u32),
+                    },
                     a_first: wx.first + s.start as u32,
                     b_first: wy.first,
                     c_first: wc.first,
@@ -234,10 +244,6 @@ pub fn grouped_weight_gradient(x: &Tensor, dy: &Tensor, groups: &Groups, beta: f
                     b_stride: n as u32,
                     c_stride: n as u32,
                     c_matrix: (m * n) as u32,
-                    expert_first: e.start as u32,
-                    experts: e.len() as u32,
-                    chunk_rows: chunks.map_or(0, |chunks| chunks.rows as u32),
-                    slots: chunks.map_or(0, |chunks| chunks.slots as u32),
                     beta: if r.start == 0 { beta } else { 1.0 },
                 };
                 let gradients = |params, c: &Bound, matrices: usize| {

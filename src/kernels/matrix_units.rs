@@ -5,10 +5,8 @@
 
 use super::cuts;
 use super::gemm::{Trans, gemm};
-use super::matrix_shapes::MATRIX_SHAPES;
-use super::shapes::SHAPES;
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, GpuOptions};
+use crate::gpu::{Gpu, GpuOptions, caught};
 use crate::tensor::{DType, Tensor};
 
 /// Matrices, rows of C, terms of a sum, columns of C: beyond a tile in each dimension, and no multiple of a block's side.
@@ -21,50 +19,46 @@ impl Gpu {
     ///
     /// # Errors
     /// [`Error::NoAdapter`], [`Error::UnknownAdapter`], or [`Error::Device`] when the driver refuses the device or
-    /// panics, or the adapter lacks what the kernels, those of the tier asked for or those for matrix units need. Products that are
-    /// wrong are no error: a warning is logged, and other kernels compute them.
+    /// panics, or the adapter lacks what the kernels, those of the tier asked for or those for matrix units need. Products on
+    /// matrix units that are wrong, or that the driver does not take, are no error: a warning is logged, and other kernels compute them.
     pub async fn open(options: &GpuOptions) -> Result<Self> {
         let gpu = Gpu::open_unchecked(options).await?;
-        gpu.check_matrix_units().await?;
-        Ok(gpu)
+        let Err(error) = gpu.check_matrix_units().await else { return Ok(gpu) };
+        // The device may be of no use any more.
+        log::warn!("{}: products on matrix units fail, other kernels compute them: {error}", gpu.adapter().name);
+        drop(gpu);
+        Gpu::open_unchecked(&GpuOptions { matrix_units: false, ..options.clone() }).await
     }
 
     /// Tries products on the device's matrix units, where it has such and none were tried before, and has them used from then on
     /// if all are right; if not, logs one warning. Returns whether they are used: [`Gpu::cooperative_matrix`].
     ///
     /// [`Gpu::open`] does so; on a device given to [`Gpu::from_device`] it is to be done before anything else is recorded. The operands are
-    /// small whole numbers of no symmetry, whose sums are exact in f32, in all four forms and in the largest and the
-    /// smallest shape of tile, at offsets within a batch.
+    /// small whole numbers of no symmetry, whose sums are exact in f32, in all four forms and in each shape of tile that is chosen
+    /// where nothing was measured, at offsets within a batch.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`] and [`Error::OutOfMemory`].
+    /// [`Error::Validation`], [`Error::Device`], [`Error::DeviceLost`] or [`Error::OutOfMemory`] where the driver fails; it then may take no
+    /// more work on this device.
     pub async fn check_matrix_units(&self) -> Result<bool> {
-        if !self.matrix_units().unchecked() {
-            return Ok(self.cooperative_matrix());
-        }
-        self.matrix_units().set(true);
-        let mut wrong = None;
-        let runs = |i: &usize| MATRIX_SHAPES[*i].runs(self.adapter());
-        for shape in [(0..MATRIX_SHAPES.len()).find(runs), Some(MATRIX_SHAPES.len() - 1)].into_iter().flatten() {
-            self.force_shape(Some(((SHAPES.len() + shape) as u32, 1)));
-            let tried = first_wrong(self, |ta, tb, a, b, c| gemm(ta, tb, 1.0, a, b, 0.0, c)).await;
-            self.force_shape(None);
-            wrong = match tried {
-                Err(lost @ (Error::DeviceLost { .. } | Error::OutOfMemory { .. })) => {
-                    self.matrix_units().set(false);
-                    return Err(lost);
-                }
-                Err(other) => Some(other.to_string()),
-                Ok(wrong) => wrong,
-            };
-            if let Some(what) = &wrong {
-                let (name, shape) = (&self.adapter().name, cuts::name(SHAPES.len() + shape));
-                log::warn!("{name}: products on matrix units are wrong, other kernels compute them ({shape}: {what})");
-                break;
+        let Some(trial) = self.matrix_units().trial() else { return Ok(self.cooperative_matrix()) };
+        for shape in cuts::ON_UNITS.into_iter().filter(|shape| shape.runs(self.adapter())) {
+            let name = shape.to_string();
+            let forced = cuts::number(&name).map(|number| self.forced(number, 1));
+            let tried = first_wrong(self, |ta, tb, a, b, c| gemm(ta, tb, 1.0, a, b, 0.0, c));
+            let wrong = caught("trying products on matrix units", tried).await??;
+            drop(forced);
+            if let Some(what) = wrong {
+                let adapter = &self.adapter().name;
+                log::warn!(
+                    "{adapter}: products on matrix units are wrong, other kernels compute them ({name}: {what})"
+                );
+                trial.end(false);
+                return Ok(false);
             }
         }
-        self.matrix_units().set(wrong.is_none());
-        Ok(wrong.is_none())
+        trial.end(true);
+        Ok(true)
     }
 }
 

@@ -82,11 +82,22 @@ crate::params! {
 }
 
 crate::params! {
+    /// Rows and experts of a launch, and how the rows of each are cut (`lib/chunks.wgsl`).
+    pub(in crate::low_level::kernels) struct ExpertRows {
+        rows: u32,
+        row_first: u32,
+        expert_first: u32,
+        experts: u32,
+        chunk_rows: u32,
+        slots: u32,
+    }
+}
+
+crate::params! {
     pub(in crate::low_level::kernels) struct WeightGradientParams {
         m: u32,
         n: u32,
-        rows: u32,
-        row_first: u32,
+        of: ExpertRows,
         a_first: u32,
         b_first: u32,
         c_first: u32,
@@ -94,10 +105,6 @@ crate::params! {
         b_stride: u32,
         c_stride: u32,
         c_matrix: u32,
-        expert_first: u32,
-        experts: u32,
-        chunk_rows: u32,
-        slots: u32,
         beta: f32,
     }
 }
@@ -266,6 +273,8 @@ impl<'a> Product<'a> {
             fixed_rows: false,
             few,
             batch: part.batch,
+            experts: 0,
+            rows: 0,
             splits,
         }
     }
@@ -300,6 +309,9 @@ pub(in crate::low_level::kernels) struct Form {
     pub few: bool,
     /// Products like this one, matrices of a batch or experts.
     pub batch: usize,
+    /// Experts, and the rows of all of them; 0 of a dense product.
+    pub experts: usize,
+    pub rows: usize,
     /// Whether the sums over K may be cut into parts.
     pub splits: bool,
 }

@@ -95,24 +95,6 @@ impl std::fmt::Display for Shape {
     }
 }
 
-/// The shape in which a product's kernel was launched with these constants, in words; none for a kernel that has but one.
-#[cfg(feature = "bench")]
-pub(crate) fn described(kernel: &str, constants: &[(&str, f64)]) -> Option<String> {
-    let of_gpus = SHAPES.iter().find(|shape| {
-        let (rows, columns) = shape.block.size();
-        kernel.contains(&format!("_workgroup_{rows}x{columns}"))
-            && shape.constants().iter().all(|c| constants.contains(c))
-    });
-    let value = |name: &str| constants.iter().find(|(other, _)| *other == name).map(|(_, value)| *value);
-    // As `software/product.wgsl` has it: a lane has four columns of a block.
-    let of_software = || {
-        let (rows, columns) = (value("TILE_ROWS")?, 4.0 * value("WG")? * value("COLUMN_BLOCKS")?);
-        let of = if value("C_TRANSPOSED") == Some(1.0) { " of the transposed product" } else { "" };
-        Some(format!("{rows} x {columns}{of}"))
-    };
-    of_gpus.map(Shape::to_string).or_else(of_software)
-}
-
 /// The form of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
@@ -144,21 +126,6 @@ impl Form {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[cfg(feature = "bench")]
-    #[test]
-    fn a_launch_is_described_by_its_shape() {
-        for (shape, kernel) in [(SHAPES[3], "gemm_workgroup_8x8_scalar"), (SHAPES[8], "grouped_gemm_workgroup_8x4")] {
-            let constants = [&[("A_TRANSPOSED", 0.0)][..], &shape.constants()].concat();
-            assert_eq!(described(kernel, &constants), Some(shape.to_string()));
-            assert_eq!(described("gemm_workgroup_2x2", &constants), None);
-        }
-        let mut constants = vec![("TILE_ROWS", 16.0), ("COLUMN_BLOCKS", 2.0), ("WG", 8.0), ("C_TRANSPOSED", 0.0)];
-        assert_eq!(described("gemm_subgroup", &constants).unwrap(), "16 x 64");
-        constants[3].1 = 1.0;
-        assert_eq!(described("gemm_subgroup", &constants).unwrap(), "16 x 64 of the transposed product");
-        assert_eq!(described("gemm_plain", &[("A_TRANSPOSED", 1.0)]), None);
-    }
 
     #[test]
     fn every_shape_keeps_what_the_kernel_relies_on() {

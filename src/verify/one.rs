@@ -47,7 +47,7 @@ impl Device {
 async fn open(options: &GpuOptions) -> Result<Gpu> {
     let gpu = Gpu::open_unchecked(options).await?;
     if options.matrix_units {
-        gpu.matrix_units().set(true);
+        gpu.matrix_units().use_untried();
     }
     Ok(gpu)
 }

@@ -32,6 +32,9 @@ fn what_is_found_is_kept_and_used_where_it_fits() {
         return untested("no kernels for GPUs or no timestamps");
     }
     let folder = tempfile::tempdir().unwrap();
+    // Without time for a product nothing is kept.
+    let none = tune(&open(folder.path()), Duration::ZERO, Some(folder.path()), |_| Ok(())).unwrap();
+    assert!(none.is_none() && fs::read_dir(folder.path()).unwrap().next().is_none());
     let mut found = 0;
     let path = tune(&open(folder.path()), Duration::from_millis(200), Some(folder.path()), |tuned| {
         let chosen = &tuned.timings[tuned.chosen.expect("the kernels are right")];
@@ -140,7 +143,8 @@ fn on_a_software_adapter_the_software_kernels_are_found_to_be_the_fastest_and_ke
     if adapter.tier != Tier::Software || std::env::var_os("SDMOE_TIER").is_some() {
         return untested("no software adapter, or a tier that is asked for");
     }
-    let found = families(&GpuOptions::default(), Duration::from_secs(2)).unwrap();
+    let options = GpuOptions::default();
+    let found = families(&block_on(Gpu::open(&options)).unwrap(), &options, Duration::from_secs(2)).unwrap();
     assert_eq!((found.len(), found[0].tier, found[0].ratio), (Tier::ALL.len(), Tier::Software, 1.0), "{found:?}");
     assert!(found.iter().all(|one| one.tier == Tier::Software || one.ratio > 1.0), "{found:?}");
     let place = Place::new();

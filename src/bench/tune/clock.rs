@@ -100,10 +100,8 @@ const WARM_UP: Duration = Duration::from_millis(80);
 pub(super) fn measure(gpu: &Gpu, product: Product, until: Instant) -> Result<Vec<Timing>> {
     let mut record = product.operands(gpu)?.record;
     let mut run = |(shape, splits): (usize, usize)| {
-        gpu.force_shape(Some((shape as u32, splits as u32)));
-        let recorded = record();
-        gpu.force_shape(None);
-        recorded
+        let _forced = gpu.forced(shape, splits);
+        record()
     };
     // Compiled, and once run, before anything is timed; a few at a time, as they compile side by side.
     let (mut ways, all) = (Vec::new(), product.ways(gpu));

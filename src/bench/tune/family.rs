@@ -29,20 +29,20 @@ const PRODUCTS: [Product; 5] = [
 /// Runs of each product, of which the fastest counts.
 const ROUNDS: usize = 5;
 
-/// Times the products of small training steps in every family of kernels that the adapter of `options` can run; the
-/// fastest family first. Each is timed in the shapes that it would choose. After `limit` no further product is timed.
+/// Times the products of small training steps in every family of kernels that the adapter of `own` can run, whose
+/// `options` are those of the others' devices; the fastest family first. Each is timed in the shapes that it would choose. After
+/// `limit` no further product is timed.
 ///
 /// # Errors
 /// As [`Gpu::open`].
-pub fn families(options: &GpuOptions, limit: Duration) -> Result<Vec<Family>> {
+pub fn families(own: &Gpu, options: &GpuOptions, limit: Duration) -> Result<Vec<Family>> {
     let until = Instant::now() + limit;
-    // Matrix units are of one family; the others cannot be opened with them.
-    let options = GpuOptions { tier: None, matrix_units: false, ..options.clone() };
-    let own = pollster::block_on(Gpu::open(&options))?;
-    let adapter = own.adapter().clone();
-    let mut gpus = vec![own];
-    for tier in Tier::ALL.into_iter().filter(|&tier| tier != adapter.tier && adapter.runs(tier)) {
-        let options = GpuOptions { adapter: AdapterChoice::Index(adapter.index), tier: Some(tier), ..options.clone() };
+    let adapter = own.adapter();
+    let mut gpus = vec![own.clone()];
+    for tier in Tier::ALL.into_iter().filter(|&tier| tier != own.tier() && adapter.runs(tier)) {
+        // Matrix units are of one family; the others cannot be opened with them.
+        let adapter = AdapterChoice::Index(adapter.index);
+        let options = GpuOptions { adapter, tier: Some(tier), matrix_units: false, ..options.clone() };
         gpus.push(pollster::block_on(Gpu::open(&options))?);
     }
     let (mut sums, mut count) = (vec![0.0; gpus.len()], 0.0);

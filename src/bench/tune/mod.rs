@@ -56,10 +56,13 @@ pub fn open(options: &GpuOptions, tune: Tune, limit: Duration, begins: impl FnOn
     begins(&gpu);
     let kept = choose(&gpu, limit, |_| Ok(())).and_then(|kept| {
         gpu.trim()?;
-        gpu.use_measured_shapes(kept.clone());
+        if !kept.is_empty() {
+            gpu.use_measured_shapes(kept.clone());
+        }
         Ok(kept)
     });
     match kept {
+        Ok(kept) if kept.is_empty() => Ok(gpu),
         Ok(kept) => {
             let written = options.tuned.as_deref().map(|folder| keep_shapes(folder, gpu.adapter(), kept));
             if let Some(Err(error)) = written {
@@ -87,7 +90,8 @@ pub struct Tuned {
 
 /// Times products in every shape for at most about `limit`, reports each as it is done, and keeps the fastest whose
 /// results agree with f64 in the adapter's file in `folder`, where one is named. [`crate::gpu::GpuOptions::tuned`] uses
-/// that file. Times are the device's, by timestamps; where there are none, the host's.
+/// that file, whose path is returned; where there was no time for any product it stays as it is. Times are the device's, by
+/// timestamps; where there are none, the host's.
 ///
 /// # Errors
 /// [`Error::Device`], also where there are no shapes to choose from (see [`Tier`]); [`Error::Io`].
@@ -104,6 +108,7 @@ pub fn tune(
         return Err(Error::Device(message));
     }
     let kept = choose(gpu, limit, tell)?;
+    let folder = folder.filter(|_| !kept.is_empty());
     folder.map(|folder| keep_shapes(folder, gpu.adapter(), kept)).transpose()
 }
 
@@ -112,12 +117,13 @@ fn choose(gpu: &Gpu, limit: Duration, mut tell: impl FnMut(&Tuned) -> Result<()>
     let began = Instant::now();
     let all = product::products(gpu.cooperative_matrix());
     let mut kept = Vec::new();
-    // Operations a second, of the fastest product so far.
-    let mut rate = f64::INFINITY;
+    // Operations a second, of the fastest product in f32 and in f16 so far.
+    let mut rates = [f64::INFINITY; 2];
     for (i, &product) in all.iter().enumerate() {
+        let rate = &mut rates[usize::from(product.f16)];
         let left = limit.saturating_sub(began.elapsed());
         // Not one that would overrun the limit by itself: it runs three times at least.
-        if left.as_secs_f64() <= LEAST_RUNS * product.flop() / rate {
+        if left.as_secs_f64() <= LEAST_RUNS * product.flop() / *rate {
             continue;
         }
         // The rest of the time in equal parts; what one does not use goes to the others.
@@ -136,9 +142,42 @@ fn choose(gpu: &Gpu, limit: Duration, mut tell: impl FnMut(&Tuned) -> Result<()>
             );
         }
         let fastest = timings.iter().map(Timing::flops).fold(0.0, f64::max);
-        rate = if rate.is_finite() { rate.max(fastest) } else { fastest };
+        *rate = if rate.is_finite() { rate.max(fastest) } else { fastest };
         kept.extend(chosen.map(|place| timings[place].measured()));
         tell(&Tuned { timings, chosen })?;
     }
     Ok(kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::shapes::Form;
+
+    #[test]
+    fn a_product_finds_what_was_measured_for_it() {
+        let gpu = pollster::block_on(Gpu::open(&GpuOptions::default().tier(Tier::Gpu))).unwrap();
+        // 64 x 64 with 8 x 8 a thread, which the table has for none of these.
+        let shape = 6;
+        for (form, m, k, batch) in
+            [(Form::Nn, 64, 64, 1), (Form::Tn, 32, 256, 4), (Form::Grouped, 512, 64, 8), (Form::Gradient, 64, 512, 8)]
+        {
+            let product = Product { form, m, n: 32, k, batch, f16: false };
+            let mut record = product.operands(&gpu).unwrap().record;
+            let mut kernel = || {
+                gpu.start_profile().unwrap();
+                record().unwrap();
+                pollster::block_on(gpu.finish_trace()).unwrap()[0].kernel
+            };
+            let by_table = kernel();
+            let timing = Timing { product, shape, splits: 1, seconds: 1e-6 };
+            gpu.use_measured_shapes(vec![timing.measured()]);
+            let measured = kernel();
+            assert!(
+                measured.contains("_8x8") && by_table != measured,
+                "{product}: {measured}, {by_table} by the table"
+            );
+            gpu.use_measured_shapes(Vec::new());
+        }
+    }
 }

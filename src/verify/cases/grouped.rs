@@ -1,6 +1,5 @@
 //! Products of rows grouped by expert, and the experts' weight gradients.
 
-use super::products::Forced;
 use super::routed::{HostGroups, groups};
 use super::sizes;
 use crate::autograd::Array;
@@ -56,16 +55,17 @@ pub(super) fn cases(tier: Tier) -> Vec<Case> {
             for (m, n) in [(36, 20), (45, 56), (5, 7)] {
                 let name = format!("grouped/tiles/{shape}, {}", sizes(&[m, n]));
                 all.push(Case::new(Usual, name, async move |context| {
-                    let _forced = Forced::new(&context.gpu, i, 1);
+                    let _forced = context.gpu.forced(i, 1);
                     verify(context, &[17, 3, 140, 0, 96, 2], 2, [m, n], DType::F32).await
                 }));
             }
         }
+        // The gradients in every shape on matrix units; rows of experts in those of 64 rows, and else in the smallest.
         for (i, shape) in MATRIX_SHAPES.iter().enumerate() {
             for (m, n) in [(36, 20), (132, 140)] {
                 let name = format!("grouped/matrix_units/{shape}, {}", sizes(&[m, n]));
                 let case = Case::new(if m == 36 { Usual } else { Quick }, name, async move |context| {
-                    let _forced = Forced::new(&context.gpu, SHAPES.len() + i, 1);
+                    let _forced = context.gpu.forced(SHAPES.len() + i, 1);
                     verify(context, &[17, 3, 140, 0, 96, 2], 2, [m, n], DType::F16).await
                 });
                 all.push(case.needs(Needs::MatrixUnits));

@@ -3,7 +3,7 @@
 use super::sizes;
 use crate::autograd::Array;
 use crate::error::Result;
-use crate::gpu::{Gpu, Tier};
+use crate::gpu::Tier;
 use crate::kernels::gemm::Trans::{self, N, T};
 use crate::kernels::gemm::gemm;
 use crate::kernels::matrix_shapes::MATRIX_SHAPES;
@@ -83,22 +83,6 @@ impl Product {
 
     fn case(self, level: Level, group: &str) -> Case {
         Case::new(level, format!("{group}/{}", self.name()), async move |context| self.verify(context).await)
-    }
-}
-
-/// Sets the shape of the products' tiles as long as it lives.
-pub(super) struct Forced(Gpu);
-
-impl Forced {
-    pub(super) fn new(gpu: &Gpu, shape: usize, splits: usize) -> Self {
-        gpu.force_shape(Some((shape as u32, splits as u32)));
-        Self(gpu.clone())
-    }
-}
-
-impl Drop for Forced {
-    fn drop(&mut self) {
-        self.0.force_shape(None);
     }
 }
 
@@ -227,7 +211,7 @@ fn on_matrix_units() -> Vec<Case> {
         let stored = if types == 7 { " to f16" } else { "" };
         let name = format!("gemm/matrix_units/{shown}, {}{stored}", Product::new(forms, sizes).name());
         let case = Case::new(level, name, async move |context: &Context| {
-            let _forced = shape.map(|(i, splits)| Forced::new(&context.gpu, SHAPES.len() + i, splits));
+            let _forced = shape.map(|(i, splits)| context.gpu.forced(SHAPES.len() + i, splits));
             mixed(context, types, forms, sizes, true).await
         });
         all.push(case.needs(Needs::MatrixUnits));
@@ -255,7 +239,7 @@ fn shapes() -> Vec<Case> {
             let product = Product { batch, repeats: (1, batch), factors: (0.5, beta), ..Product::new(forms, sizes) };
             let name = format!("gemm/tiles/{shape}, {splits} parts, {}", product.name());
             all.push(Case::new(level, name, async move |context: &Context| {
-                let _forced = Forced::new(&context.gpu, index, splits);
+                let _forced = context.gpu.forced(index, splits);
                 product.verify(context).await
             }));
         };

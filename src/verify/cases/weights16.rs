@@ -1,6 +1,5 @@
 //! Inference with weights of 16 bits and activations of 32: products and the embedding.
 
-use super::products::Forced;
 use super::routed::groups;
 use super::sizes;
 use crate::autograd::{Array, Op};
@@ -136,12 +135,12 @@ pub(super) fn cases(tier: Tier) -> Vec<Case> {
             for n in [56, 51] {
                 let name = format!("gemm/bf16/{shape}, nt {}", sizes(&[67, 36, n]));
                 all.push(Case::new(Usual, name, async move |context| {
-                    let _forced = Forced::new(&context.gpu, i, 1);
+                    let _forced = context.gpu.forced(i, 1);
                     product(context, T, [67, 36, n]).await
                 }));
                 let name = format!("grouped/bf16/{shape}, nt {}", sizes(&[36, n]));
                 all.push(Case::new(Usual, name, async move |context| {
-                    let _forced = Forced::new(&context.gpu, i, 1);
+                    let _forced = context.gpu.forced(i, 1);
                     grouped(context, &[17, 3, 140, 0, 96, 2], T, [36, n]).await
                 }));
             }
