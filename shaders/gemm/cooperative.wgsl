@@ -15,8 +15,9 @@
 //
 // needs: lib/gemm_tile.wgsl, gemm/load_vec4.wgsl, gemm/store_vec4.wgsl, matrix_block
 
-// Lanes of a subgroup, at most: where it has fewer, more subgroups than there are parts only load.
+// Lanes of a subgroup, at most, and whether it may have fewer: more subgroups than there are parts then only load.
 override LANES: u32 = 32u;
+override VARYING: bool = false;
 override TILE_ROWS: u32 = 64u;
 override TILE_COLUMNS: u32 = 64u;
 override PARTS: u32 = TILE_ROWS / PART_ROWS * (TILE_COLUMNS / PART_COLUMNS);
@@ -63,7 +64,7 @@ fn part_of(lane: u32) -> Part {
     let place = subgroup_of(lane);
     var part: Part;
     part.index = place.x;
-    part.works = place.x < PARTS;
+    part.works = !VARYING || place.x < PARTS;
     part.row = place.x / (TILE_COLUMNS / PART_COLUMNS) * PART_ROWS;
     part.column = place.x % (TILE_COLUMNS / PART_COLUMNS) * PART_COLUMNS;
     part.lane = place.y;

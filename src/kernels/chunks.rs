@@ -57,7 +57,7 @@ impl Chunks {
     pub fn new(gpu: &Gpu, rows: usize, tile_rows: usize, workgroups: usize, size: usize) -> Option<Self> {
         let chunk = (rows * workgroups / FULL).max(LEAST_ROWS).next_multiple_of(tile_rows);
         // So many chunks beyond its first has an expert with all rows; experts together have no more.
-        let slots = (rows - 1) / chunk;
+        let slots = rows.saturating_sub(1) / chunk;
         let used = rows > chunk && gpu.tier() == Tier::Gpu && rows_in_window(gpu, slots, size) == slots;
         used.then_some(Chunks { rows: chunk, slots })
     }

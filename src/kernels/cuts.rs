@@ -32,9 +32,9 @@ pub(crate) fn described(kernel: &str, constants: &[(&str, f64)]) -> Option<Strin
     });
     let value = |name: &str| constants.iter().find(|(other, _)| *other == name).map(|(_, value)| *value);
     let lanes = value("LANES").unwrap_or_default() as u32;
-    let on_units = MATRIX_SHAPES
-        .iter()
-        .find(|shape| kernel.contains("_cooperative_") && shape.constants(lanes).iter().all(|c| constants.contains(c)));
+    let on_units = MATRIX_SHAPES.iter().find(|shape| {
+        kernel.contains("_cooperative_") && shape.constants((lanes, lanes))[..3].iter().all(|c| constants.contains(c))
+    });
     // As `software/product.wgsl` has it: a lane has four columns of a block.
     let of_software = || {
         let (rows, columns) = (value("TILE_ROWS")?, 4.0 * value("WG")? * value("COLUMN_BLOCKS")?);
@@ -191,7 +191,7 @@ mod tests {
             assert_eq!(described("gemm_workgroup_2x2", &constants), None);
         }
         for shape in MATRIX_SHAPES {
-            assert_eq!(described("gemm_cooperative_8_2x4", &shape.constants(16)), Some(shape.to_string()));
+            assert_eq!(described("gemm_cooperative_8_2x4", &shape.constants((8, 16))), Some(shape.to_string()));
         }
         let mut constants = vec![("TILE_ROWS", 16.0), ("COLUMN_BLOCKS", 2.0), ("WG", 8.0), ("C_TRANSPOSED", 0.0)];
         assert_eq!(described("gemm_subgroup", &constants).unwrap(), "16 x 64");

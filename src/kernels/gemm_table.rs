@@ -16,7 +16,7 @@
 
 use super::Variant;
 use super::cuts::{Cut, Task, cut, cut_on_matrix_units};
-use super::matrix_shapes::{self, MATRIX_SHAPES, Part};
+use super::matrix_shapes::{self, MATRIX_SHAPES, MatrixShape, Part};
 use super::product::{
     Choice, Entry, Form, GemmParams, GroupedParams, Stores, SumPartsParams, Trans, WeightGradientParams,
 };
@@ -327,7 +327,7 @@ pub(super) fn choose(gpu: &Gpu, entry: Entry, form: Form) -> Choice {
                 && let Some(Cut { shape, splits }) = cut_on_matrix_units(gpu, task)
                 && aligned_c(splits)
             {
-                let constants = [&flags(ta, tb)[..], &shape.constants(gpu.adapter().subgroup_size.1)].concat();
+                let constants = [&flags(ta, tb)[..], &shape.constants(gpu.adapter().subgroup_size)].concat();
                 let kernel = family.cooperative.of(side, shape.part);
                 return Choice {
                     splits,
@@ -390,15 +390,21 @@ pub fn kernels() -> Vec<Variant> {
                     all.push(Variant { kernel, constants });
                 }
             }
-            for (side, shape) in [8, 16].into_iter().flat_map(|side| MATRIX_SHAPES.iter().map(move |s| (side, s))) {
-                let constants = [&flags[..], &shape.constants(32)].concat();
-                all.push(Variant { kernel: family.cooperative.of(side, shape.part), constants });
-            }
-            // Where each thread holds nothing in registers, and where subgroups are large.
-            for (side, lanes) in [(8, 8), (16, 64)] {
-                let shape = &MATRIX_SHAPES[3];
+            // The smallest tile in each form, the others in one.
+            let lanes = (32, 32);
+            let mut on_units = |side: u32, shape: &MatrixShape, lanes| {
                 let constants = [&flags[..], &shape.constants(lanes)].concat();
                 all.push(Variant { kernel: family.cooperative.of(side, shape.part), constants });
+            };
+            for side in [8, 16] {
+                let shapes = if set == 1 { &MATRIX_SHAPES[..] } else { &[matrix_shapes::SMALLEST] };
+                shapes.iter().for_each(|shape| on_units(side, shape, lanes));
+            }
+            if set == 2 {
+                // Where each thread holds nothing in registers, and where subgroups are large or of any size.
+                for (side, lanes) in [(8, (8, 8)), (16, (64, 64)), (16, (16, 32)), (8, (4, 64))] {
+                    on_units(side, &matrix_shapes::SMALLEST, lanes);
+                }
             }
         }
     }

@@ -81,9 +81,14 @@ impl MatrixShape {
             && self.bytes() <= adapter.workgroup_bytes as usize
     }
 
-    /// The constants that its kernel is given, where subgroups have `lanes` lanes at most.
-    pub fn constants(&self, lanes: u32) -> [(&'static str, f64); 3] {
-        [("TILE_ROWS", self.rows as f64), ("TILE_COLUMNS", self.columns as f64), ("LANES", f64::from(lanes))]
+    /// The constants that its kernel is given, where subgroups have so many lanes, least and most.
+    pub fn constants(&self, (least, most): (u32, u32)) -> [(&'static str, f64); 4] {
+        [
+            ("TILE_ROWS", self.rows as f64),
+            ("TILE_COLUMNS", self.columns as f64),
+            ("LANES", f64::from(most)),
+            ("VARYING", f64::from(u8::from(least != most))),
+        ]
     }
 }
 

@@ -143,7 +143,9 @@ fn every_kernel_keeps_to_the_limits_that_devices_are_asked_for_which_are_no_more
         // Those on matrix units run where their shape fits, which says how much it takes.
         if variant.kernel.needs_cooperative_matrix() {
             let lanes = variant.constants.iter().find(|(name, _)| *name == "LANES").unwrap().1 as u32;
-            let suits = |shape: &&MatrixShape| shape.constants(lanes).iter().all(|c| variant.constants.contains(c));
+            let suits = |shape: &&MatrixShape| {
+                shape.constants((lanes, lanes))[..3].iter().all(|c| variant.constants.contains(c))
+            };
             let shape = MATRIX_SHAPES.iter().find(suits).unwrap();
             assert_eq!((bytes as usize, threads as usize), (shape.bytes(), shape.threads(lanes as usize)), "{shape}");
             continue;

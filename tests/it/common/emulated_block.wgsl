@@ -22,8 +22,8 @@ var<workgroup> a_part: array<vec4<f16>, A_FOURS>;
 var<workgroup> b_part: array<vec4<f16>, B_FOURS>;
 var<workgroup> sum_part: array<vec4<f32>, SUM_FOURS>;
 var<private> slots: u32;
-// Eight blocks, and the one of zeros.
-var<private> sums: array<vec4<f32>, 576>;
+// Four blocks, and the one of zeros.
+var<private> sums: array<vec4<f32>, 320>;
 
 // Whatever the adapter's subgroups are.
 fn subgroup_of(thread: u32) -> vec3<u32> {
