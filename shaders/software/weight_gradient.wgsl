@@ -11,14 +11,13 @@
 // the other, and experts have unequal numbers of rows.
 // `a` is X, `b` is dY, `c` is dW.
 //
-// needs: lib/grid.wgsl, multiply
+// needs: lib/grid.wgsl, lib/expert_rows.wgsl, multiply
 
 override BLOCK_ROWS: u32 = 1u;
 override BLOCK_COLUMNS: u32 = 1u;
 override ROWS_AT_ONCE: u32 = 0xffffffffu;
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(4) var<storage, read> offsets: array<u32>;
 
 @compute @workgroup_size(WG)
 fn grouped_weight_gradient(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -34,9 +33,9 @@ fn grouped_weight_gradient(@builtin(workgroup_id) group: vec3<u32>, @builtin(num
     if first_column >= columns {
         return;
     }
-    let row_end = params.row_first + params.rows;
-    let first = clamp(offsets[params.expert_first + expert], params.row_first, row_end) - params.row_first;
-    let end = clamp(offsets[params.expert_first + expert + 1u], params.row_first, row_end) - params.row_first;
+    let span = span_of(expert);
+    let first = span.x;
+    let end = span.y;
     if end == first && params.beta == 1.0 {
         return;
     }

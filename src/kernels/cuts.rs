@@ -12,14 +12,19 @@ use crate::gpu::{Gpu, Measured, Resolved};
 /// # Panics
 /// Where there is none.
 pub fn name(index: usize) -> String {
-    SHAPES.get(index).map_or_else(|| MATRIX_SHAPES[index - SHAPES.len()].to_string(), ToString::to_string)
+    on_units(index).map_or_else(|| SHAPES[index].to_string(), ToString::to_string)
+}
+
+/// The shape of this number where it is one on matrix units.
+fn on_units(index: usize) -> Option<&'static MatrixShape> {
+    MATRIX_SHAPES.get(index.checked_sub(SHAPES.len())?)
 }
 
 /// The number of the shape that is called so.
-pub(super) fn number(name: &str) -> Option<usize> {
+fn number(name: &str) -> Option<usize> {
     let registers = SHAPES.iter().position(|shape| shape.to_string() == name);
-    let on_units = || MATRIX_SHAPES.iter().position(|shape| shape.to_string() == name).map(|i| SHAPES.len() + i);
-    registers.or_else(on_units)
+    let units = || MATRIX_SHAPES.iter().position(|shape| shape.to_string() == name).map(|i| SHAPES.len() + i);
+    registers.or_else(units)
 }
 
 /// The shape in which a product's kernel was launched with these constants, in words; none for a kernel that has but one.
@@ -152,15 +157,14 @@ pub(super) fn cut(gpu: &Gpu, task: Task, f16: bool) -> Cut<Shape> {
     task.cut(shape, task.parts(tiles(&shape)), LEAST_STEPS)
 }
 
-/// The shapes of the table on matrix units, which nobody has measured: the largest, for grouped rows the largest of 64 rows, and the
+/// The table's among [`MATRIX_SHAPES`], which nobody has measured: the largest, for grouped rows the largest of 64 rows, and the
 /// one that every adapter runs.
-pub(super) const ON_UNITS: [MatrixShape; 3] = [MATRIX_SHAPES[0], MATRIX_SHAPES[2], matrix_shapes::SMALLEST];
+pub(super) const ON_UNITS: [usize; 3] = [0, 2, 3];
 
 /// Cuts a product of f16 operands for matrix units, as the nearest one that was measured, or else as the table says; none
 /// where another kernel was measured to be faster, or is forced.
 pub(super) fn cut_on_matrix_units(gpu: &Gpu, task: Task) -> Option<Cut<MatrixShape>> {
     let suits = |shape: &MatrixShape| shape.runs(gpu.adapter()) && task.takes(shape.rows);
-    let on_units = |index: usize| index.checked_sub(SHAPES.len()).and_then(|i| MATRIX_SHAPES.get(i));
     if let Some((index, splits)) = gpu.shapes().forced() {
         let shape = *on_units(index)?;
         let shape = if suits(&shape) { shape } else { matrix_shapes::SMALLEST };
@@ -174,7 +178,7 @@ pub(super) fn cut_on_matrix_units(gpu: &Gpu, task: Task) -> Option<Cut<MatrixSha
     let tiles = |shape: &MatrixShape| shape.tiles(task.m, task.n);
     let full = |shape: &MatrixShape| tiles(shape) * shape.rows * shape.columns * 3 <= task.m * task.n * 4;
     let fills = |shape: &MatrixShape| suits(shape) && full(shape) && task.long(task.parts(tiles(shape)));
-    let shape = ON_UNITS.into_iter().find(fills).unwrap_or(matrix_shapes::SMALLEST);
+    let shape = ON_UNITS.map(|i| MATRIX_SHAPES[i]).into_iter().find(fills).unwrap_or(matrix_shapes::SMALLEST);
     Some(task.cut(shape, task.parts(tiles(&shape)), LEAST_STEPS))
 }
 

@@ -5,6 +5,8 @@
 
 use super::cuts;
 use super::gemm::{Trans, gemm};
+use super::matrix_shapes::MATRIX_SHAPES;
+use super::shapes::SHAPES;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, GpuOptions, caught};
 use crate::tensor::{DType, Tensor};
@@ -42,16 +44,15 @@ impl Gpu {
     /// more work on this device.
     pub async fn check_matrix_units(&self) -> Result<bool> {
         let Some(trial) = self.matrix_units().trial() else { return Ok(self.cooperative_matrix()) };
-        for shape in cuts::ON_UNITS.into_iter().filter(|shape| shape.runs(self.adapter())) {
-            let name = shape.to_string();
-            let forced = cuts::number(&name).map(|number| self.forced(number, 1));
+        for index in cuts::ON_UNITS.into_iter().filter(|&i| MATRIX_SHAPES[i].runs(self.adapter())) {
+            let forced = self.forced(SHAPES.len() + index, 1);
             let tried = first_wrong(self, |ta, tb, a, b, c| gemm(ta, tb, 1.0, a, b, 0.0, c));
             let wrong = caught("trying products on matrix units", tried).await??;
             drop(forced);
             if let Some(what) = wrong {
-                let adapter = &self.adapter().name;
+                let (adapter, shape) = (&self.adapter().name, MATRIX_SHAPES[index]);
                 log::warn!(
-                    "{adapter}: products on matrix units are wrong, other kernels compute them ({name}: {what})"
+                    "{adapter}: products on matrix units are wrong, other kernels compute them ({shape}: {what})"
                 );
                 trial.end(false);
                 return Ok(false);

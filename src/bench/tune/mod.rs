@@ -54,16 +54,11 @@ pub fn open(options: &GpuOptions, tune: Tune, limit: Duration, begins: impl FnOn
         return Ok(gpu);
     }
     begins(&gpu);
-    let kept = choose(&gpu, limit, |_| Ok(())).and_then(|kept| {
-        gpu.trim()?;
-        if !kept.is_empty() {
-            gpu.use_measured_shapes(kept.clone());
-        }
-        Ok(kept)
-    });
+    let kept = choose(&gpu, limit, |_| Ok(())).and_then(|kept| gpu.trim().map(|()| kept));
     match kept {
         Ok(kept) if kept.is_empty() => Ok(gpu),
         Ok(kept) => {
+            gpu.use_measured_shapes(kept.clone());
             let written = options.tuned.as_deref().map(|folder| keep_shapes(folder, gpu.adapter(), kept));
             if let Some(Err(error)) = written {
                 log::warn!("the shapes that were measured are not kept: {error}");

@@ -3,6 +3,7 @@
 // in slots of private memory, of which slot 0 stays zero. (Blocks held as values take llvmpipe minutes to compile.)
 //
 // provides: matrix_block
+// needs: gemm/cooperative_fours.wgsl
 
 struct Block {
     first: u32,
@@ -18,9 +19,6 @@ alias BlockA = Block;
 alias BlockB = Block;
 alias BlockC = Sum;
 
-var<workgroup> a_part: array<vec4<f16>, A_FOURS>;
-var<workgroup> b_part: array<vec4<f16>, B_FOURS>;
-var<workgroup> sum_part: array<vec4<f32>, SUM_FOURS>;
 var<private> slots: u32;
 // Four blocks, and the one of zeros.
 var<private> sums: array<vec4<f32>, 320>;
@@ -28,18 +26,6 @@ var<private> sums: array<vec4<f32>, 320>;
 // Whatever the adapter's subgroups are.
 fn subgroup_of(thread: u32) -> vec3<u32> {
     return vec3(thread / LANES, thread % LANES, LANES);
-}
-
-fn put_a(at: u32, four: vec4<f16>) {
-    a_part[at] = four;
-}
-
-fn put_b(at: u32, four: vec4<f16>) {
-    b_part[at] = four;
-}
-
-fn four_of_sums(at: u32) -> vec4<f32> {
-    return sum_part[at];
 }
 
 fn a_by_rows(first: u32, stride: u32) -> Block {
